@@ -1,0 +1,1 @@
+"""Quantum circuits as frozen data, and what can be done with them: text, simulation."""

@@ -1,0 +1,125 @@
+"""One tree of errors. Each says what was wrong, the bound it broke and the cure.
+
+QpeftError
+|-- CircuitError            a circuit, gate, observable or argument shape that is not valid   (also ValueError)
+|   `-- QasmError           OpenQASM text that cannot be read, with its line
+|-- ResourceError           a request that needs more memory than the machine has            (also MemoryError)
+|-- AdapterError            an adapter setting or layer that cannot work                     (also ValueError)
+|   `-- MergeError          a non-linear adapter asked to merge into the base weights
+|-- ConfigError             a recipe or record file: file, line, field, what was expected    (also ValueError)
+|   `-- DataError           a data row that is not of the declared format
+|-- ModelError              a model that cannot be found or loaded
+|-- RunError                a run folder that cannot be evaluated, resumed or reported
+`-- MissingDependencyError  an optional package that is not installed, with the pip line     (also ImportError)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class QpeftError(Exception):
+    """Base of every error raised on purpose by qpeft.
+
+    `value` is what was offered, `bound` what was allowed, `cure` what to do; all are plain text or numbers and all are in
+    the message, so a log line is enough to act on.
+    """
+
+    def __init__(self, what: str, *, value: object = None, bound: object = None, cure: str | None = None) -> None:
+        self.what, self.value, self.bound, self.cure = what, value, bound, cure
+        parts = [what]
+        if value is not None:
+            parts.append(f"got {value!r}" if isinstance(value, str) else f"got {value}")
+        if bound is not None:
+            parts.append(f"allowed: {bound}")
+        if cure is not None:
+            parts.append(f"cure: {cure}")
+        super().__init__("; ".join(parts))
+
+
+class CircuitError(QpeftError, ValueError):
+    """A circuit, gate, observable or argument shape that is not valid."""
+
+
+class QasmError(CircuitError):
+    """OpenQASM text that cannot be read; `line` counts from 1 (0 when unknown)."""
+
+    def __init__(
+        self, what: str, *, line: int = 0, value: object = None, bound: object = None, cure: str | None = None
+    ) -> None:
+        self.line = line
+        super().__init__(f"line {line}: {what}" if line else what, value=value, bound=bound, cure=cure)
+
+
+class ResourceError(QpeftError, MemoryError):
+    """A request refused before allocation; `value` and `bound` are in bytes, the message in GiB."""
+
+    def __init__(self, what: str, *, required_bytes: int, available_bytes: int, cure: str) -> None:
+        super().__init__(
+            f"{what} needs {required_bytes / 2**30:,.2f} GiB of memory, {available_bytes / 2**30:,.2f} GiB are available; cure: {cure}"
+        )
+        self.value, self.bound, self.cure = required_bytes, available_bytes, cure
+
+
+class AdapterError(QpeftError, ValueError):
+    """An adapter setting or a layer that cannot work."""
+
+
+class MergeError(AdapterError):
+    """A non-linear adapter was asked to merge into the base weights."""
+
+
+class ConfigError(QpeftError, ValueError):
+    """A file that does not validate. `file`, `line` (from 1, 0 when unknown), `field` (dotted) and `expected` name the place.
+
+    `problems` lists every problem found in the file, not only the first.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        file: str = "",
+        line: int = 0,
+        field: str = "",
+        expected: str = "",
+        cure: str | None = None,
+        problems: Sequence[ConfigError] = (),
+    ) -> None:
+        self.file, self.line, self.field, self.expected = file, line, field, expected
+        self.problems = tuple(problems)
+        place = ":".join(part for part in (file, str(line) if line else "") if part)
+        message = ": ".join(part for part in (place, field, what) if part)
+        if expected:
+            message += f"; expected {expected}"
+        super().__init__(message, cure=cure)
+
+    @classmethod
+    def collect(cls, problems: Sequence[ConfigError]) -> ConfigError:
+        """One error that carries many: its message is theirs, a line each."""
+        if len(problems) == 1:
+            return problems[0]
+        first = problems[0]
+        error = cls(first.what, file=first.file, line=first.line, field=first.field, expected=first.expected, problems=problems)
+        error.args = ("\n".join(str(problem) for problem in problems),)
+        return error
+
+
+class DataError(ConfigError):
+    """A data row that is not of the declared format."""
+
+
+class ModelError(QpeftError):
+    """A model that cannot be found or loaded."""
+
+
+class RunError(QpeftError):
+    """A run folder that cannot be evaluated, resumed or reported."""
+
+
+class MissingDependencyError(QpeftError, ImportError):
+    """An optional package is not installed; the message holds the pip line that cures it."""
+
+    def __init__(self, package: str, extra: str, why: str) -> None:
+        super().__init__(f"{why} needs the package {package!r}, which is not installed", cure=f'pip install "qpeft[{extra}]"')
+        self.package, self.extra = package, extra

@@ -1,0 +1,129 @@
+"""Results as frozen records: JSON lines, content-addressed, units in the names. Reports are made from these alone.
+
+A record file is JSON Lines, one `RunRecord` a line, append-only. A record's `id` is the SHA-256 of its canonical JSON (keys
+sorted, no spaces), so equal content has equal id and a record cannot be edited unnoticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qpeft.errors import ConfigError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One point of a curve: `step` (optimizer steps done), `loss` (mean token cross-entropy, nats), learning rate at that step."""
+
+    step: int
+    loss: float
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One method x seed trained and evaluated.
+
+    `label` is the arm's display name ("QTHA r=8"), `group` joins arms that answer one question (the recipe's name).
+    `metrics` is measured on held-out rows after training, `metrics_before` on the same rows with the untouched model
+    (loss in nats a token, perplexity, token_accuracy in 0..1). `train_curve` holds logged training loss, `eval_curve`
+    held-out loss by step, step 0 first. `wall_s` is training time alone; `train_tokens` counts non-padding tokens;
+    `peak_memory_bytes` is the process's peak resident set. `config` is the resolved recipe, `versions` the packages,
+    `hashes` the data and the base model. `status` is "ok" or "failed" (then `error` says why): failures are published too.
+    """
+
+    label: str
+    method: str
+    group: str
+    seed: int
+    model: str
+    status: str = "ok"
+    error: str = ""
+    trainable_parameters: int = 0
+    base_parameters: int = 0
+    reference_lora_parameters: int | None = None
+    steps: int = 0
+    train_tokens: int = 0
+    wall_s: float = 0.0
+    tokens_per_s: float = 0.0
+    peak_memory_bytes: int = 0
+    circuit_executions: int = 0
+    shots: int = 0
+    simulated: bool = True
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics_before: Mapping[str, float] = field(default_factory=dict)
+    train_curve: tuple[Measurement, ...] = ()
+    eval_curve: tuple[Measurement, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    created_at: str = ""
+    schema: int = SCHEMA
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical JSON, hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical JSON on one line."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, *, file: str = "", line: int = 0) -> RunRecord:
+        """Read one line; raises ConfigError naming file, line and field."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"not JSON: {error.msg}", file=file, line=line, expected="one JSON object a line") from error
+        if not isinstance(values, dict):
+            raise ConfigError("not a record", file=file, line=line, expected="one JSON object a line")
+        if values.get("schema") != SCHEMA:
+            raise ConfigError(
+                f"record schema {values.get('schema')!r}", file=file, line=line, field="schema", expected=f"{SCHEMA}"
+            )
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        for name in values.keys() - known.keys():
+            raise ConfigError("unknown field", file=file, line=line, field=name, expected=f"one of {', '.join(sorted(known))}")
+        try:
+            for name in ("train_curve", "eval_curve"):
+                values[name] = tuple(Measurement(**point) for point in values.get(name, ()))
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(
+                f"incomplete record: {error}", file=file, line=line, expected="the fields of RunRecord"
+            ) from error
+
+
+def append_record(path: str | os.PathLike[str], record: RunRecord) -> None:
+    """Append one record and flush it to disk, so that a crash after the call loses nothing.
+
+    A last line torn by a crash in mid-write (it has no newline) is cut off first: it was never acknowledged.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target, "ab+") as stream:
+        stream.seek(0)
+        whole = stream.read()
+        stream.truncate(whole.rfind(b"\n") + 1)
+        stream.write(record.to_json().encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[RunRecord]:
+    """Yield the records of a JSON Lines file in order, blank lines skipped; a torn last line (no newline) is skipped too."""
+    with open(path, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip() and line.endswith("\n"):
+                yield RunRecord.from_json(line, file=str(path), line=number)

@@ -44,9 +44,7 @@ class CircuitError(QpeftError, ValueError):
 class QasmError(CircuitError):
     """OpenQASM text that cannot be read; `line` counts from 1 (0 when unknown)."""
 
-    def __init__(
-        self, what: str, *, line: int = 0, value: object = None, bound: object = None, cure: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, line: int = 0, value: object = None, bound: object = None, cure: str | None = None) -> None:
         self.line = line
         super().__init__(f"line {line}: {what}" if line else what, value=value, bound=bound, cure=cure)
 

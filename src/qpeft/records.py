@@ -89,9 +89,7 @@ class RunRecord:
         if not isinstance(values, dict):
             raise ConfigError("not a record", file=file, line=line, expected="one JSON object a line")
         if values.get("schema") != SCHEMA:
-            raise ConfigError(
-                f"record schema {values.get('schema')!r}", file=file, line=line, field="schema", expected=f"{SCHEMA}"
-            )
+            raise ConfigError(f"record schema {values.get('schema')!r}", file=file, line=line, field="schema", expected=f"{SCHEMA}")
         known = {f.name: f for f in dataclasses.fields(cls)}
         for name in values.keys() - known.keys():
             raise ConfigError("unknown field", file=file, line=line, field=name, expected=f"one of {', '.join(sorted(known))}")
@@ -100,9 +98,7 @@ class RunRecord:
                 values[name] = tuple(Measurement(**point) for point in values.get(name, ()))
             return cls(**values)
         except TypeError as error:
-            raise ConfigError(
-                f"incomplete record: {error}", file=file, line=line, expected="the fields of RunRecord"
-            ) from error
+            raise ConfigError(f"incomplete record: {error}", file=file, line=line, expected="the fields of RunRecord") from error
 
 
 def append_record(path: str | os.PathLike[str], record: RunRecord) -> None:

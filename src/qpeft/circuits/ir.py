@@ -151,6 +151,11 @@ GATES: dict[str, GateSpec] = {
 }
 
 
+def _is_index(value: object) -> bool:
+    """A whole number of at least 0 (data read from JSON may be anything)."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 @dataclass(frozen=True)
 class Angle:
     """A gate's angle in radians: `scale * params[index] + shift`, or the constant `shift` when `index` is None."""
@@ -160,7 +165,7 @@ class Angle:
     shift: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.index is not None and (isinstance(self.index, bool) or not isinstance(self.index, int) or self.index < 0):
+        if self.index is not None and not _is_index(self.index):
             raise CircuitError("a parameter index must be a whole number of at least 0", value=self.index)
         for name in ("scale", "shift"):
             if not isinstance(getattr(self, name), (int, float)) or not math.isfinite(getattr(self, name)):
@@ -209,7 +214,7 @@ class Observable:
         checked = []
         for coefficient, word in self.terms:
             qubits = [q for q, _ in word]
-            if len(set(qubits)) != len(qubits) or any(not isinstance(q, int) or q < 0 for q in qubits):
+            if len(set(qubits)) != len(qubits) or not all(map(_is_index, qubits)):
                 raise CircuitError("a Pauli word names each qubit once, from 0", value=word)
             if any(p not in ("X", "Y", "Z") for _, p in word):
                 raise CircuitError("a Pauli word holds X, Y and Z", value=word)
@@ -242,16 +247,14 @@ class Circuit:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ops", tuple(self.ops))
-        if isinstance(self.n_qubits, bool) or not isinstance(self.n_qubits, int) or self.n_qubits < 1:
+        if not _is_index(self.n_qubits) or self.n_qubits < 1:
             raise CircuitError("a circuit has at least one qubit", value=self.n_qubits)
-        if not 0 <= self.n_inputs <= self.n_params:
+        if not (_is_index(self.n_inputs) and _is_index(self.n_params) and self.n_inputs <= self.n_params):
             raise CircuitError("n_inputs must lie between 0 and n_params", value=self.n_inputs, bound=f"0..{self.n_params}")
         for position, op in enumerate(self.ops):
             for qubit in op.qubits:
-                if isinstance(qubit, bool) or not isinstance(qubit, int) or not 0 <= qubit < self.n_qubits:
-                    raise CircuitError(
-                        f"op {position} ({op.gate}): no such qubit", value=qubit, bound=f"0..{self.n_qubits - 1}"
-                    )
+                if not _is_index(qubit) or qubit >= self.n_qubits:
+                    raise CircuitError(f"op {position} ({op.gate}): no such qubit", value=qubit, bound=f"0..{self.n_qubits - 1}")
             if op.angle is not None and op.angle.index is not None and op.angle.index >= self.n_params:
                 raise CircuitError(
                     f"op {position} ({op.gate}): no such parameter", value=op.angle.index, bound=f"0..{self.n_params - 1}"

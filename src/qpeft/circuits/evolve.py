@@ -1,16 +1,8 @@
 """State evolution in torch: the forward pass, and the adjoint pass that undoes it beside a costate.
 
 A state is a real tensor `(2, D, B)`: real and imaginary parts, `D = 2^n` amplitudes, B samples last, so that a per-sample
-rotation is an elementwise product over contiguous samples. A matrix M on amplitudes acts on the stacked `(2D, B)` state as
-the real matrix `[[Re M, -Im M], [Im M, Re M]]`; unitary M makes it orthogonal, so undoing a step is applying the transpose.
-No complex dtype appears.
-
-Gradients. With `psi`, `lam` the state and costate after a step, a gate `G(t)` whose generator is `X = G'(t) G(t)^-1` (constant
-in t: `frequency * sine` of the gate table, since every gate is the identity at angle zero) has
-
-    dL/dt = Re <lam, X psi> = Re tr(W^dagger X),   W = sum over samples of |lam><psi|.
-
-Data gates read it per sample. A block gathers W once, over all samples, and carries it back through its factors.
+rotation is an elementwise product over contiguous samples. Every step is unitary, so undoing it is applying its adjoint.
+Gradients are those of blocks.py, read per sample for data gates.
 """
 
 from __future__ import annotations
@@ -23,88 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpeft.circuits.ir import Circuit, GateSpec, Op
-from qpeft.circuits.plan import Element, Factor, Plan, permutation, phase_weights
-
-
-@dataclass(frozen=True)
-class Angles:
-    """Where each op's angle comes from: `scale * source[index] + shift`, radians."""
-
-    index: Tensor
-    scale: Tensor
-    shift: Tensor
-
-    @classmethod
-    def of(cls, ops: Sequence[Op], first: int, like: Tensor) -> Angles:
-        maps = [(0, 0.0, 0.0 if a is None else a.shift) if a is None or a.index is None else (a.index - first, a.scale, a.shift)
-                for a in (op.angle for op in ops)]  # fmt: skip
-        index, scale, shift = zip(*maps, strict=True)
-        return cls(torch.tensor(index, device=like.device), like.new_tensor(scale), like.new_tensor(shift))
-
-    def values(self, source: Tensor) -> Tensor:
-        """`(ops, ...)` from a source `(params, ...)`."""
-        tail = (-1, *(1,) * (source.dim() - 1))
-        if source.shape[0] == 0:
-            return self.shift.reshape(tail).expand(-1, *source.shape[1:])
-        return source[self.index] * self.scale.reshape(tail) + self.shift.reshape(tail)
-
-    def accumulate(self, grad_source: Tensor, grad_values: Tensor) -> None:
-        """Chain rule back to the source, summed where ops share a parameter, in place."""
-        if grad_source.shape[0]:
-            tail = (-1, *(1,) * (grad_values.dim() - 1))
-            grad_source.index_add_(0, self.index, grad_values * self.scale.reshape(tail))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The constants of one factor on one device and dtype."""
-
-    factor: Factor
-    angles: Angles
-    frequency: Tensor
-    parts: Tensor  # (3, ops, 2, d, d): constant, cosine, sine; empty for phase and perm
-    generator: Tensor  # (ops, 2, d, d)
-    weights: Tensor  # (ops, D), phase only
-    offset: Tensor  # (D,), phase only
-    index: Tensor  # (D,), perm only
-    inverse: Tensor
-
-
-def _prepare(factor: Factor, circuit: Circuit, like: Tensor) -> Prepared:
-    first = 0 if factor.kind == "data" else circuit.n_inputs
-    empty = like.new_empty(0)
-    no_index = torch.empty(0, dtype=torch.long, device=like.device)
-    parts = generator = weights = offset = empty
-    index = inverse = no_index
-    if factor.kind == "phase":
-        weights, offset = (like.new_tensor(a) for a in phase_weights(factor))
-    elif factor.kind == "perm":
-        forward = permutation(factor)
-        index, inverse = (torch.as_tensor(a, device=like.device) for a in (forward, np.argsort(forward)))
-    elif factor.kind in ("local", "pair"):
-        values = np.array([_parts(op.spec) for op in factor.ops])
-        pairs = np.stack([values.real, values.imag], axis=2)  # (ops, 3, 2, d, d)
-        parts = like.new_tensor(pairs.transpose(1, 0, 2, 3, 4))
-        generator = parts[2] * like.new_tensor([op.spec.frequency for op in factor.ops])[:, None, None, None]
-    frequency = like.new_tensor([op.spec.frequency for op in factor.ops])
-    return Prepared(factor, Angles.of(factor.ops, first, like), frequency, parts, generator, weights, offset, index, inverse)
-
-
-def _parts(spec: GateSpec) -> list[object]:
-    zero = np.zeros((2**spec.n_qubits,) * 2)
-    return [np.array(part, dtype=complex) if part is not None else zero for part in (spec.constant, spec.cosine, spec.sine)]
+from qpeft.circuits.blocks import Prepared, block_gradient, prepare, real_form, rotate_rows
+from qpeft.circuits.ir import GateSpec, Op
+from qpeft.circuits.plan import Element, Plan
 
 
 @functools.lru_cache(maxsize=512)
-def prepare(plan: Plan, device: torch.device, dtype: torch.dtype) -> tuple[tuple[Prepared, ...], ...]:
-    """Constants of every factor of every element, kept per plan, device and dtype."""
-    like = torch.empty(0, device=device, dtype=dtype)
-    return tuple(tuple(_prepare(factor, plan.circuit, like) for factor in element.factors) for element in plan.elements)
-
-
-@functools.lru_cache(maxsize=512)
-def readout_tensors(plan: Plan, device: torch.device, dtype: torch.dtype) -> tuple[tuple[Tensor | None, Tensor, Tensor | None], ...]:
+def readout_tensors(
+    plan: Plan, device: torch.device, dtype: torch.dtype
+) -> tuple[tuple[Tensor | None, Tensor, Tensor | None], ...]:
     """Per readout: the flip (None where it flips nothing), real weights, imaginary weights (None where zero)."""
     out = []
     for r in plan.readouts:
@@ -112,106 +31,6 @@ def readout_tensors(plan: Plan, device: torch.device, dtype: torch.dtype) -> tup
         imag = torch.as_tensor(r.imag, device=device, dtype=dtype) if r.imag.any() else None
         out.append((flip, torch.as_tensor(r.real, device=device, dtype=dtype), imag))
     return tuple(out)
-
-
-# ---- blocks: small matrices in the real representation ----------------------------------------------------------------------
-
-
-def _real_form(pair: Tensor) -> Tensor:
-    """`(2, K, K)` real and imaginary parts -> `(2K, 2K)`."""
-    return torch.cat([torch.cat([pair[0], -pair[1]], dim=1), torch.cat([pair[1], pair[0]], dim=1)])
-
-
-def _kron(a: Tensor, b: Tensor) -> Tensor:
-    """Kronecker product of square matrices given as pairs `(2, k, k)`."""
-    size = a.shape[-1] * b.shape[-1]
-    outer = a[:, None, :, None, :, None] * b[None, :, None, :, None, :]
-    return torch.stack([outer[0, 0] - outer[1, 1], outer[0, 1] + outer[1, 0]]).reshape(2, size, size)
-
-
-def _gates(p: Prepared, angles: Tensor) -> Tensor:
-    """`(ops, 2, d, d)`: each gate's matrix."""
-    turned = p.angles.values(angles) * p.frequency
-    c, s = torch.cos(turned)[:, None, None, None], torch.sin(turned)[:, None, None, None]
-    return p.parts[0] + c * p.parts[1] + s * p.parts[2]
-
-
-def _phase(p: Prepared, angles: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of a diagonal's phases, `(D,)` each."""
-    phase = p.angles.values(angles) @ p.weights + p.offset
-    return torch.cos(phase), torch.sin(phase)
-
-
-def _rotate_rows(matrix: Tensor, c: Tensor, s: Tensor) -> Tensor:
-    """Multiply rows (amplitudes) of a stacked `(2D, ...)` or `(2, D, ...)` tensor by the phases `c + i s`."""
-    re, im = matrix.reshape(2, c.shape[0], -1)
-    c, s = c[:, None], s[:, None]
-    return torch.stack([c * re - s * im, s * re + c * im]).reshape(matrix.shape)
-
-
-def _operator(p: Prepared, angles: Tensor) -> Tensor:
-    """Real form of a local or pair factor on its register."""
-    gates = _gates(p, angles)
-    register = p.factor.register
-    if p.factor.kind == "local":
-        identity = torch.stack([torch.eye(2, dtype=gates.dtype, device=gates.device), gates.new_zeros(2, 2)])
-        of_qubit = {op.qubits[0]: gates[g] for g, op in enumerate(p.factor.ops)}
-        return _real_form(functools.reduce(_kron, [of_qubit.get(q, identity) for q in register]))
-    (op,) = p.factor.ops
-    k = len(register)
-    rest = [q for q in register if q not in op.qubits]
-    eye = torch.eye(2 ** len(rest), dtype=gates.dtype, device=gates.device)
-    order = [*op.qubits, *rest]  # built in this order of qubits, then moved to the register's
-    built = _kron(gates[0], torch.stack([eye, torch.zeros_like(eye)])).reshape(2, *(2,) * 2 * k)
-    axes = [order.index(q) for q in register]
-    return _real_form(built.permute(0, *(1 + a for a in axes), *(1 + k + a for a in axes)).reshape(2, 2**k, 2**k))
-
-
-def block_matrix(element: Element, prepared: Sequence[Prepared], angles: Tensor) -> Tensor:
-    """Real form `(2K, 2K)` of a block, differentiable in the angles."""
-    size = 2 ** len(element.qubits)
-    matrix = torch.eye(2 * size, dtype=angles.dtype, device=angles.device)
-    for p in prepared:
-        if p.factor.kind == "phase":
-            matrix = _rotate_rows(matrix, *_phase(p, angles))
-        elif p.factor.kind == "perm":
-            matrix = matrix.reshape(2, size, -1)[:, p.index].reshape(2 * size, -1)
-        else:
-            matrix = _operator(p, angles) @ matrix
-    return matrix
-
-
-def block_gradient(prepared: Sequence[Prepared], angles: Tensor, w: Tensor, grad_angles: Tensor) -> None:
-    """Add a block's angle gradients, given `W = sum |lam><psi|` after the block as a pair `(2, K, K)`."""
-    size = w.shape[-1]
-    carried = _real_form(w)
-    for p in reversed(prepared):
-        pair = torch.stack([carried[:size, :size], carried[size:, :size]])
-        if p.factor.kind == "phase":
-            p.angles.accumulate(grad_angles, p.weights @ pair[1].diagonal())
-            c, s = _phase(p, angles)
-            carried = _rotate_rows(_rotate_rows(carried, c, -s).T, c, -s).T
-        elif p.factor.kind == "perm":
-            carried = carried.reshape(2, size, 2, size)[:, p.inverse][..., p.inverse].reshape(2 * size, 2 * size)
-        else:
-            reduced = torch.stack([_partial_trace(pair, p.factor.register, op.qubits) for op in p.factor.ops])
-            p.angles.accumulate(grad_angles, (reduced * p.generator).sum(dim=(1, 2, 3)))
-            operator = _operator(p, angles)
-            carried = operator.T @ carried @ operator
-
-
-def _partial_trace(pair: Tensor, register: Sequence[int], qubits: Sequence[int]) -> Tensor:
-    """Trace out all qubits of `register` but `qubits`, in their order: `(2, K, K) -> (2, d, d)`."""
-    k = len(register)
-    keep = [register.index(q) for q in qubits]
-    rest = [i for i in range(k) if i not in keep]
-    axes = [0, *(1 + i for i in keep), *(1 + k + i for i in keep), *(1 + i for i in rest), *(1 + k + i for i in rest)]
-    d, r = 2 ** len(keep), 2 ** len(rest)
-    moved = pair.reshape(2, *(2,) * 2 * k).permute(axes).reshape(2, d, d, r, r)
-    return moved.diagonal(dim1=3, dim2=4).sum(-1)
-
-
-# ---- states ------------------------------------------------------------------------------------------------------------------
 
 
 def _split(psi: Tensor, n: int, qubits: Sequence[int]) -> tuple[list[Tensor], list[int]]:
@@ -274,43 +93,41 @@ def data_gate_gradient(psi: Tensor, lam: Tensor, n: int, op: Op) -> Tensor:
     return total
 
 
-def apply_block(psi: Tensor, n: int, qubits: Sequence[int], matrix: Tensor) -> Tensor:
-    """Apply a `(2K, 2K)` real-form matrix on `qubits` to states `(2, D, B)`."""
-    moved, shape, order = _gather(psi, n, qubits)
-    return _scatter((matrix @ moved).reshape(shape), n, order, psi.shape)
+def apply_block(psi: Tensor, n: int, qubits: Sequence[int], matrix: Tensor, *, adjoint: bool = False) -> Tensor:
+    """Apply a block's `(1 or 2, K, K)` matrix, or its adjoint, on `qubits` to states `(2, D, B)`."""
+    grid, order = _grid(psi, n, qubits)
+    re, im = (matrix.mT if adjoint else matrix)[0], None if matrix.shape[0] == 1 else matrix[1]
+    if im is None:
+        out = re @ grid
+    elif grid.shape[1] == 1:
+        form = real_form(matrix)
+        out = (form.T if adjoint else form) @ grid.flatten(0, 2)
+    else:
+        im = -im.T if adjoint else im
+        a, b = re @ grid, im @ grid
+        out = torch.stack([a[0] - b[1], a[1] + b[0]])
+    if order is not None:  # the gathered qubits go back to their places
+        out = out.reshape(2, *(2,) * n, psi.shape[-1]).permute(0, *(1 + order.index(q) for q in range(n)), n + 1)
+    return out.reshape(psi.shape)
 
 
-def block_correlation(lam: Tensor, psi: Tensor, n: int, qubits: Sequence[int]) -> Tensor:
-    """`W = sum |lam><psi|` over samples and all other qubits, as a pair `(2, K, K)`."""
-    gram = _gather(lam, n, qubits)[0] @ _gather(psi, n, qubits)[0].T
-    k = gram.shape[0] // 2
-    return torch.stack([gram[:k, :k] + gram[k:, k:], gram[k:, :k] - gram[:k, k:]])
+def block_correlation(lam: Tensor, psi: Tensor, n: int, qubits: Sequence[int], kept: int) -> Tensor:
+    """`W = sum |lam><psi|` over samples and all other qubits, `(2, K, K)`; its real part `(1, K, K)` when `kept` is 1."""
+    left, right = _grid(lam, n, qubits)[0], _grid(psi, n, qubits)[0].mT
+    real = (left @ right).sum(dim=(0, 1))
+    if kept == 1:
+        return real[None]
+    return torch.stack([real, (left[1] @ right[0] - left[0] @ right[1]).sum(0)])
 
 
-def _gather(psi: Tensor, n: int, qubits: Sequence[int]) -> tuple[Tensor, tuple[int, ...], list[int]]:
-    """`(2, D, B)` -> `(2K, rest)` with `qubits` in front; also the shape before flattening and the order of qubits."""
+def _grid(psi: Tensor, n: int, qubits: Sequence[int]) -> tuple[Tensor, list[int] | None]:
+    """States as `(2, pre, K, post * B)` around neighbouring `qubits`; others are gathered in front, in the order returned."""
+    k, start = len(qubits), qubits[0]
+    if list(qubits) == list(range(start, start + k)):
+        return psi.reshape(2, 2**start, 2**k, -1), None
     order = [*qubits, *(q for q in range(n) if q not in qubits)]
-    grid = psi.reshape(2, *(2,) * n, psi.shape[-1])
-    if order != list(range(n)):
-        grid = grid.permute(0, *(1 + q for q in order), n + 1)
-    return grid.reshape(2 * 2 ** len(qubits), -1), tuple(grid.shape), order
-
-
-def _scatter(grid: Tensor, n: int, order: list[int], shape: torch.Size) -> Tensor:
-    if order != list(range(n)):
-        grid = grid.permute(0, *(1 + order.index(q) for q in range(n)), n + 1)
-    return grid.reshape(shape)
-
-
-def build(plan: Plan, angles: Tensor) -> list[tuple[Tensor, ...]]:
-    """The tensors of every element, in order: a block's matrix, a phase's cosine and sine, nothing for data and perm."""
-    out: list[tuple[Tensor, ...]] = []
-    for element, prepared in zip(plan.elements, prepare(plan, angles.device, angles.dtype), strict=True):
-        if element.kind == "block":
-            out.append((block_matrix(element, prepared, angles),))
-        else:
-            out.append(_phase(prepared[0], angles) if element.kind == "phase" else ())
-    return out
+    grid = psi.reshape(2, *(2,) * n, psi.shape[-1]).permute(0, *(1 + q for q in order), n + 1)
+    return grid.reshape(2, 1, 2**k, -1), order
 
 
 def _trig(p: Prepared, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -319,24 +136,26 @@ def _trig(p: Prepared, inputs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cos(turned), torch.sin(turned)
 
 
-def _product_state(plan: Plan, p: Prepared, inputs: Tensor) -> Tensor:
+def _product_state(n: int, p: Prepared, inputs: Tensor) -> Tensor:
     """The state after a first data element of single-qubit gates on |0...0>: an outer product of one-qubit states."""
-    n, batch = plan.circuit.n_qubits, inputs.shape[1]
+    batch, kept = inputs.shape[1], 1 if p.real else 2
     c, s = _trig(p, inputs)
-    of_qubit = {op.qubits[0]: (op, c[g], s[g]) for g, op in enumerate(p.factor.ops)}
-    state = torch.stack([torch.ones_like(inputs[:1]), torch.zeros_like(inputs[:1])])
-    zero = torch.cat([state, torch.zeros_like(state)], dim=1)
+    first = p.parts[:, :, :kept, :, :1]  # what each gate makes of |0>: (3, ops, kept, 2, 1)
+    ones = first[0] + c[:, None, None] * first[1] + s[:, None, None] * first[2]  # (ops, kept, 2, B)
+    of_qubit = {op.qubits[0]: ones[g] for g, op in enumerate(p.factor.ops)}
+    zero = inputs.new_zeros(kept, 2, 1)
+    zero[0, 0] = 1.0
+    state = inputs.new_zeros(kept, 1, batch)
+    state[0] = 1.0
     for q in range(n):
-        if q not in of_qubit:
-            state = (state[:, :, None] * zero[0, :, :][None, None]).reshape(2, -1, batch)
-            continue
-        op, cq, sq = of_qubit[q]
-        one = apply_data_gate(zero, 1, Op(op.gate, (0,), op.angle), cq, sq)
-        real = state[:, :, None] * one[0][None, None]
-        if any(complex(v).imag for part in (op.spec.constant, op.spec.sine or ()) for row in part for v in row):
-            real = real + _times_i(state)[:, :, None] * one[1][None, None]
-        state = real.reshape(2, -1, batch)
-    return state
+        one = of_qubit.get(q, zero)[:, None]  # (kept, 1, 2, B)
+        if p.real:
+            state = (state[:, :, None] * one).reshape(1, -1, batch)
+        else:
+            products = state[:, None, :, None] * one
+            pair = [products[0, 0] - products[1, 1], products[0, 1] + products[1, 0]]
+            state = torch.stack(pair).reshape(2, -1, batch)
+    return torch.cat([state, torch.zeros_like(state)]) if p.real else state
 
 
 def forward(plan: Plan, inputs: Tensor, tensors: Sequence[tuple[Tensor, ...]]) -> Tensor:
@@ -345,7 +164,7 @@ def forward(plan: Plan, inputs: Tensor, tensors: Sequence[tuple[Tensor, ...]]) -
     prepared = prepare(plan, inputs.device, inputs.dtype)
     first = plan.elements[0] if plan.elements else None
     if first is not None and first.kind == "data" and all(op.spec.n_qubits == 1 for op in first.factors[0].ops):
-        psi, start = _product_state(plan, prepared[0][0], inputs), 1
+        psi, start = _product_state(n, prepared[0][0], inputs), 1
     else:
         psi, start = inputs.new_zeros(2, 2**n, batch), 0
         psi[0, 0] = 1.0
@@ -358,7 +177,7 @@ def _step(psi: Tensor, n: int, element: Element, prepared: Sequence[Prepared], o
     if element.kind == "block":
         return apply_block(psi, n, element.qubits, own[0])
     if element.kind == "phase":
-        return _rotate_rows(psi, *own)
+        return rotate_rows(psi, *own)
     if element.kind == "perm":
         return psi[:, prepared[0].index]
     c, s = _trig(prepared[0], inputs)
@@ -404,9 +223,7 @@ class Correlations:
         self.tensors[position] = value if known is None else known.add_(value)
 
 
-def backward(
-    plan: Plan, inputs: Tensor, grad: Tensor, tensors: Sequence[tuple[Tensor, ...]], gathered: Correlations
-) -> Tensor:
+def backward(plan: Plan, inputs: Tensor, grad: Tensor, tensors: Sequence[tuple[Tensor, ...]], gathered: Correlations) -> Tensor:
     """Run a chunk again, undo it beside its costate; returns input gradients `(n_inputs, B)` and adds to `gathered`."""
     n, batch = plan.circuit.n_qubits, inputs.shape[1]
     prepared = prepare(plan, inputs.device, inputs.dtype)
@@ -425,11 +242,11 @@ def backward(
                 for g, op in enumerate(ops):
                     both = apply_data_gate(both, n, op, c[g], -s[g])
         elif element.kind == "block":
-            gathered.add(position, block_correlation(lam, psi, n, element.qubits))
-            both = apply_block(both, n, element.qubits, own[0].T) if position else both
+            gathered.add(position, block_correlation(lam, psi, n, element.qubits, own[0].shape[0]))
+            both = apply_block(both, n, element.qubits, own[0], adjoint=True) if position else both
         elif element.kind == "phase":
             gathered.add(position, (lam[1] * psi[0] - lam[0] * psi[1]).sum(-1))
-            both = _rotate_rows(both, own[0], -own[1]) if position else both
+            both = rotate_rows(both, own[0], -own[1]) if position else both
         else:
             both = both[:, p.inverse]
     return grad_inputs
@@ -438,9 +255,7 @@ def backward(
 def angle_gradient(plan: Plan, angles: Tensor, gathered: Correlations) -> Tensor:
     """Angle gradients `(n_angles,)` from what all chunks gathered."""
     grad = torch.zeros_like(angles)
-    for element, prepared, value in zip(
-        plan.elements, prepare(plan, angles.device, angles.dtype), gathered.tensors, strict=True
-    ):
+    for element, prepared, value in zip(plan.elements, prepare(plan, angles.device, angles.dtype), gathered.tensors, strict=True):
         if value is not None and element.kind == "block":
             block_gradient(prepared, angles, value, grad)
         elif value is not None:

@@ -236,5 +236,7 @@ def compile_circuit(circuit: Circuit, observables: tuple[Observable, ...] | None
 def plan_from_key(key: str) -> Plan:
     """The plan a key stands for."""
     data = json.loads(key)
-    observables = tuple(Observable(tuple((c, tuple((q, p) for q, p in word)) for c, word in terms)) for terms in data["observables"])
+    observables = tuple(
+        Observable(tuple((c, tuple((q, p) for q, p in word)) for c, word in terms)) for terms in data["observables"]
+    )
     return compile_circuit(Circuit.from_dict(data["circuit"]), observables)

@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from qpeft.circuits import evolve
+from qpeft.circuits import blocks, evolve
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.plan import Plan, compile_circuit, plan_from_key
 from qpeft.errors import CircuitError, ResourceError
@@ -109,7 +109,7 @@ def _chunks(plan: Plan, inputs: Tensor) -> list[slice]:
 def _recorded(plan: Plan, inputs: Tensor, angles: Tensor) -> Tensor:
     check_memory(plan, inputs)
     with torch.autocast(inputs.device.type, enabled=False):
-        return evolve.read(plan, evolve.forward(plan, inputs.T, evolve.build(plan, angles))).T
+        return evolve.read(plan, evolve.forward(plan, inputs.T, blocks.build(plan, angles))).T
 
 
 @torch.library.custom_op("qpeft::expectations", mutates_args=())
@@ -118,7 +118,7 @@ def _expectations(inputs: Tensor, angles: Tensor, key: str) -> Tensor:
     check_memory(plan, inputs)
     out = inputs.new_empty(len(plan.observables), inputs.shape[0])
     with torch.autocast(inputs.device.type, enabled=False):
-        tensors = evolve.build(plan, angles)
+        tensors = blocks.build(plan, angles)
         columns = inputs.T.contiguous()
         for part in _chunks(plan, inputs):
             out[:, part] = evolve.read(plan, evolve.forward(plan, columns[:, part], tensors))
@@ -131,7 +131,7 @@ def _expectations_backward(grad: Tensor, inputs: Tensor, angles: Tensor, key: st
     grad_inputs = torch.empty_like(inputs)
     gathered = evolve.Correlations([None] * len(plan.elements))
     with torch.autocast(inputs.device.type, enabled=False):
-        tensors = evolve.build(plan, angles)
+        tensors = blocks.build(plan, angles)
         columns, grad_columns = inputs.T.contiguous(), grad.to(inputs.dtype).T.contiguous()
         for part in _chunks(plan, inputs):
             grad_inputs[part] = evolve.backward(plan, columns[:, part], grad_columns[:, part], tensors, gathered).T

@@ -1,0 +1,93 @@
+"""Quantum-enhanced parameter-efficient fine-tuning, as a drop-in for Hugging Face PEFT.
+
+Importing this package loads neither torch nor peft. It makes the methods known to PEFT: at once if peft is imported already,
+else at the moment it is.
+
+    >>> import qpeft
+    >>> model = peft.get_peft_model(base, qpeft.QTHAConfig(r=8, target_modules=["q_proj", "v_proj"]))
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    from qpeft.adapters.qtha import QTHAConfig as QTHAConfig
+    from qpeft.adapters.quantum import set_executor as set_executor
+    from qpeft.circuits.ir import Angle as Angle
+    from qpeft.circuits.ir import Circuit as Circuit
+    from qpeft.circuits.ir import Observable as Observable
+    from qpeft.circuits.ir import Op as Op
+    from qpeft.circuits.simulate import Simulator as Simulator
+    from qpeft.circuits.simulate import expectations as expectations
+    from qpeft.records import RunRecord as RunRecord
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "QTHAConfig": "qpeft.adapters.peft",
+    "set_executor": "qpeft.adapters.quantum",
+    "Angle": "qpeft.circuits.ir",
+    "Circuit": "qpeft.circuits.ir",
+    "Observable": "qpeft.circuits.ir",
+    "Op": "qpeft.circuits.ir",
+    "Simulator": "qpeft.circuits.simulate",
+    "expectations": "qpeft.circuits.simulate",
+    "RunRecord": "qpeft.records",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'qpeft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+class _RegisterWithPeft(importlib.abc.MetaPathFinder):
+    """Waits for `import peft`, lets it happen, then registers the methods."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "peft":
+            return None
+        for finder in sys.meta_path:
+            spec = finder.find_spec(name, path, target) if finder is not self else None
+            if spec is not None and spec.loader is not None:
+                spec.loader = _Loader(spec.loader)
+                return spec
+        return None
+
+
+class _Loader(importlib.abc.Loader):
+    """Runs the module as its own loader would, then registers."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        importlib.import_module("qpeft.adapters.peft")
+
+
+if "peft" in sys.modules:
+    importlib.import_module("qpeft.adapters.peft")
+else:
+    sys.meta_path.insert(0, _RegisterWithPeft())

@@ -272,6 +272,9 @@ class Circuit:
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def __deepcopy__(self, memo: object) -> Circuit:
+        return self  # frozen: models that hold a circuit share it with their copies
+
     def is_input(self, op: Op) -> bool:
         """True when the op's angle depends on an input."""
         return op.angle is not None and op.angle.index is not None and op.angle.index < self.n_inputs

@@ -8,6 +8,7 @@ what does not depend on data is built once per call for all of them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from qpeft.circuits import blocks, evolve
+from qpeft.circuits.executor import Expectations
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.plan import Plan, compile_circuit, plan_from_key
 from qpeft.errors import CircuitError, ResourceError
@@ -39,11 +41,10 @@ class Simulator:
             raise CircuitError("unknown gradient method", value=gradient, bound="adjoint, autograd")
         self.gradient: Gradient = gradient
 
-    def expectations(
-        self, circuit: Circuit, inputs: Tensor, angles: Tensor, observables: Sequence[Observable] | None = None
-    ) -> Tensor:
-        """See `expectations`."""
-        return expectations(circuit, inputs, angles, observables, gradient=self.gradient)
+    def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
+        """A function of inputs and angles; see `expectations` for what it takes, returns and raises."""
+        plan = compile_circuit(circuit, None if observables is None else tuple(observables))
+        return functools.partial(run, plan, gradient=self.gradient)
 
 
 def expectations(
@@ -68,11 +69,11 @@ def expectations(
         CircuitError: wrong shapes, or an observable on a qubit that is not there.
         ResourceError: one sample's state does not fit into memory; nothing was allocated.
     """
-    return run(compile_circuit(circuit, None if observables is None else tuple(observables)), inputs, angles, gradient=gradient)
+    return Simulator(gradient).compile(circuit, observables)(inputs, angles)
 
 
 def run(plan: Plan, inputs: Tensor, angles: Tensor, *, gradient: Gradient = "adjoint") -> Tensor:
-    """`expectations` of a circuit compiled already, which costs nothing to look up (also inside torch.compile)."""
+    """`expectations` of a compiled circuit."""
     circuit = plan.circuit
     if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs:
         raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")

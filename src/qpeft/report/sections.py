@@ -66,7 +66,7 @@ def sections(records: Iterable[RunRecord]) -> list[Section]:
 
     Records with equal id count once. Of several runs with equal (group, model, data, label, seed) the newest `created_at`
     counts, the later in the file when that is equal. A failed run that stopped before its data was hashed joins the first
-    section its hashes do not contradict.
+    section whose hashes include its own.
 
     Raises RunError when there is no record, or when one holds a number that is not finite.
     """
@@ -84,19 +84,14 @@ def sections(records: Iterable[RunRecord]) -> list[Section]:
         raise RunError("there are no records to report", cure="train first, then name the record file that the run wrote")
 
     members: dict[tuple[str, str, str], list[RunRecord]] = {}
-    early: list[RunRecord] = []
-    for record in unique.values():
-        key = (record.group, record.model, json.dumps(dict(record.hashes), sort_keys=True))
-        if record.status == "ok" or key in members:
-            members.setdefault(key, []).append(record)
-        else:
-            early.append(record)
-    for record in early:
-        homes = [key for key in members if key[:2] == (record.group, record.model) and record.hashes.items() <= json.loads(key[2]).items()]
-        home = homes[0] if homes else (record.group, record.model, json.dumps(dict(record.hashes), sort_keys=True))
-        members.setdefault(home, []).append(record)
+    for record in sorted(unique.values(), key=lambda record: record.status != "ok"):  # stable: finished runs found a section first
+        mine = (record.group, record.model, json.dumps(dict(record.hashes), sort_keys=True))
+        homes = [mine]
+        if record.status != "ok" and mine not in members:
+            homes = [key for key in members if key[:2] == mine[:2] and record.hashes.items() <= json.loads(key[2]).items()] or homes
+        members.setdefault(homes[0], []).append(record)
 
-    place = {id: i for i, id in enumerate(unique)}
+    place = {key: position for position, key in enumerate(unique)}
     return [
         _section(group, model, json.loads(hashes), sorted(runs, key=lambda run: place[run.id]))
         for (group, model, hashes), runs in members.items()

@@ -76,10 +76,7 @@ def paired_difference(label: str, values: Sequence[float], reference: str, refer
     summary = estimate(differences)
     n, spread = len(differences), stdev(differences)
     rounding = 1e-12 * max(map(abs, [*values, *reference_values]))
-    if spread > rounding:
-        p = 2 * float(_scipy_stats().t.sf(abs(summary.mean) / (spread / math.sqrt(n)), n - 1))
-    else:
-        p = None
+    p = 2 * float(_scipy_stats().t.sf(abs(summary.mean) * math.sqrt(n) / spread, n - 1)) if spread > rounding else None
     return PairedDifference(label, reference, summary, sum(d < 0 for d in differences), p)
 
 

@@ -57,7 +57,7 @@ def dump_yaml(value: Any) -> str:
 
 def show(value: Any) -> str:
     """A value the way a recipe writes it, for error messages; at most about 80 characters."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    text = json.dumps(value, ensure_ascii=False, default=str).encode(errors="backslashreplace").decode()
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -65,11 +65,12 @@ def show(value: Any) -> str:
 class Source:
     """Plain data and its origin.
 
-    `value` is the content; `places` maps a key path to (file or option, line); `problems` holds what was wrong but did not
-    stop the reading.
+    `value` is the content, which sits at the dotted path `root` of the recipe; `places` maps a key path to (file or option,
+    line); `problems` holds what was wrong but did not stop the reading.
     """
 
     file: str
+    root: str = ""
     value: Any = None
     places: dict[KeyPath, tuple[str, int]] = field(default_factory=dict)
     problems: list[ConfigError] = field(default_factory=list)
@@ -80,7 +81,14 @@ class Source:
         while near and near not in self.places:
             near = near[:-1]
         file, line = self.places.get(near, (self.file, 0))
-        return ConfigError(what, file=file, line=line, field=".".join(map(str, path)), expected=expected, cure=cure)
+        return self.error(what, file=file, line=line, path=path, expected=expected, cure=cure)
+
+    def error(
+        self, what: str, *, file: str = "", line: int = 0, path: KeyPath = (), expected: str = "", cure: str | None = None
+    ) -> ConfigError:
+        """A ConfigError at a known line; the file is the source's unless given."""
+        dotted = ".".join(filter(None, (self.root, *map(str, path))))
+        return ConfigError(what, file=file or self.file, line=line, field=dotted, expected=expected, cure=cure)
 
     def override(self, option: str) -> None:
         """Apply one `dotted.path=value`; the value is YAML. Sections that are missing are made, list items are not."""
@@ -91,20 +99,23 @@ class Source:
             self.problems.append(ConfigError("not an override", file=origin, expected="--set section.name=value"))
             return
         try:
-            new = _compose(text, origin)
+            new = _compose(text, Source(origin, root=name))
         except ConfigError as error:
-            self.problems.append(ConfigError(error.what, file=origin, field=name, expected=error.expected, cure=error.cure))
+            self.problems.append(error)
             return
-        self.problems += [ConfigError(p.what, file=origin, field=name, expected=p.expected, cure=p.cure) for p in new.problems]
+        self.problems += new.problems
         self.value = {} if self.value is None else self.value
-        parent, path = self.value, ()
+        parent = self.value
+        path: KeyPath = ()
         for position, key in enumerate(keys):
             step = _step(parent, key)
             if step is None:
-                allowed = f"0 to {len(parent) - 1}" if isinstance(parent, list) and parent else "no item below this"
                 where = ".".join(keys[:position]) or "the recipe"
-                what = f"{where} is a list and has no item {key!r}" if isinstance(parent, list) else f"{where} is not a section"
-                self.problems.append(ConfigError(what, file=origin, field=name, expected=allowed))
+                if isinstance(parent, list):
+                    what, expected = f"{where} is a list of {len(parent)} and has no item {key!r}", "an index from 0"
+                else:
+                    what, expected = f"{where} holds {show(parent)}", "a section or list to set something in"
+                self.problems.append(ConfigError(what, file=origin, field=name, expected=expected))
                 return
             path = (*path, step)
             if position == len(keys) - 1:
@@ -132,7 +143,7 @@ def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Source:
     is collected in the source's `problems`.
     """
     file = str(path)
-    source = _compose(_read_text(Path(path)), file)
+    source = _compose(_read_text(Path(path)), Source(file))
     for option in overrides:
         source.override(option)
     return source
@@ -159,8 +170,7 @@ def _read_text(path: Path) -> str:
         raise ConfigError(what, file=file, line=line, expected="UTF-8 text", cure="save the file as UTF-8") from error
 
 
-def _compose(text: str, file: str) -> Source:
-    source = Source(file)
+def _compose(text: str, source: Source) -> Source:
     try:
         node = yaml.compose(text, Loader=_Loader)
         if node is not None:
@@ -169,16 +179,16 @@ def _compose(text: str, file: str) -> Source:
         mark = error.problem_mark or error.context_mark
         what = f"not YAML: {error.problem or error.context}"
         cure = "indent with spaces, not tabs" if "\\t" in what else None
-        raise ConfigError(what, file=file, line=mark.line + 1 if mark else 0, cure=cure) from error
+        raise source.error(what, line=mark.line + 1 if mark else 0, cure=cure) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"not YAML: character U+{ord(text[error.position]):04X} is not allowed", file=file, line=line) from error
+        raise source.error(f"not YAML: character U+{ord(text[error.position]):04X} is not allowed", line=line) from error
     except RecursionError as error:
-        raise ConfigError("nested too deeply", file=file, expected="a few levels") from error
+        raise source.error("nested too deeply", expected="a few levels") from error
     except (ValueError, OverflowError) as error:  # PyYAML lets some through, for example an escape beyond Unicode
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"not YAML: {error}", file=file) from error
+        raise source.error(f"not YAML: {error}") from error
     return source
 
 
@@ -193,9 +203,9 @@ class _Converter:
         self.source.places.setdefault(path, (self.source.file, line))
         self.size += NODE_SIZE + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
         if self.size > MAX_EXPANDED:
-            raise ConfigError("aliases expand without bound", file=self.source.file, line=line, expected=f"{MAX_EXPANDED} characters")
+            raise self.source.error("aliases expand without bound", line=line, expected=f"at most {MAX_EXPANDED} characters")
         if id(node) in self.open:
-            raise ConfigError("an alias refers to what holds it", file=self.source.file, line=line, expected="no cycle")
+            raise self.source.error("an alias refers to what holds it", line=line, expected="no cycle")
         self.open.add(id(node))
         try:
             if isinstance(node, yaml.ScalarNode):
@@ -210,9 +220,7 @@ class _Converter:
             self.open.discard(id(node))
 
     def report(self, path: KeyPath, line: int, what: str, expected: str) -> None:
-        self.source.problems.append(
-            ConfigError(what, file=self.source.file, line=line, field=".".join(map(str, path)), expected=expected)
-        )
+        self.source.problems.append(self.source.error(what, line=line, path=path, expected=expected))
 
     def mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -226,7 +234,9 @@ class _Converter:
                 self.report(path, line, "a key is a list or mapping", "text")
                 continue
             key = key_node.value
-            if key_node.tag != _TAG + "str":
+            if not key.isprintable():
+                self.report(path, line, f"key {show(key)} holds characters that cannot be printed", "plain text")
+            elif key_node.tag != _TAG + "str":
                 self.report((*path, key), line, f"key {key!r} is not text", f'text; quote it: "{key}"')
             elif key in values:
                 first = self.source.places[(*path, key)][1]

@@ -1,0 +1,102 @@
+"""What an adapter method is: a settings dataclass and a module that returns a delta.
+
+A method file holds both and nothing of PEFT: names, dtypes, several adapters, merging and saving live once, in peft.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qpeft.errors import AdapterError, MergeError
+
+
+@dataclass
+class AdapterConfig:
+    """Settings every method has. Names are PEFT's, so target selection works as in PEFT."""
+
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Names of the modules to adapt, a regular expression, or 'all-linear'."}
+    )
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Names or expression of modules to leave out."})
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Further modules to train and save whole, such as a new classification head."}
+    )
+    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layer indices to adapt; all by default."})
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "Name of the layer list, for layers_to_transform."}
+    )
+    bias: str = field(default="none", metadata={"help": "'none', 'all' or '<method>_only': which biases train as well."})
+    init_weights: bool = field(
+        default=True, metadata={"help": "True starts as a no-op. False starts with a random delta (for tests of the machinery)."}
+    )
+
+    def check(self) -> None:
+        """Raise AdapterError for settings that cannot work; called on construction. Methods extend it."""
+        if isinstance(self.target_modules, str) and (self.layers_to_transform is not None or self.layers_pattern is not None):
+            raise AdapterError(
+                "layers_to_transform and layers_pattern need target_modules as a list of names",
+                value=self.target_modules,
+                cure="write the layer numbers into the expression, or list the module names",
+            )
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise AdapterError("layers_pattern does nothing without layers_to_transform", value=self.layers_pattern)
+
+    def sharing_scope(self) -> str:
+        """Modules of which scope share state: "none", "layer" or "model"."""
+        return "none"
+
+
+class Delta(nn.Module):
+    """The change an adapter makes to one linear layer: `y = W0 x + delta(x)`.
+
+    Subclasses take `(d_in, d_out, config, scope)` and implement `forward`. `scope` is a dictionary shared by the modules that
+    `config.sharing_scope()` says share state: the first one in it owns what the others borrow. `linear` says whether the delta
+    is a linear map of x; only then can it merge.
+    """
+
+    def __init__(self, d_in: int, d_out: int, config: AdapterConfig, scope: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.d_in, self.d_out = d_in, d_out
+
+    @property
+    def linear(self) -> bool:
+        return False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Delta for inputs `(..., d_in)`: `(..., d_out)`, in the adapter's dtype."""
+        raise NotImplementedError
+
+    def weight(self) -> Tensor:
+        """The delta as a matrix `(d_out, d_in)`, for linear deltas; raises MergeError for others."""
+        if not self.linear:
+            raise MergeError(
+                f"{type(self).__name__} depends on its input in a way that is not linear, so no weight matrix equals it",
+                cure="keep the adapter beside the base model (save_pretrained and from_pretrained do), use unload() to get the base "
+                "model back, or train a linear method (LoRA, or this one with qnn='none') if you need to merge",
+            )
+        parameter = next(self.parameters())
+        training, identity = self.training, torch.eye(self.d_in, dtype=parameter.dtype, device=parameter.device)
+        self.eval()  # without dropout
+        try:
+            return self.forward(identity).T
+        finally:
+            self.train(training)
+
+    def extra_repr(self) -> str:
+        return f"{self.d_in} -> {self.d_out}"
+
+
+def positive(name: str, value: Any) -> None:
+    """Raise AdapterError unless `value` is a whole number of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise AdapterError(f"{name} must be a whole number of at least 1", value=value)
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raise AdapterError unless `value` is among `allowed`."""
+    if value not in allowed:
+        raise AdapterError(f"unknown {name}", value=value, bound=", ".join(allowed))

@@ -1,0 +1,297 @@
+"""The bridge to PEFT, the only file of the library that imports it.
+
+Each method of the registry becomes a PEFT method without a fork: a config class, a tuner and a layer class are made from it and
+entered into PEFT's public mappings under a `str` subclass that has `.value`, as members of `peft.PeftType` do. Everything that is
+the same for all methods lives here once: several adapters, dtypes and devices, dropping into `nn.Linear` and `Conv1D`, merging,
+sharing between modules, saving.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.metadata
+import re
+import sys
+import warnings
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from qpeft.adapters.base import AdapterConfig, Delta
+from qpeft.adapters.registry import METHODS, Method
+from qpeft.errors import AdapterError, MergeError, MissingDependencyError
+
+MINIMUM_PEFT = (0, 21)
+
+
+class MethodName(str):
+    """A PEFT type that is not a member of PEFT's enum but is used like one."""
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
+class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+    """A linear layer with deltas beside it, one per adapter."""
+
+    deltas_name: str
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, scope: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        setattr(self, self.deltas_name, nn.ModuleDict())
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self.in_features, self.out_features, self.transposed = layer_shape(self.get_base_layer())
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config, scope)
+
+    @property
+    def deltas(self) -> nn.ModuleDict:
+        """The deltas by adapter name (under a name with PEFT's prefix for the method, so that PEFT finds its parameters)."""
+        found: nn.ModuleDict = getattr(self, self.deltas_name)
+        return found
+
+    def update_layer(self, adapter_name: str, config: AdapterConfig, scope: dict[str, nn.Module]) -> None:
+        """Add an adapter: float32 beside any base of lower precision, float64 beside float64."""
+        method = METHODS[str(config.peft_type)]  # type: ignore[attr-defined]
+        delta = method.delta(self.in_features, self.out_features, config, scope)
+        device, dtype = self._device_and_dtype()
+        if not any(p.is_meta for p in delta.parameters()):
+            delta.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+        self.deltas[adapter_name] = delta
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)  # type: ignore[attr-defined]
+
+    def _device_and_dtype(self) -> tuple[torch.device, torch.dtype]:
+        """Of the base layer's weight, whatever its quantised form calls it."""
+        parameter = next(iter(self.get_base_layer().parameters()), None)
+        if parameter is None:
+            parameter = next(iter(self.get_base_layer().buffers()), torch.empty(0))
+        return parameter.device, parameter.dtype
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return result
+        dtype = result.dtype
+        for name in self.active_adapters:
+            if name in self.deltas:
+                delta = self.deltas[name]
+                result = result + delta(self._cast_input_dtype(x, next(delta.parameters()).dtype))
+        return result.to(dtype)
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """The delta of an adapter in the layout of the base layer's weight; MergeError for one that is not linear."""
+        delta = self.deltas[adapter]
+        assert isinstance(delta, Delta)
+        weight = delta.weight()
+        return weight.T if self.transposed else weight
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add linear deltas to the base weight. All of them are checked before the weight is touched."""
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.deltas]
+        deltas = [(name, self.get_delta_weight(name)) for name in names]
+        if not deltas:
+            return
+        weight = getattr(self.get_base_layer(), "weight", None)
+        if weight is None or not weight.is_floating_point() or tuple(weight.shape) != tuple(deltas[0][1].shape):
+            raise MergeError(
+                "the base weight is quantised and cannot take a delta",
+                value=type(self.get_base_layer()).__name__,
+                cure="load the base model without quantisation to merge",
+            )
+        for name, delta in deltas:
+            merged = (weight.data.to(delta.dtype) + delta).to(weight.dtype)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise MergeError(f"the merged weights of adapter {name!r} are not finite; nothing of it was merged")
+            weight.data = merged
+            self.merged_adapters.append(name)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        weight = self.get_base_layer().weight
+        while self.merged_adapters:
+            delta = self.get_delta_weight(self.merged_adapters.pop())
+            weight.data = (weight.data.to(delta.dtype) - delta).to(weight.dtype)
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        delta = self.deltas[adapter_name] if adapter_name in self.deltas else None
+        return isinstance(delta, Delta) and delta.linear
+
+
+def layer_shape(layer: nn.Module) -> tuple[int, int, bool]:
+    """`(d_in, d_out, transposed)` of a linear layer: nn.Linear and its quantised kin, or GPT-2's Conv1D (weight transposed)."""
+    if isinstance(layer, Conv1D):
+        d_in, d_out = layer.weight.shape
+        return int(d_in), int(d_out), True
+    d_in, d_out = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    if isinstance(layer, nn.Bilinear) or not isinstance(d_in, int) or not isinstance(d_out, int):
+        raise TypeError(
+            f"Target module {layer} is not supported: qpeft adapts linear layers (torch.nn.Linear, its quantised kin and "
+            "transformers' Conv1D). Leave it out of target_modules."
+        )
+    return d_in, d_out, False
+
+
+class DeltaTuner(BaseTuner):  # type: ignore[misc]
+    """Puts a DeltaLayer in the place of every target module."""
+
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _pre_injection_hook(self, model: nn.Module, config: AdapterConfig, adapter_name: str) -> None:
+        self._scopes: dict[str, dict[str, nn.Module]] = {}
+
+    def _scope(self, config: AdapterConfig, key: str) -> dict[str, nn.Module]:
+        """The dictionary that modules sharing state with module `key` have in common."""
+        sharing = config.sharing_scope()
+        if sharing == "none":
+            return {}
+        if sharing == "layer":
+            layer = re.match(r".*?\.?\d+(?=\.|$)", key)  # up to the first number in the module's path
+            return self._scopes.setdefault(layer.group() if layer else key, {})
+        return self._scopes.setdefault("", {})
+
+    def _create_and_replace(
+        self,
+        peft_config: AdapterConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        scope = self._scope(peft_config, current_key)
+        if isinstance(target, self.tuner_layer_cls):
+            target.update_layer(adapter_name, peft_config, scope)
+            if adapter_name not in self.active_adapters:
+                target.deltas[adapter_name].requires_grad_(False)
+            return
+        layer = self.tuner_layer_cls(target, adapter_name, peft_config, scope)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """Saved keys hold no adapter name: `..q_proj.qtha_delta.NAME.mlp_a.weight` -> `..q_proj.qtha_delta.mlp_a.weight`."""
+        ours = f".{cls.tuner_layer_cls.deltas_name}."
+        head, found, tail = key.rpartition(f"{ours}{adapter_name}.")
+        if not found:
+            return super()._remove_adapter_name_from_key(key, adapter_name)  # type: ignore[no-any-return]
+        return f"{head}{ours}{tail}"
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Adapters are made in float32; with `autocast_adapter_dtype=False` they follow their base layer."""
+        if autocast_adapter_dtype:
+            return super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)  # type: ignore[no-any-return]
+        for layer in self.model.modules():
+            if isinstance(layer, DeltaLayer) and adapter_name in layer.deltas:
+                dtype = layer._device_and_dtype()[1]
+                if dtype.is_floating_point:
+                    layer.deltas[adapter_name].to(dtype)
+        return None
+
+
+def _make_config(method: Method, name: MethodName) -> type[PeftConfig]:
+    """A dataclass that is both the method's settings and a PeftConfig."""
+    settings = method.config
+
+    def post_init(self: Any) -> None:
+        PeftConfig.__post_init__(self)
+        self.peft_type = name
+        for attribute in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, attribute), list):
+                setattr(self, attribute, set(getattr(self, attribute)))
+        self.check()
+
+    bases = (settings, PeftConfig)
+    fields = [("inference_mode", bool, dataclasses.field(default=False, metadata={"help": "Whether to freeze the adapter."}))]
+    inherited = {f.name for f in dataclasses.fields(PeftConfig)}
+    made = dataclasses.make_dataclass(
+        settings.__name__,
+        [f for f in fields if f[0] not in inherited],
+        bases=bases,
+        namespace={"__post_init__": post_init, "__doc__": settings.__doc__, "__module__": __name__},
+    )
+    return made
+
+
+def _register(method: Method) -> None:
+    """Enter a method into PEFT's mappings, once."""
+    name = MethodName(method.name)
+    if name in PEFT_TYPE_TO_CONFIG_MAPPING:
+        return
+    prefix = f"{method.name.lower()}_"
+    config = _make_config(method, name)
+    layer = type(f"{method.name}Layer", (DeltaLayer,), {"deltas_name": f"{prefix}delta", "adapter_layer_names": (f"{prefix}delta",)})
+    tuner = type(f"{method.name}Tuner", (DeltaTuner,), {"prefix": prefix, "tuner_layer_cls": layer, "__module__": __name__})
+    layer.__module__ = __name__
+    for made in (config, layer, tuner):
+        setattr(sys.modules[__name__], made.__name__, made)  # so that they pickle
+    PEFT_TYPE_TO_CONFIG_MAPPING[name] = config
+    PEFT_TYPE_TO_TUNER_MAPPING[name] = tuner
+    PEFT_TYPE_TO_PREFIX_MAPPING[name] = prefix
+
+
+def register_all() -> None:
+    """Make every method of the registry a PEFT method; called on import and safe to call again."""
+    version = importlib.metadata.version("peft")
+    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_PEFT:
+        raise MissingDependencyError("peft>=0.21", "", f"qpeft with peft {version}")
+    for method in METHODS.values():
+        _register(method)
+
+
+def config_class(peft_type: str) -> type[PeftConfig]:
+    """The config class of a method of ours or of PEFT's own, by its type name in any case."""
+    register_all()
+    found = PEFT_TYPE_TO_CONFIG_MAPPING.get(str(peft_type).upper())
+    if found is None:
+        known = ", ".join(sorted(str(getattr(key, "value", key)) for key in PEFT_TYPE_TO_CONFIG_MAPPING))
+        raise AdapterError("unknown peft_type", value=peft_type, bound=known)
+    return found  # type: ignore[no-any-return]
+
+
+def lora_parameters(model: nn.Module, config: PeftConfig) -> int:
+    """Trainable parameters of PEFT's LoRA of the same rank on the modules that `config` targets: `sum r (d_in + d_out)`.
+
+    Counted on the layers themselves, so nothing is built. The rank is `config.r`; zero when the config has none.
+    """
+    rank = getattr(config, "r", None)
+    if not isinstance(rank, int):
+        return 0
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+    total = 0
+    for module in model.modules():
+        if isinstance(module, tuner.tuner_layer_cls):
+            d_in, d_out, _ = layer_shape(module.get_base_layer())
+            total += rank * (d_in + d_out)
+    return total
+
+
+def count_parameters(model: nn.Module, config: PeftConfig) -> dict[str, int]:
+    """`{"trainable", "lora", "base"}` of a base model (on any device, meta included) with an adapter put into a copy of it."""
+    from peft import get_peft_model
+
+    base = sum(p.numel() for p in model.parameters())
+    adapted = get_peft_model(model, copy.deepcopy(config))
+    trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    return {"trainable": trainable, "lora": lora_parameters(adapted, config), "base": base}
+
+
+register_all()

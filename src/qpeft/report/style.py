@@ -1,0 +1,178 @@
+"""How a plot looks: colours for light and dark pages, one mark for each arm, and labels that stand beside what they name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from qpeft.errors import MissingDependencyError
+
+FONT = 8.8  # points, of a name beside a curve or point
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)))
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a page. `palette` is safe for the common forms of colour blindness; its order is the same in every theme."""
+
+    paper: str
+    ink: str
+    muted: str
+    grid: str
+    palette: tuple[str, ...]
+
+
+LIGHT = Theme(
+    "#ffffff", "#1c2128", "#5b6470", "#e4e7eb", ("#0072B2", "#D55E00", "#009E73", "#C05A9B", "#E69F00", "#3FA9E0", "#6B6F76")
+)
+DARK = Theme(
+    "#161b22", "#e6e9ed", "#9aa4b0", "#2c333c", ("#4FA3E3", "#FF7A3D", "#2BC49A", "#E48CC4", "#F5B83D", "#9AD9FF", "#AEB4BC")
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What an arm looks like in every plot: place in the palette, marker and dash."""
+
+    index: int
+    marker: str
+    dash: Any
+
+    def color(self, theme: Theme) -> str:
+        """The arm's colour on a page of that theme."""
+        return theme.palette[self.index]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes before it is drawn: the inches its labels need to the right, their number, and how to draw it."""
+
+    label_width: float
+    label_rows: int
+    draw: Callable[[Any, Theme], None]
+
+
+def marks(labels: Iterable[str]) -> dict[str, Mark]:
+    """A mark for each distinct label, in order: colours first, then the same colours with other dashes and markers."""
+    n = len(LIGHT.palette)
+    return {
+        label: Mark(i % n, _MARKERS[(i + i // n) % len(_MARKERS)], _DASHES[i // n % len(_DASHES)])
+        for i, label in enumerate(dict.fromkeys(labels))
+    }
+
+
+@contextmanager
+def drawing(theme: Theme) -> Iterator[Any]:
+    """The matplotlib module with the theme's settings, and without its complaint about a character its font lacks."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "report", "a plot") from error
+    settings = {
+        "figure.facecolor": theme.paper,
+        "axes.facecolor": theme.paper,
+        "savefig.facecolor": theme.paper,
+        "text.color": theme.ink,
+        "text.parse_math": False,
+        "axes.edgecolor": theme.muted,
+        "axes.labelcolor": theme.ink,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.unicode_minus": True,
+        "grid.color": theme.grid,
+        "grid.linewidth": 0.8,
+        "xtick.color": theme.muted,
+        "ytick.color": theme.muted,
+        "xtick.labelcolor": theme.ink,
+        "ytick.labelcolor": theme.ink,
+        "font.family": ["DejaVu Sans"],
+        "font.size": 9.5,
+        "svg.hashsalt": "qpeft",
+    }
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield matplotlib
+
+
+def short(text: str, length: int = 26) -> str:
+    """A label on one line, cut in the middle when it is longer than `length` characters."""
+    line = " ".join(text.split()) or "(no label)"
+    if len(line) <= length:
+        return line
+    head = (length - 1) * 2 // 3
+    return f"{line[:head]}…{line[head + 1 - length :]}"
+
+
+def spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places as near to the given heights as a distance of `gap` between them allows, inside low..high when they fit there.
+
+    Neighbours that stand too close merge into a block around their mean (pool adjacent violators); blocks that leave low..high
+    are pushed back.
+    """
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    blocks: list[tuple[float, int]] = []  # (centre, members)
+    for i in order:
+        centre, members = heights[i], 1
+        while blocks and centre - blocks[-1][0] < (members + blocks[-1][1]) * gap / 2:
+            other, more = blocks.pop()
+            centre, members = (other * more + centre * members) / (more + members), members + more
+        blocks.append((centre, members))
+    places = [centre + (k - (members - 1) / 2) * gap for centre, members in blocks for k in range(members)]
+    for i, place in enumerate(places):
+        places[i] = max(place, low if i == 0 else places[i - 1] + gap)
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], high if i == len(places) - 1 else places[i + 1] - gap)
+    result = [0.0] * len(heights)
+    for i, place in zip(order, places, strict=True):
+        result[i] = place
+    return result
+
+
+Box = tuple[float, float, float, float]
+
+
+def free_place(point: tuple[float, float], size: tuple[float, float], frame: Box, taken: Sequence[Box], clear: float) -> Box:
+    """A box (x0, y0, x1, y1) of `size` near a point that covers as few of the boxes `taken` as possible and stays in `frame`.
+
+    `clear` is the distance kept from the point and a quarter of it from other boxes; all lengths in pixels. Places are tried
+    ring by ring. In units of the box's own area, a place costs a half for each box it touches, the area it covers, four times the area
+    outside the frame, and a little for its distance.
+    """
+    width, height = size
+    area = width * height
+    places: list[tuple[float, int, Box]] = []
+    for ring in (1.0, 1.7, 2.6, 3.8, 5.2, 7.0, 9.0, 12.0):
+        for right, up in (
+            (1, 0),
+            (-1, 0),
+            (1, 0.6),
+            (1, -0.6),
+            (-1, 0.6),
+            (-1, -0.6),
+            (0, 1),
+            (0, -1),
+            (1, 1),
+            (1, -1),
+            (-1, 1),
+            (-1, -1),
+        ):
+            x, y = point[0] + right * (clear * ring + width / 2), point[1] + up * (clear * ring + height / 2)
+            box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+            covered = [overlap for other in taken if (overlap := _overlap(box, other, clear / 4)) > 0]
+            cost = 0.5 * len(covered) + (sum(covered) + 4 * (area - _overlap(box, frame))) / area + 0.06 * (ring - 1)
+            places.append((round(cost, 9), len(places), box))
+    return min(places)[2]
+
+
+def _overlap(a: Box, b: Box, margin: float = 0.0) -> float:
+    """Shared area of two boxes, the first widened by a margin on the left and right and a third of it above and below."""
+    across = min(a[2] + margin, b[2]) - max(a[0] - margin, b[0])
+    along = min(a[3] + margin / 3, b[3]) - max(a[1] - margin / 3, b[1])
+    return max(0.0, across) * max(0.0, along)

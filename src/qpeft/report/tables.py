@@ -1,0 +1,182 @@
+"""What the runs say: a summary of each arm, paired differences between arms, and the table for the console."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from qpeft.records import RunRecord
+from qpeft.report import words
+from qpeft.report.sections import Arm, Section, sections
+from qpeft.report.statistics import Estimate, PairedDifference, direction, estimate, holm, paired_difference
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSummary:
+    """One arm of one section in numbers; `dataclasses.asdict` of it is plain JSON.
+
+    `seeds` finished, `failed_seeds` did not. `before` and `after` map each held-out metric to its value with the untouched
+    model (mean) and after training (mean and 95% t interval over seeds). `share_of_reference` is trainable parameters over
+    those of the reference LoRA. `steps`, `train_tokens`, `wall_s`, `tokens_per_s`, `circuit_executions` and `shots` are means
+    over the finished runs, `peak_memory_bytes` is their maximum. An arm that only failed has empty metrics and zero costs.
+    """
+
+    group: str
+    model: str
+    hashes: Mapping[str, str]
+    label: str
+    method: str
+    seeds: tuple[int, ...]
+    failed_seeds: tuple[int, ...]
+    trainable_parameters: int
+    reference_lora_parameters: int | None
+    share_of_reference: float | None
+    before: Mapping[str, float]
+    after: Mapping[str, Estimate]
+    steps: float
+    train_tokens: float
+    wall_s: float
+    tokens_per_s: float
+    peak_memory_bytes: int
+    circuit_executions: float
+    shots: float
+    simulated: bool
+
+    @property
+    def runs_circuits(self) -> bool:
+        """Whether the arm executed quantum circuits, simulated or not."""
+        return self.circuit_executions > 0 or self.shots > 0
+
+
+def summarise(records: Iterable[RunRecord]) -> list[ArmSummary]:
+    """One summary for each arm of each section, in order of first appearance; raises RunError when there is no record."""
+    return [summary for section in sections(records) for summary in summaries(section)]
+
+
+def summaries(section: Section) -> list[ArmSummary]:
+    """One summary for each arm of a section."""
+    return [_summary(section, arm) for arm in section.arms]
+
+
+def _summary(section: Section, arm: Arm) -> ArmSummary:
+    runs = arm.finished
+    shown = (runs or arm.runs)[0]
+    before = {name: [run.metrics_before[name] for run in runs if name in run.metrics_before] for name in section.metrics}
+    after = {name: list(arm.values(name).values()) for name in section.metrics}
+    reference = shown.reference_lora_parameters
+    return ArmSummary(
+        group=section.group,
+        model=section.model,
+        hashes=dict(section.hashes),
+        label=arm.label,
+        method=shown.method,
+        seeds=tuple(run.seed for run in runs),
+        failed_seeds=tuple(run.seed for run in arm.failed),
+        trainable_parameters=shown.trainable_parameters,
+        reference_lora_parameters=reference,
+        share_of_reference=shown.trainable_parameters / reference if reference else None,
+        before={name: fmean(values) for name, values in before.items() if values},
+        after={name: estimate(values) for name, values in after.items() if values},
+        steps=_mean([run.steps for run in runs]),
+        train_tokens=_mean([run.train_tokens for run in runs]),
+        wall_s=_mean([run.wall_s for run in runs]),
+        tokens_per_s=_mean([run.tokens_per_s for run in runs]),
+        peak_memory_bytes=max((run.peak_memory_bytes for run in runs), default=0),
+        circuit_executions=_mean([run.circuit_executions for run in runs]),
+        shots=_mean([run.shots for run in runs]),
+        simulated=all(run.simulated for run in arm.runs),
+    )
+
+
+def paired(section: Section, metric: str = "loss") -> list[PairedDifference]:
+    """Differences from the reference arm: the first finished LoRA arm, else the first finished arm.
+
+    One row for each other arm that shares at least two seeds with it; p values are corrected over these rows.
+    """
+    candidates = [arm for arm in section.arms if arm.values(metric)]
+    reference = next((arm for arm in candidates if arm.finished[0].method.lower() == "lora"), candidates[0] if candidates else None)
+    if reference is None:
+        return []
+    base, rows = reference.values(metric), []
+    for arm in candidates:
+        values = arm.values(metric)
+        shared = [seed for seed in values if seed in base]
+        if arm is not reference and len(shared) >= 2:
+            rows.append(
+                paired_difference(arm.label, [values[seed] for seed in shared], reference.label, [base[seed] for seed in shared])
+            )
+    adjusted = iter(holm([row.p for row in rows if row.p is not None]))
+    return [row if row.p is None else replace(row, p_holm=next(adjusted)) for row in rows]
+
+
+def best(arms: Sequence[ArmSummary], metric: str) -> ArmSummary | None:
+    """The arm with the best mean; None when the metric has no known direction or fewer than two arms measured it."""
+    sign, measured = direction(metric), [arm for arm in arms if metric in arm.after]
+    if not sign or len(measured) < 2:
+        return None
+    return max(measured, key=lambda arm: sign * arm.after[metric].mean)
+
+
+def reference_lora(section: Section) -> str:
+    """What the share column is a share of: "LoRA r=8 (36,864 parameters)", or "" when no record names a reference."""
+    references = dict.fromkeys(run.reference_lora_parameters for run in section.runs if run.reference_lora_parameters)
+    names = []
+    for size in references:
+        twin = next((run.label for run in section.runs if run.method.lower() == "lora" and run.trainable_parameters == size), None)
+        names.append(f"{twin or 'the reference LoRA'} ({words.count(size)} parameters)")
+    return " or ".join(names)
+
+
+def console_table(summaries: Sequence[ArmSummary]) -> Table:
+    """The summaries as a rich table; labels are shown as they are, never read as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    several = len({(arm.group, arm.model) for arm in summaries}) > 1
+    metrics = sorted(dict.fromkeys(name for arm in summaries for name in arm.after), key=lambda name: name != "loss")
+    repeated = any(len(arm.seeds) > 1 for arm in summaries)
+    table = Table(caption="mean ± 95% t interval over seeds" if repeated else "one seed: no intervals")
+    for name in ["Group", "Model"] if several else []:
+        table.add_column(name)
+    table.add_column("Arm")
+    for name in ["Trainable", "of LoRA", *map(words.heading, metrics), "Time", "Tokens/s", "Peak GiB", "Seeds"]:
+        table.add_column(name, justify="right")
+    for arm in summaries:
+        cells = [arm.group, arm.model] if several else []
+        cells += [arm.label, words.count(arm.trainable_parameters)]
+        cells.append(words.NONE if arm.share_of_reference is None else words.percent(arm.share_of_reference))
+        cells += [measured(arm, name) for name in metrics]
+        cells += costs(arm)
+        cells.append(seeds(arm))
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def measured(arm: ArmSummary, metric: str) -> str:
+    """ "3.1000 → 2.2131 ± 0.0123": a metric before and after training."""
+    if metric not in arm.after:
+        return words.NONE
+    after = arm.after[metric]
+    before = f"{words.number(arm.before[metric])} → " if metric in arm.before else ""
+    return f"{before}{words.number(after.mean)} {words.interval(after)}".rstrip()
+
+
+def costs(arm: ArmSummary) -> list[str]:
+    """Wall time, tokens/s and peak memory (GiB) of an arm."""
+    if not arm.seeds:
+        return [words.NONE] * 3
+    return [words.duration(arm.wall_s), words.count(arm.tokens_per_s), words.gib(arm.peak_memory_bytes)]
+
+
+def seeds(arm: ArmSummary) -> str:
+    """How many seeds finished, and how many failed."""
+    return f"{len(arm.seeds)} + {len(arm.failed_seeds)} failed" if arm.failed_seeds else str(len(arm.seeds))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else 0.0

@@ -1,0 +1,165 @@
+"""Held-out metric against trainable parameters: a point an arm, its interval, its seeds, and the Pareto front of the means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from qpeft.report import words
+from qpeft.report.sections import Section
+from qpeft.report.statistics import Estimate, direction
+from qpeft.report.style import FONT, Box, Mark, Panel, Theme, free_place, short
+from qpeft.report.tables import ArmSummary, best
+
+_NEAR, _FAR = 9, 20  # pixels: between a point and its name; from where on a line joins them
+
+
+def drawable(arms: Sequence[ArmSummary], metric: str) -> list[ArmSummary]:
+    """The arms that have a place in the plot: the metric, and parameters to put on a logarithmic axis."""
+    return [arm for arm in arms if metric in arm.after and arm.trainable_parameters > 0]
+
+
+def panel(section: Section, arms: Sequence[ArmSummary], metric: str, marks: Mapping[str, Mark]) -> Panel:
+    """Axes with one point for each drawable arm."""
+    shown = drawable(arms, metric)
+    seeds = {arm.label: list(arm.values(metric).values()) for arm in section.arms}
+
+    def draw(axes: Any, theme: Theme) -> None:
+        sizes = [arm.trainable_parameters for arm in shown]
+        margin = max(1.6, (max(sizes) / min(sizes)) ** 0.12)
+        details = [words.unit(metric), {-1: "lower is better", 1: "higher is better", 0: ""}[direction(metric)]]
+        axes.set(
+            xscale="log",
+            xlim=(min(sizes) / margin, max(sizes) * margin),
+            ylim=extent([value for arm in shown for value in seeds[arm.label]], [arm.after[metric] for arm in shown]),
+            xlabel="Trainable parameters (log scale)",
+            ylabel=f"{words.bare(metric)} ({', '.join(filter(None, details))})".removesuffix(" ()"),
+        )
+        _round_ticks(axes)
+        taken = _draw_front(axes, shown, metric, theme) if len(shown) > 2 and direction(metric) else []
+        for arm in shown:
+            taken += _draw_point(axes, arm, seeds[arm.label], metric, marks[arm.label], theme)
+        _label_points(axes, shown, metric, marks, theme, taken)
+
+    return Panel(0.0, 0, draw)
+
+
+def front(arms: Sequence[ArmSummary], metric: str) -> list[ArmSummary]:
+    """The arms that no other equals or beats in both parameters and mean metric, ascending in parameters."""
+    sign, chosen = direction(metric), list[ArmSummary]()
+    for arm in sorted(arms, key=lambda arm: (arm.trainable_parameters, -sign * arm.after[metric].mean)):
+        if not chosen or sign * arm.after[metric].mean > sign * chosen[-1].after[metric].mean:
+            chosen.append(arm)
+    return chosen
+
+
+def extent(values: Sequence[float], estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """An axis that holds all values, and the intervals as far as they do not stretch it by more than its size on either side."""
+    low, high = min(values), max(values)
+    size = high - low or 0.02 * abs(high) or 1.0
+    bottom = max(min(estimate.low for estimate in estimates), low - size)
+    top = min(max(estimate.high for estimate in estimates), high + size)
+    return min(low, bottom) - 0.12 * size, max(high, top) + 0.12 * size
+
+
+def title(arms: Sequence[ArmSummary], metric: str) -> str:
+    """What is seen: the best mean, and how many arms it is not separated from."""
+    name, top = words.bare(metric), best(arms, metric)
+    if top is None:
+        return f"{name} against trainable parameters"
+    after, others = top.after[metric], [arm.after[metric] for arm in arms if arm is not top and metric in arm.after]
+    text = f"Best mean {name[:1].lower()}{name[1:]}: {short(top.label)}, {words.number(after.mean)}"
+    text += f" with {words.compact(top.trainable_parameters)} parameters"
+    overlapping = [after.overlaps(other) for other in others]
+    if None in overlapping:
+        return f"{text} (one seed: no ranking)"
+    if len(others) == 1:
+        return f"{text}; the two intervals {'overlap' if overlapping[0] else 'do not overlap'}"
+    return f"{text}; {sum(map(bool, overlapping)) or 'none'} of the {len(others)} other intervals overlap with its own"
+
+
+def legend(section: Section, arms: Sequence[ArmSummary], metric: str) -> str:
+    """What points, bars, dots and line are, what is cut off and what is not drawn."""
+    shown = drawable(arms, metric)
+    estimates, counts = [arm.after[metric] for arm in shown], sorted({arm.after[metric].n for arm in shown})
+    text = "Points: one seed, no interval."
+    if counts != [1]:
+        number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        text = f"Points: mean over {number} seeds; bars: 95% t interval; small dots: single seeds."
+        low, high = extent([value for arm in section.arms for value in arm.values(metric).values()], estimates)
+        if any(estimate.low < low or estimate.high > high for estimate in estimates):
+            text += " Bars that leave the plot are longer than shown."
+    if len(shown) > 2 and direction(metric):
+        text += " Grey line: Pareto front of the means."
+    frozen = [short(arm.label) for arm in arms if metric in arm.after and arm not in shown]
+    return text + (f" Not drawn, no trainable parameters: {words.listing(frozen)}." if frozen else "")
+
+
+def _draw_front(axes: Any, arms: Sequence[ArmSummary], metric: str, theme: Theme) -> list[Box]:
+    """Staircase along the Pareto front; returns the pixels it covers."""
+    steps = [(float(arm.trainable_parameters), arm.after[metric].mean) for arm in front(arms, metric)]
+    right, worst = axes.get_xlim()[1], axes.get_ylim()[1 if direction(metric) < 0 else 0]
+    corners = [(steps[0][0], worst)]
+    for x, y in steps:
+        corners += [(x, corners[-1][1]), (x, y)]
+    corners.append((right, corners[-1][1]))
+    axes.plot(*zip(*corners, strict=True), color=theme.muted, linewidth=1.1, alpha=0.75, zorder=1)
+    pixels = [axes.transData.transform(corner) for corner in corners]
+    return [(min(a[0], b[0]) - 1, min(a[1], b[1]) - 1, max(a[0], b[0]) + 1, max(a[1], b[1]) + 1) for a, b in pairwise(pixels)]
+
+
+def _draw_point(axes: Any, arm: ArmSummary, seeds: Sequence[float], metric: str, mark: Mark, theme: Theme) -> list[Box]:
+    """The mean as the arm's marker with its interval, its seeds as small dots to the left; returns the pixels they cover."""
+    from matplotlib.transforms import ScaledTranslation
+
+    x, after, color = arm.trainable_parameters, arm.after[metric], mark.color(theme)
+    (px, top), (_, centre), (_, bottom) = (axes.transData.transform((x, value)) for value in (after.high, after.mean, after.low))
+    covered = [(px - 6.0, centre - 6.0, px + 6.0, centre + 6.0)]
+    if after.half_width is not None:
+        axes.errorbar(x, after.mean, yerr=after.half_width, color=color, linewidth=1.3, capsize=3, zorder=2)
+        beside = axes.transData + ScaledTranslation(-0.085, 0, axes.get_figure().dpi_scale_trans)
+        axes.plot(
+            [x] * len(seeds), seeds, "o", color=color, alpha=0.5, markersize=2.8, zorder=2, markeredgewidth=0, transform=beside
+        )
+        covered.append((px - 10.0, bottom, px + 4.0, top))
+    axes.plot(
+        [x], [after.mean], mark.marker, color=color, markersize=7.5, zorder=3, markeredgecolor=theme.paper, markeredgewidth=0.8
+    )
+    return covered
+
+
+def _label_points(
+    axes: Any, arms: Sequence[ArmSummary], metric: str, marks: Mapping[str, Mark], theme: Theme, taken: list[Box]
+) -> None:
+    """Each arm's name near its point, where it covers no other point, bar, line or name; a thin line joins those set far off."""
+    from matplotlib.patheffects import withStroke
+
+    renderer, bounds = axes.get_figure().canvas.get_renderer(), axes.get_window_extent()
+    frame = (bounds.x0 + 2, bounds.y0 + 2, bounds.x1 - 2, bounds.y1 - 2)
+    to_data = axes.transData.inverted().transform
+    halo = [withStroke(linewidth=2.5, foreground=theme.paper)]
+    for arm in arms:
+        x, y = axes.transData.transform((arm.trainable_parameters, arm.after[metric].mean))
+        text = axes.text(0, 0, short(arm.label), size=FONT, va="bottom", ha="left", zorder=4, path_effects=halo)
+        size = text.get_window_extent(renderer)
+        box = free_place((x, y), (size.width, size.height), frame, taken, clear=_NEAR)
+        taken.append(box)
+        text.set_position(to_data((box[0], box[1])))
+        near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
+        if math.dist(near, (x, y)) > _FAR:
+            ends = zip(*(to_data(end) for end in ((x, y), near)), strict=True)
+            axes.plot(*ends, color=marks[arm.label].color(theme), linewidth=0.7, alpha=0.8, zorder=1.5)
+
+
+def _round_ticks(axes: Any) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten when the axis is short, at powers of ten when it is long; written 2k, 1M."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    low, high = axes.get_xlim()
+    decades = math.log10(high / low)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,), numticks=20))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: words.compact(value)))
+    axes.xaxis.set_minor_locator(NullLocator() if decades < 2.5 else LogLocator(subs=(2, 5), numticks=40))
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -32,12 +32,12 @@ def curve(runs: Sequence[Sequence[Measurement]]) -> Curve | None:
     return Curve(steps, [fmean(c) for c in columns], [min(c) for c in columns], [max(c) for c in columns])
 
 
-def smooth(points: Sequence[Measurement], window: int) -> list[Measurement]:
-    """Centred moving average of the loss over `window` (odd) points, over those that exist at the ends."""
-    reach = window // 2
+def smooth(points: Sequence[Measurement], window: int, stride: int = 1) -> list[Measurement]:
+    """Centred moving average of the loss over `window` (odd) points, fewer at the ends; every `stride`-th of it, the last too."""
+    reach, last = window // 2, len(points) - 1
     return [
-        Measurement(step=point.step, loss=fmean(near.loss for near in points[max(0, i - reach) : i + reach + 1]))
-        for i, point in enumerate(points)
+        Measurement(step=points[i].step, loss=fmean(near.loss for near in points[max(0, i - reach) : i + reach + 1]))
+        for i in range(last % stride, last + 1, stride)
     ]
 
 

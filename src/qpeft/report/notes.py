@@ -10,8 +10,8 @@ from qpeft.report.statistics import MIN_SEEDS, PairedDifference
 from qpeft.report.tables import ArmSummary, best, summaries
 
 NO_ADVANTAGE = (
-    "Circuits of this size are simulated classically, exactly and at little cost. "
-    "No quantum advantage is claimed: a quantum-inspired method that does well here does well on a classical computer."
+    "Circuits of this size are simulated on a classical computer, so no quantum advantage is claimed: "
+    "a method that does well here does well classically."
 )
 SEEDS_ONLY = "The intervals cover the choice of seed alone, not the choice of data, model or settings."
 
@@ -35,16 +35,18 @@ def overlap_note(arms: Sequence[ArmSummary], metric: str = "loss") -> str:
 
 
 def pair_note(rows: Sequence[PairedDifference]) -> str:
-    """What the paired tests allow to say, as one or two sentences."""
-    fewest = min(row.difference.n for row in rows)
-    if fewest < MIN_SEEDS:
+    """What the paired tests allow to say; nothing is concluded from fewer than MIN_SEEDS pairs."""
+    reference = rows[0].reference
+    enough = [row for row in rows if row.difference.n >= MIN_SEEDS]
+    few = [row.label for row in rows if row.difference.n < MIN_SEEDS]
+    if not enough:
         return f"Fewer than {MIN_SEEDS} paired seeds prove nothing: these differences say what to measure next, they are no result."
-    clear = [row for row in rows if row.p_holm is not None and row.p_holm < 0.05]
-    if not clear:
-        return f"After correction no arm differs from {rows[0].reference} at the 5% level."
-    lower, higher = (words.listing(r.label for r in clear if (r.difference.mean < 0) is side) for side in (True, False))
-    parts = [f"lower for {lower}" if lower else "", f"higher for {higher}" if higher else ""]
-    return f"After correction the loss differs from {rows[0].reference} at the 5% level: {' and '.join(filter(None, parts))}."
+    clear = [row for row in enough if row.p_holm is not None and row.p_holm < 0.05]
+    lower, higher = (words.listing(row.label for row in clear if (row.difference.mean < 0) is side) for side in (True, False))
+    parts = " and ".join(filter(None, (f"lower for {lower}" if lower else "", f"higher for {higher}" if higher else "")))
+    result = f"the loss is {parts} than for {reference}" if parts else f"no arm differs from {reference}"
+    text = f"After correction, at the 5% level, {result}."
+    return f"{text} Fewer than {MIN_SEEDS} paired seeds prove nothing, so nothing is said of {words.listing(few)}." if few else text
 
 
 def cautions(section: Section) -> list[str]:

@@ -35,12 +35,12 @@ def plots(section: Section, marks: Mapping[str, Mark]) -> list[Plot]:
     arms = [arm for arm in section.arms if arm.finished]
     numbers = [summary for summary in summaries(section) if summary.seeds]
     longest = max((len(run.train_curve) for arm in arms for run in arm.finished), default=0)
-    window = max(1, longest // 12) | 1
+    window, stride = max(1, longest // 12) | 1, max(1, longest // 200)
     held_out, training = {}, {}
     for arm in arms:
         if line := curves.curve([run.eval_curve for run in arm.finished]):
             held_out[arm.label] = line
-        if line := curves.curve([curves.smooth(run.train_curve, window) for run in arm.finished]):
+        if line := curves.curve([curves.smooth(run.train_curve, window, stride) for run in arm.finished]):
             training[arm.label] = line
 
     panels, result = [], []
@@ -71,7 +71,7 @@ def _figure(name: str, title: str, caption: str, panels: Sequence[Panel]) -> Plo
     widths = [_LEFT + inner + panel.label_width + _RIGHT for panel in panels]
     width, height = sum(widths), max(3.7, 0.2 + 0.19 * max(panel.label_rows for panel in panels))
     head = textwrap.wrap(title, int(width * 8.7), max_lines=2, placeholder=" …")
-    body = textwrap.wrap(caption, int(width * 13), max_lines=3, placeholder=" …")
+    body = textwrap.wrap(caption, int(width * 14), max_lines=3, placeholder=" …")
     words_height = 0.2 + 0.25 * len(head) + 0.18 * len(body)
     total = words_height + _TOP + height + _BOTTOM
     files = []

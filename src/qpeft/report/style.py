@@ -27,10 +27,18 @@ class Theme:
 
 
 LIGHT = Theme(
-    "#ffffff", "#1c2128", "#5b6470", "#e4e7eb", ("#0072B2", "#D55E00", "#009E73", "#C05A9B", "#E69F00", "#3FA9E0", "#6B6F76")
+    "#ffffff",
+    "#1c2128",
+    "#5b6470",
+    "#e4e7eb",
+    ("#0072B2", "#D55E00", "#009E73", "#C05A9B", "#E69F00", "#3FA9E0", "#6B6F76", "#3B2F8F"),
 )
 DARK = Theme(
-    "#161b22", "#e6e9ed", "#9aa4b0", "#2c333c", ("#4FA3E3", "#FF7A3D", "#2BC49A", "#E48CC4", "#F5B83D", "#9AD9FF", "#AEB4BC")
+    "#161b22",
+    "#e6e9ed",
+    "#9aa4b0",
+    "#2c333c",
+    ("#4FA3E3", "#FF7A3D", "#2BC49A", "#E48CC4", "#F5B83D", "#9AD9FF", "#AEB4BC", "#A79BFF"),
 )
 
 
@@ -142,8 +150,8 @@ def free_place(point: tuple[float, float], size: tuple[float, float], frame: Box
     """A box (x0, y0, x1, y1) of `size` near a point that covers as few of the boxes `taken` as possible and stays in `frame`.
 
     `clear` is the distance kept from the point and a quarter of it from other boxes; all lengths in pixels. Places are tried
-    ring by ring. In units of the box's own area, a place costs a half for each box it touches, the area it covers, four times the area
-    outside the frame, and a little for its distance.
+    ring by ring. In units of the box's own area, a place costs a half for each box it touches, the area it covers, four times
+    the area outside the frame, and a little for its distance.
     """
     width, height = size
     area = width * height

@@ -122,6 +122,14 @@ def best(arms: Sequence[ArmSummary], metric: str) -> ArmSummary | None:
     return max(measured, key=lambda arm: sign * arm.after[metric].mean)
 
 
+def unbeaten(arms: Sequence[ArmSummary], metric: str) -> set[str]:
+    """Labels of the arm with the best mean and of every arm whose interval overlaps with its own; empty without intervals."""
+    top = best(arms, metric)
+    if top is None or top.after[metric].half_width is None:
+        return set()
+    return {arm.label for arm in arms if metric in arm.after and arm.after[metric].overlaps(top.after[metric]) is not False}
+
+
 def reference_lora(section: Section) -> str:
     """What the share column is a share of: "LoRA r=8 (36,864 parameters)", or "" when no record names a reference."""
     references = dict.fromkeys(run.reference_lora_parameters for run in section.runs if run.reference_lora_parameters)

@@ -28,7 +28,7 @@ def panel(section: Section, arms: Sequence[ArmSummary], metric: str, marks: Mapp
 
     def draw(axes: Any, theme: Theme) -> None:
         sizes = [arm.trainable_parameters for arm in shown]
-        margin = max(1.6, (max(sizes) / min(sizes)) ** 0.12)
+        margin = max(1.6 if len(set(sizes)) > 1 else 3.0, (max(sizes) / min(sizes)) ** 0.12)
         details = [words.unit(metric), {-1: "lower is better", 1: "higher is better", 0: ""}[direction(metric)]]
         axes.set(
             xscale="log",

@@ -29,9 +29,9 @@ def unit(metric: str) -> str:
 
 
 def number(value: float) -> str:
-    """Four decimals below 100, fewer above: 2.2131, 134.20, 12,345."""
+    """Four decimals below 10, fewer above: 2.2131, 13.420, 134.20, 12,345."""
     size = abs(value)
-    digits = 4 if size < 100 else 2 if size < 10_000 else 0
+    digits = 4 if size < 10 else 3 if size < 100 else 2 if size < 10_000 else 0
     return f"{value:,.{digits}f}".replace("-", "−")
 
 

@@ -36,10 +36,13 @@ class Tokenized:
 def tokenize(example: Example, tokenizer: Any, max_length: int) -> dict[str, list[int]]:
     """`input_ids` and `labels` of one example, cut on the right to `max_length` tokens; labels are -100 where there is no loss.
 
-    A conversation goes through the tokenizer's chat template. Without one (base models) it is its messages, each user and
-    system message followed by a blank line and each assistant message by the end-of-sequence token. A completion is
-    prompt + completion + end-of-sequence, text is text + end-of-sequence, both after the begin-of-sequence token if the
-    tokenizer adds one. Raises DataError if the assistant's turns cannot be found in what the template makes.
+    A conversation goes through the tokenizer's chat template; a turn is learned from the end of the generation prompt, so
+    that what some templates write before the content (an empty thought) is learned with it. Without a template (base models)
+    it is its messages, each user and system message followed by a blank line and each assistant message by the
+    end-of-sequence token. A completion is prompt + completion + end-of-sequence, text is text + end-of-sequence. Where no
+    template is used, the begin-of-sequence token comes first if the tokenizer adds one.
+
+    Raises DataError if the template refuses the conversation, or if the assistant's turns cannot be found in what it makes.
     """
     ids, labels = _Encoder(tokenizer).encode(example)
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
@@ -231,7 +234,7 @@ class _Encoder:
                 if not text.startswith(after) or not after.startswith(before):
                     return None
                 content = message.content.strip()
-                found = after.rfind(content, len(before))
+                found = after.find(content, len(before))
                 spans.append((len(before), self.turn_end(after, found + len(content)) if found >= 0 else len(after.rstrip())))
         return spans
 
@@ -242,6 +245,9 @@ class _Encoder:
         glue = re.split("|".join(marks), rendered)
         if re.findall("|".join(marks), rendered) != marks or not text.startswith(glue[0]):
             return None
+        question = example.messages[: [message.role for message in example.messages].index("assistant")]
+        asked, unasked = (self.render(question, example.place, generate=generate) for generate in (True, False))
+        header = asked.removeprefix(unasked) if asked.startswith(unasked) else ""
         position, spans = len(glue[0]), []
         for index, message in enumerate(example.messages):
             contents = (message.content, message.content.strip())
@@ -250,7 +256,9 @@ class _Encoder:
                 return None
             end = position + len(content)
             if message.role == "assistant" and index >= example.context:
-                spans.append((position, self.turn_end(text[: end + len(glue[index + 1])], end)))
+                head = text.rfind(header, position - len(glue[index]), position)
+                start = head + len(header) if head >= 0 else position
+                spans.append((start, self.turn_end(text[: end + len(glue[index + 1])], end)))
             position = end + len(glue[index + 1])
         return spans if position == len(text) else None
 

@@ -1,0 +1,182 @@
+"""What the page and the Markdown show of a section, as text: the templates only lay it out."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from qpeft.records import RunRecord
+from qpeft.report import notes, words
+from qpeft.report.plots import Plot
+from qpeft.report.sections import Section, flat
+from qpeft.report.statistics import PairedDifference
+from qpeft.report.style import LIGHT, Mark
+from qpeft.report.tables import ArmSummary, costs, paired, reference_lora, seeds, summaries, unbeaten
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the table of results: a value, its interval, and the value with the untouched model."""
+
+    value: str
+    interval: str = ""
+    before: str = ""
+    bold: bool = False
+
+
+def section_view(number: int, section: Section, look: Mapping[str, Mark], figures: Mapping[str, Plot]) -> dict[str, Any]:
+    """Everything the templates show of one section, as text; `figures` maps file names to plots."""
+    numbers, pairs = summaries(section), paired(section)
+    circuits = any(arm.runs_circuits for arm in numbers)
+    reference = reference_lora(section)
+    columns = ["Trainable parameters", f"Share of {reference}" if reference else "Share of LoRA"]
+    columns += [
+        f"{words.heading(name)} ({unit})" if (unit := words.unit(name)) else words.heading(name) for name in section.metrics
+    ]
+    columns += ["Training time", "Tokens/s", "Peak memory (GiB)", *(["Circuit executions", "Shots"] if circuits else []), "Seeds"]
+    bold = {name: unbeaten(numbers, name) for name in section.metrics}
+    settings = _settings(section)
+    return {
+        "number": number,
+        "heading": f"{section.group}: {section.model}",
+        "facts": _facts(section),
+        "circuits": notes.circuit_note(numbers),
+        "cautions": notes.cautions(section),
+        "columns": columns,
+        "rows": [_row(arm, section.metrics, bold, circuits, look) for arm in numbers],
+        "bold": any(bold.values()),
+        "overlap": notes.overlap_note(numbers),
+        "seeds_only": notes.SEEDS_ONLY if any(len(arm.seeds) > 1 for arm in numbers) else "",
+        "pairs": [_pair(row) for row in pairs],
+        "pairs_reference": pairs[0].reference if pairs else "",
+        "pairs_note": notes.pair_note(pairs) if pairs else "",
+        "figures": [
+            {
+                "file": file,
+                "alt": f"{plot.title}. {plot.caption}",
+                "light": base64.b64encode(plot.svg).decode(),
+                "dark": base64.b64encode(plot.svg_dark).decode(),
+            }
+            for file, plot in figures.items()
+            if plot.name != "hero"
+        ],
+        "failed": [(run.label, run.seed, run.error or "no error was recorded") for run in section.runs if run.status != "ok"],
+        "run_columns": [
+            "Run",
+            "Arm",
+            "Seed",
+            "Status",
+            *map(words.heading, section.metrics),
+            "Steps",
+            "Training time",
+            "Made",
+            "Settings",
+        ],
+        "runs": [
+            *(_run(run, section.metrics, settings, run.status) for run in section.runs),
+            *(_run(run, section.metrics, settings, f"superseded ({run.status})") for run in section.superseded),
+        ],
+        "settings": [_yaml(config) for config in settings.values()],
+    }
+
+
+def _row(
+    arm: ArmSummary, metrics: Sequence[str], bold: Mapping[str, set[str]], circuits: bool, look: Mapping[str, Mark]
+) -> dict[str, Any]:
+    known = arm.seeds or arm.trainable_parameters
+    share = arm.share_of_reference if arm.seeds else None
+    first = [words.count(arm.trainable_parameters) if known else words.NONE, words.NONE if share is None else words.percent(share)]
+    measured = [
+        Cell(
+            words.number(arm.after[name].mean),
+            words.interval(arm.after[name]),
+            words.number(arm.before[name]) if name in arm.before else "",
+            arm.label in bold[name],
+        )
+        if name in arm.after
+        else Cell(words.NONE)
+        for name in metrics
+    ]
+    rest = costs(arm)
+    if circuits and arm.runs_circuits:
+        rest.append(f"{words.count(arm.circuit_executions)} ({'simulated' if arm.simulated else 'hardware'})")
+        rest.append(words.count(arm.shots) if arm.shots else "exact")
+    elif circuits:
+        rest += [words.NONE] * 2
+    cells = [*map(Cell, first), *measured, *map(Cell, [*rest, seeds(arm)])]
+    return {"label": arm.label, "color": look[arm.label].color(LIGHT), "cells": cells}
+
+
+def _pair(row: PairedDifference) -> list[str]:
+    return [
+        row.label,
+        words.signed(row.difference.mean),
+        f"{words.signed(row.difference.low)} to {words.signed(row.difference.high)}",
+        f"{row.lower} of {row.difference.n}",
+        words.probability(row.p),
+        words.probability(row.p_holm),
+    ]
+
+
+def _facts(section: Section) -> list[tuple[str, str]]:
+    """What was run: name and value, without those that no record tells."""
+    finished = [run for run in section.runs if run.status == "ok"]
+    runs = finished or list(section.runs)
+    sizes = {run.base_parameters for run in runs if run.base_parameters}
+    made = sorted(run.created_at for run in runs if run.created_at)
+    facts = {
+        "Base model": section.model + (f", {words.listing(map(words.count, sorted(sizes)))} parameters" if sizes else ""),
+        "Hashes": ", ".join(f"{name} {value[:16]}" for name, value in section.hashes.items()),
+        "Training": f"{_range([run.steps for run in runs])} steps, {_range([run.train_tokens for run in runs])} tokens a run",
+        "Seeds": ", ".join(map(str, sorted({run.seed for run in section.runs}))),
+        "Runs": f"{len(finished)} finished, {len(section.runs) - len(finished)} failed",
+        "Made": " to ".join(dict.fromkeys((made[0], made[-1]))) if made else "",
+        "Machine": words.merged([run.machine for run in runs]),
+        "Versions": words.merged([run.versions for run in runs]),
+    }
+    return [(name, text) for name, text in facts.items() if text]
+
+
+def _run(run: RunRecord, metrics: Sequence[str], settings: Mapping[str, Any], status: str) -> list[str]:
+    values = [words.number(run.metrics[name]) if name in run.metrics else words.NONE for name in metrics]
+    place = str(list(settings).index(_settings_key(run)) + 1)
+    return [
+        run.id[:12],
+        run.label,
+        str(run.seed),
+        status,
+        *values,
+        words.count(run.steps),
+        words.duration(run.wall_s),
+        run.created_at,
+        place,
+    ]
+
+
+def _settings(section: Section) -> dict[str, Mapping[str, Any]]:
+    """Each distinct configuration once; runs that differ in seed and folders alone share one, shown as the first of them has it."""
+    settings: dict[str, Mapping[str, Any]] = {}
+    for run in (*section.runs, *section.superseded):
+        settings.setdefault(_settings_key(run), run.config)
+    return settings
+
+
+def _settings_key(run: RunRecord) -> str:
+    return json.dumps(flat(run.config), sort_keys=True)
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(json.loads(json.dumps(dict(config))), sort_keys=False, allow_unicode=True).rstrip()
+
+
+def _simulates(run: RunRecord) -> bool:
+    return run.simulated and (run.circuit_executions > 0 or run.shots > 0)
+
+
+def _range(values: Sequence[int]) -> str:
+    return " to ".join(dict.fromkeys((words.count(min(values)), words.count(max(values)))))

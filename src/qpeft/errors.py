@@ -91,6 +91,7 @@ class ConfigError(QpeftError, ValueError):
         if expected:
             message += f"; expected {expected}"
         super().__init__(message, cure=cure)
+        self.what = what
 
     @classmethod
     def collect(cls, problems: Sequence[ConfigError]) -> ConfigError:

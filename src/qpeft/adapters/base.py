@@ -75,8 +75,8 @@ class Delta(nn.Module):
         if not self.linear:
             raise MergeError(
                 f"{type(self).__name__} depends on its input in a way that is not linear, so no weight matrix equals it",
-                cure="keep the adapter beside the base model (save_pretrained and from_pretrained do), use unload() to get the base "
-                "model back, or train a linear method (LoRA, or this one with qnn='none') if you need to merge",
+                cure="keep the adapter beside the base model (save_pretrained and from_pretrained do), use unload() to get the "
+                "base model back, or train a linear method (LoRA, or this one with qnn='none') if you need to merge",
             )
         parameter = next(self.parameters())
         training, identity = self.training, torch.eye(self.d_in, dtype=parameter.dtype, device=parameter.device)

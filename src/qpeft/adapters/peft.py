@@ -14,6 +14,8 @@ import importlib.metadata
 import re
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from qpeft.adapters.base import AdapterConfig, Delta
-from qpeft.adapters.registry import METHODS, Method
+from qpeft.adapters.registry import METHODS, Method, listeners
 from qpeft.errors import AdapterError, MergeError, MissingDependencyError
 
 MINIMUM_PEFT = (0, 21)
@@ -43,6 +45,11 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """A linear layer with deltas beside it, one per adapter."""
 
     deltas_name: str
+    # PEFT's, which mypy does not find beside nn.Module's __getattr__:
+    active_adapters: list[str]
+    get_base_layer: Callable[[], Any]
+    set_adapter: Callable[..., None]
+    _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -60,15 +67,24 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         found: nn.ModuleDict = getattr(self, self.deltas_name)
         return found
 
+    def _delta(self, adapter_name: str) -> Delta:
+        delta = self.deltas[adapter_name]
+        assert isinstance(delta, Delta)
+        return delta
+
     def update_layer(self, adapter_name: str, config: AdapterConfig, scope: dict[str, nn.Module]) -> None:
         """Add an adapter: float32 beside any base of lower precision, float64 beside float64."""
         method = METHODS[str(config.peft_type)]  # type: ignore[attr-defined]
-        delta = method.delta(self.in_features, self.out_features, config, scope)
-        device, dtype = self._device_and_dtype()
-        if not any(p.is_meta for p in delta.parameters()):
-            delta.to(device=device, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-        self.deltas[adapter_name] = delta
+        self.deltas[adapter_name] = method.delta(self.in_features, self.out_features, config, scope)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)  # type: ignore[attr-defined]
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """PEFT's hook, also called after loading with low_cpu_mem_usage; PEFT's own would round the weights to the base's dtype."""
+        if adapter_name in self.deltas and not any(p.is_meta for p in self.deltas[adapter_name].parameters()):
+            base_device, base_dtype = self._device_and_dtype()
+            dtype = torch.float64 if base_dtype == torch.float64 else torch.float32
+            self.deltas[adapter_name].to(device=device or base_device, dtype=dtype)
 
     def _device_and_dtype(self) -> tuple[torch.device, torch.dtype]:
         """Of the base layer's weight, whatever its quantised form calls it."""
@@ -92,9 +108,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The delta of an adapter in the layout of the base layer's weight; MergeError for one that is not linear."""
-        delta = self.deltas[adapter]
-        assert isinstance(delta, Delta)
-        weight = delta.weight()
+        weight = self._delta(adapter).weight()
         return weight.T if self.transposed else weight
 
     @torch.no_grad()
@@ -129,8 +143,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             weight.data = (weight.data.to(delta.dtype) - delta).to(weight.dtype)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
-        delta = self.deltas[adapter_name] if adapter_name in self.deltas else None
-        return isinstance(delta, Delta) and delta.linear
+        return adapter_name in self.deltas and self._delta(adapter_name).linear
 
 
 def layer_shape(layer: nn.Module) -> tuple[int, int, bool]:
@@ -186,6 +199,13 @@ class DeltaTuner(BaseTuner):  # type: ignore[misc]
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, adapter_names: list[str] | None = None, **__: Any) -> Iterator[None]:
+        """Refuse a batch that names an adapter per sample: PEFT would drop the names and run all of it on the active adapters."""
+        if adapter_names is not None:
+            raise AdapterError("a batch runs on one set of adapters", value=adapter_names, cure="set_adapter and a batch for each")
+        yield
+
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
         """Saved keys hold no adapter name: `..q_proj.qtha_delta.NAME.mlp_a.weight` -> `..q_proj.qtha_delta.mlp_a.weight`."""
@@ -238,9 +258,10 @@ def _register(method: Method) -> None:
         return
     prefix = f"{method.name.lower()}_"
     config = _make_config(method, name)
-    layer = type(f"{method.name}Layer", (DeltaLayer,), {"deltas_name": f"{prefix}delta", "adapter_layer_names": (f"{prefix}delta",)})
+    deltas = f"{prefix}delta"
+    names = {"deltas_name": deltas, "adapter_layer_names": (deltas,), "__module__": __name__}
+    layer = type(f"{method.name}Layer", (DeltaLayer,), names)
     tuner = type(f"{method.name}Tuner", (DeltaTuner,), {"prefix": prefix, "tuner_layer_cls": layer, "__module__": __name__})
-    layer.__module__ = __name__
     for made in (config, layer, tuner):
         setattr(sys.modules[__name__], made.__name__, made)  # so that they pickle
     PEFT_TYPE_TO_CONFIG_MAPPING[name] = config
@@ -255,6 +276,8 @@ def register_all() -> None:
         raise MissingDependencyError("peft>=0.21", "", f"qpeft with peft {version}")
     for method in METHODS.values():
         _register(method)
+    if _register not in listeners:
+        listeners.append(_register)
 
 
 def config_class(peft_type: str) -> type[PeftConfig]:

@@ -58,9 +58,7 @@ class QTHAConfig(AdapterConfig):
     )
     init: Literal["balanced", "published"] = field(
         default="balanced",
-        metadata={
-            "help": "'published': kaiming-normal cores and a zero last core of TT_B. 'balanced': cores of unit gain and a zero MLP_B."
-        },
+        metadata={"help": "'published': kaiming-normal cores, last core of TT_B zero. 'balanced': cores of unit gain, MLP_B zero."},
     )
 
     def check(self) -> None:
@@ -190,13 +188,13 @@ class QTHA(Delta):
 
     def mix(self, u: Tensor) -> Tensor:
         """`v` from `u`, both `(..., r)`: the circuit beside the classical path."""
-        classical = self.classical_map(u) if self.classical_map is not None else None
+        classical: Tensor | None = self.classical_map(u) if self.classical_map is not None else None
         qnn = self._borrowed[0] if self._borrowed else self.qnn
         if qnn is None:
             assert classical is not None  # checked by the config
             return classical
-        z = qnn(u).to(u.dtype)
-        if self.fusion == "multiply":
+        z: Tensor = qnn(u).to(u.dtype)
+        if classical is not None and self.fusion == "multiply":
             return z * classical
-        quantum: Tensor = self.quantum_map(z) if self.quantum_map is not None else z
+        quantum = self.quantum_map(z) if self.quantum_map is not None else z
         return quantum if classical is None else quantum + classical

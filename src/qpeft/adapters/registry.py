@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from qpeft.adapters.base import AdapterConfig, Delta
@@ -26,11 +27,15 @@ METHODS: dict[str, Method] = {
     for method in (Method("QTHA", QTHAConfig, QTHA, "arXiv 2503.12790", "tensor trains around a data re-uploading circuit"),)
 }
 
+listeners: list[Callable[[Method], None]] = []  # who wants to know of methods registered later: the bridge to PEFT
+
 
 def register(method: Method) -> None:
-    """Add a method of your own; it is then a PEFT method like the others."""
+    """Add a method of your own; it is then a PEFT method like the others, whether peft is imported already or later."""
     if not re.fullmatch(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*", method.name):
         raise AdapterError("a method's name is upper case, as in PEFT", value=method.name, bound="letters, digits, single _")
     if method.name in METHODS:
         raise AdapterError("a method of this name exists already", value=method.name)
     METHODS[method.name] = method
+    for listener in listeners:
+        listener(method)

@@ -76,7 +76,7 @@ class TensorTrain(nn.Module):
         p = rows.shape[0]
         state = rows.reshape(p, 1, -1)  # (done, bond, remaining outputs)
         for core in self.cores:
-            j, b, a, i = core.shape
+            j, b, a, _ = core.shape
             grid = state.reshape(state.shape[0], a, j, -1)
             state = torch.einsum("xajr,jbai->xibr", grid, core).reshape(-1, b, grid.shape[3])
         return state.reshape(p, self.d_in)
@@ -86,7 +86,7 @@ class TensorTrain(nn.Module):
         p = columns.shape[1]
         state = columns.reshape(1, 1, -1)
         for core in self.cores:
-            j, b, a, i = core.shape
+            _, b, a, i = core.shape
             grid = state.reshape(state.shape[0], a, i, -1)
             state = torch.einsum("xair,jbai->xjbr", grid, core).reshape(-1, b, grid.shape[3])
         return state.reshape(self.d_out, p)

@@ -32,7 +32,8 @@ class GateSpec:
     """One gate, the only place its facts are written.
 
     The matrix is `M(t) = constant + cos(frequency * t) * cosine + sin(frequency * t) * sine`, t in radians; a gate without a
-    parameter has `constant` alone. `qasm` is the body of its OpenQASM definition where neither standard include file has it.
+    parameter has `constant` alone. `qasm` is the OpenQASM definition of a gate that OpenQASM 2's qelib1.inc lacks, exact to the
+    phase, written in gates that it has; `stdgates` is False where OpenQASM 3's stdgates.inc lacks the gate too.
     """
 
     name: str
@@ -42,6 +43,7 @@ class GateSpec:
     sine: Matrix | None = None
     frequency: float = 0.5
     qasm: str | None = None
+    stdgates: bool = True
 
     @property
     def parametrised(self) -> bool:
@@ -103,16 +105,18 @@ _SXDG: Matrix = ((0.5 - 0.5j, 0.5 + 0.5j), (0.5 + 0.5j, 0.5 - 0.5j))
 PAULI: dict[str, Matrix] = {"I": _I, "X": _X, "Y": _Y, "Z": _Z}
 
 
-def _rotation(name: str, generator: Matrix, qasm: str | None = None) -> GateSpec:
+def _rotation(name: str, generator: Matrix, qasm: str | None = None, stdgates: bool = True) -> GateSpec:
     """`exp(-i t/2 generator)` for a generator that squares to the identity."""
     size = len(generator)
     n = size.bit_length() - 1
-    return GateSpec(name, n, _diagonal(*(0,) * size), _diagonal(*(1,) * size), _scaled(-1j, generator), qasm=qasm)
+    return GateSpec(
+        name, n, _diagonal(*(0,) * size), _diagonal(*(1,) * size), _scaled(-1j, generator), qasm=qasm, stdgates=stdgates
+    )
 
 
-def _controlled_rotation(name: str, generator: Matrix) -> GateSpec:
+def _controlled_rotation(name: str, generator: Matrix, qasm: str | None = None) -> GateSpec:
     constant, cosine, sine = _block(_I, _O), _controlled(_I, False), _controlled(_scaled(-1j, generator), False)
-    return GateSpec(name, 2, constant, cosine, sine)
+    return GateSpec(name, 2, constant, cosine, sine, qasm=qasm)
 
 
 GATES: dict[str, GateSpec] = {
@@ -127,26 +131,42 @@ GATES: dict[str, GateSpec] = {
         GateSpec("sdg", 1, _diagonal(1, -1j)),
         GateSpec("t", 1, _diagonal(1, cmath.exp(0.25j * math.pi))),
         GateSpec("tdg", 1, _diagonal(1, cmath.exp(-0.25j * math.pi))),
-        GateSpec("sx", 1, _SX),
-        GateSpec("sxdg", 1, _SXDG, qasm="gate sxdg a { s a; h a; s a; }"),
+        GateSpec("sx", 1, _SX, qasm="gate sx a { h a; s a; h a; }"),
+        GateSpec("sxdg", 1, _SXDG, qasm="gate sxdg a { h a; sdg a; h a; }", stdgates=False),
         GateSpec("cx", 2, _controlled(_X, True)),
         GateSpec("cy", 2, _controlled(_Y, True)),
         GateSpec("cz", 2, _controlled(_Z, True)),
         GateSpec("ch", 2, _controlled(_H, True)),
-        GateSpec("swap", 2, ((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, 1))),
+        GateSpec(
+            "swap",
+            2,
+            ((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, 1)),
+            qasm="gate swap a, b { cx a, b; cx b, a; cx a, b; }",
+        ),
         _rotation("rx", _X),
         _rotation("ry", _Y),
         _rotation("rz", _Z),
-        GateSpec("p", 1, _diagonal(1, 0), _diagonal(0, 1), _diagonal(0, 1j), frequency=1.0),
-        _controlled_rotation("crx", _X),
-        _controlled_rotation("cry", _Y),
+        GateSpec("p", 1, _diagonal(1, 0), _diagonal(0, 1), _diagonal(0, 1j), 1.0, "gate p(t) a { u1(t) a; }"),
+        _controlled_rotation("crx", _X, "gate crx(t) a, b { h b; crz(t) a, b; h b; }"),
+        _controlled_rotation("cry", _Y, "gate cry(t) a, b { ry(t/2) b; cx a, b; ry(-t/2) b; cx a, b; }"),
         _controlled_rotation("crz", _Z),
-        GateSpec("cp", 2, _diagonal(1, 1, 1, 0), _diagonal(0, 0, 0, 1), _diagonal(0, 0, 0, 1j), frequency=1.0),
-        _rotation("rxx", _kron(_X, _X), "gate rxx(t) a, b { h a; h b; cx a, b; rz(t) b; cx a, b; h b; h a; }"),
-        _rotation(
-            "ryy", _kron(_Y, _Y), "gate ryy(t) a, b { sdg a; h a; sdg b; h b; cx a, b; rz(t) b; cx a, b; h b; s b; h a; s a; }"
+        GateSpec(
+            "cp",
+            2,
+            _diagonal(1, 1, 1, 0),
+            _diagonal(0, 0, 0, 1),
+            _diagonal(0, 0, 0, 1j),
+            frequency=1.0,
+            qasm="gate cp(t) a, b { cu1(t) a, b; }",
         ),
-        _rotation("rzz", _kron(_Z, _Z), "gate rzz(t) a, b { cx a, b; rz(t) b; cx a, b; }"),
+        _rotation("rxx", _kron(_X, _X), "gate rxx(t) a, b { h a; h b; cx a, b; rz(t) b; cx a, b; h b; h a; }", False),
+        _rotation(
+            "ryy",
+            _kron(_Y, _Y),
+            "gate ryy(t) a, b { sdg a; h a; sdg b; h b; cx a, b; rz(t) b; cx a, b; h b; s b; h a; s a; }",
+            False,
+        ),
+        _rotation("rzz", _kron(_Z, _Z), "gate rzz(t) a, b { cx a, b; rz(t) b; cx a, b; }", False),
     )
 }
 

@@ -72,7 +72,7 @@ def panel(curves: Mapping[str, Curve], marks: Mapping[str, Mark], ylabel: str, *
             _label_ends(axes, curves, marks, theme)
 
     width = max((len(short(label)) for label in curves), default=0) * FONT * 0.6 / 72 + 0.45
-    return Panel(width if labels else 0.0, len(curves) if labels else 0, draw)
+    return Panel(4.4, width if labels else 0.0, len(curves) if labels else 0, draw)
 
 
 def limits(curves: Sequence[Curve]) -> tuple[float, float, float | None]:

@@ -19,7 +19,7 @@ from qpeft.report.view import section_view
 
 @dataclass(frozen=True)
 class Built:
-    """The files of a report; `hero` is the wide plot for a README, None when no run finished."""
+    """The files of a report; `hero` is the wide plot for a README, None without two arms to compare."""
 
     markdown: Path
     html: Path
@@ -46,7 +46,7 @@ def build(records: Iterable[RunRecord], out: Path, *, title: str | None = None) 
         named = {f"{plot.name}.png" if number == 1 else f"{plot.name}-{number}.png": plot for plot in plots(section, look)}
         files |= {name: plot.png for name, plot in named.items()}
         views.append(section_view(number, section, look, named))
-    simulated = any(run.simulated and (run.circuit_executions or run.shots) for section in found for run in section.runs)
+    simulated = any(run.simulated for section in found for arm in section.arms for run in arm.finished)
     page = {
         "title": " ".join((title or f"Fine-tuning report: {words.listing(dict.fromkeys(s.group for s in found))}").split()),
         "statement": notes.NO_ADVANTAGE if simulated else "",

@@ -31,7 +31,7 @@ class Plot:
 
 
 def plots(section: Section, marks: Mapping[str, Mark]) -> list[Plot]:
-    """The figures that the section's records can fill, the hero first; none when no run finished."""
+    """The figures that the section's records can fill, the hero first: curves for any arm, points for two arms or more."""
     arms = [arm for arm in section.arms if arm.finished]
     numbers = [summary for summary in summaries(section) if summary.seeds]
     longest = max((len(run.train_curve) for arm in arms for run in arm.finished), default=0)
@@ -55,7 +55,7 @@ def plots(section: Section, marks: Mapping[str, Mark]) -> list[Plot]:
         smoothed = f" Training loss: moving average over {words.plural(window, 'logged point')}." if training else ""
         result.append(_figure("curves", _fall(numbers), f"Lines: {lines}.{smoothed}", panels))
     for metric in section.metrics:
-        if (metric == "loss" or (direction(metric) > 0 and metric != "token_accuracy")) and tradeoff.drawable(numbers, metric):
+        if (metric == "loss" or (direction(metric) > 0 and metric != "token_accuracy")) and len(tradeoff.drawable(numbers, metric)) > 1:
             name = "tradeoff" if metric == "loss" else "tradeoff-" + "".join(c if c.isalnum() else "-" for c in metric.lower())
             title, legend = tradeoff.title(numbers, metric), tradeoff.legend(section, numbers, metric)
             points = tradeoff.panel(section, numbers, metric, marks)
@@ -67,8 +67,8 @@ def plots(section: Section, marks: Mapping[str, Mark]) -> list[Plot]:
 
 def _figure(name: str, title: str, caption: str, panels: Sequence[Panel]) -> Plot:
     """Panels side by side under a title and a caption, as tall as the most labels need that stand above one another."""
-    inner = 7.4 if len(panels) == 1 else 4.8
-    widths = [_LEFT + inner + panel.label_width + _RIGHT for panel in panels]
+    inner = [7.4] if len(panels) == 1 else [panel.width for panel in panels]
+    widths = [_LEFT + axes_width + panel.label_width + _RIGHT for axes_width, panel in zip(inner, panels, strict=True)]
     width, height = sum(widths), max(3.7, 0.2 + 0.19 * max(panel.label_rows for panel in panels))
     head = textwrap.wrap(title, int(width * 8.7), max_lines=2, placeholder=" …")
     body = textwrap.wrap(caption, int(width * 14), max_lines=3, placeholder=" …")
@@ -83,8 +83,8 @@ def _figure(name: str, title: str, caption: str, panels: Sequence[Panel]) -> Plo
             figure = Figure(figsize=(width, total), dpi=100)
             FigureCanvasAgg(figure)
             left = 0.0
-            for panel, panel_width in zip(panels, widths, strict=True):
-                axes = figure.add_axes(((left + _LEFT) / width, _BOTTOM / total, inner / width, height / total))
+            for panel, axes_width, panel_width in zip(panels, inner, widths, strict=True):
+                axes = figure.add_axes(((left + _LEFT) / width, _BOTTOM / total, axes_width / width, height / total))
                 axes.tick_params(length=3)
                 panel.draw(axes, theme)
                 left += panel_width

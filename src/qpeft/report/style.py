@@ -57,8 +57,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes before it is drawn: the inches its labels need to the right, their number, and how to draw it."""
+    """One pair of axes before it is drawn: its width beside another (inches), the inches and rows of labels to its right, and
+    how to draw it."""
 
+    width: float
     label_width: float
     label_rows: int
     draw: Callable[[Any, Theme], None]
@@ -150,7 +152,7 @@ def free_place(point: tuple[float, float], size: tuple[float, float], frame: Box
     """A box (x0, y0, x1, y1) of `size` near a point that covers as few of the boxes `taken` as possible and stays in `frame`.
 
     `clear` is the distance kept from the point and a quarter of it from other boxes; all lengths in pixels. Places are tried
-    ring by ring. In units of the box's own area, a place costs a half for each box it touches, the area it covers, four times
+    ring by ring. In units of the box's own area, a place costs a half for each box it touches, the area it covers, twenty times
     the area outside the frame, and a little for its distance.
     """
     width, height = size
@@ -174,7 +176,7 @@ def free_place(point: tuple[float, float], size: tuple[float, float], frame: Box
             x, y = point[0] + right * (clear * ring + width / 2), point[1] + up * (clear * ring + height / 2)
             box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
             covered = [overlap for other in taken if (overlap := _overlap(box, other, clear / 4)) > 0]
-            cost = 0.5 * len(covered) + (sum(covered) + 4 * (area - _overlap(box, frame))) / area + 0.06 * (ring - 1)
+            cost = 0.5 * len(covered) + (sum(covered) + 20 * (area - _overlap(box, frame))) / area + 0.06 * (ring - 1)
             places.append((round(cost, 9), len(places), box))
     return min(places)[2]
 

@@ -49,8 +49,8 @@ class ArmSummary:
 
     @property
     def runs_circuits(self) -> bool:
-        """Whether the arm executed quantum circuits, simulated or not."""
-        return self.circuit_executions > 0 or self.shots > 0
+        """Whether the arm executed quantum circuits, simulated or not; a record of a run without circuits is not `simulated`."""
+        return self.simulated or self.circuit_executions > 0 or self.shots > 0
 
 
 def summarise(records: Iterable[RunRecord]) -> list[ArmSummary]:
@@ -89,7 +89,7 @@ def _summary(section: Section, arm: Arm) -> ArmSummary:
         peak_memory_bytes=max((run.peak_memory_bytes for run in runs), default=0),
         circuit_executions=_mean([run.circuit_executions for run in runs]),
         shots=_mean([run.shots for run in runs]),
-        simulated=all(run.simulated for run in arm.runs),
+        simulated=bool(runs) and all(run.simulated for run in runs),
     )
 
 
@@ -131,12 +131,12 @@ def unbeaten(arms: Sequence[ArmSummary], metric: str) -> set[str]:
 
 
 def reference_lora(section: Section) -> str:
-    """What the share column is a share of: "LoRA r=8 (36,864 parameters)", or "" when no record names a reference."""
+    """What the share column is a share of: "LoRA r=8", or its parameters when no arm is it; "" when no record names one."""
     references = dict.fromkeys(run.reference_lora_parameters for run in section.runs if run.reference_lora_parameters)
     names = []
     for size in references:
         twin = next((run.label for run in section.runs if run.method.lower() == "lora" and run.trainable_parameters == size), None)
-        names.append(f"{twin or 'the reference LoRA'} ({words.count(size)} parameters)")
+        names.append(twin or f"the reference LoRA ({words.count(size)} parameters)")
     return " or ".join(names)
 
 
@@ -152,15 +152,14 @@ def console_table(summaries: Sequence[ArmSummary]) -> Table:
     for name in ["Group", "Model"] if several else []:
         table.add_column(name)
     table.add_column("Arm")
-    for name in ["Trainable", "of LoRA", *map(words.heading, metrics), "Time", "Tokens/s", "Peak GiB", "Seeds"]:
+    for name in ["Seeds", "Trainable", "of LoRA", *map(words.heading, metrics), "Time", "Tokens/s", "Peak GiB"]:
         table.add_column(name, justify="right")
     for arm in summaries:
         cells = [arm.group, arm.model] if several else []
-        cells += [arm.label, words.count(arm.trainable_parameters)]
+        cells += [arm.label, seeds(arm), words.count(arm.trainable_parameters)]
         cells.append(words.NONE if arm.share_of_reference is None else words.percent(arm.share_of_reference))
         cells += [measured(arm, name) for name in metrics]
         cells += costs(arm)
-        cells.append(seeds(arm))
         table.add_row(*map(Text, cells))
     return table
 

@@ -43,7 +43,7 @@ def panel(section: Section, arms: Sequence[ArmSummary], metric: str, marks: Mapp
             taken += _draw_point(axes, arm, seeds[arm.label], metric, marks[arm.label], theme)
         _label_points(axes, shown, metric, marks, theme, taken)
 
-    return Panel(0.0, 0, draw)
+    return Panel(5.4, 0.0, 0, draw)
 
 
 def front(arms: Sequence[ArmSummary], metric: str) -> list[ArmSummary]:
@@ -74,7 +74,7 @@ def title(arms: Sequence[ArmSummary], metric: str) -> str:
     text += f" with {words.compact(top.trainable_parameters)} parameters"
     overlapping = [after.overlaps(other) for other in others]
     if None in overlapping:
-        return f"{text} (one seed: no ranking)"
+        return f"{text} ({'one seed' if after.half_width is None else 'an arm has one seed'}: no ranking)"
     if len(others) == 1:
         return f"{text}; the two intervals {'overlap' if overlapping[0] else 'do not overlap'}"
     return f"{text}; {sum(map(bool, overlapping)) or 'none'} of the {len(others)} other intervals overlap with its own"
@@ -140,7 +140,7 @@ def _label_points(
     frame = (bounds.x0 + 2, bounds.y0 + 2, bounds.x1 - 2, bounds.y1 - 2)
     to_data = axes.transData.inverted().transform
     halo = [withStroke(linewidth=2.5, foreground=theme.paper)]
-    for arm in arms:
+    for arm in sorted(arms, key=lambda arm: -len(short(arm.label))):  # long names while there is room
         x, y = axes.transData.transform((arm.trainable_parameters, arm.after[metric].mean))
         text = axes.text(0, 0, short(arm.label), size=FONT, va="bottom", ha="left", zorder=4, path_effects=halo)
         size = text.get_window_extent(renderer)

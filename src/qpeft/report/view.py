@@ -15,17 +15,18 @@ from qpeft.report import notes, words
 from qpeft.report.plots import Plot
 from qpeft.report.sections import Section, flat
 from qpeft.report.statistics import PairedDifference
-from qpeft.report.style import LIGHT, Mark
-from qpeft.report.tables import ArmSummary, costs, paired, reference_lora, seeds, summaries, unbeaten
+from qpeft.report.style import DARK, LIGHT, Mark
+from qpeft.report.tables import ArmSummary, costs, paired, reference_lora, summaries, unbeaten
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the table of results: a value, its interval, and the value with the untouched model."""
+    """One cell of the table of results: a value with its interval, the value before training, and a remark below."""
 
     value: str
     interval: str = ""
     before: str = ""
+    remark: str = ""
     bold: bool = False
 
 
@@ -34,11 +35,11 @@ def section_view(number: int, section: Section, look: Mapping[str, Mark], figure
     numbers, pairs = summaries(section), paired(section)
     circuits = any(arm.runs_circuits for arm in numbers)
     reference = reference_lora(section)
-    columns = ["Trainable parameters", f"Share of {reference}" if reference else "Share of LoRA"]
+    columns = ["Seeds", "Trainable parameters", f"Share of {reference}" if reference else "Share of LoRA"]
     columns += [
         f"{words.heading(name)} ({unit})" if (unit := words.unit(name)) else words.heading(name) for name in section.metrics
     ]
-    columns += ["Training time", "Tokens/s", "Peak memory (GiB)", *(["Circuit executions", "Shots"] if circuits else []), "Seeds"]
+    columns += ["Training time", "Tokens/s", "Peak memory (GiB)", *(["Circuits"] if circuits else [])]
     bold = {name: unbeaten(numbers, name) for name in section.metrics}
     settings = _settings(section)
     return {
@@ -49,6 +50,7 @@ def section_view(number: int, section: Section, look: Mapping[str, Mark], figure
         "cautions": notes.cautions(section),
         "columns": columns,
         "rows": [_row(arm, section.metrics, bold, circuits, look) for arm in numbers],
+        "finished": any(arm.seeds for arm in numbers),
         "bold": any(bold.values()),
         "overlap": notes.overlap_note(numbers),
         "seeds_only": notes.SEEDS_ONLY if any(len(arm.seeds) > 1 for arm in numbers) else "",
@@ -88,28 +90,33 @@ def section_view(number: int, section: Section, look: Mapping[str, Mark], figure
 def _row(
     arm: ArmSummary, metrics: Sequence[str], bold: Mapping[str, set[str]], circuits: bool, look: Mapping[str, Mark]
 ) -> dict[str, Any]:
+    failures = f"{len(arm.failed_seeds)} failed" if arm.failed_seeds else ""
     known = arm.seeds or arm.trainable_parameters
     share = arm.share_of_reference if arm.seeds else None
-    first = [words.count(arm.trainable_parameters) if known else words.NONE, words.NONE if share is None else words.percent(share)]
-    measured = [
+    cells = [
+        Cell(str(len(arm.seeds)), remark=failures),
+        Cell(words.count(arm.trainable_parameters) if known else words.NONE),
+        Cell(words.NONE if share is None else words.percent(share)),
+    ]
+    cells += [
         Cell(
             words.number(arm.after[name].mean),
             words.interval(arm.after[name]),
             words.number(arm.before[name]) if name in arm.before else "",
-            arm.label in bold[name],
+            bold=arm.label in bold[name],
         )
         if name in arm.after
         else Cell(words.NONE)
         for name in metrics
     ]
-    rest = costs(arm)
+    cells += [Cell(cost) for cost in costs(arm)]
     if circuits and arm.runs_circuits:
-        rest.append(f"{words.count(arm.circuit_executions)} ({'simulated' if arm.simulated else 'hardware'})")
-        rest.append(words.count(arm.shots) if arm.shots else "exact")
+        shots = words.plural(round(arm.shots), "shot") if arm.shots else "exact"
+        executions = words.plural(round(arm.circuit_executions), "execution") if arm.circuit_executions else ""
+        cells.append(Cell(f"simulated, {shots}" if arm.simulated else f"hardware, {shots}", remark=executions))
     elif circuits:
-        rest += [words.NONE] * 2
-    cells = [*map(Cell, first), *measured, *map(Cell, [*rest, seeds(arm)])]
-    return {"label": arm.label, "color": look[arm.label].color(LIGHT), "cells": cells}
+        cells.append(Cell(words.NONE))
+    return {"label": arm.label, "light": look[arm.label].color(LIGHT), "dark": look[arm.label].color(DARK), "cells": cells}
 
 
 def _pair(row: PairedDifference) -> list[str]:

@@ -20,7 +20,7 @@ def bare(metric: str) -> str:
 
 def heading(metric: str) -> str:
     """The metric's name with an arrow in the direction in which it is better: "Token accuracy ↑"."""
-    return bare(metric) + {-1: " ↓", 1: " ↑", 0: ""}[direction(metric)]
+    return bare(metric) + {-1: "\u00a0↓", 1: "\u00a0↑", 0: ""}[direction(metric)]
 
 
 def unit(metric: str) -> str:
@@ -99,10 +99,16 @@ def plural(n: int, noun: str) -> str:
 
 
 def merged(mappings: Sequence[Mapping[str, Any]]) -> str:
-    """One line for many mappings: "torch 2.6, peft 0.21 or 0.22": values that differ are joined by "or"."""
-    keys = dict.fromkeys(key for mapping in mappings for key in mapping)
+    """One line for many mappings: "torch 2.6, peft 0.21 or 0.22": values that differ are joined by "or", empty ones left out.
+
+    A key that ends in `_bytes` is shown in GiB.
+    """
     parts = []
-    for key in keys:
-        values = dict.fromkeys(str(mapping[key]) for mapping in mappings if key in mapping)
-        parts.append(f"{key} {' or '.join(values)}")
+    for key in dict.fromkeys(key for mapping in mappings for key in mapping):
+        found = [mapping[key] for mapping in mappings if mapping.get(key) not in (None, "", [], {})]
+        if key.endswith("_bytes"):
+            found = [f"{gib(value)} GiB" for value in found]
+        values = dict.fromkeys(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value) for value in found)
+        if values:
+            parts.append(f"{key.removesuffix('_bytes')} {' or '.join(values)}")
     return ", ".join(parts)

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,22 @@ from qpeft.errors import MissingDependencyError, RunError
 from qpeft.records import Measurement, RunRecord
 from qpeft.training import environment, models
 from qpeft.training.adapter_section import build_adapter_config
-from qpeft.training.config import RunConfig, load_recipe
+from qpeft.training.config import RunConfig
 from qpeft.training.data import data_hash, load_data
 from qpeft.training.evaluate import Rows, evaluate
 from qpeft.training.tokenization import collator, tokenize_all
+from qpeft.training.yaml_source import read_yaml
 
 logger = logging.getLogger(__name__)
 
-RECIPE, ADAPTER, RECORD, WHOLE = "recipe.yaml", "adapter", "record.json", "whole.json"
+RECIPE, ADAPTER, RECORD, FAILURE = "recipe.yaml", "adapter", "record.json", "failure.json"
+BASELINE = "baseline.json"
+WHOLE = "whole.json"  # in a checkpoint that was written to its end
 
 
-def train(config: RunConfig, folder: Path, *, overwrite: bool = False) -> RunRecord:
-    """Train one adapter, or continue, in `folder`.
+def train(config: RunConfig, folder: Path, *, overwrite: bool = False, baseline: Path | None = None) -> RunRecord:
+    """Train one adapter, or continue, in `folder`. `baseline` is a file in which runs on the same model and held-out rows keep
+    the base model's metrics for each other.
 
     Raises:
         RunError: the folder holds another recipe's run (unless `overwrite`), or another process is training in it.
@@ -44,11 +48,16 @@ def train(config: RunConfig, folder: Path, *, overwrite: bool = False) -> RunRec
         raise RunError("the recipe has no adapter section", value=config.name, cure="qpeft compare trains the arms of a comparison")
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        _claim(config, folder, overwrite)
+        claim(config, folder, overwrite, ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE))
         if (folder / RECORD).exists():
             logger.warning("%s is finished already; its record is returned", folder)
             return read_record(folder)
-        record = _train(config, folder)
+        (folder / FAILURE).unlink(missing_ok=True)
+        try:
+            record = _train(config, folder, baseline or folder / BASELINE)
+        except Exception as error:
+            _write(folder / FAILURE, json.dumps({"error": f"{type(error).__name__}: {error}"}))
+            raise
         _write(folder / RECORD, record.to_json() + "\n")
     return record
 
@@ -67,12 +76,12 @@ def load_run(folder: Path) -> tuple[RunConfig, Any, Any]:
 
     if not (folder / ADAPTER / "adapter_config.json").exists() or not (folder / RECIPE).exists():
         raise RunError("not a finished run", value=str(folder), bound=f"a folder with {RECIPE} and {ADAPTER}/")
-    config = load_recipe(folder / RECIPE)
+    config = RunConfig.from_resolved(read_yaml(folder / RECIPE).value)  # its data files may have moved since
     base, tokenizer = models.load_model(config.model), models.load_tokenizer(config.model)
     return config, PeftModel.from_pretrained(base, str(folder / ADAPTER)).eval(), tokenizer
 
 
-def _train(config: RunConfig, folder: Path) -> RunRecord:
+def _train(config: RunConfig, folder: Path, baseline: Path) -> RunRecord:
     from peft import get_peft_model
     from transformers import set_seed
 
@@ -87,7 +96,16 @@ def _train(config: RunConfig, folder: Path) -> RunRecord:
     base_parameters = sum(p.numel() for p in base.parameters())
     batch_size = config.training.per_device_eval_batch_size
     progress = not config.training.disable_tqdm
-    before = evaluate(base, eval_rows, tokenizer, batch_size=batch_size, progress=progress) if eval_rows else {}
+    hashes = {
+        "model": models.base_hash(config.model.model_name_or_path, base.config),
+        "train": data_hash(train_examples),
+        **({"eval": data_hash(eval_examples)} if eval_examples else {}),
+    }
+    key = [hashes["model"], hashes.get("eval"), config.model.dtype, config.data.max_length]
+    before = _read_baseline(baseline, key)
+    if before is None:
+        before = evaluate(base, eval_rows, tokenizer, batch_size=batch_size, progress=progress) if eval_rows else {}
+        _write(baseline, json.dumps({"key": key, "metrics": before}))
 
     set_seed(config.training.seed)  # before the adapter is made: its initial values are part of the run
     adapter_config = build_adapter_config(config.adapter or {})
@@ -128,14 +146,19 @@ def _train(config: RunConfig, folder: Path) -> RunRecord:
         eval_curve=_eval_curve(trainer.state.log_history, before, after, int(trainer.state.global_step)),
         config=config.resolved(),
         versions=environment.versions(),
-        hashes={
-            "model": models.base_hash(config.model.model_name_or_path, base.config),
-            "train": data_hash(train_examples),
-            **({"eval": data_hash(eval_examples)} if eval_examples else {}),
-        },
+        hashes=hashes,
         machine=environment.machine(),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _read_baseline(file: Path, key: list[Any]) -> dict[str, float] | None:
+    """The base model's metrics, if the file has them for this model and these rows."""
+    if not file.exists():
+        return None
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    found: dict[str, float] | None = kept["metrics"] if kept["key"] == key else None
+    return found
 
 
 class _Clock:
@@ -274,17 +297,17 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _claim(config: RunConfig, folder: Path, overwrite: bool) -> None:
-    """Write the recipe into a new folder; refuse a folder that holds another one."""
+def claim(config: RunConfig, folder: Path, overwrite: bool, contents: Sequence[str]) -> None:
+    """Write the recipe into a new folder; refuse one that holds another recipe, or with `overwrite` remove its `contents`."""
     recipe = folder / RECIPE
     if recipe.exists():
         if recipe.read_text(encoding="utf-8") == config.to_yaml():
             return
         if not overwrite:
             raise RunError("the folder holds a run of another recipe", value=str(folder), cure="another --output, or --overwrite")
-        for path in (folder / "checkpoints", folder / ADAPTER, folder / "tensorboard"):
-            shutil.rmtree(path, ignore_errors=True)
-        (folder / RECORD).unlink(missing_ok=True)
+        for name in contents:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / name).unlink(missing_ok=True)
     _write(recipe, config.to_yaml())
 
 

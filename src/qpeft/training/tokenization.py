@@ -161,7 +161,7 @@ class _Encoder:
         for index, (start, end) in enumerate(encoded["offset_mapping"]):
             while span is not None and start >= span[1]:
                 span = next(remaining, None)
-            if span is not None and max(end, start + 1) > span[0]:
+            if span is not None and end > span[0]:
                 labels[index] = ids[index]
         return ids, labels
 

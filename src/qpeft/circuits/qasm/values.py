@@ -1,0 +1,160 @@
+"""Constant expressions of OpenQASM, and the one thing beyond constants that a circuit knows: `scale * parameter + shift`."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qpeft.circuits.ir import Angle
+from qpeft.errors import CircuitError, QasmError
+
+Value = int | float | Angle  # an Angle here always has a parameter
+
+MAX_INT = 2**63
+STEPS_PER_OP = 10
+CONSTANTS: dict[str, float] = {
+    **dict.fromkeys(("pi", "π"), math.pi),
+    **dict.fromkeys(("tau", "τ"), math.tau),
+    **dict.fromkeys(("euler", "ℇ"), math.e),
+}
+FUNCTIONS: dict[str, Callable[..., float]] = {
+    "sin": math.sin,
+    "cos": math.cos,
+    "tan": math.tan,
+    "arcsin": math.asin,
+    "arccos": math.acos,
+    "arctan": math.atan,
+    "exp": math.exp,
+    "ln": math.log,
+    "log": math.log,
+    "sqrt": math.sqrt,
+    "floor": math.floor,
+    "ceiling": math.ceil,
+    "pow": math.pow,
+}
+_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+
+
+class Budget:
+    """Counts work and stops it: a program may take `STEPS_PER_OP * max_ops` steps (statements, gate calls, loop rounds, operators)."""
+
+    def __init__(self, max_ops: int) -> None:
+        self.max_ops, self.left = max_ops, STEPS_PER_OP * max_ops
+
+    def spend(self, steps: int = 1) -> None:
+        self.left -= steps
+        if self.left < 0:
+            raise QasmError("the program takes too many steps", bound=f"max_ops={self.max_ops}", cure="raise max_ops")
+
+
+class Evaluator:
+    """Evaluates expressions. Raises QasmError without a line; whoever runs the statement knows it.
+
+    In OpenQASM 3 a quotient of integers is an integer, so one that does not come out even is refused rather than rounded;
+    in OpenQASM 2 all numbers are real.
+    """
+
+    def __init__(self, version: int, budget: Budget) -> None:
+        self.version, self.budget = version, budget
+
+    def __call__(self, node: Any, names: Mapping[str, object]) -> Value:
+        kind = type(node).__name__
+        if kind in ("IntegerLiteral", "FloatLiteral"):
+            return _checked(node.value)
+        if kind == "Identifier":
+            return self._named(node.name, names)
+        self.budget.spend()
+        try:
+            if kind == "UnaryExpression" and node.op.name == "-":
+                value = self(node.expression, names)
+                return _affine("*", value, -1) if isinstance(value, Angle) else -value
+            if kind == "BinaryExpression":
+                return self._binary(node.op.name, self(node.lhs, names), self(node.rhs, names))
+            if kind == "FunctionCall":
+                return self._function(node.name.name, [self(argument, names) for argument in node.arguments])
+            if kind == "Cast" and type(node.type).__name__ in ("FloatType", "AngleType"):
+                value = self(node.argument, names)
+                return value if isinstance(value, Angle) else float(value)
+        except (ArithmeticError, ValueError) as error:
+            if isinstance(error, CircuitError):
+                raise
+            raise QasmError(f"an expression has no finite real value ({error})") from error
+        raise QasmError(f"not an expression of numbers: {kind}", bound="numbers, constants, + - * / **, sin, cos, ...")
+
+    def whole(self, node: Any, names: Mapping[str, object]) -> int:
+        """A constant integer."""
+        value = self(node, names)
+        if not isinstance(value, int):
+            raise QasmError("a size, index or count must be a constant integer", value=value)
+        return value
+
+    def _named(self, name: str, names: Mapping[str, object]) -> Value:
+        value = names.get(name, CONSTANTS.get(name))
+        if value is None:
+            raise QasmError("unknown name in an expression", value=name, cure="declare it as `const` or `input`")
+        if not isinstance(value, (int, float, Angle)):
+            raise QasmError("not a number", value=name, cure="angles and indices cannot depend on bits or qubits")
+        return value
+
+    def _binary(self, op: str, a: Value, b: Value) -> Value:
+        if isinstance(a, Angle) or isinstance(b, Angle):
+            return _affine(op, a, b)
+        if op in _ARITHMETIC:
+            return _checked(_ARITHMETIC[op](a, b))
+        if op == "/":
+            if self.version == 3 and isinstance(a, int) and isinstance(b, int):
+                if a % b:
+                    raise QasmError("integer division drops the remainder", value=f"{a}/{b}", cure=f"write {a}.0/{b}")
+                return a // b
+            return _checked(a / b)
+        if op == "**":
+            if isinstance(a, int) and isinstance(b, int) and 0 <= b <= 63:
+                return _checked(a**b)
+            return _checked(math.pow(a, b))
+        raise QasmError("unknown operator", value=op, bound="+ - * / **", cure="in OpenQASM 3 a power is written **")
+
+    def _function(self, name: str, arguments: list[Value]) -> Value:
+        if name not in FUNCTIONS:
+            raise QasmError("unknown function", value=name, bound=", ".join(FUNCTIONS))
+        if any(isinstance(argument, Angle) for argument in arguments):
+            raise _not_affine(name)
+        if len(arguments) != (2 if name == "pow" else 1):
+            raise QasmError(f"function {name} got the wrong number of arguments", value=len(arguments))
+        return _checked(FUNCTIONS[name](*arguments))
+
+
+def _checked(value: int | float) -> int | float:
+    if isinstance(value, int) and abs(value) > MAX_INT:
+        raise QasmError("an integer is out of range", bound="-2**63..2**63", cure="write it as a real number")
+    if not math.isfinite(value):
+        raise QasmError("a number is not finite", value=value)
+    return value
+
+
+def _affine(op: str, a: Value, b: Value) -> Value:
+    """`a op b` where at least one holds a parameter; the result must be affine in a single one."""
+    if op == "-":
+        op, b = "+", _affine("*", b, -1) if isinstance(b, Angle) else -b
+    if isinstance(b, Angle) and not isinstance(a, Angle) and op in "+*":
+        a, b = b, a
+    if isinstance(a, Angle):
+        if op == "+" and isinstance(b, Angle):
+            if a.index == b.index:
+                return Angle(a.index, a.scale + b.scale, a.shift + b.shift)
+        elif op == "+":
+            return Angle(a.index, a.scale, a.shift + b)  # type: ignore[operator]
+        elif op == "*" and not isinstance(b, Angle):
+            return Angle(a.index, a.scale * b, a.shift * b)
+        elif op == "/" and not isinstance(b, Angle):
+            return Angle(a.index, a.scale / b, a.shift / b)
+    raise _not_affine(op)
+
+
+def _not_affine(what: str) -> QasmError:
+    return QasmError(
+        "an angle must be scale * parameter + shift in one parameter",
+        value=what,
+        cure="compute it outside the circuit and pass the result as an input of its own",
+    )

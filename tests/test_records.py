@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qpeft.errors import ConfigError
@@ -39,6 +39,7 @@ def test_round_trip() -> None:
     assert again.train_curve[0] == Measurement(step=1, loss=3.5, learning_rate=1e-3)
 
 
+@settings(max_examples=50, deadline=None)
 @given(config=trees, label=st.text(), loss=st.floats(allow_nan=False, allow_infinity=False))
 def test_round_trip_keeps_content_and_id(config: dict[str, object], label: str, loss: float) -> None:
     record = dataclasses.replace(RECORD, config=config, label=label, metrics={"loss": loss})

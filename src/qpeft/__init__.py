@@ -64,7 +64,7 @@ class _RegisterWithPeft:
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path, target) if finder is not self else None
             if spec is not None and spec.loader is not None:
-                spec.loader = _Loader(spec.loader)
+                spec.loader = _Loader(spec.loader)  # type: ignore[assignment]  # a loader by shape, importlib.abc costs 30 ms
                 return spec
         return None
 

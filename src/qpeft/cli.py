@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +35,9 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     pass
 
 
@@ -54,7 +57,9 @@ def train(
     folder = output or Path("runs") / config.name
     record = run(config, folder, overwrite=overwrite, baseline=baseline)
     loss = f", held-out loss {record.metrics_before['loss']:.4f} -> {record.metrics['loss']:.4f}" if record.metrics else ""
-    print(f"{record.label}: {record.trainable_parameters:,} trainable parameters, {record.steps} steps in {record.wall_s:.0f} s{loss}")
+    print(
+        f"{record.label}: {record.trainable_parameters:,} trainable parameters, {record.steps} steps in {record.wall_s:.0f} s{loss}"
+    )
     print(f"adapter: {folder / 'adapter'}")
 
 
@@ -181,8 +186,12 @@ def params(
     model: Annotated[str, typer.Argument(help="Hub id, folder (its config.json is enough) or package:NAME.")],
     method: Annotated[str, typer.Option(help="A method of qpeft or of PEFT.")] = "qtha",
     rank: Annotated[int | None, typer.Option(min=1, help="Rank r; default the method's own.")] = None,
-    target_modules: Annotated[str | None, typer.Option(help="Comma-separated names, or all-linear; default PEFT's for the model.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the adapter, such as bond_dim=4.")] = None,
+    target_modules: Annotated[
+        str | None, typer.Option(help="Comma-separated names, or all-linear; default PEFT's for the model.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the adapter, such as bond_dim=4.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Count a method's trainable parameters on a model, beside LoRA's of equal rank, without the model's weights."""
@@ -223,7 +232,7 @@ def params(
     _table(("", "trainable parameters"), rows)
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

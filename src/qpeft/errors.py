@@ -54,7 +54,8 @@ class ResourceError(QpeftError, MemoryError):
 
     def __init__(self, what: str, *, required_bytes: int, available_bytes: int, cure: str) -> None:
         super().__init__(
-            f"{what} needs {required_bytes / 2**30:,.2f} GiB of memory, {available_bytes / 2**30:,.2f} GiB are available; cure: {cure}"
+            f"{what} needs {required_bytes / 2**30:,.2f} GiB of memory, {available_bytes / 2**30:,.2f} GiB are available; "
+            f"cure: {cure}"
         )
         self.value, self.bound, self.cure = required_bytes, available_bytes, cure
 

@@ -1,7 +1,7 @@
 """The batched, differentiable state-vector simulator in PyTorch: the reference Executor.
 
 One operator, `qpeft::expectations(inputs, angles, key)`, registered through torch.library with fake, autograd and vmap rules, so
-that torch.compile and torch.func treat it as one node. It saves inputs and angles alone; its backward runs the circuit again
+that torch.compile and torch.vmap treat it as one node. It saves inputs and angles alone; its backward runs the circuit again
 and undoes it step by step (see evolve.py), so memory does not grow with depth. Samples pass in chunks that stay in cache, and
 what does not depend on data is built once per call for all of them.
 """
@@ -33,7 +33,7 @@ class Simulator:
     """The Executor on the exact state vector, on whatever device the tensors are.
 
     `gradient="adjoint"` (default) is first-order and needs no memory for depth; `"autograd"` records every step, for
-    derivatives of any order.
+    derivatives of any order and under torch.func.grad (which does not see an operator's own rule).
     """
 
     def __init__(self, gradient: Gradient = "adjoint") -> None:
@@ -160,9 +160,6 @@ def _autograd_rule(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
     return grad_inputs, grad_angles, None
 
 
-_expectations.register_autograd(_autograd_rule, setup_context=_setup_context)
-
-
 def _vmap_rule(info: Any, in_dims: tuple[int | None, ...], inputs: Tensor, angles: Tensor, key: str) -> tuple[Tensor, int]:
     if in_dims[1] is None:  # more samples of one circuit
         rows = inputs.movedim(in_dims[0] or 0, 0)
@@ -171,4 +168,5 @@ def _vmap_rule(info: Any, in_dims: tuple[int | None, ...], inputs: Tensor, angle
     return torch.stack([_expectations(x, angles.select(in_dims[1], i), key) for i, x in enumerate(each)]), 0
 
 
+_expectations.register_autograd(_autograd_rule, setup_context=_setup_context)
 _expectations.register_vmap(_vmap_rule)

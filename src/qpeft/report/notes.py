@@ -56,11 +56,9 @@ def cautions(section: Section) -> list[str]:
     if failed := [run for arm in arms for run in arm.failed]:
         notes.append(f"{words.plural(len(failed), 'run')} failed and entered no mean; listed below with the error.")
     if section.superseded:
-        older, broken = len(section.superseded), sum(run.status != "ok" for run in section.superseded)
+        older, broken = words.plural(len(section.superseded), "older run"), sum(run.status != "ok" for run in section.superseded)
         detail = f" ({broken} of them failed)" if broken else ""
-        notes.append(
-            f"{words.plural(older, 'older run')} of the same arm and seed superseded by a newer one{detail}; listed below."
-        )
+        notes.append(f"Superseded by a newer run of the same arm and seed: {older}{detail}, listed below.")
 
     most = max((arm.seeds for arm in summary.values()), key=len)
     if short := [arm for arm in summary.values() if len(arm.seeds) < len(most)]:

@@ -79,7 +79,7 @@ def _render(template: str, page: Mapping[str, Any], *, html: bool) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["fenced"] = _fenced
-    return environment.get_template(template).render(page)
+    return str(environment.get_template(template).render(page))
 
 
 class _Verbatim(str):
@@ -91,7 +91,7 @@ class _Verbatim(str):
 def markdown_text(text: str) -> str:
     """Text on one line in which Markdown and HTML see nothing to act on; safe in a table cell."""
     line = " ".join(text.split())
-    line = re.sub(r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w))", r"\\\1", line)
+    line = re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
     return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -55,7 +55,9 @@ def plots(section: Section, marks: Mapping[str, Mark]) -> list[Plot]:
         smoothed = f" Training loss: moving average over {words.plural(window, 'logged point')}." if training else ""
         result.append(_figure("curves", _fall(numbers), f"Lines: {lines}.{smoothed}", panels))
     for metric in section.metrics:
-        if (metric == "loss" or (direction(metric) > 0 and metric != "token_accuracy")) and len(tradeoff.drawable(numbers, metric)) > 1:
+        if (metric == "loss" or (direction(metric) > 0 and metric != "token_accuracy")) and len(
+            tradeoff.drawable(numbers, metric)
+        ) > 1:
             name = "tradeoff" if metric == "loss" else "tradeoff-" + "".join(c if c.isalnum() else "-" for c in metric.lower())
             title, legend = tradeoff.title(numbers, metric), tradeoff.legend(section, numbers, metric)
             points = tradeoff.panel(section, numbers, metric, marks)

@@ -56,9 +56,9 @@ class Section:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the held-out metrics of the finished runs, loss first, then in order of first appearance."""
-        names = dict.fromkeys(name for arm in self.arms for run in arm.finished for name in run.metrics)
-        return tuple(sorted(names, key=lambda name: name != "loss"))
+        """Names of the held-out metrics of the finished runs: loss, then the others by name."""
+        names = {name for arm in self.arms for run in arm.finished for name in run.metrics}
+        return tuple(sorted(names, key=lambda name: (name != "loss", name)))
 
 
 def sections(records: Iterable[RunRecord]) -> list[Section]:

@@ -146,7 +146,7 @@ def console_table(summaries: Sequence[ArmSummary]) -> Table:
     from rich.text import Text
 
     several = len({(arm.group, arm.model) for arm in summaries}) > 1
-    metrics = sorted(dict.fromkeys(name for arm in summaries for name in arm.after), key=lambda name: name != "loss")
+    metrics = sorted({name for arm in summaries for name in arm.after}, key=lambda name: (name != "loss", name))
     repeated = any(len(arm.seeds) > 1 for arm in summaries)
     table = Table(caption="mean ± 95% t interval over seeds" if repeated else "one seed: no intervals")
     for name in ["Group", "Model"] if several else []:

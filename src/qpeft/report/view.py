@@ -178,7 +178,7 @@ def _settings_key(run: RunRecord) -> str:
 
 
 def _yaml(config: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(json.loads(json.dumps(dict(config))), sort_keys=False, allow_unicode=True).rstrip()
+    return yaml.safe_dump(json.loads(json.dumps(dict(config))), sort_keys=True, allow_unicode=True).rstrip()
 
 
 def _simulates(run: RunRecord) -> bool:

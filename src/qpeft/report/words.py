@@ -60,7 +60,7 @@ def count(value: float) -> str:
 def compact(value: float) -> str:
     """1500 -> "1.5k": short counts for an axis."""
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
+        if value >= 0.9995 * size:
             return f"{value / size:.3g}{suffix}"
     return f"{value:.3g}"
 
@@ -73,7 +73,7 @@ def percent(fraction: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds as "8.2 s", "3 min 12 s" or "2 h 05 min"."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:
@@ -101,10 +101,10 @@ def plural(n: int, noun: str) -> str:
 def merged(mappings: Sequence[Mapping[str, Any]]) -> str:
     """One line for many mappings: "torch 2.6, peft 0.21 or 0.22": values that differ are joined by "or", empty ones left out.
 
-    A key that ends in `_bytes` is shown in GiB.
+    Sorted by key. A key that ends in `_bytes` is shown in GiB.
     """
     parts = []
-    for key in dict.fromkeys(key for mapping in mappings for key in mapping):
+    for key in sorted({key for mapping in mappings for key in mapping}):
         found = [mapping[key] for mapping in mappings if mapping.get(key) not in (None, "", [], {})]
         if key.endswith("_bytes"):
             found = [f"{gib(value)} GiB" for value in found]

@@ -10,7 +10,13 @@ from qpeft.training.tokenization import encode_prompt
 
 
 def reply(
-    model: Any, tokenizer: Any, messages: Sequence[Message], *, max_new_tokens: int = 256, temperature: float = 0.0, stream: bool = True
+    model: Any,
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    stream: bool = True,
 ) -> str:
     """The assistant's next turn after `messages`, printed as it comes with `stream`.
 

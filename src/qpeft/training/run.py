@@ -202,7 +202,7 @@ def _make_trainer(
             found = evaluate(self.model, eval_rows, tokenizer, batch_size=self.args.per_device_eval_batch_size)
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
             self.log(metrics)
-            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics
 
     given = config.training.to_training_arguments_kwargs()

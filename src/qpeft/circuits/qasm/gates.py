@@ -147,7 +147,7 @@ class Expander:
                 steps = [_inverse(step) for step in reversed(steps)]
             if kind == "pow":
                 self.budget.spend(len(steps) * abs(count))
-                steps = steps * abs(count)
+                steps = steps * abs(count) if steps else []
             elif kind.endswith("ctrl"):
                 for control in reversed(qubits[controls - count : controls]):
                     flip: list[Step] = [("x", (control,), None)] if kind == "negctrl" else []

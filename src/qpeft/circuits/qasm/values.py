@@ -32,13 +32,12 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
     "sqrt": math.sqrt,
     "floor": math.floor,
     "ceiling": math.ceil,
-    "pow": math.pow,
 }
 _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
 class Budget:
-    """Counts work and stops it: a program may take `STEPS_PER_OP * max_ops` steps (statements, gate calls, loop rounds, operators)."""
+    """Bounds work to `STEPS_PER_OP * max_ops` steps: statements, gate calls, loop rounds, operators in expressions."""
 
     def __init__(self, max_ops: int) -> None:
         self.max_ops, self.left = max_ops, STEPS_PER_OP * max_ops
@@ -120,9 +119,9 @@ class Evaluator:
             raise QasmError("unknown function", value=name, bound=", ".join(FUNCTIONS))
         if any(isinstance(argument, Angle) for argument in arguments):
             raise _not_affine(name)
-        if len(arguments) != (2 if name == "pow" else 1):
-            raise QasmError(f"function {name} got the wrong number of arguments", value=len(arguments))
-        return _checked(FUNCTIONS[name](*arguments))
+        if len(arguments) != 1:
+            raise QasmError(f"function {name} takes one argument", value=len(arguments))
+        return _checked(FUNCTIONS[name](arguments[0]))
 
 
 def _checked(value: int | float) -> int | float:

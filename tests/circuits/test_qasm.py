@@ -1,0 +1,575 @@
+"""OpenQASM in and out: round trips, agreement with Qiskit and PennyLane, refusals, and texts made to do harm."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("openqasm3")
+
+from qpeft.circuits import ansatz
+from qpeft.circuits.ir import GATES, Angle, Circuit, Op
+from qpeft.circuits.qasm import from_qasm, to_qasm2, to_qasm3
+from qpeft.errors import CircuitError, MissingDependencyError, QasmError
+from tests import foreign, reference, strategies
+
+V2 = 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[3];\n'
+V3 = 'OPENQASM 3.0;\ninclude "stdgates.inc";\nqubit[3] q;\n'
+
+
+def v3_without_include(body: str) -> str:
+    return f"OPENQASM 3.0;\nqubit[3] q;\n{body}"
+
+
+def unitary(circuit: Circuit) -> np.ndarray:
+    """The matrix of a circuit without parameters, column by column."""
+    n = circuit.n_qubits
+    columns = []
+    for basis in np.eye(2**n, dtype=np.complex128):
+        psi = basis.reshape((2,) * n)
+        for op in circuit.ops:
+            psi = reference.apply(op.spec.matrix(op.angle.shift if op.angle else 0.0), op.qubits, psi)
+        columns.append(psi.reshape(-1))
+    return np.array(columns).T
+
+
+def assert_same_up_to_phase(a: np.ndarray, b: np.ndarray) -> None:
+    """Unitary matrices or states that differ by a global phase at most."""
+    overlap = np.vdot(a, b)
+    assert abs(overlap) > 0.1
+    np.testing.assert_allclose(a * (overlap / abs(overlap)), b, atol=1e-12)
+
+
+def one_gate(name: str, angle: Angle | None = None, qubits: Sequence[int] = (1, 0), **sizes: int) -> Circuit:
+    spec = GATES[name]
+    return Circuit(2, (Op(name, tuple(qubits[: spec.n_qubits]), angle if spec.parametrised else None),), **sizes)
+
+
+# Round trips
+
+
+@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("value", [0.0, 0.1, -1 / 3, math.pi, 1e-5, 5e-324, -1e22, sys.float_info.max])
+def test_every_gate_survives_both_versions_exactly(name: str, value: float) -> None:
+    circuit = one_gate(name, Angle(shift=value))
+    assert from_qasm(to_qasm2(circuit)) == circuit
+    assert from_qasm(to_qasm3(circuit)) == circuit
+
+
+@pytest.mark.parametrize("name", [name for name, spec in GATES.items() if spec.parametrised])
+def test_every_gate_survives_openqasm_3_with_a_parameter(name: str) -> None:
+    for angle in (Angle(0), Angle(2, -1.0), Angle(1, 0.5, -1e-300), Angle(2, 0.0, 1 / 3), Angle(0, -1e22, 7.0)):
+        circuit = one_gate(name, angle, n_inputs=1, n_params=3)
+        assert from_qasm(to_qasm3(circuit)) == circuit
+
+
+@settings(deadline=None, max_examples=60)
+@given(strategies.circuits(numbers=strategies.finite))
+def test_symbolic_round_trip_is_exact(circuit: Circuit) -> None:
+    assert from_qasm(to_qasm3(circuit)) == circuit
+
+
+@settings(deadline=None, max_examples=40)
+@given(strategies.bound_circuits(max_qubits=3))
+def test_bound_round_trip_is_exact_and_keeps_the_state(case: tuple[Circuit, list[float]]) -> None:
+    circuit, params = case
+    for text in (to_qasm2(circuit, params), to_qasm3(circuit, params)):
+        again = from_qasm(text)
+        assert again == circuit.bind(params)
+        np.testing.assert_array_equal(reference.state(again), reference.state(circuit, params))
+
+
+def test_ansatz_round_trips_with_inputs_and_angles() -> None:
+    circuit = ansatz.qtha(3, 2)
+    text = to_qasm3(circuit)
+    assert text.count("input float[64] in_") == 3
+    assert text.count("input float[64] theta_") == 24
+    assert from_qasm(text) == circuit
+    assert from_qasm(text.encode()) == circuit
+
+
+def test_numpy_parameters_are_fine() -> None:
+    circuit = ansatz.qtha(2, 1)
+    params = np.linspace(-1, 1, circuit.n_params, dtype=np.float32)
+    assert from_qasm(to_qasm2(circuit, params)) == circuit.bind([float(v) for v in params])  # type: ignore[arg-type]
+
+
+def test_openqasm_2_needs_numbers() -> None:
+    with pytest.raises(CircuitError, match=r"no parameters.*5 free.*cure.*to_qasm3"):
+        to_qasm2(Circuit(1, (), 0, 5))
+    for write in (to_qasm2, to_qasm3):
+        with pytest.raises(CircuitError, match="wrong number of parameters"):
+            write(Circuit(1, (), 0, 5), [1.0])
+
+
+def test_texts_are_plain_and_stable() -> None:
+    circuit = Circuit(2, (Op("h", (1,)), Op("rzz", (0, 1), Angle(1, -0.5, 1e-7)), Op("p", (0,), Angle(0))), 1, 2)
+    rzz = "gate rzz(t) a, b { cx a, b; rz(t) b; cx a, b; }\n"
+    assert to_qasm3(circuit) == (
+        f'OPENQASM 3.0;\ninclude "stdgates.inc";\n{rzz}input float[64] in_0;\ninput float[64] theta_0;\nqubit[2] q;\n'
+        "h q[1];\nrzz(-0.5*theta_0 + 1.0e-07) q[0], q[1];\np(in_0) q[0];\n"
+    )
+    assert to_qasm2(circuit, [0.25, 2e-7]) == (
+        f'OPENQASM 2.0;\ninclude "qelib1.inc";\ngate p(t) a {{ u1(t) a; }}\n{rzz}qreg q[2];\n'
+        "h q[1];\nrzz(0.0) q[0], q[1];\np(0.25) q[0];\n"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, spec in GATES.items() if spec.qasm])
+def test_table_definitions_equal_the_matrix_to_the_phase(name: str) -> None:
+    """Renamed, so that it is expanded; controlled, so that a wrong phase would show."""
+    spec = GATES[name]
+    call = "(0.7)" if spec.parametrised else ""
+    definition = str(spec.qasm).replace(f"gate {name}", "gate renamed", 1)
+    wide = spec.n_qubits == 1  # the control needs a controlled form of each gate of the body
+    text = V3.replace("[3]", f"[{spec.n_qubits + wide}]") + definition
+    operands = ", ".join(f"q[{k}]" for k in range(spec.n_qubits + wide))
+    expanded = from_qasm(f"{text} {'ctrl @ ' if wide else ''}renamed{call} {operands};")
+    assert name not in {op.gate for op in expanded.ops} or name in ("p", "cp")
+    expected = np.array(spec.matrix(0.7))
+    if wide:
+        expected = np.block([[np.eye(2), np.zeros((2, 2))], [np.zeros((2, 2)), expected]])
+        assert_same_up_to_phase(unitary(expanded), expected)
+    else:
+        np.testing.assert_allclose(unitary(expanded), expected, atol=1e-14)
+
+
+# Agreement with other tools
+
+
+def qiskit_states(text: str) -> np.ndarray:
+    """Qiskit's final state of a text, in our order of qubits."""
+    if "OPENQASM 2" in text:
+        qasm2 = pytest.importorskip("qiskit.qasm2")
+        circuit = qasm2.loads(text)
+    else:
+        pytest.importorskip("qiskit_qasm3_import", reason="qiskit reads OpenQASM 3 with the package qiskit-qasm3-import")
+        qasm3 = pytest.importorskip("qiskit.qasm3")
+        circuit = qasm3.loads(text)
+    from qiskit.quantum_info import Statevector
+
+    circuit.remove_final_measurements()
+    return reference.reverse_qubits(Statevector(circuit).data)
+
+
+@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("write", [to_qasm2, to_qasm3])
+def test_qiskit_reads_every_gate(write: Callable[..., str], name: str) -> None:
+    prepare = (Op("ry", (0,), Angle(shift=0.7)), Op("rx", (1,), Angle(shift=1.1)), Op("rz", (1,), Angle(shift=0.4)))
+    circuit = Circuit(2, prepare + one_gate(name, Angle(shift=-1e-1)).ops)
+    assert_same_up_to_phase(qiskit_states(write(circuit)), reference.state(circuit))
+
+
+@settings(deadline=None, max_examples=25)
+@given(strategies.bound_circuits())
+def test_qiskit_reads_random_circuits(case: tuple[Circuit, list[float]]) -> None:
+    circuit, params = case
+    for text in (to_qasm2(circuit, params), to_qasm3(circuit, params)):
+        assert_same_up_to_phase(qiskit_states(text), reference.state(circuit, params))
+
+
+def test_qiskit_reads_the_parameters() -> None:
+    pytest.importorskip("qiskit_qasm3_import", reason="qiskit reads OpenQASM 3 with the package qiskit-qasm3-import")
+    from qiskit import qasm3
+    from qiskit.quantum_info import Statevector
+
+    circuit = Circuit(
+        2, (Op("ry", (0,), Angle(0, -0.5, -0.1)), Op("crx", (0, 1), Angle(1)), Op("rxx", (0, 1), Angle(2, 2.0))), 1, 3
+    )
+    params = [0.9, -1.2, 0.4]
+    theirs = qasm3.loads(to_qasm3(circuit))
+    values = dict(zip(["in_0", "theta_0", "theta_1"], params, strict=True))
+    bound = theirs.assign_parameters({p: values[p.name] for p in theirs.parameters})
+    assert_same_up_to_phase(reference.reverse_qubits(Statevector(bound).data), reference.state(circuit, params))
+
+
+@settings(deadline=None, max_examples=25)
+@given(strategies.bound_circuits())
+def test_qiskits_own_texts_are_read(case: tuple[Circuit, list[float]]) -> None:
+    qasm2, qasm3 = pytest.importorskip("qiskit.qasm2"), pytest.importorskip("qiskit.qasm3")
+    from qiskit import QuantumCircuit
+
+    circuit, params = case
+    theirs = QuantumCircuit(circuit.n_qubits)
+    for op in circuit.bind(params).ops:
+        getattr(theirs, op.gate)(*([op.angle.shift] if op.angle else []), *op.qubits)
+    theirs.measure_all()
+    for text in (qasm2.dumps(theirs), qasm3.dumps(theirs)):
+        assert_same_up_to_phase(reference.state(from_qasm(text)), reference.state(circuit, params))
+
+
+@settings(deadline=None, max_examples=25)
+@given(strategies.bound_circuits())
+def test_pennylane_agrees(case: tuple[Circuit, list[float]]) -> None:
+    """Through text and without Qiskit: our reader gives PennyLane the gates, PennyLane its own matrices."""
+    qml = pytest.importorskip("pennylane")
+    circuit, params = case
+    ops = from_qasm(to_qasm2(circuit, params)).ops
+    tape = qml.tape.QuantumScript(
+        [foreign.pennylane_gate(op.gate, op.angle.shift if op.angle else 0.0, op.qubits) for op in ops], [qml.state()]
+    )
+    device = qml.device("default.qubit", wires=circuit.n_qubits)
+    np.testing.assert_allclose(qml.execute([tape], device)[0], reference.state(circuit, params), atol=1e-12)
+
+
+HANDWRITTEN = {
+    "registers": "OPENQASM 2.0;\ninclude \"qelib1.inc\";\nqreg a[1]; qreg b[2];\nh a[0]; cx a[0], b; rx(0.3) b[1]; barrier a, b;",
+    "builtins 2": "OPENQASM 2.0;\nqreg q[2];\nU(0.3, 0.4, 0.5) q[0]; CX q[0], q[1]; U(pi/2, 0, pi) q;",
+    "u gates": V2 + "u3(0.3, -0.4, 0.5) q[0]; u2(0.1, 0.2) q[1]; u1(0.7) q; cu1(0.3) q[0], q[1]; cu3(0.1, 0.2, 0.3) q[1], q[2];",
+    "three qubits": V2 + "h q; ccx q[0], q[1], q[2]; t q; h q; ccx q[2], q[0], q[1]; h q;",
+    "power": V2 + "rx(-2^2/3 + 2*3^2) q[0]; ry(sin(pi/4)*cos(0.3) - tan(0.1)) q[1]; rz(ln(2) + exp(-1) - sqrt(2)) q[1]; h q[1];",
+    "real division": V2 + "rx(1/2) q[0]; rx(3/2*pi) q[1];",
+    "names": "OPENQASM 2.0;\ninclude \"qelib1.inc\";\nqreg input[2]; creg bit[2];\n"
+    "gate ctrl(angle, tau) in { rx(angle) in; rz(tau/2) in; }\nctrl(0.3, 0.5) input[1]; h input[1]; measure input -> bit;",
+    "gate": V2 + "gate mine(a, b) x, y { rx(a + b) x; barrier x; cx x, y; u1(-a*b) y; }\n"
+    "mine(0.3, pi/7) q[2], q[0]; mine(1, 2) q[0], q[1];",
+    "comments": "// first\nOPENQASM 2.0; // ^ \" {\ninclude \"qelib1.inc\"; qreg q[1];\n//x q[0];\nry(0.3) q[0]; // end",
+    "broadcast": V3 + "qubit r;\nh q; cx q, r; rx(0.2) q; cz r, q;",
+    "modifiers": V3
+    + "h q; inv @ s q[0]; ctrl @ rx(0.4) q[0], q[1]; inv @ rz(0.4) q[1]; ctrl @ inv @ t q[1], q[2]; pow(3) @ sx q[2]; "
+    "ctrl @ sdg q[0], q[2]; ctrl @ x q[0], q[1]; ctrl(2) @ x q[1], q[2], q[0]; ctrl @ ctrl @ x q[0], q[1], q[2]; pow(-2) @ t q[1];",
+    "negctrl": V3 + "h q; rz(0.3) q; negctrl @ ry(0.4) q[0], q[1]; negctrl @ ctrl @ x q[2], q[1], q[0];",
+    "controlled phase": V3 + "h q; ctrl @ gphase(0.7) q[1]; gphase(0.3); ctrl @ p(0.2) q[0], q[2]; h q;",
+    "swaps": V3 + "ry(0.3) q[0]; rx(0.5) q[1]; swap q[0], q[2]; h q[1]; cswap q[1], q[2], q[0]; ctrl @ swap q[0], q[1], q[2];",
+    "slices": V3 + "h q[0:1]; x q[{0, 2}]; ry(0.1) q[-1]; let a = q[1:2]; let b = a[0]; rz(0.3) a; cx a[1], b; h b;",
+    "constants": V3 + "const int n = 2; const float w = pi/n; const uint k = 3 - n;\nrx(w*n/3) q[n]; ry(τ/8) q[k]; h q[k];",
+    "discrete sets": V3 + "for int i in {2, 0} { ry(0.3*i + 0.1) q[i]; } for uint i in [0:1] { cx q[i], q[i + 1]; }",
+    "cu": V3 + "h q; cu(0.1, 0.2, 0.3, 0.4) q[0], q[1]; cphase(0.4) q[1], q[2]; phase(0.3) q[0]; h q;",
+}  # fmt: skip
+NOT_FOR_QISKIT = {"slices", "constants", "discrete sets"}  # it asks for casts, or has no loops with constant bounds
+
+
+@pytest.mark.parametrize("name", HANDWRITTEN.keys() - NOT_FOR_QISKIT)
+def test_handwritten_texts_mean_what_qiskit_says(name: str) -> None:
+    text = HANDWRITTEN[name]
+    assert_same_up_to_phase(reference.state(from_qasm(text)), qiskit_states(text))
+
+
+def test_slices_constants_and_loops_by_hand() -> None:
+    x, ry, rz = (functools.partial(Op, name) for name in ("x", "ry", "rz"))
+    h, cx = functools.partial(Op, "h"), functools.partial(Op, "cx")
+    assert from_qasm(HANDWRITTEN["slices"]).ops == (
+        h((0,)), h((1,)), x((0,)), x((2,)), ry((2,), Angle(shift=0.1)),
+        rz((1,), Angle(shift=0.3)), rz((2,), Angle(shift=0.3)), cx((2, 1)), h((1,)),
+    )  # fmt: skip
+    constants = from_qasm(HANDWRITTEN["constants"])
+    assert [op.qubits for op in constants.ops] == [(2,), (1,), (1,)]
+    assert constants.ops[0].angle == Angle(shift=math.pi / 2 * 2 / 3)
+    loops = from_qasm(HANDWRITTEN["discrete sets"]).ops
+    assert loops == (ry((2,), Angle(shift=0.3 * 2 + 0.1)), ry((0,), Angle(shift=0.1)), cx((0, 1)), cx((1, 2)))
+    steps = from_qasm(
+        V3 + "for int i in [2:-1:0] { x q[i]; } for int i in [2:0] { y q; } { let a = q[0]; x a; } let a = q[1]; x a;"
+    )
+    assert [op.qubits for op in steps.ops] == [(2,), (1,), (0,), (0,), (1,)]
+
+
+# Controls see phases
+
+
+def u_matrix(t: float, f: float, l: float) -> np.ndarray:  # noqa: E741
+    """U(t, f, l) as the OpenQASM 3 specification has it."""
+    a, b = (1 + np.exp(1j * t)) / 2, -0.5j * (1 - np.exp(1j * t))
+    return np.array([[a, b * np.exp(1j * l)], [-b * np.exp(1j * f), a * np.exp(1j * (f + l))]])
+
+
+@pytest.mark.parametrize("name", [name for name, spec in GATES.items() if spec.n_qubits == 1] + ["cx", "swap", "cz"])
+def test_ctrl_gives_the_controlled_matrix(name: str) -> None:
+    spec = GATES[name]
+    call = f"{name}(0.7)" if spec.parametrised else name
+    operands = ", ".join(f"q[{k}]" for k in range(spec.n_qubits + 1))
+    text = V3.replace("[3]", f"[{spec.n_qubits + 1}]")
+    size, g = 2**spec.n_qubits, np.array(spec.matrix(0.7))
+    identity, zero = np.eye(size), np.zeros((size, size))
+    assert_same_up_to_phase(unitary(from_qasm(f"{text}ctrl @ {call} {operands};")), np.block([[identity, zero], [zero, g]]))
+    assert_same_up_to_phase(unitary(from_qasm(f"{text}negctrl @ {call} {operands};")), np.block([[g, zero], [zero, identity]]))
+    inverse = unitary(from_qasm(f"{text}ctrl @ inv @ {call} {operands};"))
+    assert_same_up_to_phase(inverse, np.block([[identity, zero], [zero, g.conj().T]]))
+
+
+def test_ctrl_of_definitions_keeps_their_phase() -> None:
+    text = V3.replace("[3]", "[2]") + "gate g(a, b, c) x { gphase(0.3); U(a, b, c) x; s x; gphase(-a*2); }\n"
+    g = np.exp(1j * (0.3 - 1.0)) * np.diag([1, 1j]) @ u_matrix(0.5, 0.6, 0.7)
+    zero = np.zeros((2, 2))
+    for call, expected in {"g": g, "pow(2) @ g": g @ g, "pow(-1) @ g": g.conj().T, "inv @ g": g.conj().T}.items():
+        controlled = unitary(from_qasm(f"{text}ctrl @ {call}(0.5, 0.6, 0.7) q[0], q[1];"))
+        assert_same_up_to_phase(controlled, np.block([[np.eye(2), zero], [zero, expected]]))
+    assert_same_up_to_phase(unitary(from_qasm(v3_without_include("U(0.5, 0.6, 0.7) q[0];")))[::4, ::4], u_matrix(0.5, 0.6, 0.7))
+
+
+def test_several_controls_come_in_the_order_written() -> None:
+    for body, flipped in (("ctrl @ negctrl @ x q[2], q[0], q[1];", 0b001), ("negctrl @ ctrl @ x q[2], q[0], q[1];", 0b100)):
+        expected = np.eye(8)
+        swapped = [flipped, flipped | 0b010]
+        expected[:, swapped] = expected[:, swapped[::-1]]
+        assert_same_up_to_phase(unitary(from_qasm(V3 + body)), expected)
+    four = 'include "stdgates.inc"; qubit[4] q; ctrl(3) @ x q[0], q[1], q[2], q[3];'
+    toffoli = np.eye(16)
+    toffoli[:, [14, 15]] = toffoli[:, [15, 14]]
+    assert_same_up_to_phase(unitary(from_qasm(four)), toffoli)
+
+
+# Parameters
+
+
+def test_parameters_are_inputs_by_name_and_affine() -> None:
+    circuit = from_qasm(
+        'OPENQASM 3.0;\ninclude "stdgates.inc";\ninput float[64] alpha;\ninput float in_0;\ninput angle[20] beta;\nqubit q;\n'
+        "const float c = 0.5;\ngate half(t) a { rx(t/2) a; }\n"
+        "ry(in_0) q; rz(-(alpha - 2)*c/2) q; half(beta + 1) q; p(pi - beta) q; rx(alpha + alpha - 0.5) q; inv @ half(in_0) q;\n"
+        "ry(c) q; U(alpha, 0, 0) q;"
+    )
+    assert (circuit.n_inputs, circuit.n_params) == (1, 3)
+    angles = [op.angle for op in circuit.ops]
+    assert angles[:7] == [
+        Angle(0), Angle(1, -0.25, 0.5), Angle(2, 0.5, 0.5), Angle(2, -1.0, math.pi), Angle(1, 2.0, -0.5), Angle(0, -0.5),
+        Angle(shift=0.5),
+    ]  # fmt: skip
+    assert [(op.gate, op.angle) for op in circuit.ops[7:]] == [("rz", Angle(shift=0.0)), ("ry", Angle(1)), ("rz", Angle(shift=0.0))]
+
+
+@pytest.mark.parametrize("angle", ["a*b", "a + b", "sin(a)", "1/a", "a**2", "a/a", "2**a", "a*a", "a - b"])
+def test_angles_that_are_not_affine_are_refused(angle: str) -> None:
+    text = f'include "stdgates.inc";\ninput float a;\ninput float b;\nqubit q;\nrx({angle}) q;'
+    with pytest.raises(QasmError, match=r"line 5: an angle must be scale.*one parameter.*cure: compute it outside"):
+        from_qasm(text)
+
+
+# What a definition means
+
+
+def test_definitions_of_our_gates_are_recognised_and_others_expanded() -> None:
+    same = 'OPENQASM 3.0;\ninclude "stdgates.inc";\ngate rzz(p0) _gate_q_0, _gate_q_1 { cx _gate_q_0, _gate_q_1; rz(p0) _gate_q_1; cx _gate_q_0, _gate_q_1; }\nqubit[2] q;\n'  # noqa: E501
+    assert [op.gate for op in from_qasm(same + "rzz(0.3) q[0], q[1];").ops] == ["rzz"]
+    other = same.replace("rz(p0)", "rz(2*p0)")
+    assert [op.gate for op in from_qasm(other + "rzz(0.3) q[0], q[1];").ops] == ["cx", "rz", "cx"]
+    own_x = v3_without_include("gate x a { U(pi, 0, pi) a; }\nx q[1];")
+    assert [op.gate for op in from_qasm(own_x).ops] == ["rz", "ry", "rz"]
+    shadowed = V3 + "gate twice a { h a; h a; }\ngate h a { x a; }\ntwice q[0]; h q[0];"
+    assert [op.gate for op in from_qasm(shadowed).ops] == ["h", "h", "x"]
+
+
+def test_final_measurements_and_barriers_leave_no_trace() -> None:
+    plain = from_qasm(V3 + "h q;")
+    assert from_qasm(V3 + "bit[3] c; output bit d; h q; barrier q; c = measure q; c[0] = measure q[0]; measure q[1] -> d;") == plain
+    assert from_qasm(V3 + "#pragma x y\n@note z\nh q[0]; bit b = measure q[0]; h q[1]; h q[2]; measure q;") == plain
+    assert from_qasm(V2 + "creg c[3]; h q; barrier q[0], q[1]; measure q -> c;") == plain
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (V3 + "h q[0]\nx q[1];", 5, "syntax error"),
+        (V3 + "bit c;\nc = measure q[0];\nh q[0];", 6, "after the measurement"),
+        (V3 + "\nreset q;", 5, "reset"),
+        (V3 + "bit c;\nif (c == 1) x q[0];", 5, "if.*measured"),
+        (V3 + "while (true) { x q[0]; }", 4, "while"),
+        (V3 + "int i = 3;", 4, "const"),
+        (V3 + "const int i = 3; i = 4;", 4, "do not change"),
+        (V3 + "def f(qubit a) { x a; }", 4, "subroutines"),
+        (V3 + "delay[10ns] q[0];", 4, "timing"),
+        (V3 + "box { x q[0]; }", 4, "timing"),
+        (V3 + "x[10ns] q[0];", 4, "duration"),
+        (V3 + "foo q[0];", 4, "unknown gate.*include"),
+        (v3_without_include("h q[0];"), 3, "unknown gate.*include"),
+        ('include "other.inc";', 1, "not read.*stdgates.inc"),
+        ('include "/etc/passwd";', 1, "not read"),
+        ('OPENQASM 4.0;\nqubit q;', 0, "version"),
+        (V3 + "rx q[0];", 4, "0 parameter"),
+        (V3 + "x(1.0) q[0];", 4, "1 parameter"),
+        (V3 + "cx q[0];", 4, "1 qubit"),
+        (V3 + "cx q[0], q[0];", 4, "twice"),
+        (V3 + "x q[3];", 4, "no such qubit"),
+        (V3 + "x q[-4];", 4, "no such qubit"),
+        (V3 + "x q[0.5];", 4, "constant integer"),
+        (V3 + "x q[0:3];", 4, "no such qubit"),
+        (V3 + "x r;", 4, "no such qubits.*declare"),
+        (V3 + "x $0;", 4, "no such qubits.*use q"),
+        (V3 + "qubit[2] r;\ncx q, r;", 5, "one size"),
+        (V3 + "qubit q;", 4, "declared twice"),
+        (V3 + "qubit[0] r;", 4, "at least one"),
+        (V3 + "let a = q ++ q[0];", 4, "twice"),
+        (V3 + "rx(1/2) q[0];", 4, "integer division.*1.0/2"),
+        (V3 + "rx(2^2) q[0];", 4, "power is written"),
+        (V3 + "rx(foo(2)) q[0];", 4, "unknown function"),
+        (V3 + "rx(a) q[0];", 4, "unknown name"),
+        (V3 + "rx(q) q[0];", 4, "not a number"),
+        (V3 + "bit c; rx(c) q[0];", 4, "not a number"),
+        (V3 + "rx(1.0/0) q[0];", 4, "finite"),
+        (V3 + "rx(sqrt(-1)) q[0];", 4, "finite"),
+        (V3 + "rx(exp(1000)) q[0];", 4, "finite"),
+        (V3 + "rx(true) q[0];", 4, "not an expression"),
+        (V3 + "pow(0.5) @ x q[0];", 4, "pow @ takes a constant integer"),
+        (V3 + "ctrl(0) @ x q[0];", 4, "at least one control"),
+        (V3 + "ctrl @ rxx(0.3) q[0], q[1], q[2];", 4, "no exact form.*rxx"),
+        (V3 + "ctrl @ x q[0];", 4, "1 qubit"),
+        (V3 + "gate a x { b x; }\ngate b x { h x; }", 4, "unknown gate.*'b'"),
+        (V3 + "gate a x {\nh x;\na x; }", 6, "unknown gate.*'a'"),
+        (V3 + "gate a x { h q; }", 4, "own qubits"),
+        (V3 + "gate a x, x { h x; }", 4, "a name twice"),
+        (V3 + "gate a x { h x; }\ngate a x { x x; }", 5, "defined twice"),
+        (V3 + "gate U(a, b, c) x { h x; }", 4, "defined twice"),
+        (V3 + "gate a x { for int i in [0:1] { h x; } }", 4, "gate calls only|syntax"),
+        (V3 + "input int n;", 4, "input float"),
+        (V3 + "input bit n;", 4, "input float"),
+        (V3 + "input float t; const float c = 2*t;", 4, "cannot depend"),
+        (V3 + "for float i in [0:1] { h q; }", 4, "loops run over integers"),
+        (V3 + "for int i in [0:0:1] { h q; }", 4, "step 0"),
+        (V3 + "for int i in [0:] { h q; }", 4, "constant integers"),
+        (V3 + "for int i in {0} { h q; }\nrx(i) q[0];", 5, "unknown name"),
+        (V3 + "for int i in {0} {\nreset q; }", 5, "reset"),
+        (V3 + "c = measure q;", 4, "declared bits"),
+        (V2 + "opaque g a;", 4, "opaque"),
+        (V2 + "if (c == 1) x q[0];", 4, "measured"),
+        (V2 + "reset q;", 4, "reset"),
+        (V2 + "ctrl @ x q[0], q[1];", 4, "syntax"),
+        (V2 + "input float t;", 4, "syntax"),
+        ('OPENQASM 3.0;', 0, "no qubits"),
+        ("", 0, "empty"),
+        (b"OPENQASM 3.0;\nqubit \xff q;", 2, "UTF-8"),
+        ("qubit q;\n\ud800", 2, "UTF-8"),
+        (None, 0, "text"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_fixed_circuit_is_refused_with_its_line(text: Any, line: int, words: str) -> None:
+    with pytest.raises(QasmError, match=words) as caught:
+        from_qasm(text)
+    assert caught.value.line == line
+    assert isinstance(caught.value, CircuitError)
+
+
+def test_limits_are_settings() -> None:
+    text = V3 + "x q;"
+    assert len(from_qasm(text, max_qubits=3, max_ops=3, max_bytes=len(text)).ops) == 3
+    with pytest.raises(QasmError, match=r"line 3: too many qubits.*got 3.*allowed: 2.*raise max_qubits"):
+        from_qasm(text, max_qubits=2)
+    with pytest.raises(QasmError, match=r"line 4: too many gates.*max_ops=2"):
+        from_qasm(text, max_ops=2)
+    with pytest.raises(QasmError, match=f"too long.*allowed: {len(text) - 1}"):
+        from_qasm(text, max_bytes=len(text) - 1)
+    circuit = Circuit(2, (Op("crz", (0, 1), Angle(0, -0.5, -0.25)),) * 50, 0, 1)
+    assert from_qasm(to_qasm3(circuit), max_ops=50) == circuit  # the budget of steps does not get in the way
+
+
+def test_a_missing_parser_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openqasm3", None)
+    monkeypatch.setitem(sys.modules, "openqasm3.parser", None)
+    with pytest.raises(MissingDependencyError, match=r"qpeft\[qasm\]"):
+        from_qasm(V3)
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    for text in (V3 + "`", V3 + "a a", V3 + '"', V3 + "x q[0", "a" * 1000):
+        with pytest.raises(QasmError):
+            from_qasm(text)
+    assert capfd.readouterr() == ("", "")
+
+
+# Texts made to do harm
+
+
+def doubling(body: str) -> str:
+    gates = "".join(f"gate g{k} a {{ g{k - 1} a; g{k - 1} a; }}\n" for k in range(1, 60))
+    return f"gate g0 a {{ {body} }}\n{gates}g59 q[0];"
+
+
+HUGE = 10**12
+BOMBS = {
+    "doubling gates": V3 + doubling("h a;"),
+    "doubling nothing": V3 + doubling(""),
+    "doubling inverses": V3 + doubling("h a;").replace("{ g", "{ inv @ g"),
+    "doubling in version 2": V2 + doubling("h a;"),
+    "doubling under our name": V3 + doubling("h a;") + "gate sxdg a { g59 a; }\nsxdg q[0];",
+    "a long chain of gates": V3 + "gate g0 a { h a; }\n" + "".join(f"gate g{k} a {{ g{k - 1} a; }}\n" for k in range(1, 800))
+    + "g799 q[0];",
+    "power": V3 + f"pow({HUGE}) @ h q[0];",
+    "power of nothing": V3 + f"gate g a {{ }}\npow({2**62}) @ g q[0]; reset q;",
+    "powers of powers": V3 + "pow(1000) @ " * 20 + "h q[0];",
+    "many controls": V3 + f"ctrl({HUGE}) @ x q[0];",
+    "modifiers": V3 + "inv @ " * 20000 + "x q[0];",
+    "endless loop": V3 + f"for int i in [0:{HUGE}] {{ }}",
+    "endless gates": V3 + f"for int i in [0:{HUGE}] {{ x q[0]; }}",
+    "widest loop": V3 + f"for int i in [{-(2**63)}:{2**63 - 1}] {{ }}",
+    "nested loops": V3 + "for int i in [0:1000] " * 20 + "x q[0];",
+    "loop of sums": V3 + f"for int i in [0:{HUGE}] {{ const int a = {'1+' * 200}1; }}",
+    "loop of barriers": V3 + f"for int i in [0:{HUGE}] {{ {'barrier q;' * 200} }}",
+    "loop of selections": V3 + f"qubit[1000] r;\nfor int i in [0:{HUGE}] {{ let a = r[0:999]; }}",
+    "register": V3 + f"qubit[{HUGE}] r;",
+    "register in hexadecimal": V3 + f"qubit[0x{'f' * 5000}] r;",
+    "register in digits": V3 + f"qubit[{'9' * 5000}] r;",
+    "range": V3 + f"x q[0:1:{HUGE}];",
+    "widest range": V3 + f"x q[{-(2**63)}:{2**63 - 1}];",
+    "doubling alias": V3 + "let a0 = q ++ q;\n" + "".join(f"let a{k} = a{k - 1} ++ a{k - 1};" for k in range(1, 60)),
+    "integer powers": V3 + "rx(9**9**9**9**9) q[0];",
+    "huge power": V3 + "qubit[9223372036854775807**63] r;",
+    "parentheses": V3 + f"rx({'(' * 60000}1{')' * 60000}) q[0];",
+    "open parentheses": V3 + "(" * 200_000,
+    "signs": V3 + f"rx({'-' * 100_000}1) q[0];",
+    "sum": V3 + f"rx({'1+' * 100_000}1) q[0];",
+    "functions": V3 + f"rx({'sin(' * 30000}1{')' * 30000}) q[0];",
+    "indices": V3 + f"x q{'[0' * 50000}{']' * 50000};",
+    "braces": V3 + "{" * 100_000 + "}" * 100_000,
+    "ifs": V3 + "if (true) " * 20000 + "x q[0];",
+    "elses": V3 + "if (true) x q; else " * 5000 + "x q;",
+    "fors": V3 + "for int i in [0:9] " * 9000 + "x q[0];",
+    "comment marks": V3 + "/*" * 100_000,
+    "quotes": V3 + '"' * 200_000,
+    "one name": V3 + "a" * 200_000 + " q;",
+    "header": f"OPENQASM {'9' * 200_000};",
+    "zero bytes": V3 + "\0" * 100_000,
+    "strange digits": V3 + "x q[\u0661];",
+    "overflow": V3 + "rx(1e308*10) q[0];",
+    "overflowing scale": V3 + "input float t; rx(1e300*t*1e300) q[0];",
+    "long text": "x" * 10**7,
+    "UTF-16": V3.encode("utf-16"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_hostile_texts_are_refused_quickly(name: str) -> None:
+    from_qasm(V3)  # the first call loads the parser
+    started = time.process_time()
+    with pytest.raises(QasmError):
+        from_qasm(BOMBS[name])
+    assert time.process_time() - started < 2.0
+
+
+WORDS = r"""OPENQASM 2.0 3.0 ; ; ; { } ( ) [ ] , : -> @ = + - * / ** ^ ++ 0 1 2 0.5 1e9 pi q r c t a x h rx cx U gphase qubit
+qreg bit creg gate inv ctrl pow for in int const float input angle let if measure barrier reset include $0 " // /* \ é"""
+FRAGMENTS = st.sampled_from([*WORDS.split(), "\n", "\0"])
+
+
+def read(text: str) -> Circuit | None:
+    """The circuit, or None where the text is refused with a QasmError; anything else is a fault."""
+    try:
+        return from_qasm(text)
+    except QasmError:
+        return None
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(["", V2, V3]), st.lists(FRAGMENTS, max_size=25), st.text(max_size=10))
+def test_any_text_gives_a_circuit_or_a_qasm_error(start: str, words: list[str], tail: str) -> None:
+    circuit = read(start + " ".join(words) + tail)
+    assert circuit is None or from_qasm(to_qasm3(circuit)) == circuit
+
+
+@settings(deadline=None, max_examples=60)
+@given(strategies.circuits(max_ops=4), st.data())
+def test_damaged_texts_give_a_circuit_or_a_qasm_error(circuit: Circuit, data: st.DataObject) -> None:
+    text = to_qasm3(circuit)
+    place = data.draw(st.integers(0, len(text)))
+    damaged = text[:place] + data.draw(st.text(max_size=2)) + text[place + data.draw(st.integers(0, 5)) :]
+    again = read(damaged)
+    assert again is None or from_qasm(to_qasm3(again)) == again

@@ -20,6 +20,10 @@ from qpeft.errors import ConfigError
 SCHEMA = 1
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number of JSON")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One point of a curve: `step` (optimizer steps done), `loss` (mean token cross-entropy, nats), learning rate at that step."""
@@ -38,7 +42,8 @@ class RunRecord:
     (loss in nats a token, perplexity, token_accuracy in 0..1). `train_curve` holds logged training loss, `eval_curve`
     held-out loss by step, step 0 first. `wall_s` is training time alone; `train_tokens` counts non-padding tokens;
     `peak_memory_bytes` is the process's peak resident set. `config` is the resolved recipe, `versions` the packages,
-    `hashes` the data and the base model. `status` is "ok" or "failed" (then `error` says why): failures are published too.
+    `hashes` the data and the base model. `simulated` is true when circuits ran and a classical simulator ran them. `status` is "ok" or "failed" (then `error` says why):
+    failures are published too.
     """
 
     label: str
@@ -58,7 +63,7 @@ class RunRecord:
     peak_memory_bytes: int = 0
     circuit_executions: int = 0
     shots: int = 0
-    simulated: bool = True
+    simulated: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
     metrics_before: Mapping[str, float] = field(default_factory=dict)
     train_curve: tuple[Measurement, ...] = ()
@@ -77,15 +82,16 @@ class RunRecord:
 
     def to_json(self) -> str:
         """Canonical JSON on one line."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        plain = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))  # keys become text before they are sorted
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str, *, file: str = "", line: int = 0) -> RunRecord:
         """Read one line; raises ConfigError naming file, line and field."""
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"not JSON: {error.msg}", file=file, line=line, expected="one JSON object a line") from error
+            values = json.loads(text, parse_constant=_refuse)
+        except ValueError as error:
+            raise ConfigError(f"not JSON: {error}", file=file, line=line, expected="one JSON object a line") from error
         if not isinstance(values, dict):
             raise ConfigError("not a record", file=file, line=line, expected="one JSON object a line")
         if values.get("schema") != SCHEMA:
@@ -104,7 +110,7 @@ class RunRecord:
 def append_record(path: str | os.PathLike[str], record: RunRecord) -> None:
     """Append one record and flush it to disk, so that a crash after the call loses nothing.
 
-    A last line torn by a crash in mid-write (it has no newline) is cut off first: it was never acknowledged.
+    A last line without its newline was torn by a crash in mid-write and never acknowledged: it is cut off first.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

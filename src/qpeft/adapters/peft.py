@@ -165,8 +165,9 @@ class DeltaTuner(BaseTuner):  # type: ignore[misc]
 
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
-    def _pre_injection_hook(self, model: nn.Module, config: AdapterConfig, adapter_name: str) -> None:
-        self._scopes: dict[str, dict[str, nn.Module]] = {}
+    def inject_adapter(self, *args: Any, **kwargs: Any) -> None:
+        self._scopes: dict[str, dict[str, nn.Module]] = {}  # each adapter has its own shared state
+        super().inject_adapter(*args, **kwargs)
 
     def _scope(self, config: AdapterConfig, key: str) -> dict[str, nn.Module]:
         """The dictionary that modules sharing state with module `key` have in common."""

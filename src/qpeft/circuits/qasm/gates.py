@@ -20,7 +20,8 @@ from qpeft.errors import QasmError
 
 Step = tuple[str, tuple[int, ...], Angle | None]
 
-# The rest of qelib1.inc and stdgates.inc, and controlled gates by the name "c" + gate for `ctrl @`. U has OpenQASM 3's phase.
+# The rest of qelib1.inc and stdgates.inc, and controlled gates by the name "c" + gate for `ctrl @`. U, u2 and u3 have the phases of
+# the OpenQASM 3 specification and its stdgates.inc; Qiskit gives them others, so it reads `ctrl @ u3(...)` as another gate.
 _LIBRARY = """
 gate U(t, f, l) a { gphase(t/2); gphase(f/2); gphase(l/2); rz(l) a; ry(t) a; rz(f) a; }
 gate u3(t, f, l) a { rz(l) a; ry(t) a; rz(f) a; }
@@ -149,7 +150,7 @@ class Expander:
                 self.budget.spend(len(steps) * abs(count))
                 steps = steps * abs(count) if steps else []
             elif kind.endswith("ctrl"):
-                for control in reversed(qubits[controls - count : controls]):
+                for control in qubits[controls - count : controls]:
                     flip: list[Step] = [("x", (control,), None)] if kind == "negctrl" else []
                     steps = flip + self._controlled(steps, control) + flip
                 controls -= count

@@ -1,13 +1,4 @@
-"""Contract suites for authors of new members: every adapter method passes `check_adapter`.
-
-    from qpeft.testing import check_adapter
-
-    def test_contract():
-        check_adapter(lambda **settings: MyConfig(r=4, **settings))
-
-PEFT's own methods can be held to it too, as a yardstick: `check_adapter(lambda **s: LoraConfig(r=4, **s))`. Models are tiny, random
-and built from configurations; nothing is downloaded.
-"""
+"""The contract of an adapter method: a function for each rule, and `RULES`, the list of them."""
 
 from __future__ import annotations
 
@@ -15,169 +6,39 @@ import copy
 import pickle
 import re
 import tempfile
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from qpeft.errors import AdapterError, MergeError
-
-SIZES = ((896, 128), (576, 192), (1536, 256), (31, 17), (1, 1))
-LLAMA_TARGETS, GPT2_TARGETS = ["q_proj", "v_proj", "down_proj"], ["c_attn", "c_proj"]
-# Warnings that PEFT and transformers give on correct use, so that the suite runs under "warnings are errors".
-THIRD_PARTY_WARNINGS = (
-    ".*is_gradient_checkpointing.*deprecated",
-    "Already found a `peft_config` attribute",
-    "Adapter .* was active which is now deleted",
-    "fan_in_fan_out is set to False but the target module is `Conv1D`",
+from qpeft.errors import MergeError
+from qpeft.testing.tools import (
+    LLAMA_TARGETS,
+    Subject,
+    activate,
+    deltas,
+    differ,
+    gpt2,
+    gradients,
+    identical,
+    is_linear,
+    layer_inputs,
+    layers,
+    llama,
+    logits,
+    loss,
+    same,
+    snapshot,
+    stir,
+    tokens,
+    trainable,
 )
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The method under test: `make(**settings)` returns its config, the others are as in `check_adapter`."""
-
-    make: Callable[..., Any]
-    additive: bool = True
-    dead: str | None = None
-    sizes: tuple[tuple[int, int], ...] = SIZES
-
-    def adapt(self, base: nn.Module, *, seed: int = 1, adapter_name: str = "default", **settings: Any) -> Any:
-        """The base model with a fresh adapter, in evaluation mode."""
-        targets = GPT2_TARGETS if isinstance(base, GPT2LMHeadModel) else LLAMA_TARGETS
-        torch.manual_seed(seed)
-        return get_peft_model(base, self.make(**{"target_modules": targets, **settings}), adapter_name=adapter_name).eval()
-
-    def stirred(self, base: nn.Module, **settings: Any) -> Any:
-        """The same with noise on its parameters, so that it changes outputs."""
-        return stir(self.adapt(base, **settings))
-
-    def pair(self, base: nn.Module) -> Any:
-        """The base model with two unlike adapters, "default" and "other", "default" active."""
-        model = self.stirred(base)
-        torch.manual_seed(2)
-        model.add_adapter("other", copy.deepcopy(model.peft_config["default"]))
-        activate(model, "other")
-        stir(model.eval(), seed=8)
-        activate(model, "default")
-        return model
-
-
-def llama(dtype: torch.dtype = torch.float32, **settings: Any) -> LlamaForCausalLM:
-    """Two layers, grouped-query attention, untied embeddings, sizes that are no powers of two."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 36, "num_attention_heads": 3, "num_key_value_heads": 1}
-    return LlamaForCausalLM(LlamaConfig(**{"num_hidden_layers": 2, **sizes, **settings})).to(dtype).eval()
-
-
-def gpt2(dtype: torch.dtype = torch.float32) -> GPT2LMHeadModel:
-    """Two layers, Conv1D for linear layers, biases, tied embeddings."""
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 61, "n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 16}
-    return GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)).to(dtype).eval()
-
-
-def tokens() -> Tensor:
-    return (torch.arange(14) * 5 % 61).reshape(2, 7)
-
-
-@torch.no_grad()
-def logits(model: nn.Module) -> Tensor:
-    out: Tensor = model(input_ids=tokens()).logits
-    return out
-
-
-def loss(model: nn.Module) -> Tensor:
-    out: Tensor = model(input_ids=tokens(), labels=tokens()).loss
-    return out
-
-
-@torch.no_grad()
-def stir(model: Any, seed: int = 7) -> Any:
-    """Add normal noise (0.1) to every trainable parameter."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in trainable(model).values():
-        parameter.add_((0.1 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
-    return model
-
-
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def layers(model: nn.Module) -> dict[str, Any]:
-    """The adapted layers by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
-
-
-def activate(model: Any, *names: str) -> None:
-    model.base_model.set_adapter(list(names))
-
-
-def gradients(model: nn.Module) -> dict[str, Tensor]:
-    """Gradients of the loss by parameter, zero where there is none."""
-    model.zero_grad()
-    loss(model).backward()  # type: ignore[no-untyped-call]
-    return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in trainable(model).items()}
-
-
-def same(got: Tensor, want: Tensor, what: str, bound: float = 0.0) -> None:
-    """Assert that two tensors differ by at most `bound` anywhere."""
-    assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)} instead of {tuple(want.shape)}"
-    off = (got.detach().double() - want.detach().double()).abs().max().item() if got.numel() else 0.0
-    assert off <= bound, f"{what}: off by {off:.3g}, allowed {bound:.3g}"  # also false for NaN
-
-
-def differ(got: Tensor, other: Tensor, what: str) -> None:
-    off = (got.detach().double() - other.detach().double()).abs().max().item()
-    assert off > 1e-4, f"{what}: changed by {off:.3g} only, the check would be empty"
-
-
-def identical(got: Mapping[str, Tensor], want: Mapping[str, Tensor], what: str) -> None:
-    """Assert that two sets of named tensors are equal to the bit."""
-    assert got.keys() == want.keys(), f"{what}: keys differ in {sorted(got.keys() ^ want.keys())[:4]}"
-    for name, tensor in want.items():
-        assert got[name].dtype == tensor.dtype, f"{what}: {name} is {got[name].dtype} instead of {tensor.dtype}"
-        same(got[name], tensor, f"{what}: {name}")
-
-
-def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def deltas(model: Any, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What each adapted layer adds to its base layer for the inputs `x`."""
-    with torch.no_grad():
-        return {name: layer(x[name]) - layer.base_layer(x[name]) for name, layer in layers(model).items()}
-
-
-def layer_inputs(model: Any, seed: int = 3) -> dict[str, Tensor]:
-    torch.manual_seed(seed)
-    return {
-        name: torch.randn(5, layer.in_features).to(layer.get_base_layer().weight.dtype) for name, layer in layers(model).items()
-    }
-
-
-def is_linear(subject: Subject) -> bool:
-    """Whether the delta is a linear map of its input, measured in float64."""
-    model = subject.stirred(llama(torch.float64))
-    x, y = layer_inputs(model), layer_inputs(model, seed=4)
-    dx, dy, dz = (deltas(model, inputs) for inputs in (x, y, {name: 2 * x[name] - 3 * y[name] for name in x}))
-    return all(torch.allclose(dz[name], 2 * dx[name] - 3 * dy[name], rtol=1e-8, atol=1e-10) for name in x)
-
-
-# The rules ------------------------------------------------------------------------------------------------------------
 
 
 def starts_as_no_op(subject: Subject) -> None:
@@ -262,7 +123,7 @@ def loading_keeps_precision(subject: Subject) -> None:
 
 
 def two_adapters(subject: Subject) -> None:
-    model = subject.pair(llama(torch.float64))
+    alone, model = logits(subject.stirred(llama(torch.float64))), subject.pair(llama(torch.float64))
     x, outputs, parts = layer_inputs(model), {}, {}
     for name in ("default", "other"):
         activate(model, name)
@@ -270,8 +131,7 @@ def two_adapters(subject: Subject) -> None:
         wrong = [n for n in trainable(model) if f".{name}" not in n]
         assert not wrong, f"with {name!r} active these train too: {wrong[:4]}"
     differ(outputs["default"], outputs["other"], "outputs of two adapters")
-    activate(model, "default")
-    same(logits(model), outputs["default"], "output after switching back", 1e-12)
+    same(outputs["default"], alone, "output of an adapter after another was added, changed and switched away from", 1e-12)
     activate(model, "default", "other")
     both = deltas(model, x)
     for name in both if subject.additive else ():
@@ -382,7 +242,7 @@ def chooses_its_dtype(subject: Subject) -> None:
 def checkpoints_gradients(subject: Subject) -> None:
     want = gradients(subject.stirred(llama()).train())
     for reentrant in (True, False):
-        model, runs = subject.stirred(llama()).train(), []
+        model, runs = subject.stirred(llama()).train(), list[int]()
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
         next(iter(layers(model).values())).register_forward_hook(lambda *_, runs=runs: runs.append(1))
@@ -400,15 +260,21 @@ def checkpoints_gradients(subject: Subject) -> None:
 def compiles(subject: Subject) -> None:
     model = subject.stirred(llama(num_hidden_layers=1))
     want, output = gradients(model), logits(model)
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
-    compiled = torch.compile(model.get_base_model(), fullgraph=True)
+    torch.compiler.reset()
     model.zero_grad()
+    compiled: Callable[..., Any] = torch.compile(model.get_base_model(), fullgraph=True, backend="aot_eager")
     out = compiled(input_ids=tokens(), labels=tokens())
-    same(out.logits, output, "compiled output", 1e-4)
     out.loss.backward()
+    same(out.logits, output, "output of the compiled model", 1e-4)
     for name, parameter in trainable(model).items():
         assert parameter.grad is not None, f"no compiled gradient of {name}"
         same(parameter.grad, want[name], f"compiled gradient of {name}", 1e-4 * (1 + want[name].abs().max().item()))
+    layer = next(iter(layers(model).values()))
+    compiled = torch.compile(layer, fullgraph=True)
+    x = torch.randn(5, layer.in_features, requires_grad=True)
+    got, plain = (torch.autograd.grad(out.square().sum(), x, retain_graph=True)[0] for out in (compiled(x), layer(x)))
+    same(compiled(x), layer(x), "output of a compiled layer", 1e-4)
+    same(got, plain, "gradient of a compiled layer's input", 1e-4 * (1 + plain.abs().max().item()))
 
 
 def runs_under_autocast(subject: Subject) -> None:
@@ -416,7 +282,7 @@ def runs_under_autocast(subject: Subject) -> None:
         model = subject.stirred(base)
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(model)
-        value.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(value)
         assert value.isfinite(), f"loss {value.item()} under autocast"
         for name, parameter in trainable(model).items():
             good = parameter.grad is not None and parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all()
@@ -507,49 +373,3 @@ RULES: dict[str, Callable[[Subject], None]] = {
     )
 }
 SLOW = frozenset({"compiles"})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings(), torch.random.fork_rng():
-        for message in THIRD_PARTY_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        yield
-
-
-def check_adapter(
-    config_factory: Callable[..., Any],
-    *,
-    additive: bool = True,
-    dead: str | None = None,
-    sizes: Sequence[tuple[int, int]] = SIZES,
-    only: Collection[str] = tuple(RULES),
-    skip: Collection[str] = (),
-) -> None:
-    """Hold an adapter method to the contract.
-
-    Args:
-        config_factory: `config_factory(**settings)` returns a PEFT config of the method. Settings are `target_modules`, and
-            `modules_to_save`, `layers_to_transform` or `bias` in the rules about them.
-        additive: two active adapters change a layer by the sum of their deltas. False for multiplicative methods.
-        dead: regular expression of the names of parameters that may never have a gradient.
-        sizes: the `(d_in, d_out)` the method must take.
-        only, skip: names of rules, keys of `RULES`. Those in `SLOW` take some ten seconds.
-
-    Raises:
-        AssertionError: rules that are broken, each by name, with what was off and by how much.
-        AdapterError: `only` or `skip` names a rule that does not exist.
-    """
-    unknown = {*only, *skip} - RULES.keys()
-    if unknown:
-        raise AdapterError("unknown rules", value=sorted(unknown), bound=", ".join(RULES))
-    subject, broken = Subject(config_factory, additive, dead, tuple(sizes)), []
-    for name in RULES:
-        if name in only and name not in skip:
-            try:
-                with _quiet():
-                    RULES[name](subject)
-            except Exception as error:
-                broken.append((f"{name}: {'' if isinstance(error, AssertionError) else type(error).__name__ + ': '}{error}", error))
-    if broken:
-        raise AssertionError("\n".join(line for line, _ in broken)) from broken[0][1]

@@ -1,0 +1,150 @@
+"""What the rules of `check_adapter` work with: tiny models, an adapter under test, measurements and assertions with figures."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+SIZES = ((896, 128), (576, 192), (1536, 256), (31, 17), (1, 1))
+LLAMA_TARGETS, GPT2_TARGETS = ["q_proj", "v_proj", "down_proj"], ["c_attn", "c_proj"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The method under test: `make(**settings)` returns its config, the others are as in `check_adapter`."""
+
+    make: Callable[..., Any]
+    additive: bool = True
+    dead: str | None = None
+    sizes: tuple[tuple[int, int], ...] = SIZES
+
+    def adapt(self, base: nn.Module, *, seed: int = 1, adapter_name: str = "default", **settings: Any) -> Any:
+        """The base model with a fresh adapter, in evaluation mode."""
+        targets = GPT2_TARGETS if isinstance(base, GPT2LMHeadModel) else LLAMA_TARGETS
+        torch.manual_seed(seed)
+        return get_peft_model(base, self.make(**{"target_modules": targets, **settings}), adapter_name=adapter_name).eval()
+
+    def stirred(self, base: nn.Module, **settings: Any) -> Any:
+        """The same with noise on its parameters, so that it changes outputs."""
+        return stir(self.adapt(base, **settings))
+
+    def pair(self, base: nn.Module) -> Any:
+        """The base model with two unlike adapters, "default" and "other", "default" active."""
+        model = self.stirred(base)
+        torch.manual_seed(2)
+        model.add_adapter("other", copy.deepcopy(model.peft_config["default"]))
+        activate(model, "other")
+        stir(model.eval(), seed=8)
+        activate(model, "default")
+        return model
+
+
+def llama(dtype: torch.dtype = torch.float32, **settings: Any) -> LlamaForCausalLM:
+    """Two layers, grouped-query attention, untied embeddings, sizes that are no powers of two."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 61, "hidden_size": 24, "intermediate_size": 36, "num_attention_heads": 3, "num_key_value_heads": 1}
+    return LlamaForCausalLM(LlamaConfig(**{"num_hidden_layers": 2, "use_cache": False, **sizes, **settings})).to(dtype).eval()
+
+
+def gpt2(dtype: torch.dtype = torch.float32) -> GPT2LMHeadModel:
+    """Two layers, Conv1D for linear layers, biases, tied embeddings."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 61, "n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 16, "bos_token_id": 0, "eos_token_id": 0}
+    return GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, use_cache=False)).to(dtype).eval()
+
+
+def tokens() -> Tensor:
+    return (torch.arange(14) * 5 % 61).reshape(2, 7)
+
+
+@torch.no_grad()
+def logits(model: nn.Module) -> Tensor:
+    out: Tensor = model(input_ids=tokens()).logits
+    return out
+
+
+def loss(model: nn.Module) -> Tensor:
+    out: Tensor = model(input_ids=tokens(), labels=tokens()).loss
+    return out
+
+
+@torch.no_grad()
+def stir(model: Any, seed: int = 7) -> Any:
+    """Add normal noise (0.1) to every trainable parameter."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in trainable(model).values():
+        parameter.add_((0.1 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
+    return model
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def layers(model: nn.Module) -> dict[str, Any]:
+    """The adapted layers by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+def activate(model: Any, *names: str) -> None:
+    model.base_model.set_adapter(list(names))
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Gradients of the loss by parameter, zero where there is none."""
+    model.zero_grad()
+    loss(model).backward()  # type: ignore[no-untyped-call]
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in trainable(model).items()}
+
+
+def same(got: Tensor, want: Tensor, what: str, bound: float = 0.0) -> None:
+    """Assert that two tensors differ by at most `bound` anywhere."""
+    assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)} instead of {tuple(want.shape)}"
+    off = (got.detach().double() - want.detach().double()).abs().max().item() if got.numel() else 0.0
+    assert off <= bound, f"{what}: off by {off:.3g}, allowed {bound:.3g}"  # also false for NaN
+
+
+def differ(got: Tensor, other: Tensor, what: str) -> None:
+    off = (got.detach().double() - other.detach().double()).abs().max().item()
+    assert off > 1e-4, f"{what}: changed by {off:.3g} only, the check would be empty"
+
+
+def identical(got: Mapping[str, Tensor], want: Mapping[str, Tensor], what: str) -> None:
+    """Assert that two sets of named tensors are equal to the bit."""
+    assert got.keys() == want.keys(), f"{what}: keys differ in {sorted(got.keys() ^ want.keys())[:4]}"
+    for name, tensor in want.items():
+        assert got[name].dtype == tensor.dtype, f"{what}: {name} is {got[name].dtype} instead of {tensor.dtype}"
+        same(got[name], tensor, f"{what}: {name}")
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def deltas(model: Any, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What each adapted layer adds to its base layer for the inputs `x`."""
+    with torch.no_grad():
+        return {name: layer(x[name]) - layer.base_layer(x[name]) for name, layer in layers(model).items()}
+
+
+def layer_inputs(model: Any, seed: int = 3) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return {
+        name: torch.randn(5, layer.in_features).to(layer.get_base_layer().weight.dtype) for name, layer in layers(model).items()
+    }
+
+
+def is_linear(subject: Subject) -> bool:
+    """Whether the delta is a linear map of its input, measured in float64."""
+    model = subject.stirred(llama(torch.float64))
+    x, y = layer_inputs(model), layer_inputs(model, seed=4)
+    dx, dy, dz = (deltas(model, inputs) for inputs in (x, y, {name: 2 * x[name] - 3 * y[name] for name in x}))
+    return all(torch.allclose(dz[name], 2 * dx[name] - 3 * dy[name], rtol=1e-8, atol=1e-10) for name in x)

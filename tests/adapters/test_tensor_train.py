@@ -1,0 +1,103 @@
+"""Tensor trains against sums written out, and the factorisation of every size."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from qpeft.adapters.tensor_train import PUBLISHED_MODES, TensorTrain, factorise, parameter_count
+from qpeft.errors import AdapterError
+
+DOUBLE = torch.float64
+SHAPES = [(16, 24, 3, 4), (24, 16, 1, 4), (30, 7, 2, 3), (12, 18, 2, 2), (5, 9, 4, 1), (1, 1, 2, 4), (31, 17, 2, 4), (36, 36, 3, 5)]
+
+
+def train(d_in: int, d_out: int, bond: int, n_cores: int, seed: int = 0) -> TensorTrain:
+    torch.manual_seed(seed)
+    made = TensorTrain(d_in, d_out, bond, n_cores).to(DOUBLE)
+    made.initialise(1.0)
+    return made
+
+
+def dense(made: TensorTrain) -> np.ndarray:
+    """`W[j1 j2 .., i1 i2 ..] = sum over bonds of prod_k G_k[j_k, a_{k+1}, a_k, i_k]`, an entry at a time."""
+    cores = [core.detach().numpy() for core in made.cores]
+    outs, ins = [core.shape[0] for core in cores], [core.shape[3] for core in cores]
+    matrix = np.zeros((math.prod(outs), math.prod(ins)))
+    for row, js in enumerate(itertools.product(*map(range, outs))):
+        for column, indices in enumerate(itertools.product(*map(range, ins))):
+            product = np.eye(1)
+            for core, j, i in zip(cores, js, indices, strict=True):
+                product = core[j, :, :, i] @ product
+            matrix[row, column] = product.item()
+    return matrix
+
+
+def test_factors_of_every_size() -> None:
+    for count in (1, 2, 3, 4, 5):
+        for size in range(1, 3001):
+            factors = factorise(size, count)
+            assert len(factors) == count
+            assert math.prod(factors) == size
+
+
+@pytest.mark.parametrize("size", sorted(PUBLISHED_MODES))
+def test_published_modes(size: int) -> None:
+    published = {256: (4, 4, 4, 4), 512: (8, 4, 4, 4), 1024: (8, 8, 4, 4), 2048: (8, 8, 8, 4), 2560: (8, 8, 8, 5), 3584: (8, 8, 8, 7)}
+    published |= {4096: (8, 8, 8, 8), 5120: (10, 8, 8, 8), 18944: (37, 8, 8, 8), 20480: (40, 8, 8, 8), 27648: (27, 16, 8, 8)}
+    assert factorise(size) == published[size]
+
+
+def test_factors_are_as_equal_as_the_divisors_allow() -> None:
+    for size in range(1, 301):
+        if size in PUBLISHED_MODES:
+            continue
+        divisors = [d for d in range(1, size + 1) if size % d == 0]
+        every = (f for f in itertools.combinations_with_replacement(divisors, 4) if math.prod(f) == size)
+        assert sum(factorise(size)) == min(map(sum, every)), size
+    assert factorise(896) == (8, 7, 4, 4)
+    assert factorise(3072) == (8, 8, 8, 6)
+    assert factorise(31) == (31, 1, 1, 1)
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 4), (-3, 4), (8, 0)])
+def test_no_factors(size: int, count: int) -> None:
+    with pytest.raises(AdapterError, match="at least 1"):
+        factorise(size, count)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_matrix_equals_the_sum_written_out(shape: tuple[int, int, int, int]) -> None:
+    made = train(*shape)
+    np.testing.assert_allclose(made.matrix().detach().numpy(), dense(made), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_without_the_matrix(shape: tuple[int, int, int, int]) -> None:
+    made, (d_in, d_out, *_) = train(*shape), shape
+    matrix = torch.tensor(dense(made))
+    rows, columns = torch.randn(3, d_out, dtype=DOUBLE), torch.randn(d_in, 5, dtype=DOUBLE)
+    torch.testing.assert_close(made.rows_times(rows), rows @ matrix, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(made.times_columns(columns), matrix @ columns, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (3584, 256, 8, 4), (896, 256, 5, 4), (256, 18944, 8, 3)])
+def test_parameter_count(shape: tuple[int, int, int, int]) -> None:
+    made = TensorTrain(*shape)
+    assert parameter_count(*shape) == sum(core.numel() for core in made.cores)
+    assert [core.shape[1] for core in made.cores] == [shape[2]] * (shape[3] - 1) + [1]
+
+
+@pytest.mark.parametrize(("gain", "per_core"), [(1.0, 1.0), (math.sqrt(2), 2.0)])
+def test_gain_of_a_fresh_train(gain: float, per_core: float) -> None:
+    """The variance of W x over that of x, mean over trains: `gain^2` a core."""
+    torch.manual_seed(0)
+    made, ratios = TensorTrain(32, 48, 4).to(DOUBLE), []
+    for _ in range(600):
+        made.initialise(gain)
+        ratios.append(made.matrix().square().sum(1).mean().item())
+    assert np.mean(ratios) == pytest.approx(per_core**4, rel=0.1)

@@ -161,7 +161,11 @@ def tiny(**sizes: int) -> Qwen2Config:
 def test_published_parameter_counts(layers: int, width: int, kv: int, r: int, millions: float, lora_millions: float) -> None:
     """Qwen2-7B and Qwen3-8B shapes, q_proj and v_proj, on no memory at all."""
     shape = tiny(
-        num_hidden_layers=layers, hidden_size=width, num_attention_heads=width // 128, num_key_value_heads=kv // 128, intermediate_size=8
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=width // 128,
+        num_key_value_heads=kv // 128,
+        intermediate_size=8,
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape)

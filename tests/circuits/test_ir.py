@@ -290,3 +290,20 @@ def test_hardware_efficient_counts(n: int, cnots: int) -> None:
     assert sum(op.gate == "cx" for op in circuit.ops) == 2 * cnots
     indices = [op.angle.index for op in circuit.ops if op.angle is not None]
     assert indices == list(range(circuit.n_params))
+
+
+@pytest.mark.parametrize(
+    "op",
+    [["ry", [0], [0, 10**400, 0.0]], ["ry", [0], [0, True, 0.0]], ["ry", [0], [0, 1.0, 0.0], 7], ["ry", [0], [0, "1", 0.0]]],
+)
+def test_json_numbers_that_are_none_are_circuit_errors(op: list[object]) -> None:
+    text = json.dumps({"format": "qpeft.circuit", "version": 1, "n_qubits": 1, "n_inputs": 0, "n_params": 1, "ops": [op]})
+    with pytest.raises(CircuitError):
+        Circuit.from_json(text)
+
+
+def test_minus_zero_is_zero_and_coefficients_are_numbers() -> None:
+    ids = {Circuit(1, (Op("ry", (0,), Angle(shift=zero)),)).id for zero in (0.0, -0.0)}
+    assert len(ids) == 1
+    with pytest.raises(CircuitError, match="finite number"):
+        Observable((("a", ()),))  # type: ignore[arg-type]

@@ -214,7 +214,9 @@ def test_shapes_and_empty_batches() -> None:
 
 def test_circuits_without_inputs_angles_or_gates() -> None:
     bell = Circuit(2, (Op("h", (0,)), Op("cx", (0, 1))))
-    out = expectations(bell, torch.zeros(4, 0), torch.zeros(0), [Observable.pauli("ZZ"), Observable.pauli("XX"), Observable.pauli("ZI")])
+    out = expectations(
+        bell, torch.zeros(4, 0), torch.zeros(0), [Observable.pauli("ZZ"), Observable.pauli("XX"), Observable.pauli("ZI")]
+    )
     torch.testing.assert_close(out, torch.tensor([[1.0, 1.0, 0.0]] * 4))
     torch.testing.assert_close(expectations(Circuit(3, ()), torch.zeros(1, 0), torch.zeros(0)), torch.ones(1, 3))
     identity = expectations(Circuit(1, (Op("x", (0,)),)), torch.zeros(1, 0), torch.zeros(0), [Observable(((3.0, ()),))])
@@ -300,7 +302,9 @@ def test_backward_keeps_inputs_and_angles_alone() -> None:
 
 def test_a_state_too_large_is_refused_with_the_figure() -> None:
     circuit = Circuit(44, (Op("h", (0,)),))
-    with pytest.raises(ResourceError, match=r"44-qubit circuit needs [\d,]+\.\d\d GiB of memory, [\d,.]+ GiB are available") as caught:
+    with pytest.raises(
+        ResourceError, match=r"44-qubit circuit needs [\d,]+\.\d\d GiB of memory, [\d,.]+ GiB are available"
+    ) as caught:
         expectations(circuit, torch.zeros(1, 0), torch.zeros(0))
     assert isinstance(caught.value.value, int)
     assert caught.value.value > 2 * 4 * 2**44

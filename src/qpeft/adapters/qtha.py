@@ -14,6 +14,7 @@ tokens, and MLP_B and TT_B into one `(d_out, r)` matrix: a token costs what it c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -125,7 +126,7 @@ class QTHAConfig(AdapterConfig):
             raise AdapterError(
                 f"no setting of QTHA with r={r} fits a {d_in} -> {d_out} layer",
                 value=f"budget {self.budget} = {allowed:.0f} parameters",
-                bound=f"at least {least}, a budget of {least / (r * (d_in + d_out)):.3f}",
+                bound=f"at least {least}, a budget of {math.ceil(1000 * least / (r * (d_in + d_out))) / 1000:.3f}",
                 cure="raise budget, or lower n_layers or r",
             )
         bond, m = max(fitting)

@@ -176,6 +176,17 @@ def _is_index(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _finite(value: object, what: str) -> float:
+    """A finite number as a float, minus zero as zero, so that equal circuits have equal ids."""
+    try:
+        number = float(value) if not isinstance(value, (bool, str, bytes)) else math.nan  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise CircuitError(f"{what} must be a finite number", value=value)
+    return number + 0.0
+
+
 @dataclass(frozen=True)
 class Angle:
     """A gate's angle in radians: `scale * params[index] + shift`, or the constant `shift` when `index` is None."""
@@ -188,9 +199,7 @@ class Angle:
         if self.index is not None and not _is_index(self.index):
             raise CircuitError("a parameter index must be a whole number of at least 0", value=self.index)
         for name in ("scale", "shift"):
-            if not isinstance(getattr(self, name), (int, float)) or not math.isfinite(getattr(self, name)):
-                raise CircuitError(f"an angle's {name} must be a finite number", value=getattr(self, name))
-            object.__setattr__(self, name, float(getattr(self, name)))
+            object.__setattr__(self, name, _finite(getattr(self, name), f"an angle's {name}"))
         if self.index is None:
             object.__setattr__(self, "scale", 1.0)
 
@@ -238,9 +247,8 @@ class Observable:
                 raise CircuitError("a Pauli word names each qubit once, from 0", value=word)
             if any(p not in ("X", "Y", "Z") for _, p in word):
                 raise CircuitError("a Pauli word holds X, Y and Z", value=word)
-            if not math.isfinite(coefficient):
-                raise CircuitError("an observable's coefficients must be finite", value=coefficient)
-            checked.append((float(coefficient), tuple(sorted((int(q), p) for q, p in word))))
+            number = _finite(coefficient, "an observable's coefficient")
+            checked.append((number, tuple(sorted((int(q), p) for q, p in word))))
         object.__setattr__(self, "terms", tuple(checked))
 
     @classmethod
@@ -331,12 +339,14 @@ class Circuit:
         """Read the JSON form; raises CircuitError for anything that is not a valid circuit."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise CircuitError("not a circuit in qpeft's JSON form", bound=f'an object with "format": "{FORMAT}"')
-        if data.get("version") != VERSION:
+        if data.get("version") != VERSION or isinstance(data["version"], bool):
             raise CircuitError("unknown circuit version", value=data.get("version"), bound=VERSION)
         if unknown := data.keys() - {"format", "version", "n_qubits", "n_inputs", "n_params", "ops"}:
             raise CircuitError("unknown fields in a circuit", value=", ".join(sorted(map(str, unknown))))
         try:
-            ops = tuple(Op(op[0], tuple(op[1]), Angle(*op[2]) if len(op) == 3 else None) for op in data["ops"])
+            ops = tuple(Op(gate, tuple(qubits), Angle(*angle[0]) if angle else None) for gate, qubits, *angle in data["ops"])
+            if any(len(op) > 3 for op in data["ops"]):
+                raise ValueError("an op has more than three entries")
             return cls(data["n_qubits"], ops, data["n_inputs"], data["n_params"])
         except CircuitError:
             raise

@@ -79,13 +79,16 @@ def limits(curves: Sequence[Curve]) -> tuple[float, float, float | None]:
     """Lower and upper end of the loss axis, and the loss at the start where that is cut off.
 
     The first fall of the loss can dwarf the differences between arms. When it takes more than two thirds of the axis and there
-    are arms to compare, its upper part is cut off. A run that diverged cannot stretch the axis beyond twice the fall.
+    are arms to compare, its upper part is cut off. A run that diverged cannot stretch the axis beyond twice the fall, measured
+    from the start or, where training loss is noisy and starts low, from what three quarters of all points stay below.
     """
     last = max(line.steps[-1] for line in curves)
     low, top = min(min(line.low) for line in curves), max(max(line.high) for line in curves)
     start = fmean(line.mean[0] for line in curves)
-    if start > low:
-        top = min(top, 2 * start - low)
+    means = sorted(mean for line in curves for mean in line.mean)
+    usual = max(start, means[3 * (len(means) - 1) // 4])
+    if usual > low:
+        top = min(top, 2 * usual - low)
     late = [high for line in curves for step, high in zip(line.steps, line.high, strict=True) if step >= 0.15 * last]
     settled = min(max(late), top) - low
     if len(curves) > 1 and start - low > 3 * settled > 0:

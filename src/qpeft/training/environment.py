@@ -49,6 +49,13 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def slow_in_bfloat16(device_type: str) -> bool:
+    """True on a processor without bfloat16 instructions, where bfloat16 is several times slower than float32."""
+    import torch
+
+    return device_type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2")
+
+
 def peak_memory_bytes() -> int:
     """Largest resident set of this process so far, plus, with a GPU, the most memory torch held on it."""
     import torch

@@ -93,6 +93,8 @@ def _train(config: RunConfig, folder: Path, baseline: Path) -> RunRecord:
     train_rows = tokenize_all(train_examples, tokenizer, config.data.max_length).rows
     eval_rows = tokenize_all(eval_examples, tokenizer, config.data.max_length).rows if eval_examples else []
     base = models.load_model(config.model)
+    if str(base.dtype) == "torch.bfloat16" and environment.slow_in_bfloat16(base.device.type):
+        logger.warning("this processor has no bfloat16 instructions: model.dtype: float32 is several times faster here")
     base_parameters = sum(p.numel() for p in base.parameters())
     batch_size = config.training.per_device_eval_batch_size
     progress = not config.training.disable_tqdm
@@ -140,8 +142,8 @@ def _train(config: RunConfig, folder: Path, baseline: Path) -> RunRecord:
         tokens_per_s=round(tokens / wall_s, 1),
         peak_memory_bytes=environment.peak_memory_bytes(),
         simulated=any(isinstance(module, QuantumLayer) for module in model.modules()),
-        metrics=after,
-        metrics_before=before,
+        metrics={name: value for name, value in after.items() if name != "tokens"},
+        metrics_before={name: value for name, value in before.items() if name != "tokens"},
         train_curve=_curve(trainer.state.log_history, "loss"),
         eval_curve=_eval_curve(trainer.state.log_history, before, after, int(trainer.state.global_step)),
         config=config.resolved(),

@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    convert_to_lora,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from torch import Tensor, nn
 
@@ -36,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no tensor": {"tensor": False},
     "shared in a layer": {"share_circuit": "layer"},
     "shared in the model": {"share_circuit": "model"},
-    **{qnn: {"qnn": qnn} for qnn in ("none", "cos", "mlp2", "mlp3", "mlp4", "product", "frozen")},
+    **{qnn: {"qnn": qnn} for qnn in ("none", "cos", "mlp2", "product", "frozen")},
 }
 FAST = [name for name in RULES if name not in SLOW]
 
@@ -76,7 +84,7 @@ def test_lora_as_a_yardstick() -> None:
 
 
 def test_an_unknown_rule() -> None:
-    with pytest.raises(AdapterError, match="unknown rules.*starts_as_a_noop.*starts_as_no_op"):
+    with pytest.raises(AdapterError, match=r"unknown rules.*starts_as_a_noop.*starts_as_no_op"):
         check_adapter(config, only=["starts_as_a_noop"])
 
 
@@ -105,8 +113,6 @@ class Scaled(Delta):
             self.unused = nn.Parameter(torch.zeros(3))
         if self.fault == "unsaved state":
             self.register_buffer("sign", torch.sign(torch.randn(d_out)), persistent=False)
-        if self.fault == "float64":
-            self.double_scale = torch.ones((), dtype=torch.float64)
 
     @property
     def linear(self) -> bool:
@@ -192,7 +198,6 @@ def test_import_is_light_and_quick() -> None:
 @pytest.mark.parametrize(
     "imports",
     [
-        "import qpeft, peft",
         "import peft, qpeft",
         "import qpeft, importlib.util; assert importlib.util.find_spec('peft'); import peft",
         "from qpeft import QTHAConfig; import peft",
@@ -208,8 +213,8 @@ def test_registered_in_whatever_order(imports: str) -> None:
 
 
 def test_importing_peft_still_fails_where_it_would() -> None:
-    code = "import sys, qpeft\nsys.path[:] = [p for p in sys.path if 'packages' not in p]\ntry: import peft\nexcept ImportError as e: print(e)"
-    assert "peft" in run(code)
+    code = "import sys, qpeft\nsys.path.clear()\ntry: import peft\nexcept ModuleNotFoundError as error: print(error)"
+    assert run(code).strip() == "No module named 'peft'"
 
 
 def test_an_old_peft_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,14 +247,13 @@ def test_config_round_trip(variant: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", ["layer", "model"])
 def test_sharing_is_within_an_adapter(share: str) -> None:
-    """A second adapter has a circuit of its own, and moving one leaves the other."""
-    model = get_peft_model(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), config(target_modules=["0", "1"], share_circuit=share))
-    model.add_adapter("other", config(target_modules=["0", "1"], share_circuit=share))
-    count = {
-        name: sum(key.endswith("qnn.angles") for key in get_peft_model_state_dict(model, adapter_name=name))
-        for name in model.peft_config
-    }
-    assert count == dict.fromkeys(["default", "other"], 1 if share == "model" else 2)
+    """A second adapter has circuits of its own."""
+    settings = {"target_modules": ["0", "1"], "share_circuit": share}
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), config(**settings))
+    model.add_adapter("other", config(**settings))
+    for name in ("default", "other"):
+        circuits = [key for key in get_peft_model_state_dict(model, adapter_name=name) if key.endswith("qnn.angles")]
+        assert len(circuits) == (1 if share == "model" else 2)
 
 
 def test_parameters_are_counted_without_building_them() -> None:
@@ -356,13 +360,9 @@ def test_adapter_trained_beside_float32_loads_beside_float64(tmp_path: Path) -> 
 
 
 def test_linear_adapter_converts_to_lora() -> None:
-    from peft import convert_to_lora
-
     model, x = pair(qnn="none", init_weights=False), torch.randn(3, 6)
     lora, state = convert_to_lora(model, rank=2, progressbar=False)
     converted = get_peft_model(copy.deepcopy(model).unload(), lora).eval()
-    from peft import set_peft_model_state_dict
-
     set_peft_model_state_dict(converted, state)
     torch.testing.assert_close(converted(x), model(x), rtol=1e-4, atol=1e-4)
     assert not bridge.DeltaLayer.supports_lora_conversion(pair().base_model.model[0])

@@ -1,0 +1,67 @@
+"""QTHA in the hands of libraries that know nothing of it, and the recipes that ship with the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import qpeft
+from qpeft.training.config import load_recipe
+from qpeft.training.data import content_hash, load_data
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.filterwarnings("default")  # what TRL warns of is TRL's
+def test_trl_sft_trainer_trains_qtha(tiny_model: Path, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    rows = [{"prompt": f"Say {i}.", "completion": f" {i}."} for i in range(8)]
+    trainer = trl.SFTTrainer(
+        model=str(tiny_model),
+        args=trl.SFTConfig(output_dir=str(tmp_path), max_steps=3, report_to="none", learning_rate=1e-2, bf16=False, use_cpu=True),
+        train_dataset=datasets.Dataset.from_list(rows),
+        peft_config=qpeft.QTHAConfig(r=2, hidden_size=8, bond_dim=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    )
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert before
+    assert all("qtha_delta" in name for name in before)
+    trainer.train()
+    moved = [name for name, p in trainer.model.named_parameters() if name in before and not p.equal(before[name])]
+    assert any("mlp_b" in name for name in moved)
+    trainer.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.rglob("*.yaml")), ids=lambda f: str(f.relative_to(RECIPES)))
+def test_shipped_recipes_are_valid_and_do_not_leak(file: Path) -> None:
+    config = load_recipe(file)
+    train, held_out = load_data(config.data)
+    assert held_out
+    assert not set(map(content_hash, train)) & set(map(content_hash, held_out))
+
+
+def test_the_demo_keeps_within_its_budget() -> None:
+    """Equal rank, and at most 24% of LoRA's trainable parameters, on the shape of SmolLM2-135M."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from qpeft.adapters.peft import count_parameters
+    from qpeft.training.adapter_section import build_adapter_config
+
+    shape = LlamaConfig(
+        num_hidden_layers=30, hidden_size=576, num_attention_heads=9, num_key_value_heads=3, intermediate_size=64, vocab_size=64
+    )
+    compare = load_recipe(RECIPES / "demo.yaml").compare
+    assert compare is not None
+    assert len(compare.seeds) == 2
+    qtha, lora = (build_adapter_config(arm.adapter) for arm in compare.arms)
+    assert qtha.r == lora.r
+    counts = []
+    for config in (qtha, lora):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(shape)
+        counts.append(count_parameters(model, config)["trainable"])
+    assert counts == [90_960, 460_800]
+    assert counts[0] <= 0.24 * counts[1]

@@ -42,8 +42,8 @@ class RunRecord:
     (loss in nats a token, perplexity, token_accuracy in 0..1). `train_curve` holds logged training loss, `eval_curve`
     held-out loss by step, step 0 first. `wall_s` is training time alone; `train_tokens` counts non-padding tokens;
     `peak_memory_bytes` is the process's peak resident set. `config` is the resolved recipe, `versions` the packages,
-    `hashes` the data and the base model. `simulated` is true when circuits ran and a classical simulator ran them. `status` is "ok" or "failed" (then `error` says why):
-    failures are published too.
+    `hashes` the data and the base model. `simulated` is true when circuits ran and a classical simulator ran them. `status` is "ok"
+    or "failed" (then `error` says why): failures are published too.
     """
 
     label: str

@@ -128,7 +128,8 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         for name, delta in deltas:
             merged = (weight.data.to(delta.dtype) + delta).to(weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
-                raise MergeError(f"the merged weights of adapter {name!r} are not finite; nothing of it was merged")
+                # PEFT's own words, which its users match
+                raise MergeError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken", cure="retrain it")
             weight.data = merged
             self.merged_adapters.append(name)
 

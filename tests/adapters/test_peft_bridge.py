@@ -366,3 +366,23 @@ def test_linear_adapter_converts_to_lora() -> None:
     set_peft_model_state_dict(converted, state)
     torch.testing.assert_close(converted(x), model(x), rtol=1e-4, atol=1e-4)
     assert not bridge.DeltaLayer.supports_lora_conversion(pair().base_model.model[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"bias": "some"}, "unknown bias"),
+        ({"budget": 0.24}, "there are none"),
+        ({"budget": 0.24, "bond_dim": "auto", "tensor": False}, "there are none"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(AdapterError, match=words):
+        qpeft.QTHAConfig(**settings)
+
+
+def test_a_method_may_not_take_the_name_of_one_of_pefts() -> None:
+    qtha = METHODS["QTHA"]
+    with pytest.raises(AdapterError, match="PEFT has a method of this name"):
+        registry.register(Method("LORA", qtha.config, qtha.delta, "", ""))
+    assert "LORA" not in METHODS

@@ -42,6 +42,8 @@ class AdapterConfig:
                 value=self.target_modules,
                 cure="write the layer numbers into the expression, or list the module names",
             )
+        if self.bias not in ("none", "all") and not self.bias.endswith("_only"):
+            raise AdapterError("unknown bias", value=self.bias, bound="none, all, <method>_only")
         if self.layers_pattern and self.layers_to_transform is None:
             raise AdapterError("layers_pattern does nothing without layers_to_transform", value=self.layers_pattern)
 

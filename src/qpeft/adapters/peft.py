@@ -256,7 +256,9 @@ def _make_config(method: Method, name: MethodName) -> type[PeftConfig]:
 def _register(method: Method) -> None:
     """Enter a method into PEFT's mappings, once."""
     name = MethodName(method.name)
-    if name in PEFT_TYPE_TO_CONFIG_MAPPING:
+    if (known := PEFT_TYPE_TO_TUNER_MAPPING.get(name)) is not None:
+        if not issubclass(known, DeltaTuner):
+            raise AdapterError("PEFT has a method of this name", value=method.name, cure="another name")
         return
     prefix = f"{method.name.lower()}_"
     config = _make_config(method, name)

@@ -85,6 +85,8 @@ class QTHAConfig(AdapterConfig):
             raise AdapterError("'auto' needs a budget to meet", cure="set budget, such as 0.24 of LoRA's parameters at equal r")
         if self.budget is not None and not self.budget > 0:
             raise AdapterError("budget is a positive share of LoRA's parameters", value=self.budget)
+        if self.budget is not None and not (self.tensor and "auto" in (self.hidden_size, self.bond_dim)):
+            raise AdapterError("budget decides 'auto' settings and there are none", value=self.budget, cure="bond_dim='auto'")
 
     def sharing_scope(self) -> str:
         return self.share_circuit

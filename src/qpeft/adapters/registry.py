@@ -36,6 +36,6 @@ def register(method: Method) -> None:
         raise AdapterError("a method's name is upper case, as in PEFT", value=method.name, bound="letters, digits, single _")
     if method.name in METHODS:
         raise AdapterError("a method of this name exists already", value=method.name)
-    METHODS[method.name] = method
     for listener in listeners:
-        listener(method)
+        listener(method)  # may refuse the name
+    METHODS[method.name] = method

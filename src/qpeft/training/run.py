@@ -124,7 +124,9 @@ def _train(config: RunConfig, folder: Path, baseline: Path) -> RunRecord:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     wall_s = clock.elapsed_s()
 
-    after = evaluate(model, eval_rows, tokenizer, batch_size=batch_size, progress=progress) if eval_rows else {}
+    step, after = trainer.measured
+    if eval_rows and (step != trainer.state.global_step or config.training.load_best_model_at_end):
+        after = evaluate(model, eval_rows, tokenizer, batch_size=batch_size, progress=progress)
     _save_adapter(model, folder)
     tokens = int(trainer.state.num_input_tokens_seen)
     return RunRecord(
@@ -200,8 +202,11 @@ def _make_trainer(
             _write(checkpoint / WHOLE, json.dumps({"wall_s": clock.elapsed_s()}))
 
     class EvaluatingTrainer(Trainer):  # type: ignore[misc]
+        measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
+
         def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
             found = evaluate(self.model, eval_rows, tokenizer, batch_size=self.args.per_device_eval_batch_size)
+            self.measured = (int(self.state.global_step), found)
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
             self.log(metrics)
             self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

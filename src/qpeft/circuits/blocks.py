@@ -87,6 +87,7 @@ def _prepare(factor: Factor, circuit: Circuit, like: Tensor) -> Prepared:
     no_index = torch.empty(0, dtype=torch.long, device=like.device)
     parts = generator = weights = offset = empty
     index = inverse = no_index
+    frequency = like.new_tensor([op.spec.frequency for op in factor.ops])
     if factor.kind == "phase":
         weights, offset = (like.new_tensor(a) for a in phase_weights(factor))
     elif factor.kind == "perm":
@@ -96,8 +97,7 @@ def _prepare(factor: Factor, circuit: Circuit, like: Tensor) -> Prepared:
         values = np.array([_parts(op.spec) for op in factor.ops])
         pairs = np.stack([values.real, values.imag], axis=2)  # (ops, 3, 2, d, d)
         parts = like.new_tensor(pairs.transpose(1, 0, 2, 3, 4))
-        generator = parts[2] * like.new_tensor([op.spec.frequency for op in factor.ops])[:, None, None, None]
-    frequency = like.new_tensor([op.spec.frequency for op in factor.ops])
+        generator = parts[2] * frequency[:, None, None, None]
     angles = Angles.of(factor.ops, first, like)
     real = factor.kind != "phase" and all(not part.imag.any() for op in factor.ops for part in _parts(op.spec))
     return Prepared(factor, angles, frequency, parts, generator, weights, offset, index, inverse, real)

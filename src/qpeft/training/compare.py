@@ -6,7 +6,6 @@ again in its folder, a comparison skips what is finished and continues what is n
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
 import re
@@ -24,7 +23,7 @@ from qpeft.training.run import BASELINE, FAILURE, RECORD, claim, read_record
 
 logger = logging.getLogger(__name__)
 
-RECORDS, RUNS, RECIPE = "records.jsonl", "runs", "recipe.yaml"
+RECORDS, RUNS = "records.jsonl", "runs"
 
 
 def runs(config: RunConfig, folder: Path) -> Iterator[tuple[RunConfig, Path]]:
@@ -86,5 +85,5 @@ def _failure(run: RunConfig, place: Path, code: int) -> RunRecord:
         error=reason,
         config=run.resolved(),
         versions=environment.versions(),
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created_at=environment.now(),
     )

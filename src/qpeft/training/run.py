@@ -8,7 +8,6 @@ state, so a killed run ends with the weights of an unkilled one; a finished run 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import fcntl
 import json
 import logging
@@ -152,7 +151,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path) -> RunRecord:
         versions=environment.versions(),
         hashes=hashes,
         machine=environment.machine(),
-        created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created_at=environment.now(),
     )
 
 

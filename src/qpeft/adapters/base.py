@@ -6,7 +6,7 @@ A method file holds both and nothing of PEFT: names, dtypes, several adapters, m
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,13 +52,24 @@ class AdapterConfig:
         return "none"
 
 
+Place = Literal["beside", "before", "after"]
+
+
 class Delta(nn.Module):
-    """The change an adapter makes to one linear layer: `y = W0 x + delta(x)`.
+    """The change an adapter makes to one linear layer `y = W0 x + b`.
+
+    Where it sits is the method's, in `place`:
+
+        beside   y = W0 x + b + delta(x)            d_in  -> d_out, additive methods such as LoRA
+        before   y = W0 (x + delta(x)) + b          d_in  -> d_in,  W = W0 (I + D)
+        after    y = y0 + b + delta(y0), y0 = W0 x  d_out -> d_out, W = (I + D) W0
 
     Subclasses take `(d_in, d_out, config, scope)` and implement `forward`. `scope` is a dictionary shared by the modules that
     `config.sharing_scope()` says share state: the first one in it owns what the others borrow. `linear` says whether the delta
-    is a linear map of x; only then can it merge.
+    is a linear map; only then can it merge.
     """
+
+    place: ClassVar[Place] = "beside"
 
     def __init__(self, d_in: int, d_out: int, config: AdapterConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -68,25 +79,50 @@ class Delta(nn.Module):
     def linear(self) -> bool:
         return False
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """`(inputs, outputs)` of `forward`, which `place` decides."""
+        return {"beside": (self.d_in, self.d_out), "before": (self.d_in,) * 2, "after": (self.d_out,) * 2}[self.place]
+
     def forward(self, x: Tensor) -> Tensor:
-        """Delta for inputs `(..., d_in)`: `(..., d_out)`, in the adapter's dtype."""
+        """The map itself: `(..., inputs) -> (..., outputs)` of `sizes`, in the adapter's dtype."""
         raise NotImplementedError
 
     def weight(self) -> Tensor:
-        """The delta as a matrix `(d_out, d_in)`, for linear deltas; raises MergeError for others."""
+        """The map as a matrix `(outputs, inputs)`, for linear deltas; raises MergeError for others."""
         if not self.linear:
             raise MergeError(
                 f"{type(self).__name__} depends on its input in a way that is not linear, so no weight matrix equals it",
                 cure="keep the adapter beside the base model (save_pretrained and from_pretrained do), use unload() to get the "
-                "base model back, or train a linear method (LoRA, or this one with qnn='none') if you need to merge",
+                "base model back, export it to LoRA by distillation (qpeft export), or train a linear method if you need to merge",
             )
-        parameter = next(self.parameters())
-        training, identity = self.training, torch.eye(self.d_in, dtype=parameter.dtype, device=parameter.device)
+        training = self.training
+        identity = torch.eye(self.sizes[0], dtype=self.dtype, device=self.device)
         self.eval()  # without dropout
         try:
             return self.forward(identity).T
         finally:
             self.train(training)
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """`(B, A)` with `weight() = B A` exactly, shapes `(outputs, k)` and `(k, inputs)`, where the method is low-rank by
+        construction; None otherwise. What export to LoRA takes."""
+        return None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._first_tensor().dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._first_tensor().device
+
+    def _first_tensor(self) -> Tensor:
+        """A parameter, or a floating buffer where the delta has borrowed all its parameters."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.is_floating_point():
+                return tensor
+        raise AdapterError(f"{type(self).__name__} holds no tensor of its own, so it has no dtype", cure="register a buffer")
 
     def extra_repr(self) -> str:
         return f"{self.d_in} -> {self.d_out}"

@@ -57,6 +57,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         setattr(self, self.deltas_name, nn.ModuleDict())
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        self._kept_weight: Tensor | None = None  # W0, while multiplicative deltas are merged into it
         self.in_features, self.out_features, self.transposed = layer_shape(self.get_base_layer())
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config, scope)
@@ -96,42 +97,69 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
-        result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
-            return result
+            base: Tensor = self.base_layer(x, *args, **kwargs)
+            return base
+        deltas = [self._delta(name) for name in self.active_adapters if name in self.deltas]
+        into = self._plus(x, [delta for delta in deltas if delta.place == "before"], x)
+        result: Tensor = self.base_layer(into.to(x.dtype), *args, **kwargs)
         dtype = result.dtype
-        for name in self.active_adapters:
-            if name in self.deltas:
-                delta = self.deltas[name]
-                result = result + delta(self._cast_input_dtype(x, next(delta.parameters()).dtype))
+        result = self._plus(result, [delta for delta in deltas if delta.place == "beside"], x)
+        if after := [delta for delta in deltas if delta.place == "after"]:
+            bias = getattr(self.get_base_layer(), "bias", None)
+            result = self._plus(result, after, result if bias is None else result - bias)
         return result.to(dtype)
 
+    def _plus(self, y: Tensor, deltas: list[Delta], x: Tensor) -> Tensor:
+        """`y + sum_i delta_i(x)`, each delta in its own dtype."""
+        for delta in deltas:
+            y = y + delta(self._cast_input_dtype(x, delta.dtype))
+        return y
+
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """The delta of an adapter in the layout of the base layer's weight; MergeError for one that is not linear."""
-        weight = self._delta(adapter).weight()
+        """What the adapter adds to the base layer's weight, in that weight's layout; MergeError for one that is not linear."""
+        delta = self._delta(adapter)
+        matrix = delta.weight()
+        if delta.place != "beside":
+            base = self._unmerged_weight().to(matrix)
+            matrix = base @ matrix if delta.place == "before" else matrix @ base
+        return matrix.T if self.transposed else matrix
+
+    def _unmerged_weight(self) -> Tensor:
+        """`W0 (d_out, d_in)`, also while adapters are merged into the layer."""
+        weight = self.get_base_layer().weight if self._kept_weight is None else self._kept_weight
         return weight.T if self.transposed else weight
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add linear deltas to the base weight. All of them are checked before the weight is touched."""
+        """Add linear deltas to the base weight. All of them are checked before the weight is touched.
+
+        Multiplicative deltas (`before`, `after`) need `W0` for the next merge and for unmerge: it is kept while they are merged.
+        """
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.deltas]
-        deltas = [(name, self.get_delta_weight(name)) for name in names]
-        if not deltas:
+        if not names:
             return
         weight = getattr(self.get_base_layer(), "weight", None)
-        if weight is None or not weight.is_floating_point() or tuple(weight.shape) != tuple(deltas[0][1].shape):
+        shape = (self.in_features, self.out_features) if self.transposed else (self.out_features, self.in_features)
+        if weight is None or not weight.is_floating_point() or tuple(weight.shape) != shape:
+            for name in names:
+                self._delta(name).weight()  # one that is not linear says so first
             raise MergeError(
                 "the base weight is quantised and cannot take a delta",
                 value=type(self.get_base_layer()).__name__,
                 cure="load the base model without quantisation to merge",
             )
-        for name, delta in deltas:
-            merged = (weight.data.to(delta.dtype) + delta).to(weight.dtype)
+        merged = weight.data
+        for name in names:
+            delta = self.get_delta_weight(name)
+            merged = (merged.to(delta.dtype) + delta).to(weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
                 # PEFT's own words, which its users match
                 raise MergeError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken", cure="retrain it")
-            weight.data = merged
-            self.merged_adapters.append(name)
+        if self._kept_weight is None and any(self._delta(name).place != "beside" for name in names):
+            self._kept_weight = weight.data
+        weight.data = merged
+        self.merged_adapters += names
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -139,6 +167,9 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
         weight = self.get_base_layer().weight
+        if self._kept_weight is not None:
+            weight.data, self._kept_weight = self._kept_weight.to(weight.device), None
+            self.merged_adapters.clear()
         while self.merged_adapters:
             delta = self.get_delta_weight(self.merged_adapters.pop())
             weight.data = (weight.data.to(delta.dtype) - delta).to(weight.dtype)

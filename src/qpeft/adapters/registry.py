@@ -3,28 +3,57 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from qpeft.adapters.base import AdapterConfig, Delta
+from qpeft.adapters.controls import QNN_KINDS
 from qpeft.adapters.qtha import QTHA, QTHAConfig
 from qpeft.errors import AdapterError
+
+Kind = Literal["circuit", "generator", "inspired"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A method: PEFT's type name (upper case), its settings, its delta, the paper and one line of what it is."""
+    """A method of adaptation.
+
+    Attributes:
+        name: PEFT's type name, upper case.
+        config, delta: its settings and its module.
+        paper: where it comes from.
+        summary: one line of what it is.
+        kind: "circuit" runs a quantum circuit on every input; "generator" runs one without input, whose outcome makes the
+            weights; "inspired" borrows the algebra and runs no circuit.
+        runs_on: where the quantum part can run: "simulator", "chip"; empty for inspired methods.
+        controls: classical twins by name, each as the settings that put it in the quantum part's place.
+    """
 
     name: str
     config: type[AdapterConfig]
     delta: type[Delta]
     paper: str
     summary: str
+    kind: Kind = "inspired"
+    runs_on: tuple[str, ...] = ()
+    controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (Method("QTHA", QTHAConfig, QTHA, "arXiv 2503.12790", "tensor trains around a data re-uploading circuit"),)
+    for method in (
+        Method(
+            "QTHA",
+            QTHAConfig,
+            QTHA,
+            "arXiv 2503.12790",
+            "tensor trains around a data re-uploading circuit",
+            kind="circuit",
+            runs_on=("simulator", "chip"),
+            controls={kind: {"qnn": kind} for kind in QNN_KINDS if kind != "circuit"},
+        ),
+    )
 }
 
 listeners: list[Callable[[Method], None]] = []  # who wants to know of methods registered later: the bridge to PEFT

@@ -1,44 +1,15 @@
-"""The command line: one function per command. What a command needs is imported inside it, so that --help is instant."""
+"""Commands that train adapters, evaluate them and talk to them."""
 
 from __future__ import annotations
 
 import json
-import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from qpeft import __version__
-from qpeft.errors import QpeftError
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Quantum-enhanced parameter-efficient fine-tuning of language models.",
-)
-
-Recipe = Annotated[Path, typer.Argument(help="A recipe (YAML).")]
-Run = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a value, such as training.seed=1.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what another recipe left in the output folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-
-
-def _version(value: bool) -> None:
-    if value:
-        print(f"qpeft {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-) -> None:
-    pass
+from qpeft.cli.common import AsJson, Overwrite, Recipe, Run, Set, app, print_table
 
 
 @app.command()
@@ -135,7 +106,9 @@ def evaluate(
     if as_json:
         print(json.dumps({"rows": len(rows), "adapter": with_adapter, "base": without}))
         return
-    _table(("metric", "base model", "with adapter"), [(k, f"{without[k]:,.4f}", f"{with_adapter[k]:,.4f}") for k in with_adapter])
+    print_table(
+        ("metric", "base model", "with adapter"), [(k, f"{without[k]:,.4f}", f"{with_adapter[k]:,.4f}") for k in with_adapter]
+    )
 
 
 @app.command()
@@ -179,87 +152,3 @@ def chat(
         if prompt is not None:
             return
         asked = None
-
-
-@app.command()
-def params(
-    model: Annotated[str, typer.Argument(help="Hub id, folder (its config.json is enough) or package:NAME.")],
-    method: Annotated[str, typer.Option(help="A method of qpeft or of PEFT.")] = "qtha",
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank r; default the method's own.")] = None,
-    target_modules: Annotated[
-        str | None, typer.Option(help="Comma-separated names, or all-linear; default PEFT's for the model.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the adapter, such as bond_dim=4.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Count a method's trainable parameters on a model, beside LoRA's of equal rank, without the model's weights."""
-    from qpeft.adapters.peft import count_parameters
-    from qpeft.training.adapter_section import build_adapter_config
-    from qpeft.training.config import ModelSection
-    from qpeft.training.models import empty_model
-    from qpeft.training.yaml_source import read_settings
-
-    fields: dict[str, Any] = {"peft_type": method, **read_settings(settings or (), "adapter")}
-    if rank is not None:
-        fields["r"] = rank
-    if target_modules:
-        fields["target_modules"] = target_modules if target_modules == "all-linear" else target_modules.split(",")
-    path = Path(model)
-    name = str(path.parent) if path.name == "config.json" and path.is_file() else model
-    config = build_adapter_config(fields)
-    counts = count_parameters(empty_model(ModelSection(model_name_or_path=name)), config)
-    share = counts["trainable"] / counts["lora"] if counts["lora"] else None
-    result = {
-        "model": model,
-        "method": str(config.peft_type.value),
-        "rank": getattr(config, "r", None),
-        **counts,
-        "share_of_lora": share,
-        "share_of_base": counts["trainable"] / counts["base"],
-    }
-    if as_json:
-        print(json.dumps(result))
-        return
-    rows = [
-        (f"{result['method']}" + (f", r = {result['rank']}" if result["rank"] else ""), f"{counts['trainable']:,}"),
-        ("LoRA of equal rank", f"{counts['lora']:,}" if counts["lora"] else "-"),
-        ("share of LoRA", f"{share:.1%}" if share is not None else "-"),
-        ("base model", f"{counts['base']:,}"),
-        ("share of base", f"{result['share_of_base']:.4%}"),
-    ]
-    _table(("", "trainable parameters"), rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def main() -> None:
-    """Entry point: errors made on purpose end in one message and exit code 2, an interrupt in 130."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("qpeft").setLevel(logging.INFO)
-    try:
-        app()
-    except QpeftError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

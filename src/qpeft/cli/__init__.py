@@ -1,0 +1,46 @@
+"""The command line: one function per command. What a command needs is imported inside it, so that --help is instant."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from qpeft import __version__
+from qpeft.cli import methods, runs
+from qpeft.cli.common import app
+from qpeft.errors import QpeftError
+
+__all__ = ["app", "main", "methods", "runs"]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"qpeft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: errors made on purpose end in one message and exit code 2, an interrupt in 130."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("qpeft").setLevel(logging.INFO)
+    try:
+        app()
+    except QpeftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,3 @@
+from qpeft.cli import main
+
+main()

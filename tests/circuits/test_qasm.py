@@ -245,7 +245,7 @@ HANDWRITTEN = {
 NOT_FOR_QISKIT = {"slices", "constants", "discrete sets"}  # it asks for casts, or has no loops with constant bounds
 
 
-@pytest.mark.parametrize("name", HANDWRITTEN.keys() - NOT_FOR_QISKIT)
+@pytest.mark.parametrize("name", sorted(HANDWRITTEN.keys() - NOT_FOR_QISKIT))
 def test_handwritten_texts_mean_what_qiskit_says(name: str) -> None:
     text = HANDWRITTEN[name]
     assert_same_up_to_phase(reference.state(from_qasm(text)), qiskit_states(text))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from qpeft.adapters.tensor_train import PUBLISHED_MODES, TensorTrain, factorise, parameter_count
+from qpeft.adapters import tensor_train
+from qpeft.adapters.tensor_train import PUBLISHED_MODES, TensorTrain, contraction_cost, factorise, parameter_count
 from qpeft.errors import AdapterError
 
 DOUBLE = torch.float64
@@ -91,6 +92,22 @@ def test_products_without_the_matrix(shape: tuple[int, int, int, int]) -> None:
     rows, columns = torch.randn(3, d_out, dtype=DOUBLE), torch.randn(d_in, 5, dtype=DOUBLE)
     torch.testing.assert_close(made.rows_times(rows), rows @ matrix, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(made.times_columns(columns), matrix @ columns, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("costs", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_either_order_of_contraction(
+    shape: tuple[int, int, int, int], costs: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_train, "contraction_cost", lambda *_: costs)
+    test_products_without_the_matrix(shape)
+
+
+def test_cost_of_contraction_by_hand() -> None:
+    """Cores (j, b, a, i) = (2, 3, 1, 5), (7, 1, 3, 11): 14 outputs are summed over, 55 inputs are left."""
+    cores = ((2, 3, 1, 5), (7, 1, 3, 11))
+    assert contraction_cost(cores, 0, 3) == (2 * 3 * 5 * 7 + 5 * 3 * 7 * 11, 2 * 7 * 3 * 11 + 11 * 2 * 3 * 5)
+    assert contraction_cost(cores, 3, 0) == (5 * 3 * 2 * 11 + 2 * 3 * 11 * 7, 5 * 11 * 3 * 7 + 7 * 5 * 3 * 2)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (3584, 256, 8, 4), (896, 256, 5, 4), (256, 18944, 8, 3)])

@@ -5,8 +5,9 @@ A method file holds both and nothing of PEFT: names, dtypes, several adapters, m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,16 @@ class AdapterConfig:
         """Modules of which scope share state: "none", "layer" or "model"."""
         return "none"
 
+    @classmethod
+    def budget_grid(cls, rank: int) -> list[dict[str, Any]]:
+        """Settings from few parameters to many, among which a budget finds the largest that fits; beside LoRA of rank `rank`.
+
+        By default the ranks up to it and a few times above, for methods with a rank, and else the defaults alone.
+        """
+        if "r" not in cls.__dataclass_fields__:
+            return [{}]
+        return [{"r": r} for r in (*range(1, rank + 1), *(rank * k for k in (2, 3, 4, 6, 8)))]
+
 
 Place = Literal["beside", "before", "after"]
 
@@ -74,6 +85,7 @@ class Delta(nn.Module):
     def __init__(self, d_in: int, d_out: int, config: AdapterConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__()
         self.d_in, self.d_out = d_in, d_out
+        self._kept: dict[str, Any] = {}
 
     @property
     def linear(self) -> bool:
@@ -109,6 +121,28 @@ class Delta(nn.Module):
         construction; None otherwise. What export to LoRA takes."""
         return None
 
+    def kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """`make()`, which depends on parameters alone; remembered between calls in evaluation that record no gradient.
+
+        Generation asks for the same small matrices at every token. What is kept is dropped as soon as a parameter or buffer is
+        written to, moved or replaced, and at every call that trains. Writes that torch does not count (`parameter.data.add_(..)`)
+        are the exception: call `train()` once after them.
+        """
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            self._kept.clear()
+            return make()
+        state = tuple((t.data_ptr(), t._version) for t in (*self.parameters(), *self.buffers()))
+        if self._kept.get("state") != state:
+            self._kept = {"state": state}
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: Tensor = self._kept[name]
+        return found
+
+    def train(self, mode: bool = True) -> Self:
+        self._kept.clear()
+        return super().train(mode)
+
     @property
     def dtype(self) -> torch.dtype:
         return self._first_tensor().dtype
@@ -138,3 +172,9 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Raise AdapterError unless `value` is among `allowed`."""
     if value not in allowed:
         raise AdapterError(f"unknown {name}", value=value, bound=", ".join(allowed))
+
+
+def probability(name: str, value: Any) -> None:
+    """Raise AdapterError unless `value` is a probability below one."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+        raise AdapterError(f"{name} is a probability", value=value, bound=f"0 <= {name} < 1")

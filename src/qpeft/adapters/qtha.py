@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.base import AdapterConfig, Delta, one_of, positive
+from qpeft.adapters.base import AdapterConfig, Delta, one_of, positive, probability
 from qpeft.adapters.controls import QNN_KINDS, Linear, make_qnn
 from qpeft.adapters.tensor_train import TensorTrain, parameter_count
 from qpeft.errors import AdapterError
@@ -75,8 +75,7 @@ class QTHAConfig(AdapterConfig):
         one_of("fusion", self.fusion, ("add", "multiply"))
         one_of("share_circuit", self.share_circuit, ("none", "layer", "model"))
         one_of("init", self.init, ("balanced", "published"))
-        if not 0.0 <= self.dropout < 1.0:
-            raise AdapterError("dropout is a probability", value=self.dropout, bound="0 <= dropout < 1")
+        probability("dropout", self.dropout)
         if not self.classical_path and (self.qnn == "none" or self.fusion == "multiply"):
             raise AdapterError("nothing is left without the classical path", value=f"qnn={self.qnn}, fusion={self.fusion}")
         if self.qnn == "none" and self.fusion == "multiply":
@@ -90,6 +89,13 @@ class QTHAConfig(AdapterConfig):
 
     def sharing_scope(self) -> str:
         return self.share_circuit
+
+    @classmethod
+    def budget_grid(cls, rank: int) -> list[dict[str, Any]]:
+        """Ranks up to LoRA's, one layer of circuit, tensor trains of several widths and bonds."""
+        ranks = sorted({max(1, rank // k) for k in (1, 2, 4)})
+        shapes = [(m, bond) for m in (16, 64, 256) for bond in (1, 2, 3, 4, 6, 8, 12, 16)]
+        return [{"r": r, "hidden_size": m, "bond_dim": bond, "n_layers": 1} for r in ranks for m, bond in shapes]
 
     @property
     def depth(self) -> int:
@@ -185,9 +191,16 @@ class QTHA(Delta):
         """`(alpha / r) TT_B MLP_B` as one matrix `(d_out, r)`."""
         return self.scale * (self.mlp_b.weight if self.tt_b is None else self.tt_b.times_columns(self.mlp_b.weight))
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Without a circuit, or anything else that is not linear in its place, the delta is of rank r."""
+        if not self.linear:
+            return None
+        assert self.classical_map is not None  # checked by the config
+        return self.up(), self.classical_map.weight @ self.down()
+
     def forward(self, x: Tensor) -> Tensor:
-        u = nn.functional.linear(self.dropout(x), self.down())
-        return nn.functional.linear(self.mix(u), self.up())
+        u = nn.functional.linear(self.dropout(x), self.kept("down", self.down))
+        return nn.functional.linear(self.mix(u), self.kept("up", self.up))
 
     def mix(self, u: Tensor) -> Tensor:
         """`v` from `u`, both `(..., r)`: the circuit beside the classical path."""

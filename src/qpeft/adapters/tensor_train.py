@@ -50,6 +50,21 @@ def parameter_count(d_in: int, d_out: int, bond: int, n_cores: int = 4) -> int:
     return sum(j * bonds[k + 1] * bonds[k] * i for k, (i, j) in enumerate(zip(ins, outs, strict=True)))
 
 
+@functools.lru_cache(maxsize=8192)
+def contraction_cost(cores: tuple[tuple[int, ...], ...], summed: int, left: int) -> tuple[int, int]:
+    """Multiplications per row of contracting cores `(j, a_{k+1}, a_k, i)` from the first on, and from the last back.
+
+    `summed` and `left` are the axes of a core that are summed over and left over: 0 for j, 3 for i.
+    """
+    sizes, others = [core[summed] for core in cores], [core[left] for core in cores]
+    forwards = backwards = 0
+    for k, (_, b, a, _) in enumerate(cores):
+        work = a * b * sizes[k] * others[k]
+        forwards += work * math.prod(others[:k]) * math.prod(sizes[k + 1 :])
+        backwards += work * math.prod(sizes[:k]) * math.prod(others[k + 1 :])
+    return forwards, backwards
+
+
 class TensorTrain(nn.Module):
     """A `(d_out, d_in)` matrix as a chain of cores `G_k` of shape `(j_k, a_{k+1}, a_k, i_k)`, bond dimensions `1, R, ..., R, 1`.
 
@@ -73,24 +88,42 @@ class TensorTrain(nn.Module):
 
     def rows_times(self, rows: Tensor) -> Tensor:
         """`rows @ W` for rows `(p, d_out)`: `(p, d_in)`, without forming W."""
-        p = rows.shape[0]
-        state = rows.reshape(p, 1, -1)  # (done, bond, remaining outputs)
-        for core in self.cores:
-            j, b, a, _ = core.shape
-            grid = state.reshape(state.shape[0], a, j, -1)
-            state = torch.einsum("xajr,jbai->xibr", grid, core).reshape(-1, b, grid.shape[3])
-        return state.reshape(p, self.d_in)
+        return self._contract(rows, 0, 3)
 
     def times_columns(self, columns: Tensor) -> Tensor:
         """`W @ columns` for columns `(d_in, p)`: `(d_out, p)`, without forming W."""
-        p = columns.shape[1]
-        state = columns.reshape(1, 1, -1)
-        for core in self.cores:
-            _, b, a, i = core.shape
-            grid = state.reshape(state.shape[0], a, i, -1)
-            state = torch.einsum("xair,jbai->xjbr", grid, core).reshape(-1, b, grid.shape[3])
-        return state.reshape(self.d_out, p)
+        return self._contract(columns.T, 3, 0).T
+
+    def _contract(self, rows: Tensor, summed: int, left: int) -> Tensor:
+        """Rows `(p, sizes of one side)` to `(p, sizes of the other)`, a core at a time, from whichever end costs less.
+
+        A step is one product of a core, as a matrix, with the middle axis of the state. From the first core on the state is
+        `(p done, bond summed_k, remaining)`, from the last one back `(p remaining, summed_k bond, done)`: no axis ever moves.
+        """
+        forwards, backwards = contraction_cost(tuple(tuple(core.shape) for core in self.cores), summed, left)
+        state, outer = rows, rows.shape[0]
+        if forwards <= backwards:
+            for core in self.cores:
+                _, b, a, _ = core.shape
+                matrix = core.permute(left, 1, 2, summed).reshape(core.shape[left] * b, a * core.shape[summed])
+                state = _middle(matrix, state.reshape(outer, matrix.shape[1], -1))
+                outer *= core.shape[left]
+        else:
+            outer *= rows.shape[1]
+            for core in reversed(self.cores):
+                _, b, a, _ = core.shape
+                matrix = core.permute(2, left, summed, 1).reshape(a * core.shape[left], core.shape[summed] * b)
+                outer //= core.shape[summed]
+                state = _middle(matrix, state.reshape(outer, matrix.shape[1], -1))
+        return state.reshape(rows.shape[0], -1)
 
     def matrix(self) -> Tensor:
         """The dense `(d_out, d_in)` matrix."""
         return self.rows_times(torch.eye(self.d_out, dtype=self.cores[0].dtype, device=self.cores[0].device))
+
+
+def _middle(matrix: Tensor, state: Tensor) -> Tensor:
+    """`matrix (m, k)` applied to the middle axis of `state (x, k, y)`: `(x, m, y)`."""
+    if state.shape[2] == 1:  # one product instead of x small ones
+        return (state.squeeze(2) @ matrix.T).unsqueeze(2)
+    return matrix @ state

@@ -1,0 +1,290 @@
+"""The lattice surrogate: a circuit run on a grid of inputs determines it for every input, noise included.
+
+Data enters a circuit through the angles of gates, so each expectation value is a trigonometric polynomial in every input,
+whatever happens between the gates that take it: fixed gates, noise, idling, readout errors,
+
+    z_k(u) = sum_m c[k, m] prod_q phi_{m_q}(w_q u_q),    phi = 1, cos, sin, cos 2., sin 2., .., sin D_q.
+
+`w_q` is the input's base frequency and `D_q` its degree, the sum over its uploads of the largest difference of the gate's
+exponents. The values on `prod_q (2 D_q + 1)` equispaced points per period determine all coefficients: `(2L + 1)^n` circuits for n
+qubits with L uploads each, whatever the number of samples. (Vidal and Theis, arXiv 1901.11434; Schuld et al., arXiv 2008.08605.)
+
+`LatticeExecutor` puts this around any Executor. The gradient for inputs costs nothing more; that for angles goes through the
+lattice alone: the inner executor gets the gradient of the loss for its lattice values, a batch whose size never changes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qpeft.circuits.executor import Executor, Expectations
+from qpeft.circuits.ir import Circuit, GateSpec, Observable
+from qpeft.errors import CircuitError
+
+MAX_POINTS = 2**20
+COMMENSURATE = 4096  # largest denominator of a ratio of two frequencies of one input
+
+
+@functools.cache
+def frequencies(spec: GateSpec) -> tuple[float, ...]:
+    """The positive frequencies at which a gate's angle enters expectation values: differences of the exponents in its matrix.
+
+    A rotation gives `(1,)`, a controlled rotation `(0.5, 1)`.
+    """
+    if spec.cosine is None or spec.sine is None:
+        return ()
+    constant, cosine, sine = (np.array(part) for part in (spec.constant, spec.cosine, spec.sine))
+    exponents = {
+        exponent
+        for exponent, part in ((0.0, constant), (spec.frequency, cosine - 1j * sine), (-spec.frequency, cosine + 1j * sine))
+        if np.abs(part).max() > 0
+    }
+    return tuple(sorted({abs(a - b) for a in exponents for b in exponents} - {0.0}))
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The grid of a circuit: for each input a base frequency (per radian) and a degree."""
+
+    base: tuple[float, ...]
+    degrees: tuple[int, ...]
+
+    @classmethod
+    def of(cls, circuit: Circuit) -> Lattice:
+        """Raises CircuitError where two frequencies of an input have no common base, or the grid is too large."""
+        found: list[list[tuple[float, ...]]] = [[] for _ in range(circuit.n_inputs)]
+        for op in circuit.ops:
+            if circuit.is_input(op):
+                assert op.angle is not None
+                assert op.angle.index is not None
+                if op.angle.scale:
+                    found[op.angle.index].append(tuple(abs(op.angle.scale) * f for f in frequencies(op.spec)))
+        base, degrees = zip(*(_base_and_degree(q, uploads) for q, uploads in enumerate(found)), strict=True) if found else ((), ())
+        if math.prod(2 * d + 1 for d in degrees) > MAX_POINTS:
+            raise CircuitError(
+                "the lattice has too many points",
+                value=" x ".join(str(2 * d + 1) for d in degrees),
+                bound=f"{MAX_POINTS:,}",
+                cure="run the circuit directly, or with fewer qubits or uploads",
+            )
+        return cls(base, degrees)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Points, and coefficients, along each input."""
+        return tuple(2 * d + 1 for d in self.degrees)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def points(self) -> npt.NDArray[np.float64]:
+        """Inputs `(size, n_inputs)` in radians, the first input varying slowest."""
+        axes = [2 * math.pi / w * np.arange(count) / count for w, count in zip(self.base, self.shape, strict=True)]
+        return np.stack([grid.reshape(-1) for grid in np.meshgrid(*axes, indexing="ij")], axis=-1) if axes else np.zeros((1, 0))
+
+    def coefficients(self, values: Tensor) -> Tensor:
+        """Coefficients `(K, *shape)` from values on the points `(size, K)`: an inverse real Fourier transform along each axis."""
+        grid = values.T.reshape(-1, *self.shape)
+        for axis, degree in enumerate(self.degrees, start=1):
+            transform = torch.as_tensor(_inverse(degree), dtype=values.dtype, device=values.device)
+            grid = torch.tensordot(grid, transform, dims=([axis], [1])).movedim(-1, axis)
+        return grid
+
+    def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
+        """The polynomials at `inputs (B, n_inputs)`: `(B, K)`. Both arguments may need gradients.
+
+        The basis functions of the first inputs and of the last ones multiply out to two halves `a` and `b`, and
+        `z_k = a^T C_k b`: one matrix product for all samples and one sum of products.
+        """
+        half = _halves(self.shape)
+        left, right = self._features(inputs, range(half)), self._features(inputs, range(half, len(self.degrees)))
+        count = coefficients.shape[0]
+        matrix = coefficients.reshape(count, left.shape[0], right.shape[0]).transpose(0, 1).reshape(left.shape[0], -1)
+        rows = (matrix.T @ left).unflatten(0, (count, right.shape[0]))
+        return (rows * right).sum(1).T
+
+    def _features(self, inputs: Tensor, which: range) -> Tensor:
+        """Products of the basis functions of some inputs, `(prod of their shapes, B)`."""
+        product = inputs.new_ones(1, inputs.shape[0])
+        for q in which:
+            multiples = torch.arange(1, self.degrees[q] + 1, dtype=inputs.dtype, device=inputs.device) * self.base[q]
+            phases = multiples[:, None] * inputs[:, q]
+            pairs = torch.stack((phases.cos(), phases.sin()), dim=1).flatten(0, 1)
+            basis = torch.cat((inputs.new_ones(1, inputs.shape[0]), pairs))
+            product = (product[:, None] * basis).flatten(0, 1)
+        return product
+
+    def weights(self, inputs: Tensor) -> Tensor:
+        """How much each lattice value counts at `inputs (B, n_inputs)`: `(B, size)`, `z(u) = weights(u) @ values`.
+
+        `prod_q D_q(w_q (u_q - v_q))` with the Dirichlet kernel `D(t) = (1 + 2 sum_m cos m t) / (2 D + 1)`. The squares of a row
+        sum to 1, so values with independent errors of variance s^2 give `z(u)` with an error of variance at most max s^2.
+        """
+        product = inputs.new_ones(inputs.shape[0], 1)
+        for q, (degree, count) in enumerate(zip(self.degrees, self.shape, strict=True)):
+            points = 2 * math.pi * torch.arange(count, dtype=inputs.dtype, device=inputs.device) / count
+            difference = self.base[q] * inputs[:, q : q + 1] - points
+            kernel = torch.ones_like(difference)
+            for m in range(1, degree + 1):
+                kernel = kernel + 2 * (m * difference).cos()
+            product = (product[:, :, None] * (kernel / count)[:, None, :]).flatten(1, 2)
+        return product
+
+    def variance(self, values: Tensor, shots: int, inputs: Tensor) -> Tensor:
+        """Variance of an evaluation at `inputs (B, n_inputs)` when each lattice value is the mean of `shots` outcomes +-1.
+
+        `sum_v weights(u)_v^2 (1 - z(v)^2) / shots`, `(B, K)`, at most `1 / shots`: no more than running the circuit at `u` itself
+        may have. `values (size, K)` are the exact ones, or estimates of them.
+        """
+        return self.weights(inputs).square() @ ((1 - values.square()).clamp_min(0) / shots)
+
+
+def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[float, int]:
+    """Base frequency and degree of an input from the frequencies of each gate that takes it."""
+    everything = sorted({f for upload in uploads for f in upload})
+    if not everything:
+        return 1.0, 0
+    smallest = everything[0]
+    ratios = [Fraction(f / smallest).limit_denominator(COMMENSURATE) for f in everything]
+    if any(abs(float(ratio) * smallest - f) > 1e-9 * f for ratio, f in zip(ratios, everything, strict=True)):
+        raise CircuitError(
+            f"input {q} enters at frequencies without a common base",
+            value=", ".join(f"{f:g}" for f in everything),
+            cure="scales of an input whose ratios are fractions, or run the circuit directly",
+        )
+    base = smallest / math.lcm(*(ratio.denominator for ratio in ratios))
+    return base, sum(round(max(upload) / base) for upload in uploads if upload)
+
+
+def _halves(shape: tuple[int, ...]) -> int:
+    """How many inputs go to the first half: the split whose halves are closest in size."""
+    return min(range(len(shape) + 1), key=lambda k: math.prod(shape[:k]) + math.prod(shape[k:]))
+
+
+@functools.cache
+def _inverse(degree: int) -> npt.NDArray[np.float64]:
+    """Rows `1, cos, sin, cos 2., ..` of the inverse real Fourier transform on `2 degree + 1` points."""
+    count = 2 * degree + 1
+    points = 2 * math.pi * np.arange(count) / count
+    rows = [np.full(count, 1 / count)]
+    for m in range(1, degree + 1):
+        rows += [2 / count * np.cos(m * points), 2 / count * np.sin(m * points)]
+    return np.stack(rows)
+
+
+class LatticeExecutor:
+    """An Executor that runs the inner one on the lattice only.
+
+    Its functions are differentiable in the inputs always, and in the angles where the inner executor's are. Lattice values are
+    remembered for as long as the angles do not change: modules that share a circuit, and all batches of a step, run one lattice.
+
+    A backward pass asks the inner executor for the gradient of its lattice values. With `deferred=True` it only adds up what the
+    loss has to say about them, over modules and batches alike, and `flush()`, called once before the optimiser's step, runs the
+    inner gradient and adds it to `angles.grad`: circuits per step then do not grow with gradient accumulation either.
+    """
+
+    def __init__(self, inner: Executor, *, deferred: bool = False) -> None:
+        self.inner, self.deferred = inner, deferred
+        self._functions: weakref.WeakSet[LatticeFunction] = weakref.WeakSet()
+
+    def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
+        function = LatticeFunction(circuit, self.inner.compile(circuit, observables), self)
+        self._functions.add(function)
+        return function
+
+    def flush(self) -> None:
+        """Run the gradients that wait and add them to the angles'."""
+        for function in self._functions:
+            function.flush()
+
+
+@dataclass
+class _Values:
+    """Lattice values at some angles: the angles as given, a leaf that stands for them, the values as a function of the leaf."""
+
+    angles: Tensor
+    leaf: Tensor
+    values: Tensor
+    waiting: Tensor | None = None
+
+    def gradient(self, grad: Tensor) -> Tensor:
+        # the record is kept: another batch of the step may come back to it
+        return torch.autograd.grad(self.values, self.leaf, grad.to(self.values.dtype), retain_graph=True)[0]
+
+
+class _Recall(torch.autograd.Function):
+    """Hands out remembered values and leads their gradient to where they came from."""
+
+    @staticmethod
+    def forward(ctx: Any, angles: Tensor, found: _Values, deferred: bool) -> Tensor:
+        ctx.found, ctx.deferred = found, deferred
+        return found.values.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
+        found: _Values = ctx.found
+        if not ctx.deferred:
+            return found.gradient(grads[0]), None, None
+        found.waiting = grads[0] if found.waiting is None else found.waiting + grads[0]
+        return None, None, None
+
+
+class LatticeFunction:
+    """`(inputs (..., n_inputs), angles) -> (..., K)` through lattice values; what LatticeExecutor compiles to."""
+
+    def __init__(self, circuit: Circuit, run: Expectations, executor: LatticeExecutor) -> None:
+        self.circuit, self.lattice, self._run, self._executor = circuit, Lattice.of(circuit), run, executor
+        self._known: tuple[tuple[Any, ...], _Values] | None = None
+
+    def __deepcopy__(self, memo: object) -> LatticeFunction:
+        return self
+
+    def values(self, angles: Tensor) -> Tensor:
+        """Values on the lattice `(size, K)`, run if the angles have changed since the last call."""
+        recorded = torch.is_grad_enabled() and angles.requires_grad
+        key = (angles.data_ptr(), angles._version, angles.dtype, angles.device)
+        if self._known is None or self._known[0] != key or (recorded and not self._known[1].values.requires_grad):
+            if self._known is not None and self._known[1].waiting is not None:
+                raise CircuitError("angles changed while gradients waited for them", cure="flush() before the optimiser's step")
+            if recorded and self._executor.deferred and not angles.is_leaf:
+                raise CircuitError("a deferred gradient needs angles that are a leaf", cure="deferred=False")
+            points = torch.as_tensor(self.lattice.points(), dtype=angles.dtype, device=angles.device)
+            leaf = angles.detach().clone().requires_grad_(recorded)
+            self._known = (key, _Values(angles, leaf, self._run(points, leaf)))
+        found = self._known[1]
+        if not recorded:
+            return found.values.detach()
+        out: Tensor = _Recall.apply(angles, found, self._executor.deferred)  # type: ignore[no-untyped-call]
+        return out
+
+    def flush(self) -> None:
+        """See `LatticeExecutor.flush`."""
+        if self._known is None or self._known[1].waiting is None:
+            return
+        found = self._known[1]
+        assert found.waiting is not None
+        gradient = found.gradient(found.waiting).to(found.angles.dtype)
+        found.angles.grad = gradient if found.angles.grad is None else found.angles.grad + gradient
+        found.waiting = None
+
+    def __call__(self, inputs: Tensor, angles: Tensor) -> Tensor:
+        circuit = self.circuit
+        if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs:
+            raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")
+        dtype = torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
+        with torch.autocast(inputs.device.type, enabled=False):
+            coefficients = self.lattice.coefficients(self.values(angles).to(inputs.device, dtype))
+            flat = inputs.reshape(inputs.shape[:-1].numel(), circuit.n_inputs).to(dtype)
+            return self.lattice.evaluate(coefficients, flat).reshape(*inputs.shape[:-1], coefficients.shape[0])

@@ -19,8 +19,15 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from qpeft.adapters.amplitude import AmplitudeConfig as AmplitudeConfig
+    from qpeft.adapters.cayley import CayleyConfig as CayleyConfig
+    from qpeft.adapters.qaa import QAAConfig as QAAConfig
+    from qpeft.adapters.qpa import QPAConfig as QPAConfig
     from qpeft.adapters.qtha import QTHAConfig as QTHAConfig
+    from qpeft.adapters.quanta import QuanTAConfig as QuanTAConfig
     from qpeft.adapters.quantum import set_executor as set_executor
+    from qpeft.adapters.quantum_peft import QuantumPEFTConfig as QuantumPEFTConfig
+    from qpeft.adapters.quic import QuICConfig as QuICConfig
     from qpeft.circuits.ir import Angle as Angle
     from qpeft.circuits.ir import Circuit as Circuit
     from qpeft.circuits.ir import Observable as Observable
@@ -32,7 +39,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AmplitudeConfig": "qpeft.adapters.peft",
+    "CayleyConfig": "qpeft.adapters.peft",
+    "QAAConfig": "qpeft.adapters.peft",
+    "QPAConfig": "qpeft.adapters.peft",
     "QTHAConfig": "qpeft.adapters.peft",
+    "QuanTAConfig": "qpeft.adapters.peft",
+    "QuantumPEFTConfig": "qpeft.adapters.peft",
+    "QuICConfig": "qpeft.adapters.peft",
     "set_executor": "qpeft.adapters.quantum",
     "Angle": "qpeft.circuits.ir",
     "Circuit": "qpeft.circuits.ir",

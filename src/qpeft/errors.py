@@ -2,7 +2,8 @@
 
 QpeftError
 |-- CircuitError            a circuit, gate, observable or argument shape that is not valid   (also ValueError)
-|   `-- QasmError           OpenQASM text that cannot be read, with its line
+|   |-- QasmError           OpenQASM text that cannot be read, with its line
+|   `-- OriginIRError       OriginIR text that cannot be read, with its line
 |-- ResourceError           a request that needs more memory than the machine has            (also MemoryError)
 |-- AdapterError            an adapter setting or layer that cannot work                     (also ValueError)
 |   `-- MergeError          a non-linear adapter asked to merge into the base weights
@@ -10,6 +11,10 @@ QpeftError
 |   `-- DataError           a data row that is not of the declared format
 |-- ModelError              a model that cannot be found or loaded
 |-- RunError                a run folder that cannot be evaluated, resumed or reported
+|-- BackendError            a circuit or request that a backend refuses, before it runs      (also ValueError)
+|   |-- BudgetError         work that would cost more than is left of a budget
+|   `-- JobError            a vendor's job that failed, was refused, or whose fate is not known
+|-- ServiceError            the task service refused a request or could not be reached
 `-- MissingDependencyError  an optional package that is not installed, with the pip line     (also ImportError)
 """
 
@@ -43,6 +48,14 @@ class CircuitError(QpeftError, ValueError):
 
 class QasmError(CircuitError):
     """OpenQASM text that cannot be read; `line` counts from 1 (0 when unknown)."""
+
+    def __init__(self, what: str, *, line: int = 0, value: object = None, bound: object = None, cure: str | None = None) -> None:
+        self.line = line
+        super().__init__(f"line {line}: {what}" if line else what, value=value, bound=bound, cure=cure)
+
+
+class OriginIRError(CircuitError):
+    """OriginIR text that cannot be read; `line` counts from 1 (0 when unknown)."""
 
     def __init__(self, what: str, *, line: int = 0, value: object = None, bound: object = None, cure: str | None = None) -> None:
         self.line = line
@@ -115,6 +128,44 @@ class ModelError(QpeftError):
 
 class RunError(QpeftError):
     """A run folder that cannot be evaluated, resumed or reported."""
+
+
+class ServiceError(QpeftError):
+    """The task service refused a request or could not be reached.
+
+    `status` is the HTTP status (0: no answer came), `code` a stable word for programs, `retry_after_s` seconds after which the
+    same request may succeed (None: it will not).
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        status: int = 400,
+        code: str = "invalid",
+        retry_after_s: float | None = None,
+        value: object = None,
+        bound: object = None,
+        cure: str | None = None,
+    ) -> None:
+        self.status, self.code, self.retry_after_s = status, code, retry_after_s
+        super().__init__(what, value=value, bound=bound, cure=cure)
+
+
+class BackendError(QpeftError, ValueError):
+    """A circuit or request that a backend refuses; nothing was run."""
+
+
+class BudgetError(BackendError):
+    """Work that would cost more than is left; `value` is what was asked, `bound` what is left. Nothing was sent."""
+
+
+class JobError(BackendError):
+    """A vendor's job that failed, was refused, or whose fate is not known; `job` is the vendor's id, "" if none is known."""
+
+    def __init__(self, what: str, *, job: str = "", value: object = None, bound: object = None, cure: str | None = None) -> None:
+        self.job = job
+        super().__init__(f"job {job}: {what}" if job else what, value=value, bound=bound, cure=cure)
 
 
 class MissingDependencyError(QpeftError, ImportError):

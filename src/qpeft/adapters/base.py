@@ -5,6 +5,7 @@ A method file holds both and nothing of PEFT: names, dtypes, several adapters, m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
@@ -61,6 +62,19 @@ class AdapterConfig:
         if "r" not in cls.__dataclass_fields__:
             return [{}]
         return [{"r": r} for r in (*range(1, rank + 1), *(rank * k for k in (2, 3, 4, 6, 8)))]
+
+
+def scope_key(sharing: str, key: str) -> str | None:
+    """What modules that share state have in common: for module `key` and a `sharing_scope()`, None where nothing is shared.
+
+    A layer is named by the module's path up to its first number.
+    """
+    if sharing == "none":
+        return None
+    if sharing == "layer":
+        layer = re.match(r".*?\.?\d+(?=\.|$)", key)
+        return layer.group() if layer else key
+    return ""
 
 
 Place = Literal["beside", "before", "after"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.metadata
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,11 +25,12 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from qpeft.adapters.base import AdapterConfig, Delta
+from qpeft.adapters.base import AdapterConfig, Delta, scope_key
 from qpeft.adapters.registry import METHODS, Method, listeners
-from qpeft.errors import AdapterError, MergeError, MissingDependencyError
+from qpeft.errors import AdapterError, MergeError, MissingDependencyError, QpeftError
 
 MINIMUM_PEFT = (0, 21)
+MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # narrower ones stand for numbers times a scale
 
 
 class MethodName(str):
@@ -57,7 +57,8 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         setattr(self, self.deltas_name, nn.ModuleDict())
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        self._kept_weight: Tensor | None = None  # W0, while multiplicative deltas are merged into it
+        self._kept_weight: Tensor | None  # W0, while multiplicative deltas are merged into it; moves with the module
+        self.register_buffer("_kept_weight", None, persistent=False)
         self.in_features, self.out_features, self.transposed = layer_shape(self.get_base_layer())
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config, scope)
@@ -117,7 +118,10 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return y
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """What the adapter adds to the base layer's weight, in that weight's layout; MergeError for one that is not linear."""
+        """What the adapter adds to the base layer's weight, in that weight's layout.
+
+        Raises MergeError for one that is not linear, and for a multiplicative one on a quantised base.
+        """
         delta = self._delta(adapter)
         matrix = delta.weight()
         if delta.place != "beside":
@@ -127,8 +131,20 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     def _unmerged_weight(self) -> Tensor:
         """`W0 (d_out, d_in)`, also while adapters are merged into the layer."""
-        weight = self.get_base_layer().weight if self._kept_weight is None else self._kept_weight
+        weight = self._weight() if self._kept_weight is None else self._kept_weight
         return weight.T if self.transposed else weight
+
+    def _weight(self) -> Tensor:
+        """The base weight as it is; MergeError for a quantised one."""
+        weight = getattr(self.get_base_layer(), "weight", None)
+        shape = (self.in_features, self.out_features) if self.transposed else (self.out_features, self.in_features)
+        if not isinstance(weight, Tensor) or weight.dtype not in MERGEABLE or tuple(weight.shape) != shape:
+            raise MergeError(
+                "the base weight is quantised and cannot take a delta",
+                value=type(self.get_base_layer()).__name__,
+                cure="load the base model without quantisation to merge",
+            )
+        return weight
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -139,16 +155,10 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.deltas]
         if not names:
             return
-        weight = getattr(self.get_base_layer(), "weight", None)
-        shape = (self.in_features, self.out_features) if self.transposed else (self.out_features, self.in_features)
-        if weight is None or not weight.is_floating_point() or tuple(weight.shape) != shape:
-            for name in names:
-                self._delta(name).weight()  # one that is not linear says so first
-            raise MergeError(
-                "the base weight is quantised and cannot take a delta",
-                value=type(self.get_base_layer()).__name__,
-                cure="load the base model without quantisation to merge",
-            )
+        for name in names:
+            if not self._delta(name).linear:
+                self._delta(name).weight()  # says why it cannot merge, on any base
+        weight = self._weight()
         merged = weight.data
         for name in names:
             delta = self.get_delta_weight(name)
@@ -168,11 +178,17 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             return
         weight = self.get_base_layer().weight
         if self._kept_weight is not None:
-            weight.data, self._kept_weight = self._kept_weight.to(weight.device), None
+            weight.data, self._kept_weight = self._kept_weight, None
             self.merged_adapters.clear()
         while self.merged_adapters:
             delta = self.get_delta_weight(self.merged_adapters.pop())
             weight.data = (weight.data.to(delta.dtype) - delta).to(weight.dtype)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """As PEFT's, which refuses merged adapters for a whole model only."""
+        if adapter_name in self.merged_adapters:
+            raise MergeError("a merged adapter cannot be deleted", value=adapter_name, cure="unmerge it first")
+        super().delete_adapter(adapter_name)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return adapter_name in self.deltas and self._delta(adapter_name).linear
@@ -201,15 +217,18 @@ class DeltaTuner(BaseTuner):  # type: ignore[misc]
         self._scopes: dict[str, dict[str, nn.Module]] = {}  # each adapter has its own shared state
         super().inject_adapter(*args, **kwargs)
 
+    def unload(self) -> nn.Module:
+        """The base model as it was, merged adapters taken out again."""
+        for layer in self.model.modules():
+            if isinstance(layer, DeltaLayer) and layer.merged:
+                layer.unmerge()
+        base: nn.Module = super().unload()
+        return base
+
     def _scope(self, config: AdapterConfig, key: str) -> dict[str, nn.Module]:
         """The dictionary that modules sharing state with module `key` have in common."""
-        sharing = config.sharing_scope()
-        if sharing == "none":
-            return {}
-        if sharing == "layer":
-            layer = re.match(r".*?\.?\d+(?=\.|$)", key)  # up to the first number in the module's path
-            return self._scopes.setdefault(layer.group() if layer else key, {})
-        return self._scopes.setdefault("", {})
+        scope = scope_key(config.sharing_scope(), key)
+        return {} if scope is None else self._scopes.setdefault(scope, {})
 
     def _create_and_replace(
         self,
@@ -342,14 +361,35 @@ def lora_parameters(model: nn.Module, config: PeftConfig) -> int:
     return total
 
 
+def target_layers(model: nn.Module, target_modules: list[str] | str | None = None) -> list[tuple[str, int, int]]:
+    """`(path, d_in, d_out)` of the layers that PEFT adapts for `target_modules` (None: its defaults for the model), in order.
+
+    Adapts `model` in place to find them. Raises AdapterError when there are none.
+    """
+    config = config_class("QTHA")(r=1, tensor=False, qnn="none", target_modules=target_modules)  # the cheapest of ours
+    adapted = _adapted(model, config).base_model.model
+    layers = ((name, module) for name, module in adapted.named_modules() if isinstance(module, DeltaLayer))
+    return [(name, *layer_shape(layer.get_base_layer())[:2]) for name, layer in layers]
+
+
 def count_parameters(model: nn.Module, config: PeftConfig) -> dict[str, int]:
     """`{"trainable", "lora", "base"}` of a base model (on any device, meta included) with an adapter put into a copy of it."""
-    from peft import get_peft_model
-
     base = sum(p.numel() for p in model.parameters())
-    adapted = get_peft_model(model, copy.deepcopy(config))
+    adapted = _adapted(model, copy.deepcopy(config))
     trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     return {"trainable": trainable, "lora": lora_parameters(adapted, config), "base": base}
+
+
+def _adapted(model: nn.Module, config: PeftConfig) -> Any:
+    """`get_peft_model`, whose complaints about target modules become an AdapterError."""
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(model, config)
+    except QpeftError:
+        raise
+    except ValueError as error:
+        raise AdapterError(str(error)) from error
 
 
 register_all()

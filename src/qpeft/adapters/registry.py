@@ -7,9 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qpeft.adapters.amplitude import Amplitude, AmplitudeConfig
 from qpeft.adapters.base import AdapterConfig, Delta
+from qpeft.adapters.cayley import CayleyConfig, CayleyUnitary
 from qpeft.adapters.controls import QNN_KINDS
+from qpeft.adapters.generated import GENERATORS
+from qpeft.adapters.qaa import QAA, QAAConfig
+from qpeft.adapters.qpa import QPA, QPAConfig
 from qpeft.adapters.qtha import QTHA, QTHAConfig
+from qpeft.adapters.quanta import QuanTA, QuanTAConfig
+from qpeft.adapters.quantum_peft import QuantumPEFT, QuantumPEFTConfig
+from qpeft.adapters.quic import QuIC, QuICConfig
 from qpeft.errors import AdapterError
 
 Kind = Literal["circuit", "generator", "inspired"]
@@ -52,6 +60,70 @@ METHODS: dict[str, Method] = {
             kind="circuit",
             runs_on=("simulator", "chip"),
             controls={kind: {"qnn": kind} for kind in QNN_KINDS if kind != "circuit"},
+        ),
+        Method(
+            "QPA",
+            QPAConfig,
+            QPA,
+            "arXiv 2410.09846",
+            "a circuit's probabilities and a small network generate LoRA's factors",
+            kind="generator",
+            runs_on=("simulator", "chip"),
+            controls={kind: {"generator": kind} for kind in GENERATORS if kind != "circuit"},
+        ),
+        Method(
+            "AMPLITUDE",
+            AmplitudeConfig,
+            Amplitude,
+            "arXiv 2509.16244",
+            "a circuit's amplitudes are LoRA's factors",
+            kind="generator",
+            runs_on=("simulator",),
+            controls={kind: {"generator": kind} for kind in GENERATORS if kind != "circuit"},
+        ),
+        Method(
+            "QAA",
+            QAAConfig,
+            QAA,
+            "arXiv 2509.16244",
+            "a projected activation becomes the amplitudes of a state",
+            kind="circuit",
+            runs_on=("simulator",),
+            controls={kind: {"unitary": kind} for kind in GENERATORS if kind != "circuit"},
+        ),
+        Method(
+            "QUANTA",
+            QuanTAConfig,
+            QuanTA,
+            "arXiv 2406.00132",
+            "gates on pairs of axes of the reshaped input",
+            controls={"blocks": {"wiring": "blocks"}},
+        ),
+        Method(
+            "QUANTUM_PEFT",
+            QuantumPEFTConfig,
+            QuantumPEFT,
+            "arXiv 2503.05431",
+            "a singular value decomposition with orthogonal factors from a circuit or a short formula",
+            kind="generator",
+            runs_on=("simulator",),
+            controls={"product": {"entangling": False}, "linear": {"parametrisation": "taylor", "order": 1}},
+        ),
+        Method(
+            "QUIC",
+            QuICConfig,
+            QuIC,
+            "arXiv 2502.06916",
+            "the output turned by compounds of a small rotation",
+            controls={"tied": {"structure": "tied"}},
+        ),
+        Method(
+            "CAYLEY",
+            CayleyConfig,
+            CayleyUnitary,
+            "arXiv 2605.05914",
+            "the input turned by small unitary blocks",
+            controls={"linear": {"transform": "linear"}},
         ),
     )
 }

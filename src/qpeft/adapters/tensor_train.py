@@ -27,19 +27,20 @@ PUBLISHED_MODES: dict[int, tuple[int, int, int, int]] = {
 
 
 def factorise(size: int, count: int = 4) -> tuple[int, ...]:
-    """`count` factors of `size`, largest first, as equal as its divisors allow (least sum); the published modes where listed."""
+    """Modes of a tensor train: `balanced` factors, or the published modes where listed."""
     if size < 1 or count < 1:
         raise AdapterError("a size and a number of factors are at least 1", value=(size, count))
-    return PUBLISHED_MODES[size] if count == 4 and size in PUBLISHED_MODES else _balanced(size, count)
+    return PUBLISHED_MODES[size] if count == 4 and size in PUBLISHED_MODES else balanced(size, count)
 
 
 @functools.lru_cache(maxsize=8192)
-def _balanced(size: int, count: int) -> tuple[int, ...]:
+def balanced(size: int, count: int) -> tuple[int, ...]:
+    """`count` factors of `size`, largest first, of the least sum."""
     if count == 1:
         return (size,)
     small = [d for d in range(1, math.isqrt(size) + 1) if size % d == 0]
     first = {*small, *(size // d for d in small)}
-    options = [tuple(sorted((d, *_balanced(size // d, count - 1)), reverse=True)) for d in first]
+    options = [tuple(sorted((d, *balanced(size // d, count - 1)), reverse=True)) for d in first]
     return min(options, key=lambda factors: (sum(factors), factors))
 
 

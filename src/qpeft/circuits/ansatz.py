@@ -49,3 +49,37 @@ def hardware_efficient(n_qubits: int, n_layers: int) -> Circuit:
         ring = n_qubits if n_qubits > 2 else n_qubits - 1
         ops += [Op("cx", (i, (i + 1) % n_qubits)) for i in range(ring)]
     return Circuit(n_qubits, tuple(ops), n_inputs=n_qubits, n_params=index)
+
+
+def ry_cnot(n_qubits: int, n_layers: int, *, entangling: bool = True) -> Circuit:
+    """Per layer an RY on every qubit, then CNOT(i, i+1) for i = 0..n-2: no inputs, `n L` angles ordered `[k, i]`.
+
+    The state it prepares is real. Without `entangling` the CNOTs are left out and the state is a product.
+    """
+    if n_qubits < 1 or n_layers < 1:
+        raise CircuitError("the circuit needs at least one qubit and one layer", value=(n_qubits, n_layers))
+    ops: list[Op] = []
+    for k in range(n_layers):
+        ops += [Op("ry", (i,), Angle(k * n_qubits + i)) for i in range(n_qubits)]
+        ops += [Op("cx", (i, i + 1)) for i in range(n_qubits - 1 if entangling else 0)]
+    return Circuit(n_qubits, tuple(ops), n_params=n_qubits * n_layers)
+
+
+def simplified_two_design(n_qubits: int, n_layers: int, *, entangling: bool = True) -> Circuit:
+    """The simplified two-design (arXiv 2001.00550): no inputs, `(2 L + 1) n - 2 L` angles, a real unitary.
+
+    An RY on every qubit, then L layers of two halves: CZ(i, i+1) and an RY on both qubits, for the pairs (0,1), (2,3).. in the
+    first half and (1,2), (3,4).. in the second. Angles are in the order of the gates: the first n, then two for each pair.
+    Without `entangling` the CZ gates are left out, as many angles stay and the unitary is a product.
+    """
+    if n_qubits < 1 or n_layers < 1:
+        raise CircuitError("the circuit needs at least one qubit and one layer", value=(n_qubits, n_layers))
+    ops = [Op("ry", (i,), Angle(i)) for i in range(n_qubits)]
+    index = n_qubits
+    for _ in range(n_layers):
+        for i in (*range(0, n_qubits - 1, 2), *range(1, n_qubits - 1, 2)):
+            if entangling:
+                ops.append(Op("cz", (i, i + 1)))
+            ops += [Op("ry", (i,), Angle(index)), Op("ry", (i + 1,), Angle(index + 1))]
+            index += 2
+    return Circuit(n_qubits, tuple(ops), n_params=index)

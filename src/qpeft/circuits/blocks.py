@@ -1,247 +1,352 @@
-"""What does not depend on data: angles, gates, blocks and diagonals as small tensors, and their gradients.
+"""What does not depend on data: the matrices and phases of a program's steps, from the angles, in a fixed number of torch calls.
 
-A matrix M on amplitudes is a tensor `(2, K, K)` of real and imaginary parts, or `(1, K, K)` when it is real; its *real form*
-`[[Re M, -Im M], [Im M, Re M]]` acts on stacked states. No complex dtype appears.
+All gates of a program are evaluated together, multiplied along each qubit's run, and multiplied out to Kronecker blocks of
+equal size together, so the calls do not grow with depth. Tensors are complex inside the operator and never leave it.
 
-Gradients. With `psi`, `lam` the state and costate after a step, a gate `G(t)` whose generator is `X = G'(t) G(t)^-1` (constant
-in t: `frequency * sine` of the gate table, since every gate is the identity at angle zero) has
-
-    dL/dt = Re <lam, X psi> = Re tr(W^dagger X),   W = sum over samples of |lam><psi|.
-
-A block is given W once, gathered over all samples, and carries it back through its factors.
+Gradients. `build` is plain torch: autograd carries a gradient of its tensors back to the angles. `pullback` does that where
+autograd is on, and inside an operator, where it is off, through torch.func.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qpeft.circuits.ir import Circuit, GateSpec, Op
-from qpeft.circuits.plan import Factor, Plan, permutation, phase_weights
+from qpeft.circuits.plan import ComplexArray, Gate, Program, Step, local_value, permutation
+
+Tensors: TypeAlias = "list[Tensor]"
+Pull: TypeAlias = "Callable[[Sequence[Tensor | None]], Sequence[Tensor]]"  # None is a gradient of zero
+PHASE_TABLE_QUBITS = 12  # above, a phase step's exponents are summed gate by gate instead of by one product with a table
+IDENTITY = np.stack([np.eye(2), np.zeros((2, 2)), np.zeros((2, 2))]).astype(np.complex128)
 
 
 @dataclass(frozen=True)
-class Angles:
-    """Where each op's angle comes from: `scale * source[index] + shift`, radians. A `run` of plain entries is a slice."""
+class Values:
+    """Angles of many gates, radians: `scale * angles[index] + shift`."""
 
     index: Tensor
     scale: Tensor
     shift: Tensor
-    run: slice | None
+    fixed: bool
 
     @classmethod
-    def of(cls, ops: Sequence[Op], first: int, like: Tensor) -> Angles:
+    def of(cls, gates: Sequence[Gate | None], first: int, like: Tensor, *, turned: bool = False) -> Values:
+        """`turned` multiplies each angle by its gate's frequency. None stands for a gate that is not there."""
         index, scale, shift = [], [], []
-        for angle in (op.angle for op in ops):
+        for gate in gates:
+            angle, factor = (None, 0.0) if gate is None else (gate.angle, gate.frequency if turned else 1.0)
             bound = angle is not None and angle.index is not None
             index.append(angle.index - first if angle is not None and angle.index is not None else 0)
-            scale.append(angle.scale if angle is not None and bound else 0.0)
-            shift.append(angle.shift if angle is not None else 0.0)
-        plain = index == list(range(index[0], index[0] + len(index))) and set(scale) == {1.0} and set(shift) == {0.0}
-        run = slice(index[0], index[0] + len(index)) if plain else None
-        return cls(torch.tensor(index, device=like.device), like.new_tensor(scale), like.new_tensor(shift), run)
+            scale.append(angle.scale * factor if angle is not None and bound else 0.0)
+            shift.append(angle.shift * factor if angle is not None else 0.0)
+        fixed = not any(scale)
+        return cls(torch.tensor(index, device=like.device), like.new_tensor(scale), like.new_tensor(shift), fixed)
 
-    def values(self, source: Tensor) -> Tensor:
-        """`(ops, ...)` from a source `(params, ...)`."""
-        if self.run is not None:
-            return source[self.run]
-        tail = (-1, *(1,) * (source.dim() - 1))
-        if source.shape[0] == 0:
-            return self.shift.reshape(tail).expand(-1, *source.shape[1:])
-        return source[self.index] * self.scale.reshape(tail) + self.shift.reshape(tail)
+    def __call__(self, angles: Tensor) -> Tensor:
+        return self.shift if self.fixed else torch.addcmul(self.shift, self.scale, angles.index_select(0, self.index))
 
-    def accumulate(self, grad_source: Tensor, grad_values: Tensor) -> None:
-        """Chain rule back to the source, summed where ops share a parameter, in place."""
-        if self.run is not None:
-            grad_source[self.run] += grad_values
-        elif grad_source.shape[0]:
-            tail = (-1, *(1,) * (grad_values.dim() - 1))
-            grad_source.index_add_(0, self.index, grad_values * self.scale.reshape(tail))
+
+class Name(NamedTuple):
+    """What blocks must share to be evaluated together."""
+
+    qubits: int
+    real: bool
+    trainable: bool
+    prefix: bool
+
+
+def _factors(gates: Sequence[Gate]) -> list[tuple[ComplexArray, Gate | None]]:
+    """A run of gates on one qubit as few parametrised factors, first to last, fixed gates multiplied in."""
+    out: list[tuple[ComplexArray, Gate | None]] = []
+    pending = np.eye(2, dtype=np.complex128)
+    for gate in gates:
+        if gate.trainable:
+            out.append((gate.parts @ pending, gate))
+            pending = np.eye(2, dtype=np.complex128)
+        else:
+            fixed = gate.matrix(gate.angle.shift if gate.angle is not None else 0.0)
+            if out:
+                out[-1] = (fixed @ out[-1][0], out[-1][1])
+            else:
+                pending = fixed @ pending
+    return out or [(IDENTITY * 0 + np.stack([pending, 0 * pending, 0 * pending]), None)]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The constants of one factor on one device and dtype."""
+class Family:
+    """Local gates on blocks of equal size, evaluated together: all fixed or all trainable, all real or not."""
 
-    factor: Factor
-    angles: Angles
-    frequency: Tensor
-    parts: Tensor  # (3, ops, 2, d, d): constant, cosine, sine; empty for phase and perm
-    generator: Tensor  # (ops, 2, d, d)
-    weights: Tensor  # (ops, D), phase only
-    offset: Tensor  # (D,), phase only
-    index: Tensor  # (D,), perm only
-    inverse: Tensor
-    real: bool  # every gate's matrix is real, for every angle
+    count: int
+    qubits: int
+    real: bool
+    prefix: bool
+    values: Values
+    parts: Tensor  # (3, factors, runs, 8): real and imaginary parts of 2 x 2 matrices
+    constant: Tensor | None = None  # the result, when fixed
 
+    @classmethod
+    def of(cls, name: Name, runs: Sequence[Sequence[Gate]], first: int, like: Tensor) -> Family:
+        """`runs`: the gates on each qubit of each block, in order."""
+        lists = [_factors(run) for run in runs]
+        depth = max(len(factors) for factors in lists)
+        padded = [[*factors, *[(IDENTITY, None)] * (depth - len(factors))] for factors in lists]
+        array = np.array([[padded[r][f][0] for r in range(len(runs))] for f in range(depth)])  # (factors, runs, 3, 2, 2)
+        pairs = np.stack([array.real, array.imag], axis=-1).reshape(depth, len(runs), 3, 8)
+        values = Values.of([padded[r][f][1] for f in range(depth) for r in range(len(runs))], first, like, turned=True)
+        parts = like.new_tensor(np.ascontiguousarray(pairs.transpose(2, 0, 1, 3)))
+        family = cls(len(runs) // name.qubits, name.qubits, name.real, name.prefix, values, parts)
+        return replace(family, constant=family.tensor(like)) if values.fixed else family
 
-def _prepare(factor: Factor, circuit: Circuit, like: Tensor) -> Prepared:
-    first = 0 if factor.kind == "data" else circuit.n_inputs
-    empty = like.new_empty(0)
-    no_index = torch.empty(0, dtype=torch.long, device=like.device)
-    parts = generator = weights = offset = empty
-    index = inverse = no_index
-    frequency = like.new_tensor([op.spec.frequency for op in factor.ops])
-    if factor.kind == "phase":
-        weights, offset = (like.new_tensor(a) for a in phase_weights(factor))
-    elif factor.kind == "perm":
-        forward = permutation(factor)
-        index, inverse = (torch.as_tensor(a, device=like.device) for a in (forward, np.argsort(forward)))
-    elif len({op.spec.n_qubits for op in factor.ops}) == 1:  # local, pair, data
-        values = np.array([_parts(op.spec) for op in factor.ops])
-        pairs = np.stack([values.real, values.imag], axis=2)  # (ops, 3, 2, d, d)
-        parts = like.new_tensor(pairs.transpose(1, 0, 2, 3, 4))
-        generator = parts[2] * frequency[:, None, None, None]
-    angles = Angles.of(factor.ops, first, like)
-    real = factor.kind != "phase" and all(not part.imag.any() for op in factor.ops for part in _parts(op.spec))
-    return Prepared(factor, angles, frequency, parts, generator, weights, offset, index, inverse, real)
-
-
-def _parts(spec: GateSpec) -> list[npt.NDArray[np.complex128]]:
-    zero = np.zeros((2**spec.n_qubits,) * 2, dtype=np.complex128)
-    return [np.array(part, dtype=np.complex128) if part is not None else zero for part in (spec.constant, spec.cosine, spec.sine)]
+    def tensor(self, angles: Tensor) -> Tensor:
+        """`(m, K, K)`, or `(m, qubits, 2, 2)` for a prefix, where nothing is multiplied out."""
+        if self.constant is not None:
+            return self.constant
+        turned = self.values(angles).view(*self.parts.shape[1:3], 1)
+        pairs = torch.addcmul(torch.addcmul(self.parts[0], turned.cos(), self.parts[1]), turned.sin(), self.parts[2])
+        grid = pairs.view(*pairs.shape[:2], 2, 2, 2)
+        gates = grid[..., 0].contiguous() if self.real else torch.view_as_complex(grid)
+        product, *later = gates.unbind(0)
+        for factor in later:
+            product = torch.bmm(factor, product)
+        grouped = product.view(self.count, self.qubits, 2, 2)
+        return grouped if self.prefix else kron_matrices(grouped)
 
 
-@functools.lru_cache(maxsize=512)
-def prepare(plan: Plan, device: torch.device, dtype: torch.dtype) -> tuple[tuple[Prepared, ...], ...]:
-    """Constants of every factor of every element, kept per plan, device and dtype."""
-    like = torch.empty(0, device=device, dtype=dtype)
-    return tuple(tuple(_prepare(factor, plan.circuit, like) for factor in element.factors) for element in plan.elements)
+def kron_matrices(x: Tensor) -> Tensor:
+    """Kronecker products along the second axis: `(m, k, d, d) -> (m, d^k, d^k)`."""
+    m, k, d = x.shape[:3]
+    if k == 1:
+        return x.view(m, d, d)
+    if k % 2:
+        left, right = kron_matrices(x[:, :-1]), x[:, -1]
+    else:
+        if k > 2:
+            x = kron_matrices(x.reshape(2 * m, k // 2, d, d))
+        left, right = x.view(m, 2, *x.shape[-2:]).unbind(1)
+    a, b = left.shape[-1], right.shape[-1]
+    return (left.reshape(m, a, 1, a, 1) * right.reshape(m, 1, b, 1, b)).view(m, a * b, a * b)
 
 
-def real_form(pair: Tensor) -> Tensor:
-    """`(2, K, K)` real and imaginary parts -> `(2K, 2K)`; a real matrix `(1, K, K)` -> `(K, K)`."""
-    if pair.shape[0] == 1:
-        return pair[0]
-    return torch.cat([torch.cat([pair[0], -pair[1]], dim=1), torch.cat([pair[1], pair[0]], dim=1)])
+def kron_states(x: Tensor) -> Tensor:
+    """Product states, samples last: `(k, d, B) -> (d^k, B)`."""
+    k, d, batch = x.shape
+    if k == 1:
+        return x.view(d, batch)
+    if k % 2:
+        return (kron_states(x[:-1]).unsqueeze(1) * x[-1]).view(-1, batch)
+    left, right = x.view(k // 2, 2, d, batch).unbind(1)
+    return kron_states((left.unsqueeze(2) * right.unsqueeze(1)).view(k // 2, d * d, batch))
 
 
-def _pair(form: Tensor, size: int) -> Tensor:
-    """The inverse of `real_form`."""
-    return form[None] if form.shape[0] == size else torch.stack([form[:size, :size], form[size:, :size]])
+@dataclass(frozen=True)
+class Phases:
+    """All shared phase steps of a program: `exp(i exponent)`, `(steps, D)`."""
 
+    values: Values
+    table: Tensor | None  # (steps, gates, D), or (gates, D) where all steps share it; zero rows where a step has fewer gates
+    gates: tuple[tuple[tuple[tuple[int, ...], Tensor], ...], ...]  # without a table: per step, the shape and slopes of each gate
+    offset: Tensor  # (steps, D)
 
-def _kron(factors: Sequence[Tensor], real: bool) -> Tensor:
-    """Kronecker product of square matrices given as pairs `(2, k, k)`: a pair, or `(1, k, k)` when `real`."""
-    out = factors[0][:1] if real else factors[0]
-    for b in factors[1:]:
-        size = out.shape[-1] * b.shape[-1]
-        left, right = out[:, :, None, :, None], b[:, None, :, None, :]
-        if real:
-            out = (left * right[:1]).reshape(1, size, size)
+    @classmethod
+    def of(cls, steps: Sequence[Step], n: int, first: int, like: Tensor) -> Phases:
+        most = max((len(step.gates) for step in steps), default=0)
+        values = Values.of([g for s in steps for g in [*s.gates, *[None] * (most - len(s.gates))]], first, like)
+        offset = np.zeros((len(steps), 2**n))
+        table = np.zeros((len(steps), most, 2**n)) if n <= PHASE_TABLE_QUBITS else None
+        shaped = []
+        for f, step in enumerate(steps):
+            own = []
+            for g, gate in enumerate(step.gates):
+                slope, at_zero = gate.phases()
+                where = local_value(n, gate.qubits)
+                offset[f] += at_zero[where]
+                if table is not None:
+                    table[f, g] = slope[where]
+                else:
+                    order = np.argsort(gate.qubits)
+                    spread = slope.reshape((2,) * len(order)).transpose(order).reshape(-1)
+                    shape, before = [], 0
+                    for q in sorted(gate.qubits):
+                        shape += [2 ** (q - before), 2]
+                        before = q + 1
+                    own.append(((*shape, 2 ** (n - before)), like.new_tensor(spread)))
+            shaped.append(tuple(own))
+        if table is not None and len(table) and (table == table[0]).all():
+            table = table[0]
+        return cls(values, None if table is None else like.new_tensor(table), tuple(shaped), like.new_tensor(offset))
+
+    def factors(self, angles: Tensor) -> Tensor:
+        steps, size = self.offset.shape
+        values = self.values(angles).view(steps, -1)
+        if self.table is None:
+            rows = [self._summed(f, values[f]) for f in range(steps)]
+            exponent = torch.stack(rows)
+        elif self.table.dim() == 2:
+            exponent = torch.addmm(self.offset, values, self.table)
         else:
-            products = left[:, None] * right
-            out = torch.stack([products[0, 0] - products[1, 1], products[0, 1] + products[1, 0]]).reshape(2, size, size)
-    return out
+            exponent = torch.baddbmm(self.offset[:, None], values[:, None], self.table).view(steps, size)
+        return torch.complex(exponent.cos(), exponent.sin())
+
+    def _summed(self, step: int, values: Tensor) -> Tensor:
+        exponent = self.offset[step]
+        for value, (shape, slope) in zip(values, self.gates[step], strict=False):
+            sizes = [s if i % 2 else 1 for i, s in enumerate(shape)]
+            exponent = (exponent.view(shape) + (value * slope).view(sizes)).view(-1)
+        return exponent
 
 
-def _gates(p: Prepared, angles: Tensor) -> Tensor:
-    """`(ops, 2, d, d)`: each gate's matrix."""
-    turned = p.angles.values(angles) * p.frequency
-    c, s = torch.cos(turned)[:, None, None, None], torch.sin(turned)[:, None, None, None]
-    return p.parts[0] + c * p.parts[1] + s * p.parts[2]
+@dataclass(frozen=True)
+class Dense:
+    """Dense steps made alike, multiplied out together; of each inner step its kind, family, the rows of all, a permutation."""
+
+    real: bool
+    steps: tuple[int, ...]
+    inner: tuple[tuple[str, int, slice | Tensor, Tensor | None], ...]
 
 
-def _phase(p: Prepared, angles: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of a diagonal's phases, `(D,)` each."""
-    phase = p.angles.values(angles) @ p.weights + p.offset
-    return torch.cos(phase), torch.sin(phase)
+class Builder:
+    """Builds the tensors of a program from its angles: a flat list in the order of its steps.
+
+    A local step of the prefix has one tensor `(n, 2, 2)`, any other one `(K, K)` for each of its blocks, a phase step `(D, 1)`, a
+    dense step `(D, D)`; data and perm have none. `prefix[s]` and `steps[s]` are their positions in the list, `trainable` tells
+    which depend on angles, `perms[s]` holds a permutation and its inverse.
+    """
+
+    PHASES, NONE = -1, -2
+
+    def __init__(self, program: Program, first: int, like: Tensor) -> None:
+        """`first` is the index of the first angle among the circuit's parameters; `like` gives device and dtype."""
+        self.n, n = program.n_qubits, program.n_qubits
+        register, device = tuple(range(n)), like.device
+        runs: dict[Name, list[list[Gate]]] = {}
+        phases: list[Step] = []
+        tables: dict[tuple[object, ...], Tensor] = {}
+
+        def block(step: Step, qubits: tuple[int, ...], name: Name) -> tuple[int, int]:
+            own = runs.setdefault(name, [])
+            own += [step.on(q) for q in qubits]
+            return list(runs).index(name), len(own) // len(qubits) - 1
+
+        def phase(step: Step) -> tuple[int, int]:
+            phases.append(step)
+            return self.PHASES, len(phases) - 1
+
+        def perm(step: Step) -> Tensor:
+            return tables.setdefault(step.key, torch.as_tensor(permutation(step.gates, n), device=device))
+
+        self.sources: list[tuple[int, int]] = []  # of every tensor: its family (or PHASES) and row, or (NONE, dense step)
+        self.trainable: list[bool] = []
+        self.prefix: list[int | None] = []
+        self.steps: list[tuple[int, ...]] = []
+        self.perms: list[tuple[Tensor, Tensor] | None] = []
+        for step in program.prefix:
+            self.prefix.append(len(self.sources) if step.kind == "local" else None)
+            if step.kind == "local":
+                learns = any(gate.trainable for gate in step.gates)
+                self.sources.append(block(step, register, Name(n, False, learns, True)))
+                self.trainable.append(learns)
+        alike: dict[tuple[bool, tuple[object, ...]], list[tuple[int, list[tuple[int, int]]]]] = {}
+        for position, step in enumerate(program.steps):
+            before = len(self.sources)
+            if step.kind == "dense":
+                gates = [gate for s in step.steps if s.kind != "perm" for gate in s.gates]
+                name = Name(n, all(gate.real and gate.kind == "local" for gate in gates), True, False)
+                rows = [
+                    block(s, register, name) if s.kind == "local" else phase(s) if s.kind == "phase" else (self.NONE, 0)
+                    for s in step.steps
+                ]
+                make = (name.real, tuple(s.key if s.kind == "perm" else s.kind for s in step.steps))
+                alike.setdefault(make, []).append((position, rows))
+                self.sources.append((self.NONE, position))
+                self.trainable.append(any(gate.trainable for gate in gates))
+            elif step.kind == "local":
+                for qubits in step.blocks:
+                    gates = [gate for gate in step.gates if gate.qubits[0] in qubits]
+                    learns = any(gate.trainable for gate in gates)
+                    name = Name(len(qubits), all(gate.real for gate in gates), learns, False)
+                    self.sources.append(block(step, qubits, name))
+                    self.trainable.append(learns)
+            elif step.kind == "phase":
+                self.sources.append(phase(step))
+                self.trainable.append(any(gate.trainable for gate in step.gates))
+            self.steps.append(tuple(range(before, len(self.sources))))
+            index = perm(step) if step.kind == "perm" else None
+            self.perms.append(None if index is None else (index, index.argsort()))
+        self.prefix_trainable = [place for place in self.prefix if place is not None and self.trainable[place]]
+        self.families = [Family.of(name, own, first, like) for name, own in runs.items()]
+        self.phases = Phases.of(phases, n, first, like) if phases else None
+        self.dense: list[Dense] = []
+        for (real, _), members in alike.items():
+            inner = []
+            for i, step in enumerate(program.steps[members[0][0]].steps):
+                rows_of = [rows[i][1] for _, rows in members]
+                table = perm(step) if step.kind == "perm" else None
+                inner.append((step.kind, members[0][1][i][0], _rows(rows_of, device), table))
+            self.dense.append(Dense(real, tuple(position for position, _ in members), tuple(inner)))
+
+    def __call__(self, angles: Tensor) -> Tensors:
+        families = [family.tensor(angles) for family in self.families]
+        factors = angles if self.phases is None else self.phases.factors(angles).unsqueeze(-1)  # (steps, D, 1)
+        rows: dict[int, Sequence[Tensor]] = {}
+        dense: dict[int, Tensor] = {}
+        for group in self.dense:
+            product = self._multiplied(group, families, factors, angles)
+            dense.update(zip(group.steps, product.unbind(0), strict=True))
+        out = []
+        for family, row in self.sources:
+            if family == self.NONE:
+                out.append(dense[row])
+                continue
+            if family not in rows:  # all rows at once: autograd undoes that in one call
+                rows[family] = (factors if family == self.PHASES else families[family]).unbind(0)
+            out.append(rows[family][row])
+        return out
+
+    def _multiplied(self, group: Dense, families: Sequence[Tensor], factors: Tensor, angles: Tensor) -> Tensor:
+        product: Tensor | None = None  # (steps, D, D)
+        for kind, family, rows, table in group.inner:
+            if kind == "local":
+                own = families[family][rows]
+                product = own if product is None else own @ product
+                continue
+            if product is None:
+                dtype = angles.dtype if group.real else angles.dtype.to_complex()
+                product = torch.eye(2**self.n, dtype=dtype, device=angles.device).expand(len(group.steps), -1, -1)
+            product = product * factors[rows] if kind == "phase" else product.index_select(1, table)  # type: ignore[arg-type]
+        assert product is not None  # a dense step holds at least one step
+        return product
 
 
-def rotate_rows(matrix: Tensor, c: Tensor, s: Tensor) -> Tensor:
-    """Multiply rows (amplitudes) of a stacked `(2D, ...)` or `(2, D, ...)` tensor by the phases `c + i s`."""
-    re, im = matrix.reshape(2, c.shape[0], -1)
-    c, s = c[:, None], s[:, None]
-    return torch.stack([c * re - s * im, s * re + c * im]).reshape(matrix.shape)
+def _rows(rows: Sequence[int], device: torch.device) -> slice | Tensor:
+    """Rows as a slice where they are evenly spaced."""
+    gap = rows[1] - rows[0] if len(rows) > 1 else 1
+    if gap > 0 and list(rows) == list(range(rows[0], rows[0] + gap * len(rows), gap)):
+        return slice(rows[0], rows[0] + gap * (len(rows) - 1) + 1, gap)
+    return torch.tensor(rows, device=device)
 
 
-def _operator(p: Prepared, angles: Tensor) -> Tensor:
-    """A local or pair factor on its register, `(2, K, K)` or, when real, `(1, K, K)`."""
-    gates = _gates(p, angles)
-    register = p.factor.register
-    if p.factor.kind == "local":
-        identity = torch.stack([torch.eye(2, dtype=gates.dtype, device=gates.device), gates.new_zeros(2, 2)])
-        of_qubit = {op.qubits[0]: gates[g] for g, op in enumerate(p.factor.ops)}
-        return _kron([of_qubit.get(q, identity) for q in register], p.real)
-    (op,) = p.factor.ops
-    k = len(register)
-    rest = [q for q in register if q not in op.qubits]
-    eye = torch.eye(2 ** len(rest), dtype=gates.dtype, device=gates.device)
-    order = [*op.qubits, *rest]  # built in this order of qubits, then moved to the register's
-    built = _kron([gates[0], torch.stack([eye, torch.zeros_like(eye)])], p.real)
-    axes = [order.index(q) for q in register]
-    grid = built.reshape(-1, *(2,) * 2 * k).permute(0, *(1 + a for a in axes), *(1 + k + a for a in axes))
-    return grid.reshape(-1, 2**k, 2**k)
+def pullback(function: Callable[..., Sequence[Tensor]], *arguments: Tensor, recording: bool) -> tuple[list[Tensor], Pull]:
+    """Values of `function` and what carries gradients of them back to its arguments.
 
+    `recording` says that autograd sees what is computed here; inside an operator it does not, and torch.func does the same.
+    """
+    if not recording:
+        values, pull = torch.func.vjp(lambda *x: tuple(function(*x)), *arguments)[:2]
+        zeros = [torch.zeros_like(y) for y in values]
+        return list(values), lambda grads: pull(tuple(z if g is None else g for z, g in zip(zeros, grads, strict=True)))
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_() for x in arguments]
+        outputs = function(*leaves)
 
-def _multiply(operator: Tensor, form: Tensor) -> Tensor:
-    """`operator @ form` for `(1 or 2, K, K)` and a stacked `(cK, m)`; a real operator acts on both halves alike."""
-    size = operator.shape[-1]
-    if operator.shape[0] == 1 and form.shape[0] == 2 * size:
-        return (operator @ form.reshape(2, size, -1)).reshape(form.shape)
-    return real_form(operator) @ form
+    def back(grads: Sequence[Tensor | None]) -> Sequence[Tensor]:
+        used = [(y, g) for y, g in zip(outputs, grads, strict=True) if g is not None and y.requires_grad]
+        if not used:
+            return [torch.zeros_like(x) for x in leaves]
+        return torch.autograd.grad([y for y, _ in used], leaves, [g for _, g in used], allow_unused=True, materialize_grads=True)
 
-
-def block_matrix(prepared: Sequence[Prepared], angles: Tensor) -> Tensor:
-    """A block's unitary, `(2, K, K)`, or `(1, K, K)` when all its factors are real; differentiable in the angles."""
-    size = 2 ** len(prepared[0].factor.register)
-    kept = 1 if all(p.real for p in prepared) else 2
-    form = torch.eye(kept * size, dtype=angles.dtype, device=angles.device)
-    for p in prepared:
-        if p.factor.kind == "phase":
-            form = rotate_rows(form, *_phase(p, angles))
-        elif p.factor.kind == "perm":
-            form = form.reshape(kept, size, -1)[:, p.index].reshape(kept * size, -1)
-        else:
-            form = _multiply(_operator(p, angles), form)
-    return _pair(form, size)
-
-
-def block_gradient(prepared: Sequence[Prepared], angles: Tensor, w: Tensor, grad_angles: Tensor) -> None:
-    """Add a block's angle gradients, given `W = sum |lam><psi|` after it, `(2, K, K)`, or its real part for a real block."""
-    kept, size = w.shape[0], w.shape[-1]
-    carried = real_form(w)
-    for p in reversed(prepared):
-        if p.factor.kind == "phase":
-            p.angles.accumulate(grad_angles, p.weights @ carried[size:, :size].diagonal())
-            c, s = _phase(p, angles)
-            carried = rotate_rows(rotate_rows(carried, c, -s).T, c, -s).T
-        elif p.factor.kind == "perm":
-            grid = carried.reshape(kept, size, kept, size)
-            carried = grid[:, p.inverse][..., p.inverse].reshape(carried.shape)
-        else:
-            pair = _pair(carried, size)
-            reduced = torch.stack([_partial_trace(pair, p.factor.register, op.qubits) for op in p.factor.ops])
-            p.angles.accumulate(grad_angles, (reduced * p.generator[:, :kept]).sum(dim=(1, 2, 3)))
-            if p is not prepared[0]:
-                operator = _operator(p, angles)
-                inverse = operator.mT * operator.new_tensor([1.0, -1.0])[: operator.shape[0], None, None]
-                carried = _multiply(inverse, _multiply(inverse, carried).T).T
-
-
-def _partial_trace(pair: Tensor, register: Sequence[int], qubits: Sequence[int]) -> Tensor:
-    """Trace out all qubits of `register` but `qubits`, in their order: `(c, K, K) -> (c, d, d)`."""
-    k = len(register)
-    keep = [register.index(q) for q in qubits]
-    rest = [i for i in range(k) if i not in keep]
-    axes = [0, *(1 + i for i in keep), *(1 + k + i for i in keep), *(1 + i for i in rest), *(1 + k + i for i in rest)]
-    d, r = 2 ** len(keep), 2 ** len(rest)
-    moved = pair.reshape(-1, *(2,) * 2 * k).permute(axes).reshape(-1, d, d, r, r)
-    return moved.diagonal(dim1=3, dim2=4).sum(-1)
-
-
-def build(plan: Plan, angles: Tensor) -> list[tuple[Tensor, ...]]:
-    """The tensors of every element, in order: a block's matrix, a phase's cosine and sine, nothing for data and perm."""
-    out: list[tuple[Tensor, ...]] = []
-    for element, prepared in zip(plan.elements, prepare(plan, angles.device, angles.dtype), strict=True):
-        if element.kind == "block":
-            out.append((block_matrix(prepared, angles),))
-        else:
-            out.append(_phase(prepared[0], angles) if element.kind == "phase" else ())
-    return out
+    return [y.detach() for y in outputs], back

@@ -1,8 +1,13 @@
 """State evolution in torch: the forward pass, and the adjoint pass that undoes it beside a costate.
 
-A state is a real tensor `(2, D, B)`: real and imaginary parts, `D = 2^n` amplitudes, B samples last, so that a per-sample
-rotation is an elementwise product over contiguous samples. Every step is unitary, so undoing it is applying its adjoint.
-Gradients are those of blocks.py, read per sample for data gates.
+A state is a complex tensor `(D, B)`: `D = 2^n` amplitudes, B samples last, so that a per-sample phase is one elementwise product
+over contiguous samples and a block is one matrix product. A real block multiplies real and imaginary parts alike.
+
+Gradients follow torch's convention, `lam = dL/d(Re psi) + i dL/d(Im psi)`. Every step multiplies the state by a tensor, so
+
+    psi' = M psi:  dL/dM = lam' psi^dagger,  lam = M^dagger lam',
+
+summed over samples; of a phase only the diagonal of that is wanted. Steps are unitary: undoing one is applying its adjoint.
 """
 
 from __future__ import annotations
@@ -15,9 +20,83 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpeft.circuits.blocks import Prepared, block_gradient, prepare, real_form, rotate_rows
-from qpeft.circuits.ir import GateSpec, Op
-from qpeft.circuits.plan import Element, Plan
+from qpeft.circuits.blocks import Builder, Tensors, kron_states
+from qpeft.circuits.plan import Plan, Program, Step, local_value
+
+
+class Upload:
+    """The per-sample phases of a data step: `exp(i exponent)`, from inputs `(n_inputs, B)`."""
+
+    def __init__(self, step: Step, n: int, n_inputs: int, like: Tensor) -> None:
+        single, single_shift = np.zeros((n, n_inputs)), np.zeros((n, 1))
+        pair, pair_shift = np.zeros((2**n, n_inputs)), np.zeros((2**n, 1))
+        for gate in step.gates:
+            assert gate.angle is not None
+            assert gate.angle.index is not None
+            slope, at_zero = gate.phases()
+            at_zero = at_zero + slope * gate.angle.shift
+            if len(gate.qubits) == 1:  # to a phase common to both basis states, which no expectation value sees
+                single[gate.qubits[0], gate.angle.index] += (slope[1] - slope[0]) * gate.angle.scale
+                single_shift[gate.qubits[0]] += at_zero[1] - at_zero[0]
+            else:
+                where = local_value(n, gate.qubits)
+                pair[:, gate.angle.index] += slope[where] * gate.angle.scale
+                pair_shift[:, 0] += at_zero[where]
+        tensors = (like.new_tensor(a) for a in (single, single_shift, pair, pair_shift))
+        self.single, self.single_shift, self.pair, self.pair_shift = tensors
+        self.has_single, self.has_pair = any(len(g.qubits) == 1 for g in step.gates), any(len(g.qubits) > 1 for g in step.gates)
+
+    def of_qubits(self, inputs: Tensor) -> Tensor:
+        """`(n, 2, B)`: the factors of each qubit's basis states."""
+        exponent = torch.addmm(self.single_shift, self.single, inputs)
+        turned = torch.complex(exponent.cos(), exponent.sin())
+        return torch.stack([torch.ones_like(turned), turned], dim=1)
+
+    def of_register(self, qubits: Tensor | None, inputs: Tensor) -> Tensor:
+        """`(D, B)`."""
+        factor = kron_states(qubits) if qubits is not None else None
+        if self.has_pair:
+            exponent = torch.addmm(self.pair_shift, self.pair, inputs)
+            turned = torch.complex(exponent.cos(), exponent.sin())
+            factor = turned if factor is None else factor * turned
+        assert factor is not None  # a data step has gates
+        return factor
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Everything of a program that neither inputs nor angles change, on one device and dtype."""
+
+    program: Program
+    builder: Builder
+    uploads: tuple[Upload, ...]
+    prefix_upload: tuple[int | None, ...]  # which upload each data step of the prefix, and of the program, is
+    step_upload: tuple[int | None, ...]
+    blocks: tuple[tuple[tuple[int, ...], ...], ...]  # per step, the qubits of each matrix
+    ground: Tensor  # (n, 2, 1): every qubit in |0>
+
+
+@functools.lru_cache(maxsize=512)
+def kit(plan: Plan, whole: bool, device: torch.device, dtype: torch.dtype) -> Kit:
+    """The kit of a plan's program, or of its whole unitary; kept."""
+    program, circuit = plan.whole if whole else plan.program, plan.circuit
+    like = torch.empty(0, device=device, dtype=dtype)
+    known: dict[tuple[object, ...], int] = {}
+    uploads: list[Upload] = []
+
+    def upload(step: Step) -> int | None:
+        if step.kind != "data":
+            return None
+        if step.key not in known:
+            known[step.key] = len(uploads)
+            uploads.append(Upload(step, circuit.n_qubits, circuit.n_inputs, like))
+        return known[step.key]
+
+    prefix, steps = (tuple(upload(step) for step in group) for group in (program.prefix, program.steps))
+    register = tuple(range(circuit.n_qubits))
+    qubits = tuple((register,) if step.kind == "dense" else step.blocks for step in program.steps)
+    ground = torch.complex(like.new_tensor([[[1.0], [0.0]]] * circuit.n_qubits), like.new_zeros(circuit.n_qubits, 2, 1))
+    return Kit(program, Builder(program, circuit.n_inputs, like), tuple(uploads), prefix, steps, qubits, ground)
 
 
 @functools.lru_cache(maxsize=512)
@@ -33,231 +112,160 @@ def readout_tensors(
     return tuple(out)
 
 
-def _split(psi: Tensor, n: int, qubits: Sequence[int]) -> tuple[list[Tensor], list[int]]:
-    """Views of the amplitudes by the value of `qubits`: 2^k tensors `(2, ..., B)`, and the axes they were taken from."""
-    axes = [1 + q for q in qubits]
-    grid = psi.reshape(2, *(2,) * n, psi.shape[-1])
-    views = [grid]
-    for axis in axes:
-        views = [view.narrow(axis, bit, 1) for view in views for bit in (0, 1)]
-    return views, axes
-
-
-def _times_i(x: Tensor) -> Tensor:
-    return torch.stack([-x[1], x[0]])
-
-
-@functools.lru_cache(maxsize=64)
-def _terms(spec: GateSpec) -> tuple[tuple[tuple[int, int, complex], ...], ...]:
-    """For each row of the matrix, its non-zero entries as (column, part, value); part 0 constant, 1 cosine, 2 sine."""
-    rows: list[list[tuple[int, int, complex]]] = [[] for _ in range(2**spec.n_qubits)]
-    for part, matrix in enumerate((spec.constant, spec.cosine, spec.sine)):
-        for i, row in enumerate(matrix or ()):
-            rows[i] += [(j, part, complex(value)) for j, value in enumerate(row) if value]
-    return tuple(tuple(row) for row in rows)
-
-
-def apply_data_gate(psi: Tensor, n: int, op: Op, c: Tensor, s: Tensor) -> Tensor:
-    """Apply a gate with per-sample cosine and sine `(B,)` of `frequency * angle` to states `(2, D, B)`."""
-    views, axes = _split(psi, n, op.qubits)
-    rows = []
-    for row in _terms(op.spec):
-        total: Tensor | None = None
-        for column, part, value in row:
-            factor = (None, c, s)[part]
-            for number, source in ((value.real, views[column]), (value.imag, None)):
-                if number:
-                    source = _times_i(views[column]) if source is None else source
-                    term = source * number if factor is None else source * (factor if number == 1 else number * factor)
-                    total = term if total is None else total + term
-        assert total is not None  # a unitary has no empty row
-        rows.append(total)
-    for axis in reversed(axes):
-        rows = [torch.cat(rows[i : i + 2], dim=axis) for i in range(0, len(rows), 2)]
-    return rows[0].reshape(psi.shape)
-
-
-def data_gate_gradient(psi: Tensor, lam: Tensor, n: int, op: Op) -> Tensor:
-    """`Re <lam, X psi>` per sample `(B,)` for a gate just applied."""
-    after, _ = _split(psi, n, op.qubits)
-    costate, _ = _split(lam, n, op.qubits)
-    total: Tensor | None = None
-    for i, row in enumerate(op.spec.sine or ()):
-        for j, value in enumerate(row):
-            for number, source in ((complex(value).real, after[j]), (complex(value).imag, None)):
-                if number:
-                    source = _times_i(after[j]) if source is None else source
-                    term = (costate[i] * source).flatten(0, -2).sum(0) * (number * op.spec.frequency)
-                    total = term if total is None else total + term
-    assert total is not None  # every parametrised gate has a generator
-    return total
-
-
-def apply_block(psi: Tensor, n: int, qubits: Sequence[int], matrix: Tensor, *, adjoint: bool = False) -> Tensor:
-    """Apply a block's `(1 or 2, K, K)` matrix, or its adjoint, on `qubits` to states `(2, D, B)`."""
-    grid, order = _grid(psi, n, qubits)
-    re, im = (matrix.mT if adjoint else matrix)[0], None if matrix.shape[0] == 1 else matrix[1]
-    if im is None:
-        out = re @ grid
-    elif grid.shape[1] == 1:
-        form = real_form(matrix)
-        out = (form.T if adjoint else form) @ grid.flatten(0, 2)
-    else:
-        im = -im.T if adjoint else im
-        a, b = re @ grid, im @ grid
-        out = torch.stack([a[0] - b[1], a[1] + b[0]])
-    if order is not None:  # the gathered qubits go back to their places
-        out = out.reshape(2, *(2,) * n, psi.shape[-1]).permute(0, *(1 + order.index(q) for q in range(n)), n + 1)
-    return out.reshape(psi.shape)
-
-
-def block_correlation(lam: Tensor, psi: Tensor, n: int, qubits: Sequence[int], kept: int) -> Tensor:
-    """`W = sum |lam><psi|` over samples and all other qubits, `(2, K, K)`; its real part `(1, K, K)` when `kept` is 1."""
-    left, right = _grid(lam, n, qubits)[0], _grid(psi, n, qubits)[0].mT
-    real = (left @ right).sum(dim=(0, 1))
-    if kept == 1:
-        return real[None]
-    return torch.stack([real, (left[1] @ right[0] - left[0] @ right[1]).sum(0)])
-
-
-def _grid(psi: Tensor, n: int, qubits: Sequence[int]) -> tuple[Tensor, list[int] | None]:
-    """States as `(2, pre, K, post * B)` around neighbouring `qubits`; others are gathered in front, in the order returned."""
-    k, start = len(qubits), qubits[0]
-    if list(qubits) == list(range(start, start + k)):
-        return psi.reshape(2, 2**start, 2**k, -1), None
-    order = [*qubits, *(q for q in range(n) if q not in qubits)]
-    grid = psi.reshape(2, *(2,) * n, psi.shape[-1]).permute(0, *(1 + q for q in order), n + 1)
-    return grid.reshape(2, 1, 2**k, -1), order
-
-
-def _trig(p: Prepared, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of `frequency * angle`, `(ops, B)`, from inputs `(n_inputs, B)`."""
-    turned = p.angles.values(inputs) * p.frequency[:, None]
-    return torch.cos(turned), torch.sin(turned)
-
-
-def _product_state(n: int, p: Prepared, inputs: Tensor) -> Tensor:
-    """The state after a first data element of single-qubit gates on |0...0>: an outer product of one-qubit states."""
-    batch, kept = inputs.shape[1], 1 if p.real else 2
-    c, s = _trig(p, inputs)
-    first = p.parts[:, :, :kept, :, :1]  # what each gate makes of |0>: (3, ops, kept, 2, 1)
-    ones = first[0] + c[:, None, None] * first[1] + s[:, None, None] * first[2]  # (ops, kept, 2, B)
-    of_qubit = {op.qubits[0]: ones[g] for g, op in enumerate(p.factor.ops)}
-    zero = inputs.new_zeros(kept, 2, 1)
-    zero[0, 0] = 1.0
-    state = inputs.new_zeros(kept, 1, batch)
-    state[0] = 1.0
-    for q in range(n):
-        one = of_qubit.get(q, zero)[:, None]  # (kept, 1, 2, B)
-        if p.real:
-            state = (state[:, :, None] * one).reshape(1, -1, batch)
+def start(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
+    """The state after the prefix, `(D, B or 1)`, then the factors `(D, B)` of each upload of the steps, in order of first use."""
+    qubits = [upload.of_qubits(inputs) if upload.has_single else None for upload in k.uploads]
+    state, own = k.ground, iter(prefix)
+    for which in k.prefix_upload:
+        if which is None:
+            gates = next(own)
+            state = gates @ state if state is not k.ground else gates[:, :, :1]
         else:
-            products = state[:, None, :, None] * one
-            pair = [products[0, 0] - products[1, 1], products[0, 1] + products[1, 0]]
-            state = torch.stack(pair).reshape(2, -1, batch)
-    return torch.cat([state, torch.zeros_like(state)]) if p.real else state
+            factor = qubits[which]
+            assert factor is not None  # data steps of the prefix act on single qubits
+            state = state * factor
+    used = dict.fromkeys(which for which in k.step_upload if which is not None)
+    return [kron_states(state), *(k.uploads[which].of_register(qubits[which], inputs) for which in used)]
 
 
-def forward(plan: Plan, inputs: Tensor, tensors: Sequence[tuple[Tensor, ...]]) -> Tensor:
-    """Final states `(2, D, B)` from inputs `(n_inputs, B)`; plain torch, differentiable by autograd."""
-    n, batch = plan.circuit.n_qubits, inputs.shape[1]
-    prepared = prepare(plan, inputs.device, inputs.dtype)
-    first = plan.elements[0] if plan.elements else None
-    if first is not None and first.kind == "data" and all(op.spec.n_qubits == 1 for op in first.factors[0].ops):
-        psi, start = _product_state(n, prepared[0][0], inputs), 1
-    else:
-        psi, start = inputs.new_zeros(2, 2**n, batch), 0
-        psi[0, 0] = 1.0
-    for element, p, own in list(zip(plan.elements, prepared, tensors, strict=True))[start:]:
-        psi = _step(psi, n, element, p, own, inputs)
+def _views(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> Tensor:
+    """The state as `(pre, K, post)` around a block; real numbers for a real matrix. Any leading axes of `psi` count as `pre`."""
+    x = psi if matrix.is_complex() else torch.view_as_real(psi)
+    after = 2 ** (n - 1 - qubits[-1]) * (x.numel() // (psi.numel() // psi.shape[-1]))
+    return x.reshape(-1, matrix.shape[0], after)
+
+
+def apply_block(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> Tensor:
+    """A `(K, K)` matrix on neighbouring qubits of states `(..., D, B)`."""
+    if qubits[-1] == n - 1 and psi.shape[-1] == 1:  # amplitudes of the block are the last axis: one product from the right
+        return (psi.reshape(-1, matrix.shape[0]) @ matrix.mT.to(psi.dtype)).view(psi.shape)
+    x = _views(matrix, psi, qubits, n)
+    out = matrix @ x[0] if x.shape[0] == 1 else torch.bmm(matrix.expand(x.shape[0], -1, -1), x)
+    return (out if matrix.is_complex() else torch.view_as_complex(out.view(*psi.shape, 2))).view(psi.shape)
+
+
+def block_gradient(matrix: Tensor, lam: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> Tensor:
+    """`lam psi^dagger` over samples and all other qubits, `(K, K)`; its real part for a real matrix."""
+    if qubits[-1] == n - 1 and psi.shape[-1] == 1:
+        size = matrix.shape[0]
+        out = lam.reshape(-1, size).mT @ psi.reshape(-1, size).conj()
+        return out if matrix.is_complex() else out.real
+    left, right = _views(matrix, lam, qubits, n), _views(matrix, psi, qubits, n)
+    return left[0] @ right[0].mH if left.shape[0] == 1 else torch.bmm(left, right.mH).sum(0)
+
+
+def forward(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
+    """Final states `(D, B)` from what `start` returned; plain torch, differentiable by autograd."""
+    psi, n = started[0], k.program.n_qubits
+    factors = _by_upload(k, started)
+    for step, positions, perm, which, qubits in zip(
+        k.program.steps, k.builder.steps, k.builder.perms, k.step_upload, k.blocks, strict=True
+    ):
+        if perm is not None:
+            psi = psi.index_select(0, perm[0])
+        elif which is not None:
+            psi = psi * factors[which]
+        elif step.kind == "phase":
+            psi = psi * tensors[positions[0]]
+        else:
+            for position, block in zip(positions, qubits, strict=True):
+                psi = apply_block(tensors[position], psi, block, n)
     return psi
 
 
-def _step(psi: Tensor, n: int, element: Element, prepared: Sequence[Prepared], own: tuple[Tensor, ...], inputs: Tensor) -> Tensor:
-    if element.kind == "block":
-        return apply_block(psi, n, element.qubits, own[0])
-    if element.kind == "phase":
-        return rotate_rows(psi, *own)
-    if element.kind == "perm":
-        return psi[:, prepared[0].index]
-    c, s = _trig(prepared[0], inputs)
-    for g, op in enumerate(prepared[0].factor.ops):
-        psi = apply_data_gate(psi, n, op, c[g], s[g])
-    return psi
+def _by_upload(k: Kit, started: Sequence[Tensor]) -> dict[int, Tensor]:
+    used = dict.fromkeys(which for which in k.step_upload if which is not None)
+    return dict(zip(used, started[1:], strict=True))
+
+
+def backward(
+    plan: Plan, k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], grad: Tensor, grads: list[Tensor | None]
+) -> Tensors:
+    """From the gradient of the values `(n_observables, B)`: run the steps again, then `undo` them."""
+    psi = forward(k, started, tensors)
+    both = psi.new_empty(2, *psi.shape)
+    both[0] = psi
+    costate(plan, psi, grad if psi.shape[1] == grad.shape[1] else grad.sum(1, keepdim=True), both[1])
+    del psi
+    return undo(k, started, tensors, both, grads)
+
+
+def undo(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], both: Tensor, grads: list[Tensor | None]) -> Tensors:
+    """Undo the steps on final states and their costates side by side, `both (2, D, B)`, which is overwritten.
+
+    Adds the gradients of `tensors` to `grads` and returns those of `started`.
+    """
+    n = k.program.n_qubits
+    factors = _by_upload(k, started)
+    inverse = {which: factor.conj().resolve_conj() for which, factor in factors.items()}
+    collected: dict[int, Tensor] = {}
+    product: Tensor | None = None  # lam conj(psi), which diagonal steps leave as it is
+    for position in range(len(k.program.steps) - 1, -1, -1):
+        step, places, perm, which = (
+            k.program.steps[position],
+            k.builder.steps[position],
+            k.builder.perms[position],
+            k.step_upload[position],
+        )
+        if perm is not None:
+            both, product = both.index_select(1, perm[1]), None
+        elif which is not None or step.kind == "phase":
+            if product is None and (which is not None or k.builder.trainable[places[0]]):
+                product = both[1] * both[0].conj()
+            if which is not None:
+                assert product is not None
+                collected[which] = collected[which] + product if which in collected else product
+                both.mul_(inverse[which])
+            else:
+                if k.builder.trainable[places[0]]:
+                    assert product is not None
+                    add(grads, places[0], product.sum(1, keepdim=True) * tensors[places[0]])
+                both.mul_(tensors[places[0]].conj())
+        else:
+            product = None
+            for place, qubits in zip(reversed(places), reversed(k.blocks[position]), strict=True):
+                lam, both = both[1], apply_block(tensors[place].mH, both, qubits, n)
+                if k.builder.trainable[place]:
+                    add(grads, place, block_gradient(tensors[place], lam, both[0], qubits, n))
+    lam = both[1]
+    first = lam if started[0].shape[1] == lam.shape[1] else lam.sum(1, keepdim=True)
+    return [first, *(collected[which] * factor for which, factor in factors.items())]
+
+
+def add(grads: list[Tensor | None], place: int, value: Tensor) -> None:
+    known = grads[place]
+    grads[place] = value if known is None else known.add_(value)
 
 
 def read(plan: Plan, psi: Tensor) -> Tensor:
-    """Expectation values `(n_observables, B)`."""
+    """Expectation values `(n_observables, B)` of states `(D, B)`."""
     total: Tensor | None = None
-    for flip, real, imag in readout_tensors(plan, psi.device, psi.dtype):
-        other = psi if flip is None else psi[:, flip]
-        value = real @ (psi * other).sum(0)
-        if imag is not None:  # Re(conj(a) i w f) = w (Im(a) Re(f) - Re(a) Im(f))
-            value = value + imag @ (psi[1] * other[0] - psi[0] * other[1])
+    for flip, real, imag in readout_tensors(plan, psi.device, psi.real.dtype):
+        if flip is None and imag is None:
+            squares = torch.view_as_real(psi).square().view(psi.shape[0], -1)
+            value = (real @ squares).view(real.shape[0], -1, 2).sum(-1)
+        else:
+            pairs = psi.conj() * (psi if flip is None else psi.index_select(0, flip))
+            value = real @ pairs.real
+            if imag is not None:
+                value = value - imag @ pairs.imag
         total = value if total is None else total + value
     assert total is not None  # a plan has at least one readout
     return total
 
 
-def costate(plan: Plan, psi: Tensor, grad: Tensor) -> Tensor:
-    """`lam = 2 sum_k grad_k O_k psi`, from `grad (n_observables, B)`: the derivative of the read-out in the state."""
-    total: Tensor | None = None
-    for flip, real, imag in readout_tensors(plan, psi.device, psi.dtype):
-        other = psi if flip is None else psi[:, flip]
-        value = (real.T @ grad) * other
+def costate(plan: Plan, psi: Tensor, grad: Tensor, out: Tensor) -> None:
+    """Write `2 sum_k grad_k O_k psi`, the gradient in the state, to `out`, from `grad (n_observables, B)`."""
+    readouts = readout_tensors(plan, psi.device, grad.dtype)
+    if len(readouts) > 1:
+        out.zero_()
+    doubled = 2.0 * grad
+    for flip, real, imag in readouts:
+        weights = real.mT @ doubled
         if imag is not None:
-            value = value + (imag.T @ grad) * _times_i(other)
-        total = value if total is None else total + value
-    assert total is not None
-    return 2.0 * total
-
-
-@dataclass
-class Correlations:
-    """What a backward pass gathers over chunks of samples: one tensor per block (W) and phase (Im diag W)."""
-
-    tensors: list[Tensor | None]
-
-    def add(self, position: int, value: Tensor) -> None:
-        known = self.tensors[position]
-        self.tensors[position] = value if known is None else known.add_(value)
-
-
-def backward(plan: Plan, inputs: Tensor, grad: Tensor, tensors: Sequence[tuple[Tensor, ...]], gathered: Correlations) -> Tensor:
-    """Run a chunk again, undo it beside its costate; returns input gradients `(n_inputs, B)` and adds to `gathered`."""
-    n, batch = plan.circuit.n_qubits, inputs.shape[1]
-    prepared = prepare(plan, inputs.device, inputs.dtype)
-    psi = forward(plan, inputs, tensors)
-    both = torch.cat([psi, costate(plan, psi, grad)], dim=-1)  # state and costate side by side: one product undoes both
-    twice = torch.cat([inputs, inputs], dim=1)
-    grad_inputs = torch.zeros_like(inputs)
-    for position in range(len(plan.elements) - 1, -1, -1):
-        element, (p, *_), own = plan.elements[position], prepared[position], tensors[position]
-        psi, lam = both[..., :batch], both[..., batch:]
-        if element.kind == "data":
-            ops = p.factor.ops
-            p.angles.accumulate(grad_inputs, torch.stack([data_gate_gradient(psi, lam, n, op) for op in ops]))
-            if position:
-                c, s = _trig(p, twice)
-                for g, op in enumerate(ops):
-                    both = apply_data_gate(both, n, op, c[g], -s[g])
-        elif element.kind == "block":
-            gathered.add(position, block_correlation(lam, psi, n, element.qubits, own[0].shape[0]))
-            both = apply_block(both, n, element.qubits, own[0], adjoint=True) if position else both
-        elif element.kind == "phase":
-            gathered.add(position, (lam[1] * psi[0] - lam[0] * psi[1]).sum(-1))
-            both = rotate_rows(both, own[0], -own[1]) if position else both
+            weights = torch.complex(weights, imag.mT @ doubled)
+        other = psi if flip is None else psi.index_select(0, flip)
+        if len(readouts) > 1:
+            out.add_(weights * other)
         else:
-            both = both[:, p.inverse]
-    return grad_inputs
-
-
-def angle_gradient(plan: Plan, angles: Tensor, gathered: Correlations) -> Tensor:
-    """Angle gradients `(n_angles,)` from what all chunks gathered."""
-    grad = torch.zeros_like(angles)
-    for element, prepared, value in zip(plan.elements, prepare(plan, angles.device, angles.dtype), gathered.tensors, strict=True):
-        if value is not None and element.kind == "block":
-            block_gradient(prepared, angles, value, grad)
-        elif value is not None:
-            prepared[0].angles.accumulate(grad, prepared[0].weights @ value)
-    return grad
+            torch.mul(weights, other, out=out)

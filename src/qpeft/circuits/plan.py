@@ -1,56 +1,107 @@
-"""Compiling a circuit for a batch: which gates depend on data, and how the others fuse. No torch.
+"""Compiling a circuit for a batch of samples: a short list of steps on the whole register. No torch.
 
-A plan is a list of elements applied in order. A *data* element holds gates whose angle is an input, different for every
-sample, on disjoint qubits. Everything else is the same unitary for the whole batch:
+Every gate of the table is one of three kinds, or becomes one by a fixed change of basis on its qubits (`diagonal_basis`):
 
-    block   a unitary on some qubits, itself a product of factors: `local` (single-qubit gates on disjoint qubits), `phase`
-            (diagonal gates), `perm` (gates that permute basis states) and `pair` (any other two-qubit gate)
-    phase   diagonal gates on the whole register
-    perm    permutations of the whole register
+    local   a single-qubit gate whose angle is shared by all samples
+    phase   diagonal, angle shared           data    diagonal, angle an input, different for every sample
+    perm    permutes basis states
 
-Up to `DENSE_QUBITS` qubits all gates between two data elements make one block on the whole register, a 2^n x 2^n matrix built
-once and applied to all samples. Above, single-qubit gates make Kronecker blocks of at most `BLOCK_QUBITS` qubits and the
-others apply as they are. Gates on different qubits commute, so each gate moves to the earliest element that can take it.
-Which gate is diagonal or a permutation is read off the gate table.
+so an upload `RY(u)` is a phase `exp(i u)` between two fixed gates. A step holds gates of one kind that apply together; gates
+on different qubits commute, so each moves to the earliest step that can take it. The leading steps that act on single qubits
+are the *prefix*: up to there the state is a product of one-qubit states. Up to `DENSE_QUBITS` qubits all steps between two
+uploads make one *dense* step, a 2^n x 2^n matrix built once and applied to all samples; above, a local step is a Kronecker
+product of blocks of at most `BLOCK_QUBITS` qubits.
+
+Where only expectation values are wanted, what cannot change them is left out: diagonal gates that act on qubits still in
+`|0>`, and, if every observable is made of Z, diagonal gates at the end. Permutations at the end move into the observables.
 """
 
 from __future__ import annotations
 
 import cmath
 import functools
+import itertools
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from qpeft.circuits.ir import Circuit, Observable, Op
+from qpeft.circuits.ir import GATES, Angle, Circuit, GateSpec, Observable
 from qpeft.errors import CircuitError
 
 DENSE_QUBITS = 6
-BLOCK_QUBITS = 4
+BLOCK_QUBITS = 5
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+ComplexArray = npt.NDArray[np.complex128]
 
 
-@dataclass(frozen=True)
-class Factor:
-    """Gates of one kind (`local`, `phase`, `perm`, `pair`, `data`) that apply together. `register` is the qubits it lives on."""
-
-    kind: str
-    ops: tuple[Op, ...]
-    register: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Element:
-    """One thing an evolution applies: kind `data`, `block`, `phase` or `perm`. All but blocks hold one factor."""
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """`parts[0] + cos(frequency t) parts[1] + sin(frequency t) parts[2]` on qubits; t is the angle, fixed gates have none."""
 
     kind: str
     qubits: tuple[int, ...]
-    factors: tuple[Factor, ...]
+    parts: ComplexArray  # (3, d, d)
+    frequency: float
+    angle: Angle | None
+
+    @functools.cached_property
+    def diagonal(self) -> bool:
+        return not bool((self.parts * (1 - np.eye(self.parts.shape[1]))).any())
+
+    @functools.cached_property
+    def real(self) -> bool:
+        return not self.parts.imag.any()
+
+    @property
+    def trainable(self) -> bool:
+        return self.angle is not None and self.angle.index is not None
+
+    def matrix(self, angle: float) -> ComplexArray:
+        c, s = math.cos(self.frequency * angle), math.sin(self.frequency * angle)
+        out: ComplexArray = self.parts[0] + c * self.parts[1] + s * self.parts[2]
+        return out
+
+    def phases(self) -> tuple[FloatArray, FloatArray]:
+        """For each basis state of the qubits, the phase of a diagonal gate per radian of its angle, and at angle zero."""
+        at_zero, at_one = (np.array([cmath.phase(v) for v in np.diagonal(self.matrix(t))]) for t in (0.0, 1.0))
+        return (at_one - at_zero, at_zero) if self.angle is not None else (np.zeros_like(at_zero), at_zero)
+
+    def key(self) -> tuple[object, ...]:
+        return (self.qubits, self.parts.tobytes(), self.frequency, self.angle)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Gates that apply together; a dense step holds steps instead. `blocks`, of a local step, are runs of neighbouring qubits."""
+
+    kind: str
+    gates: tuple[Gate, ...] = ()
+    steps: tuple[Step, ...] = ()
+    blocks: tuple[tuple[int, ...], ...] = ()
+
+    def on(self, qubit: int) -> list[Gate]:
+        """Gates of a local step on a qubit, in order."""
+        return [gate for gate in self.gates if gate.qubits == (qubit,)]
+
+    @functools.cached_property
+    def key(self) -> tuple[object, ...]:
+        return (self.kind, tuple(gate.key() for gate in self.gates))
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What an evolution applies: the prefix to each qubit by itself, then the steps to the register."""
+
+    n_qubits: int
+    prefix: tuple[Step, ...]
+    steps: tuple[Step, ...]
+    folded: IntArray | None  # new[b] = old[folded[b]]: permutations left to the observables
 
 
 @dataclass(frozen=True)
@@ -68,18 +119,31 @@ class Plan:
 
     circuit: Circuit
     observables: tuple[Observable, ...]
-    elements: tuple[Element, ...]
     key: str
 
     def __deepcopy__(self, memo: object) -> Plan:
         return self
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return plan_from_key, (self.key,)
+
+    @functools.cached_property
+    def program(self) -> Program:
+        """The steps whose final state has the observables' expectation values."""
+        only_z = all(pauli == "Z" for o in self.observables for _, word in o.terms for _, pauli in word)
+        return _program(self.circuit, values_only=True, only_z=only_z)
+
+    @functools.cached_property
+    def whole(self) -> Program:
+        """The steps of the circuit's unitary: no prefix, nothing left out."""
+        return _program(self.circuit, values_only=False, only_z=False)
+
     @functools.cached_property
     def readouts(self) -> tuple[Readout, ...]:
-        """Observables by the bits they flip; those made of Z alone share one readout that flips none."""
+        """Observables by the bits they flip, on the program's final state; those of Z alone share one readout that flips none."""
         n = self.circuit.n_qubits
         basis = np.arange(2**n)
-        groups: dict[int, npt.NDArray[np.complex128]] = {0: np.zeros((len(self.observables), 2**n), dtype=np.complex128)}
+        groups: dict[int, ComplexArray] = {0: np.zeros((len(self.observables), 2**n), dtype=np.complex128)}
         for k, observable in enumerate(self.observables):
             for coefficient, word in observable.terms:
                 mask, phase = 0, np.full(2**n, coefficient, dtype=np.complex128)
@@ -93,130 +157,226 @@ class Plan:
                         phase = np.where(ones, 1j * phase, -1j * phase)
                 groups.setdefault(mask, np.zeros((len(self.observables), 2**n), dtype=np.complex128))[k] += phase
         used = [(mask, weights) for mask, weights in groups.items() if weights.any()] or [(0, groups[0])]
+        if self.program.folded is not None:
+            used = [(mask, weights[:, np.argsort(self.program.folded)]) for mask, weights in used]
         return tuple(Readout(basis ^ mask, weights.real.copy(), weights.imag.copy()) for mask, weights in used)
 
 
-def local_value(register: Sequence[int], qubits: Sequence[int]) -> IntArray:
-    """For every basis state of `register`, the value of `qubits` read as a binary number, first qubit most significant."""
-    basis = np.arange(2 ** len(register))
+def local_value(n_qubits: int, qubits: Sequence[int]) -> IntArray:
+    """For every basis state of the register, the value of `qubits` read as a binary number, first qubit most significant."""
+    basis = np.arange(2**n_qubits)
     value = np.zeros_like(basis)
     for qubit in qubits:
-        value = 2 * value + ((basis >> (len(register) - 1 - register.index(qubit))) & 1)
+        value = 2 * value + ((basis >> (n_qubits - 1 - qubit)) & 1)
     return value
 
 
-def phase_weights(factor: Factor) -> tuple[FloatArray, FloatArray]:
-    """Exponents of diagonal gates: `weights[g, b]` multiplies gate g's angle, `offset[b]` is the phase with all angles zero."""
-    size = 2 ** len(factor.register)
-    weights, offset = np.zeros((len(factor.ops), size)), np.zeros(size)
-    for g, op in enumerate(factor.ops):
-        where = local_value(factor.register, op.qubits)
-        at_zero = np.array([cmath.phase(row[i]) for i, row in enumerate(op.spec.matrix(0.0))])
-        at_one = np.array([cmath.phase(row[i]) for i, row in enumerate(op.spec.matrix(1.0))])
-        weights[g] = (at_one - at_zero)[where] if op.spec.parametrised else 0.0
-        offset += at_zero[where]
-    return weights, offset
-
-
-def permutation(factor: Factor) -> IntArray:
+def permutation(gates: Sequence[Gate], n_qubits: int) -> IntArray:
     """`index` such that applying the gates in order is `new[b] = old[index[b]]`."""
-    register = factor.register
-    basis = np.arange(2 ** len(register))
+    basis = np.arange(2**n_qubits)
     index = basis
-    for op in factor.ops:
-        source = np.array([row.index(1) for row in op.spec.constant])  # new[i] = old[source[i]]
-        local = local_value(register, op.qubits)
+    for gate in gates:
+        source = gate.parts[0].real.argmax(axis=1)  # new[i] = old[source[i]]
+        local = local_value(n_qubits, gate.qubits)
         change, shift = local ^ source[local], np.zeros_like(basis)
-        for position, qubit in enumerate(reversed(op.qubits)):
-            shift |= ((change >> position) & 1) << (len(register) - 1 - register.index(qubit))
+        for position, qubit in enumerate(reversed(gate.qubits)):
+            shift |= ((change >> position) & 1) << (n_qubits - 1 - qubit)
         index = index[basis ^ shift]
     return index
 
 
-def _kind(op: Op) -> str:
-    if op.spec.diagonal:
-        return "phase"
-    if op.spec.n_qubits == 1:
-        return "local"
-    return "perm" if op.spec.permutation else "pair"
+def _parts(spec: GateSpec) -> ComplexArray:
+    zero = np.zeros((2**spec.n_qubits,) * 2)
+    return np.array([part if part is not None else zero for part in (spec.constant, spec.cosine, spec.sine)], dtype=np.complex128)
 
 
-def _layers(ops: Sequence[Op], kind: Callable[[Op], str], joins: Callable[[str, str, bool], bool]) -> list[tuple[str, list[Op]]]:
-    """Group ops of one kind, each op in the earliest group that can take it.
-
-    `joins(group_kind, op_kind, shares)` says whether an op may join a group, `shares` being true when the group is the last
-    one to touch one of the op's qubits.
-    """
-    groups: list[tuple[str, list[Op]]] = []
-    last: dict[int, int] = {}
-    for op in ops:
-        op_kind = kind(op)
-        latest = max((last[q] for q in op.qubits if q in last), default=-1)
-        for position in range(max(latest, 0), len(groups)):
-            if joins(groups[position][0], op_kind, position == latest):
-                break
-        else:
-            position = len(groups)
-            groups.append((op_kind, []))
-        groups[position][1].append(op)
-        for q in op.qubits:
-            last[q] = position
-    return groups
+def _matrix(name: str, angle: float = 0.0) -> ComplexArray:
+    return np.array(GATES[name].matrix(angle), dtype=np.complex128)
 
 
-def _block_factors(ops: Sequence[Op], register: tuple[int, ...]) -> tuple[Factor, ...]:
-    """Factors of a block: a local factor holds at most one gate a qubit, diagonals and permutations collect, pairs stand alone."""
-    groups = _layers(ops, _kind, lambda group, op, shares: group == op != "pair" and not (shares and op == "local"))
-    return tuple(Factor(kind, tuple(members), register) for kind, members in groups)
+# Fixed gates, in the order they apply, that turn the eigenbasis of Z into that of Z, X, Y and H
+_TO_BASIS: dict[str, tuple[ComplexArray, ...]] = {
+    "Z": (),
+    "X": (_matrix("h"),),
+    "Y": (_matrix("h"), _matrix("s")),
+    "H": (_matrix("ry", math.pi / 4),),
+}
 
 
-def _register_elements(ops: Sequence[Op], n_qubits: int) -> list[Element]:
-    """Elements of a fixed step on a register too large for one block."""
-    register = tuple(range(n_qubits))
-    elements: list[Element] = []
-
-    def single(op: Op) -> str:
-        return "local" if op.spec.n_qubits == 1 else _kind(op)
-
-    for kind, members in _layers(ops, single, lambda group, op, shares: group == op != "pair"):
-        if kind == "local":
-            for part in np.array_split(np.arange(n_qubits), -(-n_qubits // BLOCK_QUBITS)):
-                qubits = tuple(int(q) for q in part)
-                if inside := [op for op in members if op.qubits[0] in qubits]:
-                    elements.append(Element("block", qubits, _block_factors(inside, qubits)))
-        elif kind == "pair":
-            elements += [Element("block", op.qubits, (Factor("pair", (op,), op.qubits),)) for op in members]
-        else:
-            elements.append(Element(kind, register, (Factor(kind, tuple(members), register),)))
-    return elements
+@functools.cache
+def diagonal_basis(spec: GateSpec) -> tuple[tuple[str, ...], ComplexArray]:
+    """A basis for each qubit, a key of `_TO_BASIS`, in which the gate is diagonal for every angle, and its parts there."""
+    parts = _parts(spec)
+    for letters in itertools.product(_TO_BASIS, repeat=spec.n_qubits):
+        turn: ComplexArray = np.eye(1, dtype=np.complex128)
+        for letter in letters:
+            one = np.eye(2, dtype=np.complex128)
+            for matrix in _TO_BASIS[letter]:
+                one = matrix @ one
+            turn = np.asarray(np.kron(turn, one))
+        turned = turn.conj().T @ parts @ turn
+        diagonal = turned * np.eye(2**spec.n_qubits)
+        if np.abs(turned - diagonal).max() < 1e-12:
+            return letters, diagonal
+    raise CircuitError(f"gate {spec.name} is diagonal in no product of the bases {', '.join(_TO_BASIS)}")
 
 
-def _elements(circuit: Circuit) -> list[Element]:
-    n = circuit.n_qubits
-    register = tuple(range(n))
-    steps: list[list[Op]] = []  # data gates at even positions, fixed gates at odd ones
-    last = [0] * n
-    for op in circuit.ops:
+def _fixed(matrix: ComplexArray, qubit: int) -> Gate:
+    return Gate("local", (qubit,), np.stack([matrix, 0 * matrix, 0 * matrix]), 1.0, None)
+
+
+def _commuting_neighbours(circuit: Circuit) -> set[int]:
+    """Positions of single-qubit gates next to an upload whose basis they share: they become phases beside it."""
+    chosen: set[int] = set()
+    for q in range(circuit.n_qubits):
+        line = [i for i, op in enumerate(circuit.ops) if q in op.qubits and op.gate != "id"]
+        for order in (line, line[::-1]):
+            basis = None
+            for i in order:
+                op = circuit.ops[i]
+                if op.spec.n_qubits > 1:
+                    basis = None
+                    continue
+                own = diagonal_basis(op.spec)[0] if op.spec.parametrised else None
+                if circuit.is_input(op):
+                    basis = own
+                elif own is None or own != basis:
+                    basis = None
+                else:
+                    chosen.add(i)
+    return chosen
+
+
+def _gates(circuit: Circuit, dense: bool) -> list[Gate]:
+    """The circuit as gates of the kinds above; fixed gates that undo each other are gone."""
+    out: list[Gate] = []
+    line: list[list[int]] = [[] for _ in range(circuit.n_qubits)]
+    gone: set[int] = set()
+
+    def add(gate: Gate) -> None:
+        own = line[gate.qubits[0]]
+        if gate.kind == "local" and gate.angle is None and own:
+            before = out[own[-1]]
+            if before.kind == "local" and before.angle is None and np.allclose(gate.parts[0] @ before.parts[0], np.eye(2)):
+                gone.add(own.pop())
+                return
+        for q in gate.qubits:
+            line[q].append(len(out))
+        out.append(gate)
+
+    beside = set() if dense else _commuting_neighbours(circuit)
+    for position, op in enumerate(circuit.ops):
+        data, spec = circuit.is_input(op), op.spec
         if op.gate == "id":
             continue
-        step = max(last[q] for q in op.qubits)
-        if (step % 2 == 0) != circuit.is_input(op):
-            step += 1
-        while len(steps) <= step:
-            steps.append([])
-        steps[step].append(op)
-        for q in op.qubits:
-            last[q] = step
-    elements: list[Element] = []
-    for position, ops in enumerate(steps):
-        if position % 2 == 0:
-            for _, members in _layers(ops, lambda op: "data", lambda group, op, shares: not shares):
-                elements.append(Element("data", register, (Factor("data", tuple(members), register),)))
-        elif ops and n <= DENSE_QUBITS:
-            elements.append(Element("block", register, _block_factors(ops, register)))
-        elif ops:
-            elements += _register_elements(ops, n)
-    return elements
+        if spec.n_qubits > 1 and spec.permutation:
+            add(Gate("perm", op.qubits, _parts(spec), 1.0, None))
+        elif spec.n_qubits == 1 and not data and position not in beside:
+            add(Gate("local", op.qubits, _parts(spec), spec.frequency, op.angle))
+        else:
+            letters, parts = diagonal_basis(spec)
+            for qubit, letter in zip(op.qubits, letters, strict=True):
+                for matrix in reversed(_TO_BASIS[letter]):
+                    add(_fixed(matrix.conj().T, qubit))
+            kind = "data" if data else "local" if spec.n_qubits == 1 else "phase"
+            add(Gate(kind, op.qubits, parts, spec.frequency, op.angle))
+            for qubit, letter in zip(op.qubits, letters, strict=True):
+                for matrix in _TO_BASIS[letter]:
+                    add(_fixed(matrix, qubit))
+    return [gate for position, gate in enumerate(out) if position not in gone]
+
+
+def _without_head(gates: list[Gate], n_qubits: int) -> list[Gate]:
+    """Without gates that leave `|0...0>` as it is, to a global phase."""
+    fresh, kept = set(range(n_qubits)), []
+    for gate in gates:
+        if (gate.diagonal or gate.kind == "perm") and fresh.issuperset(gate.qubits):
+            continue
+        fresh.difference_update(gate.qubits)
+        kept.append(gate)
+    return kept
+
+
+def _without_tail(gates: list[Gate], n_qubits: int) -> tuple[list[Gate], IntArray | None]:
+    """Without diagonal gates and permutations at the end; the second result is the permutation taken out."""
+    blocked: set[int] = set()
+    kept, moved = [], []
+    for gate in reversed(gates):
+        free = blocked.isdisjoint(gate.qubits)
+        if free and gate.kind == "perm":
+            moved.append(gate)
+        elif not (free and gate.diagonal):
+            blocked.update(gate.qubits)
+            kept.append(gate)
+    return kept[::-1], permutation(moved[::-1], n_qubits) if moved else None
+
+
+def _split_runs(gates: list[Gate], n_qubits: int, product: bool) -> list[Gate]:
+    """Diagonal single-qubit gates as phases where that leaves a real matrix, at half the cost of a complex one, or none."""
+    out = list(gates)
+    for q in range(n_qubits):
+        mine = [i for i, gate in enumerate(gates) if q in gate.qubits]
+        if product:  # as long as the qubit has met no other, its gates are part of the prefix
+            mine = mine[next((k for k, i in enumerate(mine) if len(gates[i].qubits) > 1), len(mine)) :]
+        for kind, run in itertools.groupby(mine, key=lambda i: gates[i].kind):
+            members = list(run)
+            if kind != "local":
+                continue
+            turning = [gates[i] for i in members if not gates[i].diagonal]
+            if all(gate.real for gate in turning):
+                for i in members:
+                    if gates[i].diagonal and not (turning and gates[i].real):
+                        out[i] = replace(gates[i], kind="phase")
+    return out
+
+
+def _steps(gates: list[Gate]) -> list[Step]:
+    """Group gates of one kind, each in the earliest group that can take it."""
+    groups: list[tuple[str, list[Gate]]] = []
+    last: dict[int, int] = {}
+    for gate in gates:
+        latest = max((last[q] for q in gate.qubits if q in last), default=0)
+        position = next((p for p in range(latest, len(groups)) if groups[p][0] == gate.kind), len(groups))
+        if position == len(groups):
+            groups.append((gate.kind, []))
+        groups[position][1].append(gate)
+        last.update(dict.fromkeys(gate.qubits, position))
+    return [Step(kind, tuple(members)) for kind, members in groups]
+
+
+def _program(circuit: Circuit, *, values_only: bool, only_z: bool) -> Program:
+    n, folded = circuit.n_qubits, None
+    gates = _gates(circuit, n <= DENSE_QUBITS)
+    if values_only:
+        gates = _without_head(gates, n)
+    if only_z:
+        gates, folded = _without_tail(gates, n)
+    if n > DENSE_QUBITS:
+        gates = _split_runs(gates, n, values_only)
+    steps = _steps(gates)
+    cut = 0
+    while values_only and cut < len(steps) and steps[cut].kind in ("local", "data") and _single(steps[cut]):
+        cut += 1
+    prefix, rest = steps[:cut], steps[cut:]
+    if n > DENSE_QUBITS:
+        parts = [tuple(int(q) for q in part) for part in np.array_split(np.arange(n), -(-n // BLOCK_QUBITS))]
+        rest = [
+            replace(step, blocks=tuple(b for b in parts if any(g.qubits[0] in b for g in step.gates)))
+            if step.kind == "local"
+            else step
+            for step in rest
+        ]
+    else:
+        merged: list[Step] = []
+        for data, run in itertools.groupby(rest, key=lambda step: step.kind == "data"):
+            members = tuple(run)
+            merged += members if data else (Step("dense", steps=members),)
+        rest = merged
+    return Program(n, tuple(prefix), tuple(rest), folded)
+
+
+def _single(step: Step) -> bool:
+    return all(len(gate.qubits) == 1 for gate in step.gates)
 
 
 @functools.lru_cache(maxsize=512)
@@ -232,7 +392,7 @@ def compile_circuit(circuit: Circuit, observables: tuple[Observable, ...] | None
                 raise CircuitError("an observable names a qubit that is not there", value=word[-1][0], bound=circuit.n_qubits - 1)
     words = [[[c, [list(p) for p in word]] for c, word in o.terms] for o in observables]
     key = json.dumps({"circuit": circuit.to_dict(), "observables": words}, separators=(",", ":"))
-    return Plan(circuit, observables, tuple(_elements(circuit)), key)
+    return Plan(circuit, observables, key)
 
 
 @functools.lru_cache(maxsize=512)

@@ -1,15 +1,17 @@
 """The batched, differentiable state-vector simulator in PyTorch: the reference Executor.
 
 One operator, `qpeft::expectations(inputs, angles, key)`, registered through torch.library with fake, autograd and vmap rules, so
-that torch.compile and torch.vmap treat it as one node. It saves inputs and angles alone; its backward runs the circuit again
-and undoes it step by step (see evolve.py), so memory does not grow with depth. Samples pass in chunks that stay in cache, and
-what does not depend on data is built once per call for all of them.
+that torch.compile and torch.vmap treat it as one node. Plain tensors in eager mode take the same two functions, `_values` and
+`_gradients`, through a bare autograd.Function: the registered operator's own overhead is larger than a small circuit. It saves
+inputs and angles alone; its backward runs the circuit again and undoes it step by step (see evolve.py), so memory does not grow
+with depth. Samples pass in chunks that stay in cache; what does not depend on data is built once per call for all of them.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import psutil
@@ -24,16 +26,17 @@ from qpeft.errors import CircuitError, ResourceError
 
 Gradient = Literal["adjoint", "autograd"]
 
-# Bytes of one chunk's state: half a core's level-2 cache here, enough to fill an accelerator there.
-CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 1 << 19, 1 << 26
+# Bytes of one chunk's state. A backward pass holds about eight of them: below 2 MiB on a CPU, enough to fill an accelerator.
+CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 3 << 16, 1 << 26
+_PLAIN = (Tensor, torch.nn.Parameter)  # not a FakeTensor, nor any other subclass
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously
 
 
 class Simulator:
     """The Executor on the exact state vector, on whatever device the tensors are.
 
-    `gradient="adjoint"` (default) is first-order and needs no memory for depth; `"autograd"` records every step, for
-    derivatives of any order and under torch.func.grad (which does not see an operator's own rule).
+    `gradient="adjoint"` (default) needs no memory for depth, and records the circuit only where its gradient is differentiated
+    again; `"autograd"` records every step, for torch.func.grad (which does not see an operator's own rule).
     """
 
     def __init__(self, gradient: Gradient = "adjoint") -> None:
@@ -82,8 +85,13 @@ def run(plan: Plan, inputs: Tensor, angles: Tensor, *, gradient: Gradient = "adj
     dtype = torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
     flat = inputs.reshape(inputs.shape[:-1].numel(), circuit.n_inputs).to(dtype)
     angles = angles.to(inputs.device, dtype)
-    out = _expectations(flat, angles, plan.key) if gradient == "adjoint" else _recorded(plan, flat, angles)
-    return out.reshape(*inputs.shape[:-1], len(plan.observables))
+    if gradient == "autograd":
+        out = _recorded(plan, flat, angles)
+    elif torch.compiler.is_compiling() or type(flat) not in _PLAIN or torch._C._are_functorch_transforms_active():
+        out = _expectations(flat, angles, plan.key)
+    else:
+        out = _Adjoint.apply(flat, angles, plan)  # type: ignore[no-untyped-call]
+    return out.view(*inputs.shape[:-1], len(plan.observables))
 
 
 def check_memory(plan: Plan, like: Tensor) -> None:
@@ -91,8 +99,9 @@ def check_memory(plan: Plan, like: Tensor) -> None:
     n = plan.circuit.n_qubits
     if n <= 16:  # 64 MiB at most: not worth asking the system on every call
         return
-    per_amplitude = LIVE_STATES * 2 * like.element_size() + 16 * sum(e.kind == "perm" for e in plan.elements)
-    per_amplitude += sum((like.element_size() * (2 + len(e.factors[0].ops))) for e in plan.elements if e.kind == "phase")
+    steps = plan.program.steps
+    tables = 16 * len({step.key for step in steps if step.kind == "perm"})  # a permutation and its inverse, 8 bytes each
+    per_amplitude = tables + 2 * like.element_size() * (LIVE_STATES + 4 * sum(step.kind == "phase" for step in steps))
     required = 2**n * (per_amplitude + 2 * like.element_size() * len(plan.observables))
     available = torch.cuda.mem_get_info(like.device)[0] if like.is_cuda else psutil.virtual_memory().available
     if required > available:
@@ -104,39 +113,105 @@ def check_memory(plan: Plan, like: Tensor) -> None:
 def _chunks(plan: Plan, inputs: Tensor) -> list[slice]:
     budget = CPU_CHUNK_BYTES if inputs.device.type == "cpu" else ACCELERATOR_CHUNK_BYTES
     size = max(1, budget // (2 * 2**plan.circuit.n_qubits * inputs.element_size()))
-    return [slice(start, start + size) for start in range(0, inputs.shape[0], size)]
+    return [slice(first, first + size) for first in range(0, inputs.shape[0], size)]
+
+
+def _float32(like: Tensor) -> AbstractContextManager[object]:
+    """No autocast inside (entering and leaving it costs as much as ten small operations, so only where it is on)."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _recorded(plan: Plan, inputs: Tensor, angles: Tensor) -> Tensor:
+    """Every step recorded by autograd, `(B, n_observables)`."""
     check_memory(plan, inputs)
-    with torch.autocast(inputs.device.type, enabled=False):
-        return evolve.read(plan, evolve.forward(plan, inputs.T, blocks.build(plan, angles))).T
+    kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
+    with _float32(inputs):
+        tensors = kit.builder(angles)
+        out = evolve.read(plan, evolve.forward(kit, evolve.start(kit, inputs.mT, tensors), tensors))
+    return out.mT.expand(inputs.shape[0], -1)
+
+
+def _values(inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
+    """Expectation values `(B, n_observables)`."""
+    check_memory(plan, inputs)
+    kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
+    with _float32(inputs):
+        tensors, columns = kit.builder(angles), inputs.mT.contiguous()
+        out = []
+        for part in _chunks(plan, inputs):
+            psi = evolve.forward(kit, evolve.start(kit, columns[:, part], tensors), tensors)
+            values = evolve.read(plan, psi).mT
+            out.append(values if psi.shape[1] > 1 else values.expand(columns[:, part].shape[1], -1))
+        return torch.cat(out) if out else inputs.new_empty(0, len(plan.observables))
+
+
+def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, recording: bool) -> list[Tensor]:
+    """Gradients of inputs `(B, n_inputs)` and angles; for `recording` see `blocks.pullback`."""
+    kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
+    columns, grad_columns = inputs.mT.contiguous(), grad.to(inputs.dtype).mT.contiguous()
+    parts = _chunks(plan, inputs)
+    with _float32(inputs):
+        if len(parts) == 1:  # what depends on angles and what depends on inputs in one graph
+
+            def everything(u: Tensor, a: Tensor) -> list[Tensor]:
+                tensors = kit.builder(a)
+                return [*tensors, *evolve.start(kit, u, tensors)]
+
+            values, pull = blocks.pullback(everything, columns, angles, recording=recording)
+            count = len(kit.builder.trainable)
+            gathered: list[Tensor | None] = [None] * count
+            grads = evolve.backward(plan, kit, values[count:], values[:count], grad_columns, gathered)
+            grad_columns, grad_angles = pull([*gathered, *grads])
+            return [grad_columns.mT.contiguous(), grad_angles]
+
+        tensors, pull = blocks.pullback(kit.builder, angles, recording=recording)
+        gathered = [None] * len(tensors)
+        learn, grad_inputs = kit.builder.prefix_trainable, torch.empty_like(inputs)
+
+        def start(u: Tensor, *own: Tensor) -> list[Tensor]:
+            mixed = list(tensors)
+            for place, tensor in zip(learn, own, strict=True):
+                mixed[place] = tensor
+            return evolve.start(kit, u, mixed)
+
+        for part in parts:
+            started, pull_start = blocks.pullback(start, columns[:, part], *(tensors[i] for i in learn), recording=recording)
+            own, *of_prefix = pull_start(evolve.backward(plan, kit, started, tensors, grad_columns[:, part], gathered))
+            grad_inputs[part] = own.mT
+            for place, value in zip(learn, of_prefix, strict=True):
+                evolve.add(gathered, place, value)
+        return [grad_inputs, *pull(gathered)]
+
+
+class _Adjoint(torch.autograd.Function):
+    """The operator's rule without the operator, which costs more than a small circuit: for plain tensors in eager mode."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
+        ctx.save_for_backward(inputs, angles)
+        ctx.plan = plan
+        return _values(inputs, angles, plan)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        inputs, angles = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn: record it
+            out = _recorded(ctx.plan, inputs, angles)
+            grads = torch.autograd.grad(out, (inputs, angles), grad, create_graph=True, allow_unused=True, materialize_grads=True)
+            return grads[0], grads[1], None
+        grad_inputs, grad_angles = _gradients(grad, inputs, angles, ctx.plan, recording=True)
+        return grad_inputs, grad_angles, None
 
 
 @torch.library.custom_op("qpeft::expectations", mutates_args=())
 def _expectations(inputs: Tensor, angles: Tensor, key: str) -> Tensor:
-    plan = plan_from_key(key)
-    check_memory(plan, inputs)
-    out = inputs.new_empty(len(plan.observables), inputs.shape[0])
-    with torch.autocast(inputs.device.type, enabled=False):
-        tensors = blocks.build(plan, angles)
-        columns = inputs.T.contiguous()
-        for part in _chunks(plan, inputs):
-            out[:, part] = evolve.read(plan, evolve.forward(plan, columns[:, part], tensors))
-    return out.T.contiguous()
+    return _values(inputs, angles, plan_from_key(key))
 
 
 @torch.library.custom_op("qpeft::expectations_backward", mutates_args=())
 def _expectations_backward(grad: Tensor, inputs: Tensor, angles: Tensor, key: str) -> list[Tensor]:
-    plan = plan_from_key(key)
-    grad_inputs = torch.empty_like(inputs)
-    gathered = evolve.Correlations([None] * len(plan.elements))
-    with torch.autocast(inputs.device.type, enabled=False):
-        tensors = blocks.build(plan, angles)
-        columns, grad_columns = inputs.T.contiguous(), grad.to(inputs.dtype).T.contiguous()
-        for part in _chunks(plan, inputs):
-            grad_inputs[part] = evolve.backward(plan, columns[:, part], grad_columns[:, part], tensors, gathered).T
-        return [grad_inputs, evolve.angle_gradient(plan, angles, gathered)]
+    return _gradients(grad, inputs, angles, plan_from_key(key), recording=False)
 
 
 @_expectations.register_fake

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from qpeft.errors import MergeError
 from qpeft.testing.tools import (
     LLAMA_TARGETS,
+    QUANTISED,
     Subject,
     activate,
     deltas,
@@ -33,6 +34,7 @@ from qpeft.testing.tools import (
     llama,
     logits,
     loss,
+    quantised_llama,
     same,
     snapshot,
     stir,
@@ -79,7 +81,8 @@ def every_parameter_learns(subject: Subject) -> None:
 def same_seed_same_adapter(subject: Subject) -> None:
     first, again, other = (get_peft_model_state_dict(subject.adapt(llama(), seed=seed)) for seed in (1, 1, 2))
     identical(first, again, "two adapters of one seed")
-    assert any(not torch.equal(first[name], other[name]) for name in first), "adapters of two seeds are equal"
+    drawn = any(tensor.any() for tensor in first.values())  # a start of zeros alone needs no seed
+    assert not drawn or any(not torch.equal(first[name], other[name]) for name in first), "adapters of two seeds are equal"
 
 
 def _load_all_ways(folder: str, base: Callable[[], Any], want: Mapping[str, Tensor]) -> None:
@@ -214,6 +217,35 @@ def refuses_to_merge_otherwise(subject: Subject) -> None:
         identical(snapshot(model), state, "state after a refused merge")
         assert not any(layer.merged for layer in layers(model).values()), "a layer says that it is merged"
         same(logits(model), before, "output after a refused merge", 1e-5)
+
+
+def learns_beside_a_quantised_base(subject: Subject) -> None:
+    """On bitsandbytes' 8 and 4 bits. Skipped where it does not run."""
+    for kind in QUANTISED:
+        base = quantised_llama(kind)
+        before, state = logits(base), snapshot(base)
+        model = subject.adapt(base)
+        same(logits(model), before, f"{kind}: output with a fresh adapter")
+        wrong = {name: p.dtype for name, p in trainable(model).items() if p.dtype != torch.float32}
+        assert not wrong, f"{kind}: the adapter is float32, but {wrong}"
+        model.train()
+        optimizer, losses = torch.optim.Adam(trainable(model).values(), lr=1e-2), list[float]()
+        for _ in range(6):
+            assert all(g.isfinite().all() for g in gradients(model).values()), f"{kind}: gradient not finite"
+            optimizer.step()
+            losses.append(loss(model).item())
+        assert losses[-1] < losses[0], f"{kind}: the loss did not fall in 6 steps of Adam: {losses[0]:.4f} to {losses[-1]:.4f}"
+        trained, refusal = logits(model.eval()), ""
+        try:
+            model.merge_adapter()
+        except MergeError as error:
+            refusal = str(error)
+        if refusal:
+            assert re.search("quantised|not linear", refusal), f"{kind}: the refusal to merge does not say why: {refusal}"
+            same(logits(model), trained, f"{kind}: output after a refused merge", 1e-5)
+            identical(snapshot(model.unload()), state, f"{kind}: base model after training")
+        else:  # a method that merges into quantised weights, rounding them again
+            same(logits(model), trained, f"{kind}: merged output", 0.1 * trained.abs().max().item())
 
 
 def leaves_tied_embeddings_alone(subject: Subject) -> None:
@@ -360,6 +392,7 @@ RULES: dict[str, Callable[[Subject], None]] = {
         unloads,
         merges_when_linear,
         refuses_to_merge_otherwise,
+        learns_beside_a_quantised_base,
         leaves_tied_embeddings_alone,
         chooses_its_dtype,
         checkpoints_gradients,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import logging
+import random
+import unittest
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +18,17 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 SIZES = ((896, 128), (576, 192), (1536, 256), (31, 17), (1, 1))
+QUANTISED = ("8-bit", "4-bit fp4", "4-bit nf4")
 LLAMA_TARGETS, GPT2_TARGETS = ["q_proj", "v_proj", "down_proj"], ["c_attn", "c_proj"]
+
+
+def odd_sizes(seed: int) -> tuple[tuple[int, int], ...]:
+    """Four `(d_in, d_out)` that no method was made for: two primes, two odd numbers, a narrow layer and a wide one."""
+    draw = random.Random(seed)
+    primes = [n for n in range(3, 200) if all(n % k for k in range(2, int(n**0.5) + 1))]
+    odd = range(3, 130, 2)
+    p, q = draw.sample(primes, 2)
+    return ((p, q), (draw.choice(odd), draw.choice(odd)), (draw.choice(odd), 2), (3, draw.choice(odd) + 256))
 
 
 @dataclass(frozen=True)
@@ -61,19 +75,50 @@ def gpt2(dtype: torch.dtype = torch.float32) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, use_cache=False)).to(dtype).eval()
 
 
+def quantised_llama(kind: str) -> LlamaForCausalLM:
+    """`llama()` with the layers to adapt in bitsandbytes' 8 or 4 bits; unittest.SkipTest says why where it does not run."""
+    try:
+        layers_of = importlib.import_module("bitsandbytes").nn
+    except Exception as error:  # not only ImportError: its import loads a native library
+        raise unittest.SkipTest(f"bitsandbytes does not import: {error}") from error
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at every call that it rounds to float16
+    model = llama()
+    for name, layer in list(model.named_modules()):
+        if name.rpartition(".")[2] in LLAMA_TARGETS:
+            sizes, bias = (layer.in_features, layer.out_features), layer.bias is not None
+            if kind == "8-bit":
+                made = layers_of.Linear8bitLt(*sizes, bias=bias, has_fp16_weights=False)
+            else:
+                made = layers_of.Linear4bit(*sizes, bias=bias, quant_type=kind.removeprefix("4-bit "))
+            made.load_state_dict(layer.state_dict())
+            model.set_submodule(name, made)
+    try:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")  # quantises
+        logits(model)
+    except Exception as error:
+        raise unittest.SkipTest(f"bitsandbytes does not run here: {type(error).__name__}: {error}") from error
+    setattr(model, f"is_loaded_in_{kind[0]}bit", True)  # as transformers marks it, and PEFT reads it
+    return model.eval()
+
+
 def tokens() -> Tensor:
     return (torch.arange(14) * 5 % 61).reshape(2, 7)
 
 
 @torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
-    out: Tensor = model(input_ids=tokens()).logits
+    out: Tensor = model(input_ids=tokens().to(_device(model))).logits
     return out
 
 
 def loss(model: nn.Module) -> Tensor:
-    out: Tensor = model(input_ids=tokens(), labels=tokens()).loss
+    ids = tokens().to(_device(model))
+    out: Tensor = model(input_ids=ids, labels=ids).loss
     return out
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 @torch.no_grad()

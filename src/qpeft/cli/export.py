@@ -1,0 +1,81 @@
+"""Commands that take an adapter elsewhere: other formats, other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qpeft.cli.common import AsJson, Run, app, print_table
+
+
+@app.command()
+def export(
+    run: Run,
+    to: Annotated[str, typer.Option(help="lora (stock PEFT), merged (plain transformers) or gguf-lora (llama.cpp).")],
+    output: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/exported/FORMAT.")] = None,
+    adapter: Annotated[str, typer.Option(help="Name of the adapter, where the run holds several.")] = "default",
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA; default exact, or what --tolerance needs.")] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Relative Frobenius error allowed for each module; default 0.01.")
+    ] = None,
+    calibration: Annotated[str | None, typer.Option(help="Rows to fit on; default the recipe's training rows.")] = None,
+    calibration_rows: Annotated[int, typer.Option(min=1, help="How many of them.")] = 256,
+    steps: Annotated[int, typer.Option(min=0, help="Steps of training towards the adapter's logits, after the fit.")] = 0,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of these steps.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Order of the rows in these steps.")] = 0,
+    lora_bias: Annotated[bool, typer.Option("--lora-bias", help="Fit a constant to each module too (PEFT only).")] = False,
+    via_lora: Annotated[bool, typer.Option("--via-lora", help="With --to merged: merge a fitted LoRA.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a former export.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a run's adapter into a LoRA, a merged model or a GGUF adapter, and measure what is lost."""
+    from qpeft.training.export import Options
+    from qpeft.training.export import export as write
+
+    options = Options(
+        to=to,
+        adapter=adapter,
+        rank=rank,
+        tolerance=tolerance,
+        calibration=calibration,
+        calibration_rows=calibration_rows,
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        lora_bias=lora_bias,
+        via_lora=via_lora,
+    )
+    folder = output or run / "exported" / to
+    report = write(run, folder, options, overwrite=overwrite)
+    if as_json:
+        print(json.dumps(report))
+        return
+    measured = report["measured"]
+    names = [name for name in ("base", "adapter", "fitted", "exported") if name in measured]
+    keys = list(dict.fromkeys(key for name in names for key in measured[name]))
+    rows = [(key, *(f"{measured[n][key]:,.5g}" if key in measured[n] else "-" for n in names)) for key in keys]
+    print_table(("held-out" if report["held_out_rows"] else "", *names), rows)
+    modules = report.get("modules", {})
+    if modules:
+        ranks = [module["rank"] for module in modules.values()]
+        worst = max(module["relative_error"] for module in modules.values())
+        how = ", ".join(f"{count} {way}" for way, count in report["how"].items())
+        size = f"rank {min(ranks)} to {max(ranks)}, {report['parameters']:,} parameters"
+        print(f"modules: {how}; {size}; largest relative error {worst:.3g}")
+    print(f"exported: {folder}")
+
+
+@app.command(name="lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lm_eval(
+    context: typer.Context,
+    run: Run,
+    base: Annotated[bool, typer.Option("--base", help="Without the adapter, to compare.")] = False,
+) -> None:
+    """Run lm-evaluation-harness on a run. What follows RUN are its own options, such as --tasks arc_easy --limit 100."""
+    from qpeft.training.harness import lm_eval as evaluate
+    from qpeft.training.harness import model_arguments
+
+    evaluate([*model_arguments(run, with_adapter=not base), *context.args])

@@ -48,8 +48,9 @@ class Arm:
     name: str
 
     def config(self) -> Any:
-        import qpeft  # noqa: F401  (registers the methods)
         from peft import LoraConfig
+
+        import qpeft
 
         method, *numbers = self.name.split(":")
         rank = int(numbers[0])

@@ -112,7 +112,7 @@ class Lattice:
         left, right = self._features(inputs, range(half)), self._features(inputs, range(half, len(self.degrees)))
         count = coefficients.shape[0]
         matrix = coefficients.reshape(count, left.shape[0], right.shape[0]).transpose(0, 1).reshape(left.shape[0], -1)
-        rows = (matrix.T @ left).unflatten(0, (count, right.shape[0]))
+        rows = (matrix.T @ left).view(count, right.shape[0], inputs.shape[0])
         return (rows * right).sum(1).T
 
     def _features(self, inputs: Tensor, which: range) -> Tensor:

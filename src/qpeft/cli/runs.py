@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,31 +84,80 @@ def _report(paths: list[Path], out: Path, title: str | None) -> None:
 def evaluate(
     run: Run,
     data: Annotated[str | None, typer.Option(help="Rows to evaluate on; default the recipe's held-out rows.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate on the first ROWS rows alone.", metavar="ROWS")] = None,
+    backend: Annotated[str | None, typer.Option(help="Run the circuits here too, such as emulator:wukong-72.")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Shots of every circuit; default exact, where the backend can.")] = None,
+    max_circuits: Annotated[int | None, typer.Option(min=1, help="Stop before more circuits than this run.")] = None,
+    budget_shots: Annotated[int | None, typer.Option(min=1, help="Stop before more shots than this are spent.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="File of results to reuse and to add to.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of simulated shots.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Loss, perplexity and token accuracy of a run, with its adapter and without."""
+    """Loss, perplexity and token accuracy of a run, with its adapter and without; with --backend, also on a chip."""
     from qpeft.errors import RunError
     from qpeft.training.data import load_data, load_examples
     from qpeft.training.evaluate import evaluate as measure
     from qpeft.training.run import load_run
     from qpeft.training.tokenization import tokenize_all
 
+    if backend is None and any(option is not None for option in (shots, max_circuits, budget_shots, cache)):
+        raise RunError("shots, budgets and a cache belong to a backend", cure="--backend NAME")
+    where = _open_backend(backend, run) if backend else None
     config, model, tokenizer = load_run(run)
     section = config.data
     examples = load_examples(data, format=section.format, system=section.system) if data else load_data(section)[1]
     if not examples:
         raise RunError("the recipe names no held-out rows", value=str(run), cure="--data FILE")
-    rows = tokenize_all(examples, tokenizer, section.max_length).rows
+    rows = tokenize_all(examples[:limit], tokenizer, section.max_length).rows
     size = config.training.per_device_eval_batch_size
-    with_adapter = measure(model, rows, tokenizer, batch_size=size, progress=True)
+    found: dict[str, Any] = {}
+    if where is None:
+        with_adapter = measure(model, rows, tokenizer, batch_size=size, progress=True)
+    else:
+        from qpeft.backends.budget import Budget
+        from qpeft.backends.cache import ResultCache
+        from qpeft.training.on_backend import evaluate_on_backend
+
+        found = evaluate_on_backend(
+            model,
+            rows,
+            tokenizer,
+            where,
+            shots,
+            batch_size=size,
+            seed=seed,
+            budget=Budget(circuits=max_circuits, shots=budget_shots),
+            cache=ResultCache(cache) if cache else None,
+            progress=True,
+        )
+        with_adapter = found.pop("exact")
+        if close := getattr(where, "close", None):
+            close()
     with model.disable_adapter():
         without = measure(model, rows, tokenizer, batch_size=size, progress=True)
     if as_json:
-        print(json.dumps({"rows": len(rows), "adapter": with_adapter, "base": without}))
+        on_chip = {"backend": {"name": backend, "shots": shots, "metrics": found.pop("backend"), **found}} if found else {}
+        print(json.dumps({"rows": len(rows), "adapter": with_adapter, "base": without, **on_chip}))
         return
-    print_table(
-        ("metric", "base model", "with adapter"), [(k, f"{without[k]:,.4f}", f"{with_adapter[k]:,.4f}") for k in with_adapter]
-    )
+    columns = [without, with_adapter, *([found["backend"]] if found else [])]
+    header = ("metric", "base model", "with adapter", *((f"on {backend}",) if found else ()))
+    print_table(header, [(k, *(f"{column[k]:,.4f}" for column in columns)) for k in with_adapter])
+    if found:
+        spent = found["spent"]
+        kind = "simulated on a classical computer" if found["simulated"] else "on the vendor's machine"
+        print(
+            f"{spent['circuits']:,} circuits ({kind}), {spent['shots']:,} shots, {spent['programs']:,} programs, "
+            f"{spent['jobs']:,} jobs, about {spent['seconds']:,.0f} s of chip time; "
+            f"{spent['deduplicated']:,} equal circuits and {spent['cached']:,} cached ones not run again"
+        )
+
+
+def _open_backend(name: str, run: Path) -> Any:
+    """The backend, a vendor's cloud with its journal in the run's folder."""
+    from qpeft.backends.registry import get_backend, needs_journal
+
+    options = {"journal": run / "jobs" / f"{name.replace(':', '-')}.jsonl"} if needs_journal(name) else {}
+    return get_backend(name, **options)
 
 
 @app.command()

@@ -1,0 +1,271 @@
+"""The seam between the library and whatever runs circuits and returns outcomes.
+
+A *backend* measures all qubits of a circuit in the Z basis: `backend.compile(circuit).run(params, shots)` returns a `Counts`, one
+distribution of outcomes per row of parameters. Nothing else is asked of it. Observables with X and Y, gradients, caches and
+budgets are made from that, once, in executor.py.
+
+Outcomes are written with qubit 0 leftmost, as everywhere in qpeft: `"10"` is qubit 0 found in 1 and qubit 1 in 0, and its index
+is 2. Backends whose vendor writes them otherwise turn them round before they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from qpeft.circuits.ir import Circuit, Observable
+from qpeft.errors import BackendError, CircuitError, ResourceError
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+DENSE_QUBITS = 20  # a distribution over more qubits is given by its observed outcomes alone
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a backend takes. `exact` says whether `shots=None` gives exact probabilities; None is no limit."""
+
+    max_qubits: int
+    max_shots: int | None = None
+    max_circuits_per_job: int | None = None
+    exact: bool = False
+
+
+@runtime_checkable
+class Compiled(Protocol):
+    """A circuit prepared once, run many times.
+
+    `per_program` is how many rows of parameters one program of the chip carries: more than 1 when the backend packs circuits.
+    """
+
+    circuit: Circuit
+    per_program: int
+
+    def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        """Measure all qubits in the Z basis, once for each row of parameters.
+
+        Args:
+            params: `(batch, n_params)` float64, radians; `batch` may be 0.
+            shots: repetitions of each row, or None for exact probabilities, where `limits.exact`.
+            seed: equal seeds give equal outcomes where the backend is simulated; a chip ignores it.
+
+        Raises:
+            CircuitError: params of the wrong shape or not finite.
+            BackendError: shots that the backend does not take. Nothing was run.
+        """
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Somewhere that circuits run.
+
+    Attributes:
+        name: the name that `get_backend` takes.
+        limits: checked before anything runs.
+        simulated: a classical computer makes the outcomes.
+        calibration: names what outcomes depend on besides circuit, parameters and shots: version of a calibration, or its
+            hash. Results of different calibrations are never mixed.
+    """
+
+    name: str
+    limits: Limits
+    simulated: bool
+    calibration: str
+
+    def compile(self, circuit: Circuit) -> Compiled:
+        """Prepare a circuit; BackendError says why this backend cannot run it."""
+        ...
+
+    def estimate(self, programs: int, shots: int) -> float:
+        """Seconds of chip time for `programs` programs of `shots` each, queue not counted; 0 where no chip is meant."""
+        ...
+
+
+def check_circuit(name: str, limits: Limits, circuit: Circuit) -> None:
+    """Refuse a circuit that is too wide."""
+    if circuit.n_qubits > limits.max_qubits:
+        raise BackendError(f"{name}: the circuit has too many qubits", value=circuit.n_qubits, bound=f"at most {limits.max_qubits}")
+
+
+def check_run(name: str, limits: Limits, circuit: Circuit, params: npt.ArrayLike, shots: int | None) -> FloatArray:
+    """`params` as a C-ordered `(batch, n_params)` float64 array, after every check of a run's arguments."""
+    try:
+        rows = np.ascontiguousarray(params, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise CircuitError("parameters are numbers", value=type(params).__name__) from error
+    if rows.ndim != 2 or rows.shape[1] != circuit.n_params:
+        raise CircuitError("parameters have the wrong shape", value=rows.shape, bound=f"(batch, {circuit.n_params})")
+    if not np.isfinite(rows).all():
+        raise CircuitError("parameters must be finite numbers")
+    if shots is None:
+        if not limits.exact:
+            raise BackendError(f"{name} has no exact probabilities", value="shots=None", cure="give a number of shots")
+    elif not _is_count(shots):
+        raise BackendError(f"{name}: shots is a whole number of at least 1", value=shots)
+    elif limits.max_shots is not None and shots > limits.max_shots:
+        raise BackendError(f"{name}: too many shots", value=shots, bound=f"at most {limits.max_shots}")
+    return rows
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Outcomes of a batch: how often each was seen, or with `shots=None` how probable it is.
+
+    Up to `DENSE_QUBITS` qubits `table (batch, 2^n)` may hold all of them; otherwise `rows` holds for each row of the batch the
+    outcomes that occurred, `(bits (k, n), weights (k,))`. Use the constructors `dense`, `sparse` and `from_strings`.
+    """
+
+    n_qubits: int
+    shots: int | None
+    table: FloatArray | None = None
+    rows: tuple[tuple[BoolArray, FloatArray], ...] = ()
+
+    @classmethod
+    def dense(cls, table: npt.ArrayLike, shots: int | None) -> Counts:
+        """From `(batch, 2^n)` counts, or probabilities with `shots=None`."""
+        values = np.asarray(table, dtype=np.float64)
+        n = values.shape[-1].bit_length() - 1
+        if values.ndim != 2 or values.shape[1] != 2**n:
+            raise CircuitError("a table of outcomes has 2^n columns", value=values.shape)
+        return cls(n, None if shots is None else int(shots), values)
+
+    @classmethod
+    def sparse(cls, n_qubits: int, rows: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], shots: int | None) -> Counts:
+        """From `(bits (k, n_qubits), weights (k,))` for each row of the batch, outcomes distinct."""
+        kept = tuple(
+            (np.asarray(bits, dtype=np.bool_).reshape(-1, n_qubits), np.asarray(weights, dtype=np.float64))
+            for bits, weights in rows
+        )
+        return cls(n_qubits, None if shots is None else int(shots), None, kept)
+
+    @classmethod
+    def from_strings(cls, n_qubits: int, rows: Sequence[Mapping[str, float]], shots: int | None) -> Counts:
+        """From one mapping per row: outcome, qubit 0 leftmost, to its count or probability."""
+        made = []
+        for row in rows:
+            if any(len(word) != n_qubits or word.strip("01") for word in row):
+                raise CircuitError(f"an outcome is a word of {n_qubits} bits", value=next(iter(row)))
+            made.append(([[bit == "1" for bit in word] for word in row], list(row.values())))
+        return cls.sparse(n_qubits, made, shots)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Counts], n_qubits: int, shots: int | None) -> Counts:
+        """The rows of all parts in order."""
+        if parts and all(part.table is not None for part in parts):
+            return cls.dense(np.concatenate([part.table for part in parts if part.table is not None]), shots)
+        return cls(n_qubits, shots, None, tuple(row for part in parts for row in part))
+
+    def __len__(self) -> int:
+        """How many rows of parameters."""
+        return len(self.rows) if self.table is None else len(self.table)
+
+    def __iter__(self) -> Iterator[tuple[BoolArray, FloatArray]]:
+        """`(bits (k, n), weights (k,))` of each row, outcomes of weight zero left out."""
+        if self.table is None:
+            yield from self.rows
+            return
+        for row in self.table:
+            seen = np.flatnonzero(row)
+            yield self._bits(seen), row[seen]
+
+    def _bits(self, index: npt.NDArray[np.int64]) -> BoolArray:
+        return ((index[:, None] >> np.arange(self.n_qubits)[::-1]) & 1).astype(np.bool_)
+
+    def take(self, index: npt.NDArray[np.int64]) -> Counts:
+        """The rows of these numbers, in their order, repeats allowed."""
+        if self.table is not None:
+            return Counts(self.n_qubits, self.shots, self.table[index])
+        return Counts(self.n_qubits, self.shots, None, tuple(self.rows[i] for i in index))
+
+    @property
+    def counts(self) -> list[dict[str, int]]:
+        """How often each outcome was seen, a mapping for each row; BackendError for exact probabilities."""
+        if self.shots is None:
+            raise BackendError("exact probabilities are no counts", cure="use probabilities()")
+        return [
+            {"".join("01"[int(b)] for b in bits): round(weight) for bits, weight in zip(outcomes, weights, strict=True)}
+            for outcomes, weights in self
+        ]
+
+    def probabilities(self) -> FloatArray:
+        """`(batch, 2^n)`, rows that sum to 1; ResourceError for more than `DENSE_QUBITS` qubits."""
+        n = self.n_qubits
+        if n > DENSE_QUBITS and self.table is None:
+            raise ResourceError(
+                f"a table of {len(self)} distributions over {n} qubits",
+                required_bytes=len(self) * 8 * 2**n,
+                available_bytes=len(self) * 8 * 2**DENSE_QUBITS,
+                cure="use counts, marginal(qubits) or expectations(observables)",
+            )
+        table = self.table
+        if table is None:
+            table = np.zeros((len(self), 2**n))
+            places = 1 << np.arange(n)[::-1]
+            for i, (bits, weights) in enumerate(self.rows):
+                np.add.at(table[i], bits @ places, weights)
+        total = table.sum(axis=1, keepdims=True)
+        out: FloatArray = np.divide(table, total, out=np.zeros_like(table), where=total > 0)
+        return out
+
+    def marginal(self, qubits: Sequence[int]) -> Counts:
+        """The outcomes of some qubits alone, in the order given."""
+        order = list(qubits)
+        if len(set(order)) != len(order) or not all(0 <= q < self.n_qubits for q in order):
+            raise CircuitError("a marginal names different qubits", value=order, bound=f"0..{self.n_qubits - 1}")
+        if self.table is not None:
+            grid = self.table.reshape(len(self), *(2,) * self.n_qubits)
+            others = tuple(1 + q for q in range(self.n_qubits) if q not in order)
+            kept = sorted(order)
+            summed = grid.sum(axis=others).transpose(0, *(1 + kept.index(q) for q in order))
+            return Counts(len(order), self.shots, summed.reshape(len(self), 2 ** len(order)))
+        rows = []
+        for bits, weights in self.rows:
+            distinct, where = np.unique(bits[:, order], axis=0, return_inverse=True)
+            rows.append((distinct, np.bincount(where.reshape(-1), weights, minlength=len(distinct)).astype(np.float64)))
+        return Counts(len(order), self.shots, None, tuple(rows))
+
+    def expectations(self, observables: Sequence[Observable] | None = None) -> FloatArray:
+        """Mean values of Z-type observables, `(batch, n_observables)`; default `<Z_k>` of every qubit.
+
+        Raises CircuitError for an observable with X or Y, or on a qubit that is not there.
+        """
+        chosen = [Observable.z(k) for k in range(self.n_qubits)] if observables is None else list(observables)
+        values = np.zeros((len(self), len(chosen)))
+        if self.table is not None:
+            signs = np.stack([z_values(o, self._bits(np.arange(2**self.n_qubits))) for o in chosen], axis=1)
+            total = self.table.sum(axis=1, keepdims=True)
+            np.divide(self.table @ signs, total, out=values, where=total > 0)
+        for i, (bits, weights) in enumerate(self.rows):
+            for k, observable in enumerate(chosen):
+                values[i, k] = weights @ z_values(observable, bits) / weights.sum()
+        return values
+
+
+def z_values(observable: Observable, bits: BoolArray) -> FloatArray:
+    """What a Z-type observable is worth on each outcome: `sum_t c_t prod_q (-1)^bit_q`, from `bits (k, n)` to `(k,)`."""
+    values = np.zeros(len(bits))
+    for coefficient, word in observable.terms:
+        if any(pauli != "Z" for _, pauli in word):
+            raise CircuitError("outcomes in the Z basis give observables of Z alone", value=word, cure="use BackendExecutor")
+        qubits = [qubit for qubit, _ in word]
+        if qubits and qubits[-1] >= bits.shape[1]:
+            raise CircuitError("an observable names a qubit that is not there", value=qubits[-1], bound=f"0..{bits.shape[1] - 1}")
+        values += coefficient * (1.0 - 2.0 * (bits[:, qubits].sum(axis=1) % 2))
+    return values
+
+
+def sample(probabilities: FloatArray, shots: int, seed: int | None) -> Counts:
+    """Draw `shots` outcomes for each row of a `(batch, 2^n)` table of probabilities (multinomial); equal seeds, equal counts."""
+    rows = np.clip(probabilities, 0.0, None)
+    rows = rows / rows.sum(axis=1, keepdims=True)
+    return Counts.dense(np.random.default_rng(seed).multinomial(shots, rows).reshape(rows.shape), shots)

@@ -1,0 +1,253 @@
+"""Any backend as an Executor: what adapters call, on top of what backends give.
+
+Backends measure in the Z basis. Here, once for all of them: observables with X and Y by a change of basis per group of words that
+commute qubit by qubit; rows that are equal run once; results that a cache holds do not run; every run is charged to a ledger
+before it starts; and gradients come from more runs (gradients.py), for inputs and angles alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qpeft.backends.base import Backend, Compiled, Counts, FloatArray
+from qpeft.backends.budget import Cost, Ledger, cost_of
+from qpeft.backends.cache import ResultCache
+from qpeft.backends.gradients import SPSA_STEP, Unrolled, parameter_shift, spsa
+from qpeft.circuits.executor import Expectations
+from qpeft.circuits.ir import Circuit, Observable, Op
+from qpeft.circuits.simulate import expectations
+from qpeft.errors import BackendError, CircuitError
+
+logger = logging.getLogger(__name__)
+
+Gradient = Literal["parameter-shift", "spsa", "adjoint"]
+
+CHUNK = 4096  # rows of one run: what is charged, cached and shown at a time
+LONG = 256  # rows that make a progress bar worth while
+
+
+class BackendExecutor:
+    """Runs circuits on a backend, differentiable to first order.
+
+    Args:
+        backend: from `get_backend`.
+        shots: of every circuit; None for exact probabilities, where the backend has them.
+        gradient: "parameter-shift" is exact in the exact limit and unbiased with shots, at 2 or 4 circuits for each row and gate.
+            "spsa" is two circuits a row, noisy, biased by the square of its step. "adjoint" runs forward on the backend and takes
+            the noiseless simulator's gradient.
+        seed: makes simulated shots and SPSA's directions repeat; None draws fresh ones.
+        cache: results to reuse and to add to.
+        ledger: what is spent, with its budget; executors may share one.
+        progress: show a bar for long runs.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        shots: int | None = None,
+        *,
+        gradient: Gradient = "parameter-shift",
+        seed: int | None = None,
+        cache: ResultCache | None = None,
+        ledger: Ledger | None = None,
+        progress: bool = False,
+        spsa_step: float = SPSA_STEP,
+        spsa_directions: int = 1,
+    ) -> None:
+        if gradient not in get_args(Gradient):
+            raise BackendError("unknown gradient method", value=gradient, bound=", ".join(get_args(Gradient)))
+        if shots is None and not backend.limits.exact:
+            raise BackendError(f"{backend.name} has no exact probabilities", value="shots=None", cure="give a number of shots")
+        if not spsa_step > 0 or spsa_directions < 1:
+            raise BackendError("SPSA needs a step above 0 and a direction", value=(spsa_step, spsa_directions))
+        self.backend, self.shots, self.gradient = backend, shots, gradient
+        self.cache, self.ledger, self.progress = cache, ledger or Ledger(), progress
+        self.spsa_step, self.spsa_directions = spsa_step, spsa_directions
+        self._prepared: dict[tuple[Circuit, tuple[Observable, ...] | None], Prepared] = {}
+        self._seeds = None if seed is None else np.random.SeedSequence(seed)
+
+    def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
+        """See `Executor.compile`. BackendError, and nothing run, for a circuit that the backend cannot run."""
+        prepared = self.prepare(circuit, observables)
+        return lambda inputs, angles: _expectations(prepared, inputs, angles)
+
+    def prepare(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Prepared:
+        """Compile for the backend; `prepare(...).cost(rows)` is what a forward pass would cost. Equal requests compile once."""
+        key = (circuit, None if observables is None else tuple(observables))
+        if key not in self._prepared:
+            self._prepared[key] = Prepared(self, circuit, observables)
+        return self._prepared[key]
+
+    def next_seed(self) -> int | None:
+        """The seed of the next run: the k-th run of an executor has the same in every process."""
+        return None if self._seeds is None else int(self._seeds.spawn(1)[0].generate_state(1)[0])
+
+    def run(self, compiled: Compiled, rows: FloatArray) -> Counts:
+        """Outcomes of different rows: from the cache, else charged and run, a chunk at a time."""
+        n, parts = compiled.circuit.n_qubits, []
+        waiting, known = np.arange(len(rows)), None
+        if self.cache is not None:
+            keys = self.cache.keys(self.backend, compiled.circuit.id, rows, self.shots)
+            known = self.cache.load(keys, n, self.shots)
+            waiting = np.array([i for i, counts in enumerate(known) if counts is None], dtype=np.int64)
+            self.ledger.cached += len(rows) - len(waiting)
+        self.ledger.budget.check(self.ledger.spent, cost_of(self.backend, compiled, len(waiting), self.shots))
+        for start in self._bar(len(waiting)):
+            chunk = waiting[start : start + CHUNK]
+            self.ledger.charge(cost_of(self.backend, compiled, len(chunk), self.shots))
+            parts.append(compiled.run(np.ascontiguousarray(rows[chunk]), self.shots, self.next_seed()))
+            if self.cache is not None:
+                # keys made anew: a chip may have been calibrated since
+                self.cache.store(self.cache.keys(self.backend, compiled.circuit.id, rows[chunk], self.shots), parts[-1])
+        fresh = Counts.concatenate(parts, n, self.shots)
+        if known is None:
+            return fresh
+        order, remaining = [], iter(fresh)
+        for counts in known:
+            order.append(next(remaining) if counts is None else counts.rows[0])
+        return Counts(n, self.shots, None, tuple(order))
+
+    def _bar(self, rows: int) -> Iterator[int]:
+        starts: Any = range(0, rows, CHUNK)
+        if self.progress and rows > LONG:
+            from tqdm.auto import tqdm
+
+            starts = tqdm(starts, desc=f"{rows:,} circuits on {self.backend.name}", leave=False)
+        yield from starts
+
+
+class Prepared:
+    """A circuit and observables on an executor: one compiled circuit for each change of basis."""
+
+    def __init__(self, executor: BackendExecutor, circuit: Circuit, observables: Sequence[Observable] | None) -> None:
+        self.executor, self.circuit = executor, circuit
+        chosen = [Observable.z(k) for k in range(circuit.n_qubits)] if observables is None else list(observables)
+        if not chosen:
+            raise CircuitError("at least one observable is needed")
+        for observable in chosen:
+            for _, word in observable.terms:
+                if word and word[-1][0] >= circuit.n_qubits:
+                    raise CircuitError(
+                        "an observable names a qubit that is not there", value=word[-1][0], bound=circuit.n_qubits - 1
+                    )
+        self.observables = tuple(chosen)
+        self.unrolled = Unrolled.of(circuit)
+        self.groups = [
+            (executor.backend.compile(_measured_in(self.unrolled.circuit, basis)), words)
+            for basis, words in commuting_groups(self.observables)
+        ]
+
+    def cost(self, rows: int) -> Cost:
+        """What a forward pass of `rows` different rows costs, gradients not counted."""
+        parts = [cost_of(self.executor.backend, compiled, rows, self.executor.shots) for compiled, _ in self.groups]
+        return sum(parts, Cost())
+
+    def evaluate(self, gate_angles: FloatArray) -> FloatArray:
+        """`(rows, n_observables)`; equal rows run once."""
+        rows, where = np.unique(gate_angles, axis=0, return_inverse=True)
+        self.executor.ledger.deduplicated += (len(gate_angles) - len(rows)) * len(self.groups)
+        values = np.zeros((len(rows), len(self.observables)))
+        means: dict[Word, FloatArray] = {}
+        for compiled, words in self.groups:
+            counts = self.executor.run(compiled, rows)
+            turned = [Observable(((1.0, tuple((q, "Z") for q, _ in word)),)) for word in words]
+            means |= dict(zip(words, counts.expectations(turned).T, strict=True))
+        for k, observable in enumerate(self.observables):
+            for coefficient, word in observable.terms:
+                values[:, k] += coefficient * (means[word] if word else 1.0)
+        return values[where.reshape(-1)]
+
+    def gradient(self, params: FloatArray, grad: FloatArray, wanted: npt_bool) -> FloatArray:
+        """`(rows, n_params)`: each row's gradient, or with SPSA the sum over rows in row 0 for the angles."""
+        executor, n_inputs = self.executor, self.circuit.n_inputs
+        if executor.gradient == "parameter-shift":
+            return parameter_shift(self.evaluate, self.unrolled, params, grad, wanted)
+        shared = np.arange(self.circuit.n_params) >= n_inputs
+        random = np.random.default_rng(executor.next_seed())
+        signs = [random.choice((-1.0, 1.0), size=params.shape) for _ in range(executor.spsa_directions)]
+        return spsa(self.evaluate, self.unrolled, params, grad, wanted, shared, signs, executor.spsa_step)
+
+
+Word = tuple[tuple[int, str], ...]
+npt_bool = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def commuting_groups(observables: Sequence[Observable]) -> list[tuple[dict[int, str], list[Word]]]:
+    """Distinct Pauli words of all observables in groups that one basis per qubit measures: `(basis, words)` pairs, greedy."""
+    groups: list[tuple[dict[int, str], list[Word]]] = []
+    words = dict.fromkeys(word for observable in observables for _, word in observable.terms if word)
+    for word in words:
+        fitting = [group for group in groups if all(group[0].get(qubit, pauli) == pauli for qubit, pauli in word)]
+        if not fitting:
+            groups.append(({}, []))
+        basis, members = (fitting or groups[-1:])[0]
+        basis.update(word)
+        members.append(word)
+    return groups
+
+
+def _measured_in(circuit: Circuit, basis: dict[int, str]) -> Circuit:
+    """The circuit with a Z measurement turned into one of `basis`: H for X, S-dagger and H for Y."""
+    turns = {"X": ("h",), "Y": ("sdg", "h"), "Z": ()}
+    ops = tuple(Op(gate, (qubit,)) for qubit, pauli in sorted(basis.items()) for gate in turns[pauli])
+    return Circuit(circuit.n_qubits, circuit.ops + ops, circuit.n_inputs, circuit.n_params)
+
+
+def _expectations(prepared: Prepared, inputs: Tensor, angles: Tensor) -> Tensor:
+    circuit = prepared.circuit
+    if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs:
+        raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")
+    if tuple(angles.shape) != (circuit.n_angles,):
+        raise CircuitError("angles have the wrong shape", value=tuple(angles.shape), bound=f"({circuit.n_angles},)")
+    dtype = torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
+    flat = inputs.reshape(inputs.shape[:-1].numel(), circuit.n_inputs)
+    out: Tensor = _Expectations.apply(flat, angles, prepared, dtype)  # type: ignore[no-untyped-call]
+    return out.reshape(*inputs.shape[:-1], len(prepared.observables))
+
+
+class _Expectations(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, angles: Tensor, prepared: Prepared, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(inputs, angles)
+        ctx.prepared = prepared
+        values = prepared.evaluate(prepared.unrolled.gate_angles(_rows(inputs, angles)))
+        return torch.as_tensor(values, dtype=dtype, device=inputs.device)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        inputs, angles = ctx.saved_tensors
+        prepared: Prepared = ctx.prepared
+        need_inputs, need_angles = ctx.needs_input_grad[:2]
+        circuit = prepared.circuit
+        if prepared.executor.gradient == "adjoint":
+            by_inputs, by_angles = _adjoint(prepared, inputs, angles, grad)
+        else:
+            wanted = np.where(np.arange(circuit.n_params) < circuit.n_inputs, need_inputs, need_angles)
+            found = prepared.gradient(_rows(inputs, angles), grad.detach().double().cpu().numpy(), wanted)
+            by_inputs = torch.as_tensor(found[:, : circuit.n_inputs], dtype=inputs.dtype, device=inputs.device)
+            by_angles = torch.as_tensor(found[:, circuit.n_inputs :].sum(axis=0), dtype=angles.dtype, device=angles.device)
+        return by_inputs if need_inputs else None, by_angles if need_angles else None, None, None
+
+
+def _rows(inputs: Tensor, angles: Tensor) -> FloatArray:
+    """Parameters `(rows, n_params)` as float64."""
+    both = torch.cat([inputs.detach().double(), angles.detach().to(inputs.device).double().expand(len(inputs), -1)], dim=1)
+    rows: FloatArray = both.cpu().numpy()
+    return rows
+
+
+def _adjoint(prepared: Prepared, inputs: Tensor, angles: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients on the noiseless simulator; zero for an argument that no value depends on."""
+    with torch.enable_grad():
+        inputs, angles = inputs.detach().requires_grad_(), angles.detach().requires_grad_()
+        values = expectations(prepared.circuit, inputs, angles, prepared.observables)
+        grads = torch.autograd.grad(values, (inputs, angles), grad.to(values.dtype), allow_unused=True, materialize_grads=True)
+    return grads[0], grads[1]

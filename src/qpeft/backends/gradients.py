@@ -1,0 +1,158 @@
+"""Gradients of expectation values from expectation values alone, so that a chip can give them.
+
+Every parametrised gate of the table is `exp(-i t G)` up to what does not depend on t. An expectation value is a trigonometric
+polynomial in its angle, whose frequencies are the differences of G's eigenvalues: 1 for rotations and phases, 1/2 and 1 for
+controlled rotations. With R frequencies, 2R evaluations give the derivative exactly, noise and all, as long as the noise does not
+depend on the angle:
+
+    df/dt = sum_r c_r (f(t + s_r) - f(t - s_r)),   2 sum_r c_r sin(w s_r) = w for every frequency w
+
+The rule is read off the gate table by `shift_rule`: two terms for a rotation, four for a controlled one.
+A parameter that several gates use, or that they scale, gets the sum of its gates' derivatives times their scales.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qpeft.backends.base import FloatArray
+from qpeft.circuits.ir import GATES, Angle, Circuit, Op
+from qpeft.errors import CircuitError
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+# Expectation values `(rows, n_observables)` from angles of gates `(rows, n_gates)`.
+Evaluate = Callable[[FloatArray], FloatArray]
+
+SPSA_STEP = 0.1  # radians: far below a period, far above the shot noise of some hundred shots
+
+
+@functools.cache
+def frequencies(gate: str) -> tuple[float, ...]:
+    """The frequencies, in cycles of `2 pi` of the angle, that an expectation value can have in this gate's angle."""
+    spec = GATES[gate]
+    if spec.sine is None:
+        raise CircuitError("a gate without an angle has no derivative", value=gate)
+    generator = 1j * spec.frequency * np.array(spec.sine)  # G = i dM/dt at t = 0, where M = 1
+    levels = np.linalg.eigvalsh(generator)
+    differences = np.unique(np.round(np.abs(levels[:, None] - levels[None]), 12))
+    return tuple(float(w) for w in differences if w > 0)
+
+
+@functools.cache
+def shift_rule(gate: str) -> tuple[tuple[float, float], ...]:
+    """Pairs `(shift, coefficient)`, shifts in radians: `df/dt = sum c (f(t + s) - f(t - s))`."""
+    found = np.array(frequencies(gate))
+    terms = len(found)
+    shifts = (2 * np.arange(1, terms + 1) - 1) * np.pi / (2 * terms * found.min())
+    coefficients = np.linalg.solve(2 * np.sin(np.outer(found, shifts)), found)
+    return tuple(zip(shifts.tolist(), coefficients.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """A circuit in which every gate that depends on a parameter has an angle of its own: `gate_angles = scale * params + shift`.
+
+    `circuit` has `n_gates` parameters; `index`, `scale` and `shift (n_gates,)` say what each gate's angle is made of, `gates`
+    which gate it is.
+    """
+
+    circuit: Circuit
+    gates: tuple[str, ...]
+    index: IntArray
+    scale: FloatArray
+    shift: FloatArray
+
+    @classmethod
+    def of(cls, circuit: Circuit) -> Unrolled:
+        ops: list[Op] = []
+        angles: list[tuple[str, Angle]] = []
+        for op in circuit.ops:
+            if op.angle is not None and op.angle.index is not None:
+                ops.append(Op(op.gate, op.qubits, Angle(len(angles))))
+                angles.append((op.gate, op.angle))
+            else:
+                ops.append(op)
+        return cls(
+            Circuit(circuit.n_qubits, tuple(ops), 0, len(angles)),
+            tuple(gate for gate, _ in angles),
+            np.array([angle.index for _, angle in angles], dtype=np.int64),
+            np.array([angle.scale for _, angle in angles], dtype=np.float64),
+            np.array([angle.shift for _, angle in angles], dtype=np.float64),
+        )
+
+    def gate_angles(self, params: FloatArray) -> FloatArray:
+        """`(rows, n_gates)` from parameters `(rows, n_params)`."""
+        return np.ascontiguousarray(params[:, self.index] * self.scale + self.shift)
+
+    def to_params(self, gate_gradient: FloatArray, n_params: int) -> FloatArray:
+        """The chain rule: `(rows, n_params)` from derivatives in gate angles `(rows, n_gates)`."""
+        out = np.zeros((len(gate_gradient), n_params))
+        np.add.at(out.T, self.index, (gate_gradient * self.scale).T)
+        return out
+
+
+def parameter_shift(evaluate: Evaluate, unrolled: Unrolled, params: FloatArray, grad: FloatArray, wanted: BoolArray) -> FloatArray:
+    """Gradient of `sum_k grad[b, k] z_k(params[b])` in each row's parameters, exact in the exact limit and unbiased with shots.
+
+    Args:
+        params: `(rows, n_params)`. grad: `(rows, n_observables)`.
+        wanted: `(n_params,)`, which parameters to differentiate; the others get 0 and cost nothing.
+
+    Returns:
+        `(rows, n_params)`, from one evaluation of `2 R` rows for each row and wanted gate.
+    """
+    angles = unrolled.gate_angles(params)
+    jobs = [
+        (gate, shift, coefficient)
+        for gate, name in enumerate(unrolled.gates)
+        if wanted[unrolled.index[gate]] and unrolled.scale[gate]
+        for s, c in shift_rule(name)
+        for shift, coefficient in ((s, c), (-s, -c))
+    ]
+    shifted = np.repeat(angles[None], len(jobs), axis=0)  # (jobs, rows, gates)
+    for row, (gate, shift, _) in zip(shifted, jobs, strict=True):
+        row[:, gate] += shift
+    values = evaluate(shifted.reshape(-1, angles.shape[1])).reshape(len(jobs), *grad.shape)
+    slopes = np.einsum("jbk,bk->jb", values, grad)
+    by_gate = np.zeros_like(angles)
+    for (gate, _, coefficient), slope in zip(jobs, slopes, strict=True):
+        by_gate[:, gate] += coefficient * slope
+    return unrolled.to_params(by_gate, params.shape[1])
+
+
+def spsa(
+    evaluate: Evaluate,
+    unrolled: Unrolled,
+    params: FloatArray,
+    grad: FloatArray,
+    wanted: BoolArray,
+    shared: BoolArray,
+    signs: Sequence[FloatArray],
+    step: float = SPSA_STEP,
+) -> FloatArray:
+    """Simultaneous perturbation (Spall 1992): all wanted parameters move at once by `step` times a random sign, there and back.
+
+    `(f(p + c D) - f(p - c D)) / 2c * D`, averaged over `signs`; two evaluations of every row for each, whatever the number of
+    parameters. Its mean over signs is the gradient up to `O(step^2)`; shots add no bias.
+
+    Args:
+        wanted, shared: `(n_params,)`; a shared parameter has one value for all rows, so one sign, and its gradient comes summed
+            over rows, in row 0.
+        signs: arrays of +-1, `(rows, n_params)`.
+    """
+    out = np.zeros_like(params)
+    moves = [np.where(shared, sign[:1], sign) * wanted for sign in signs]
+    points = np.stack([params + way * step * move for move in moves for way in (1, -1)])
+    values = evaluate(unrolled.gate_angles(points.reshape(-1, params.shape[1]))).reshape(len(moves), 2, *grad.shape)
+    for move, (ahead, behind) in zip(moves, values, strict=True):
+        slope = ((ahead - behind) * grad).sum(axis=1) / (2 * step)  # (rows,)
+        out += np.where(shared, 0.0, slope[:, None] * move)
+        out[0] += np.where(shared, slope.sum() * move[0], 0.0)
+    return out / len(moves)

@@ -1,0 +1,294 @@
+"""Less of a chip's error: readout correction around a backend, zero-noise extrapolation around an executor.
+
+    layout = ...                                          # fixed, so that calibration and circuits use the same qubits
+    backend = get_backend("emulator:wukong-72", layout=layout)
+    corrected = MitigatedBackend(backend, ReadoutCorrection.measure(backend, 4, shots=10_000, seed=0))
+    executor = ZeroNoise(BackendExecutor(corrected, shots=4000), scales=(1, 3, 5))
+
+**Readout.** A group of qubits that was in state j is read as i with probability `A[i, j]`, its *confusion matrix*. Groups are
+single qubits by default (two calibration circuits in all), or subsets of k qubits whose errors go together (`2^k` circuits). The
+matrix of the register is the product over groups. For few qubits its inverse is applied, group by group, and the result moved to
+the nearest distribution without negative entries (least squares). For many, the equations are solved on the outcomes that were
+seen alone, each column scaled to what stays among them, without ever writing the matrix down.
+
+**Zero noise.** Every gate G becomes `G (G^-1 G)^k`, which is the same circuit at `2k + 1` times the noise. What the values would be
+at none is read off a polynomial through them; package mitiq gives its weights.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qpeft.backends.base import Backend, BoolArray, Compiled, Counts, FloatArray, Limits
+from qpeft.circuits.executor import Executor, Expectations
+from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
+from qpeft.errors import BackendError, MissingDependencyError
+
+DENSE = 12  # qubits up to which the whole distribution is corrected
+MAX_GROUP = 6
+CHUNK = 512  # rows of the matrix made at a time where outcomes are sparse
+TOLERANCE, MAX_STEPS = 1e-10, 1000
+
+
+@dataclass(frozen=True, eq=False)
+class ReadoutCorrection:
+    """Confusion matrices of disjoint groups of qubits that cover the register.
+
+    Attributes:
+        groups: qubits of each group; the first is the most significant bit of its matrix's indices.
+        matrices: `(2^k, 2^k)` each, `A[read, prepared]`, columns sum to 1.
+        place: the chip's qubits that were calibrated, where the backend says so; () where it does not.
+        shots: spent on the calibration.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    matrices: tuple[FloatArray, ...]
+    place: tuple[int, ...] = ()
+    shots: int = 0
+
+    def __post_init__(self) -> None:
+        if sorted(q for group in self.groups for q in group) != list(range(self.n_qubits)):
+            raise BackendError("groups hold every qubit once", value=self.groups)
+        for group, matrix in zip(self.groups, self.matrices, strict=True):
+            if matrix.shape != (2 ** len(group),) * 2 or not np.allclose(matrix.sum(axis=0), 1) or (matrix < 0).any():
+                raise BackendError("a confusion matrix has columns that are distributions", value=group)
+            if np.linalg.cond(matrix) > 1e6:
+                raise BackendError("readout tells nothing of these qubits", value=group, cure="leave them out of the circuit")
+
+    @property
+    def n_qubits(self) -> int:
+        return sum(map(len, self.groups))
+
+    @classmethod
+    def measure(
+        cls, backend: Backend, n_qubits: int, shots: int, *, groups: Sequence[Sequence[int]] | None = None, seed: int | None = None
+    ) -> ReadoutCorrection:
+        """Prepare every state of every group, all groups at once, and count: `2^k` circuits of `shots` for groups of up to k.
+
+        The backend must measure the same qubits of the chip here and later: fix its layout.
+        """
+        refuse_twice(backend)
+        chosen = tuple(tuple(g) for g in groups) if groups is not None else tuple((q,) for q in range(n_qubits))
+        largest = max(map(len, chosen))
+        if largest > MAX_GROUP:
+            raise BackendError("a group is too large to calibrate", value=largest, bound=f"at most {MAX_GROUP} qubits")
+        seen = [np.zeros((2 ** len(group),) * 2) for group in chosen]
+        place: tuple[int, ...] = ()
+        for pattern in range(2**largest):
+            prepared = [pattern % 2 ** len(group) for group in chosen]
+            flipped = [q for group, state in zip(chosen, prepared, strict=True) for q in _ones(group, state)]
+            compiled = backend.compile(Circuit(n_qubits, tuple(Op("x", (q,)) for q in flipped)))
+            here = _place(compiled)
+            if pattern and here != place:
+                raise BackendError(
+                    "calibration circuits went to different qubits of the chip",
+                    value=(place, here),
+                    cure="fix the backend's layout",
+                )
+            place = here
+            counts = compiled.run(np.empty((1, 0)), shots, None if seed is None else seed + pattern)
+            for group, state, matrix in zip(chosen, prepared, seen, strict=True):
+                matrix[:, state] += counts.marginal(group).probabilities()[0]
+        return cls(chosen, tuple(m / m.sum(axis=0) for m in seen), place, shots * 2**largest)
+
+    def correct(self, counts: Counts) -> Counts:
+        """The counts without readout errors, as weights that are no whole numbers; none is negative."""
+        if counts.n_qubits != self.n_qubits:
+            raise BackendError("the correction is for another register", value=counts.n_qubits, bound=self.n_qubits)
+        total = 1.0 if counts.shots is None else float(counts.shots)
+        if counts.n_qubits <= DENSE:
+            return Counts.dense(total * nearest_distribution(self._invert(counts.probabilities())), counts.shots)
+        rows = []
+        for bits, weights in counts:
+            solved = nearest_distribution(self._solve(bits, weights / weights.sum())[None])[0]
+            rows.append((bits, total * solved))
+        return Counts.sparse(counts.n_qubits, rows, counts.shots)
+
+    def _invert(self, table: FloatArray) -> FloatArray:
+        grid = table.reshape(len(table), *(2,) * self.n_qubits)
+        for group, matrix in zip(self.groups, self.matrices, strict=True):
+            axes = [1 + q for q in group]
+            front = np.moveaxis(grid, axes, range(1, 1 + len(axes)))
+            flat = np.linalg.inv(matrix) @ front.reshape(len(table), len(matrix), -1)
+            grid = np.moveaxis(flat.reshape(front.shape), range(1, 1 + len(axes)), axes)
+        return grid.reshape(table.shape)
+
+    def _solve(self, bits: BoolArray, seen: FloatArray) -> FloatArray:
+        """`x` with `A x = seen` on the outcomes `bits (k, n)`, columns of A scaled to sum 1 on them: Richardson steps with A's
+        diagonal, which dominates as long as readout is right more often than not."""
+        numbers = [bits[:, list(group)] @ (1 << np.arange(len(group))[::-1]) for group in self.groups]
+
+        def block(rows: slice) -> FloatArray:
+            made = np.ones((len(numbers[0][rows]), len(bits)))
+            for number, matrix in zip(numbers, self.matrices, strict=True):
+                made *= matrix[number[rows]][:, number]
+            return made
+
+        parts = [slice(start, start + CHUNK) for start in range(0, len(bits), CHUNK)]
+        kept: FloatArray = sum((block(part).sum(axis=0) for part in parts), np.zeros(len(bits)))
+        diagonal = np.ones(len(bits))
+        for number, matrix in zip(numbers, self.matrices, strict=True):
+            diagonal *= np.diag(matrix)[number]
+        diagonal /= kept
+        x: FloatArray = seen.copy()
+        for _ in range(MAX_STEPS):
+            residual = seen - np.concatenate([block(part) @ (x / kept) for part in parts])
+            x += residual / diagonal
+            if np.abs(residual).sum() < TOLERANCE:
+                return x
+        raise BackendError("readout is too poor to be undone", value=f"least diagonal {diagonal.min():.3f}", cure="better qubits")
+
+
+def _ones(group: Sequence[int], state: int) -> list[int]:
+    return [q for position, q in enumerate(reversed(group)) if state >> position & 1]
+
+
+def _place(compiled: Compiled) -> tuple[int, ...]:
+    """The chip's qubits that a circuit's qubits are read on, where the backend says so (one place, not packed)."""
+    places = getattr(compiled, "places", ())
+    if len(places) > 1:
+        raise BackendError("rows of a packed batch are read on different qubits", cure="readout correction without pack")
+    return tuple(places[0].qubits[k] for k in places[0].measured) if places else ()
+
+
+def refuse_twice(backend: Backend) -> None:
+    """Readout is corrected by the vendor or here, never by both."""
+    if getattr(backend, "corrects_readout", False):
+        raise BackendError(f"{backend.name} corrects readout itself", cure="one of the two corrections")
+
+
+def nearest_distribution(table: FloatArray) -> FloatArray:
+    """Each row moved to the nearest point, in least squares, of those that are not negative and sum to 1."""
+    descending = -np.sort(-table, axis=1)
+    excess = (np.cumsum(descending, axis=1) - 1) / np.arange(1, table.shape[1] + 1)
+    kept = (descending > excess).sum(axis=1)
+    shift = excess[np.arange(len(table)), np.maximum(kept, 1) - 1]
+    out: FloatArray = np.maximum(table - shift[:, None], 0.0)
+    return out
+
+
+class MitigatedBackend:
+    """A backend whose outcomes are corrected for readout."""
+
+    corrects_readout = True
+
+    def __init__(self, backend: Backend, correction: ReadoutCorrection) -> None:
+        refuse_twice(backend)
+        self.backend, self.correction = backend, correction
+        self.name, self.simulated = f"{backend.name}+readout", backend.simulated
+        limits = backend.limits
+        self.limits = Limits(
+            min(limits.max_qubits, correction.n_qubits), limits.max_shots, limits.max_circuits_per_job, limits.exact
+        )
+        matrices = "|".join(
+            f"{group}{matrix.tolist()}" for group, matrix in zip(correction.groups, correction.matrices, strict=True)
+        )
+        self.calibration = f"{backend.calibration}+{matrices}"
+
+    def compile(self, circuit: Circuit) -> CompiledMitigated:
+        if circuit.n_qubits != self.correction.n_qubits:
+            raise BackendError("the correction is for another register", value=circuit.n_qubits, bound=self.correction.n_qubits)
+        return CompiledMitigated(self, self.backend.compile(circuit))
+
+    def estimate(self, programs: int, shots: int) -> float:
+        return self.backend.estimate(programs, shots)
+
+
+class CompiledMitigated:
+    def __init__(self, backend: MitigatedBackend, inner: Compiled) -> None:
+        self.backend, self.inner = backend, inner
+        self.circuit, self.per_program = inner.circuit, inner.per_program
+        if (place := _place(inner)) != backend.correction.place:
+            raise BackendError(
+                "the circuit is read on other qubits of the chip than were calibrated",
+                value=place,
+                bound=backend.correction.place,
+                cure="fix the backend's layout before you calibrate",
+            )
+
+    def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        return self.backend.correction.correct(self.inner.run(params, shots, seed))
+
+
+@functools.cache
+def _inverse_gate(name: str) -> str:
+    """The fixed gate whose matrix is the adjoint, off the gate table."""
+    wanted = np.array(GATES[name].constant).conj().T
+    same = [
+        n
+        for n, s in GATES.items()
+        if not s.parametrised and np.shape(s.constant) == wanted.shape and np.allclose(s.constant, wanted)
+    ]
+    return same[0]
+
+
+def inverse(op: Op) -> Op:
+    if op.angle is None:
+        return Op(_inverse_gate(op.gate), op.qubits)
+    return Op(op.gate, op.qubits, Angle(op.angle.index, -op.angle.scale, -op.angle.shift))
+
+
+def folded(circuit: Circuit, scale: int) -> Circuit:
+    """The same circuit at `scale` times the noise, an odd number: every gate G becomes `G (G^-1 G)^k`."""
+    if scale < 1 or scale % 2 == 0:
+        raise BackendError("noise is scaled by odd whole numbers", value=scale, bound="1, 3, 5, ...")
+    ops = [step for op in circuit.ops for step in (op, *(inverse(op), op) * (scale // 2))]
+    return Circuit(circuit.n_qubits, tuple(ops), circuit.n_inputs, circuit.n_params)
+
+
+Extrapolation = Literal["linear", "quadratic", "richardson"]
+
+
+class ZeroNoise:
+    """An Executor that extrapolates another one's values to no noise, differentiable as far as that one is.
+
+    The backend must run the gates it is given: a compiler that shortens circuits takes the added noise away again, so switch a
+    vendor's optimisation off. Extrapolating multiplies shot noise by `sqrt(sum weights^2)`.
+
+    Args:
+        executor: on the noisy backend.
+        scales: odd factors of the noise.
+        order: of the polynomial through the values: linear, quadratic, or richardson, the one that meets all.
+    """
+
+    def __init__(self, executor: Executor, scales: Sequence[int] = (1, 3, 5), order: Extrapolation = "richardson") -> None:
+        self.executor, self.scales, self.order = executor, tuple(scales), order
+        self.weights = extrapolation_weights(self.scales, order)
+
+    def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
+        runs = [self.executor.compile(folded(circuit, scale), observables) for scale in self.scales]
+
+        def run(inputs: Tensor, angles: Tensor) -> Tensor:
+            values = torch.stack([run(inputs, angles) for run in runs])
+            return (values.new_tensor(self.weights).reshape(-1, *(1,) * (values.dim() - 1)) * values).sum(0)
+
+        return run
+
+
+def extrapolation_weights(scales: Sequence[int], order: Extrapolation) -> list[float]:
+    """What mitiq's extrapolation multiplies each scale's value with. All of these are linear in the values, so their value for
+    unit vectors says it all."""
+    try:
+        from mitiq.zne.inference import LinearFactory, PolyFactory, RichardsonFactory
+    except ImportError as error:
+        raise MissingDependencyError("mitiq", "mitiq", "zero-noise extrapolation") from error
+    least = {"linear": 2, "quadratic": 3, "richardson": 2}
+    if order not in least or len(set(scales)) != len(scales) or len(scales) < least.get(order, 2):
+        raise BackendError("an extrapolation needs different scales, more than its order", value=(order, tuple(scales)))
+    weights = []
+    for unit in np.eye(len(scales)).tolist():
+        if order == "linear":
+            value = LinearFactory.extrapolate(list(scales), unit)
+        elif order == "quadratic":
+            value = PolyFactory.extrapolate(list(scales), unit, order=2)
+        else:
+            value = RichardsonFactory.extrapolate(list(scales), unit)
+        weights.append(float(value))
+    return weights

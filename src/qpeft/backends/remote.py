@@ -1,0 +1,218 @@
+"""`remote:URL`: a device of a qpeft service as a backend, and the connection that the service's own client shares.
+
+The protocol is API v1 of qpeft.service (docs/service.md). It lives here because backends may not import the service. Every
+submission carries an idempotency key, so sending it again after a broken connection neither loses nor doubles work, and every
+call has a time-out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+
+from qpeft.backends.base import Counts, FloatArray, Limits, check_circuit, check_run
+from qpeft.circuits.ir import Circuit
+from qpeft.errors import BackendError, MissingDependencyError, ServiceError
+
+RETRIED = (408, 425, 429, 500, 502, 503, 504)
+ENV_URL, ENV_KEY = "QPEFT_SERVICE_URL", "QPEFT_SERVICE_KEY"
+POLL_S = 20.0
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How long to try: `request_s` for one request, `total_s` for it and its repetitions."""
+
+    request_s: float = 30.0
+    total_s: float = 120.0
+
+    def delay(self, attempt: int, retry_after: str | None) -> float:
+        """Seconds before the next try: what the service asked for, else 0.1 s doubled each time up to 5 s; with jitter."""
+        asked = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
+        return max(asked, min(0.1 * 2.0**attempt, 5.0)) * random.uniform(0.75, 1.25)
+
+
+def to_error(status: int, body: bytes, retry_after: str | None) -> ServiceError:
+    """A refusal as the service wrote it."""
+    try:
+        problem = json.loads(body)
+        detail, code = str(problem["detail"]), str(problem.get("code", "http"))
+    except (ValueError, KeyError, TypeError):
+        detail, code = body[:200].decode(errors="replace") or f"HTTP status {status}", "http"
+    wait = float(retry_after) if retry_after and retry_after.isdigit() else None
+    return ServiceError(detail, status=status, code=code, retry_after_s=wait)
+
+
+def unreachable(url: str, error: Exception) -> ServiceError:
+    what = f"the service at {url} does not answer ({type(error).__name__})"
+    return ServiceError(what, status=0, code="unreachable", cure="check the address and that the service runs")
+
+
+class Connection:
+    """HTTP with retries. `key` never appears in messages or `repr`."""
+
+    def __init__(self, url: str | None = None, key: str | None = None, retries: Retries | None = None) -> None:
+        try:
+            import httpx
+        except ImportError as error:
+            raise MissingDependencyError("httpx", "service", "talking to a qpeft service") from error
+        url, key = url or os.environ.get(ENV_URL), key or os.environ.get(ENV_KEY)
+        if not url or not key:
+            raise ServiceError(
+                "no service to talk to", status=0, code="no_service", cure=f"give url and key, or set {ENV_URL} and {ENV_KEY}"
+            )
+        self.url, self.retries = url.rstrip("/"), retries or Retries()
+        self._httpx = httpx
+        self._client = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=self.retries.request_s)
+
+    def __repr__(self) -> str:
+        return f"Connection({self.url!r})"
+
+    def close(self) -> None:
+        self._client.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, Any] | None = None,
+        wait_s: float = 0.0,
+        retry: bool = True,
+    ) -> Any:
+        """The response, an `httpx.Response` below 400; repeated on broken connections and statuses that pass.
+
+        `wait_s` is added to the time-out: the service may hold the answer that long. Raises ServiceError.
+        """
+        sent = dict(headers or {})
+        if content is not None:
+            sent["content-type"] = content_type
+        deadline = time.monotonic() + self.retries.total_s + wait_s
+        attempt = 0
+        while True:
+            retry_after = None
+            try:
+                timeout = self.retries.request_s + wait_s
+                response = self._client.request(method, path, content=content, headers=sent, params=params, timeout=timeout)
+            except self._httpx.TransportError as error:
+                failure = unreachable(self.url, error)
+            else:
+                if response.status_code < 400:
+                    return response
+                retry_after = response.headers.get("retry-after")
+                failure = to_error(response.status_code, response.content, retry_after)
+                if response.status_code not in RETRIED:
+                    raise failure
+            delay = self.retries.delay(attempt, retry_after)
+            if not retry or time.monotonic() + delay > deadline:
+                raise failure
+            time.sleep(delay)
+            attempt += 1
+
+    def submit(self, path: str, content: bytes, content_type: str = "application/json") -> dict[str, Any]:
+        """POST with an idempotency key."""
+        headers = {"idempotency-key": secrets.token_hex(16)}
+        found: dict[str, Any] = self.request("POST", path, content=content, content_type=content_type, headers=headers).json()
+        return found
+
+
+def sweep_body(head: Mapping[str, Any], params: FloatArray) -> bytes:
+    """A binary sweep: length of the head, head, float32 matrix."""
+    text = json.dumps({**head, "rows": len(params)}).encode()
+    return struct.pack("<I", len(text)) + text + np.ascontiguousarray(params, dtype="<f4").tobytes()
+
+
+class RemoteBackend:
+    """A device behind a service. `address` is `http(s)://HOST:PORT/?device=NAME` (default device `simulator`).
+
+    The key comes from `key` or the environment variable QPEFT_SERVICE_KEY. Runs wait for their results up to `timeout_s`.
+    Parameters travel in float64, so that exact results stay exact.
+    """
+
+    def __init__(self, address: str, *, key: str | None = None, device: str | None = None, timeout_s: float = 3600.0) -> None:
+        parts = urlsplit(address)
+        self.device = device or (parse_qs(parts.query).get("device") or ["simulator"])[0]
+        self.connection = Connection(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", key)
+        self.timeout_s = timeout_s
+        self.name = f"remote:{self.connection.url}?device={self.device}"
+        found = self.connection.request("GET", f"/v1/devices/{self.device}").json()
+        if found["max_qubits"] is None:
+            raise BackendError(f"no worker of {self.device} has told its limits yet", cure="start a worker: qpeft worker")
+        self.limits = Limits(found["max_qubits"], found["max_shots"], exact=bool(found["exact"]))
+        self.simulated = bool(found["simulated"])
+        self.calibration = str(found["calibration"])
+
+    def compile(self, circuit: Circuit) -> CompiledRemote:
+        check_circuit(self.name, self.limits, circuit)
+        return CompiledRemote(self, circuit)
+
+    def estimate(self, programs: int, shots: int) -> float:
+        """0: what the device's time costs is the service's to say."""
+        return 0.0
+
+
+class CompiledRemote:
+    """A circuit that runs as sweeps."""
+
+    per_program = 1
+    ROWS = 10_000  # of one sweep
+
+    def __init__(self, backend: RemoteBackend, circuit: Circuit) -> None:
+        self.backend, self.circuit = backend, circuit
+
+    def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
+        parts = [self._sweep(rows[i : i + self.ROWS], shots, seed, i) for i in range(0, len(rows), self.ROWS)]
+        return Counts.concatenate(parts, self.circuit.n_qubits, shots)
+
+    def _sweep(self, rows: FloatArray, shots: int | None, seed: int | None, first: int) -> Counts:
+        output = "probabilities" if shots is None else "counts"
+        request = {
+            "device": self.backend.device,
+            "circuit": self.circuit.to_dict(),
+            "params": rows.tolist(),
+            "shots": shots,
+            "seed": None if seed is None else (seed + first) % 2**63,
+            "output": output,
+        }
+        connection = self.backend.connection
+        batch = connection.submit("/v1/sweeps", json.dumps(request).encode())
+        lines = fetch_lines(connection, batch["id"], self.backend.timeout_s)
+        if shots is None:
+            return Counts.dense(np.array([row for line in lines for row in line["probabilities"]]), None)
+        return Counts.from_strings(self.circuit.n_qubits, [row for line in lines for row in line["counts"]], shots)
+
+
+def fetch_lines(connection: Connection, batch: str, timeout_s: float) -> list[dict[str, Any]]:
+    """Results of all jobs of a batch in order, waited for; BackendError for the first that did not succeed."""
+    deadline = time.monotonic() + timeout_s
+    lines: list[dict[str, Any]] = []
+    complete = False
+    while not complete:
+        wait_s = min(POLL_S, max(deadline - time.monotonic(), 0.0))
+        query = {"cursor": len(lines), "wait": wait_s}
+        response = connection.request("GET", f"/v1/batches/{batch}/results", params=query, wait_s=wait_s)
+        fresh = [json.loads(line) for line in response.content.splitlines()]
+        for line in fresh:
+            if line["state"] != "succeeded":
+                raise BackendError(f"job {line['id']} {line['state']}: {line['reason']}")
+        lines += fresh
+        complete = response.headers["qpeft-complete"] == "true"
+        if not complete and time.monotonic() >= deadline:
+            raise BackendError(
+                "the service did not finish in time", value=batch, bound=f"{timeout_s:g} s", cure="read the batch later by its id"
+            )
+    return lines

@@ -281,7 +281,8 @@ def test_every_gate_of_the_table_is_taken() -> None:
 def write_cases(path: Path) -> int:
     """Programs with arguments and results for kernel_driver.c; returns how many."""
     cases = [(compile_circuit(random_circuit(n, 25, n), random_observables(n, n)), 7 * n - 4) for n in range(1, 9)]
-    cases += [(compile_circuit(c, None), 70) for c in (ansatz.qtha(3, 2), ansatz.hardware_efficient(6, 2), ansatz.qtha(8, 16))]
+    more = (ansatz.qtha(3, 2), ansatz.qtha(8, 16), ansatz.hardware_efficient(5, 1), ansatz.hardware_efficient(6, 2))
+    cases += [(compile_circuit(circuit, None), 70) for circuit in more]
     written = 0
     with path.open("wb") as file:
         for plan, batch in cases:

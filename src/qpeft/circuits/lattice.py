@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from qpeft.circuits.executor import Executor, Expectations
 from qpeft.circuits.ir import Circuit, GateSpec, Observable
@@ -103,28 +104,14 @@ class Lattice:
         return grid
 
     def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
-        """The polynomials at `inputs (B, n_inputs)`: `(B, K)`. Both arguments may need gradients.
+        """The polynomials at `inputs (B, n_inputs)`: `(B, K)`, both of one dtype. Both may need gradients, of first order.
 
         The basis functions of the first inputs and of the last ones multiply out to two halves `a` and `b`, and
-        `z_k = a^T C_k b`: one matrix product for all samples and one sum of products.
+        `z_k = a^T C_k b`: one matrix product for all samples and one sum of products. For the backward pass nothing is kept but
+        the arguments.
         """
-        half = _halves(self.shape)
-        left, right = self._features(inputs, range(half)), self._features(inputs, range(half, len(self.degrees)))
-        count = coefficients.shape[0]
-        matrix = coefficients.reshape(count, left.shape[0], right.shape[0]).transpose(0, 1).reshape(left.shape[0], -1)
-        rows = (matrix.T @ left).view(count, right.shape[0], inputs.shape[0])
-        return (rows * right).sum(1).T
-
-    def _features(self, inputs: Tensor, which: range) -> Tensor:
-        """Products of the basis functions of some inputs, `(prod of their shapes, B)`."""
-        product = inputs.new_ones(1, inputs.shape[0])
-        for q in which:
-            multiples = torch.arange(1, self.degrees[q] + 1, dtype=inputs.dtype, device=inputs.device) * self.base[q]
-            phases = multiples[:, None] * inputs[:, q]
-            pairs = torch.stack((phases.cos(), phases.sin()), dim=1).flatten(0, 1)
-            basis = torch.cat((inputs.new_ones(1, inputs.shape[0]), pairs))
-            product = (product[:, None] * basis).flatten(0, 1)
-        return product
+        out: Tensor = _Evaluate.apply(coefficients, inputs, self)  # type: ignore[no-untyped-call]
+        return out
 
     def weights(self, inputs: Tensor) -> Tensor:
         """How much each lattice value counts at `inputs (B, n_inputs)`: `(B, size)`, `z(u) = weights(u) @ values`.
@@ -151,6 +138,77 @@ class Lattice:
         return self.weights(inputs).square() @ ((1 - values.square()).clamp_min(0) / shots)
 
 
+class _Evaluate(torch.autograd.Function):
+    """`Lattice.evaluate` by hand: a tenth of the calls that autograd would record."""
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, inputs: Tensor, lattice: Lattice) -> Tensor:
+        ctx.save_for_backward(coefficients, inputs)
+        ctx.lattice = lattice
+        _, (left, right) = _halves(lattice, inputs)
+        return (_rows(coefficients, left[-1], right[-1]) * right[-1]).sum(1).T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        coefficients, inputs = ctx.saved_tensors
+        lattice: Lattice = ctx.lattice
+        basis, (left, right) = _halves(lattice, inputs)
+        by_rows = grad.T[:, None] * right[-1]  # (K, R, B)
+        by_coefficients = by_inputs = None
+        if ctx.needs_input_grad[0]:
+            products = by_rows.flatten(0, 1) @ left[-1].T  # (K R, L)
+            by_coefficients = products.unflatten(0, by_rows.shape[:2]).transpose(1, 2).reshape(coefficients.shape)
+        if ctx.needs_input_grad[1]:
+            by_right = (_rows(coefficients, left[-1], right[-1]) * grad.T[:, None]).sum(0)
+            by_left = _matrix(coefficients, len(left[-1]), len(right[-1])) @ by_rows.flatten(0, 1)
+            by_basis = torch.zeros_like(basis)
+            cut = _cut(lattice.shape)
+            for start, prefixes, by_product in ((0, left, by_left), (cut, right, by_right)):
+                for q in range(start + len(prefixes) - 1, start, -1):  # the product's last factor first
+                    count = lattice.shape[q - 1]
+                    pairs = by_product.unflatten(0, (-1, count))
+                    by_basis[q - 1, :count] = (pairs * prefixes[q - start - 1][:, None]).sum(0)
+                    by_product = (pairs * basis[q - 1, :count]).sum(1)
+            slopes = basis[:, 1::2] * by_basis[:, 2::2] - basis[:, 2::2] * by_basis[:, 1::2]  # (n, D, B)
+            by_inputs = torch.einsum("qdb,qd->bq", slopes, _multiples(lattice, inputs))
+        return by_coefficients, by_inputs, None
+
+
+def _multiples(lattice: Lattice, like: Tensor) -> Tensor:
+    """Frequencies `w_q m`, `(n_inputs, largest degree)`."""
+    orders = torch.arange(1, max(lattice.degrees, default=0) + 1, dtype=like.dtype, device=like.device)
+    return torch.tensor(lattice.base, dtype=like.dtype, device=like.device)[:, None] * orders
+
+
+def _halves(lattice: Lattice, inputs: Tensor) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
+    """The basis `1, cos, sin, cos 2., ..` of every input `(n_inputs, 2 D + 1, B)`, D the largest degree, and for each half of the
+    inputs the products of its first 0, 1, .. members, the last of them `(prod of shapes, B)`."""
+    phases = inputs.T[:, None] * _multiples(lattice, inputs)[:, :, None]
+    basis = inputs.new_empty(inputs.shape[1], 2 * phases.shape[1] + 1, len(inputs))
+    basis[:, 0] = 1
+    basis[:, 1::2] = phases.cos()
+    basis[:, 2::2] = phases.sin()
+    cut, found = _cut(lattice.shape), []
+    for which in (range(cut), range(cut, len(lattice.shape))):
+        prefixes = [inputs.new_ones(1, len(inputs))]
+        for q in which:
+            factor = basis[q, : lattice.shape[q]]
+            prefixes.append(factor if len(prefixes) == 1 else (prefixes[-1][:, None] * factor).flatten(0, 1))
+        found.append(prefixes)
+    return basis, (found[0], found[1])
+
+
+def _matrix(coefficients: Tensor, left: int, right: int) -> Tensor:
+    """Coefficients as a matrix `(left, K * right)`."""
+    return coefficients.reshape(len(coefficients), left, right).transpose(0, 1).reshape(left, -1)
+
+
+def _rows(coefficients: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """`C_k^T a` for every k and sample, `(K, R, B)`."""
+    return (_matrix(coefficients, len(left), len(right)).T @ left).unflatten(0, (len(coefficients), len(right)))
+
+
 def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[float, int]:
     """Base frequency and degree of an input from the frequencies of each gate that takes it."""
     everything = sorted({f for upload in uploads for f in upload})
@@ -168,7 +226,8 @@ def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[floa
     return base, sum(round(max(upload) / base) for upload in uploads if upload)
 
 
-def _halves(shape: tuple[int, ...]) -> int:
+@functools.cache
+def _cut(shape: tuple[int, ...]) -> int:
     """How many inputs go to the first half: the split whose halves are closest in size."""
     return min(range(len(shape) + 1), key=lambda k: math.prod(shape[:k]) + math.prod(shape[k:]))
 
@@ -212,25 +271,27 @@ class LatticeExecutor:
 
 @dataclass
 class _Values:
-    """Lattice values at some angles: the angles as given, a leaf that stands for them, the values as a function of the leaf."""
+    """What was measured at some angles: the angles as given, a leaf that stands for them, lattice values and coefficients as
+    functions of the leaf. `waiting` is the gradient of the coefficients that has not been passed on."""
 
     angles: Tensor
     leaf: Tensor
     values: Tensor
+    coefficients: Tensor
     waiting: Tensor | None = None
 
     def gradient(self, grad: Tensor) -> Tensor:
         # the record is kept: another batch of the step may come back to it
-        return torch.autograd.grad(self.values, self.leaf, grad.to(self.values.dtype), retain_graph=True)[0]
+        return torch.autograd.grad(self.coefficients, self.leaf, grad.to(self.coefficients.dtype), retain_graph=True)[0]
 
 
 class _Recall(torch.autograd.Function):
-    """Hands out remembered values and leads their gradient to where they came from."""
+    """Hands out remembered coefficients and leads their gradient to where they came from."""
 
     @staticmethod
     def forward(ctx: Any, angles: Tensor, found: _Values, deferred: bool) -> Tensor:
         ctx.found, ctx.deferred = found, deferred
-        return found.values.detach()
+        return found.coefficients.detach()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
@@ -252,8 +313,20 @@ class LatticeFunction:
         return self
 
     def values(self, angles: Tensor) -> Tensor:
-        """Values on the lattice `(size, K)`, run if the angles have changed since the last call."""
+        """Values on the lattice `(size, K)`, without a record; run if the angles have changed since the last call."""
+        with torch.no_grad():
+            return self._found(angles, recorded=False).values.detach()
+
+    def coefficients(self, angles: Tensor) -> Tensor:
+        """Coefficients `(K, *shape)`, run if the angles have changed since the last call; differentiable in the angles."""
         recorded = torch.is_grad_enabled() and angles.requires_grad
+        found = self._found(angles, recorded)
+        if not recorded:
+            return found.coefficients.detach()
+        out: Tensor = _Recall.apply(angles, found, self._executor.deferred)  # type: ignore[no-untyped-call]
+        return out
+
+    def _found(self, angles: Tensor, recorded: bool) -> _Values:
         key = (angles.data_ptr(), angles._version, angles.dtype, angles.device)
         if self._known is None or self._known[0] != key or (recorded and not self._known[1].values.requires_grad):
             if self._known is not None and self._known[1].waiting is not None:
@@ -262,12 +335,13 @@ class LatticeFunction:
                 raise CircuitError("a deferred gradient needs angles that are a leaf", cure="deferred=False")
             points = torch.as_tensor(self.lattice.points(), dtype=angles.dtype, device=angles.device)
             leaf = angles.detach().clone().requires_grad_(recorded)
-            self._known = (key, _Values(angles, leaf, self._run(points, leaf)))
-        found = self._known[1]
-        if not recorded:
-            return found.values.detach()
-        out: Tensor = _Recall.apply(angles, found, self._executor.deferred)  # type: ignore[no-untyped-call]
-        return out
+            values = self._run(points, leaf)
+            self._known = (key, _Values(angles, leaf, values, self.lattice.coefficients(values)))
+        return self._known[1]
+
+    def forget(self) -> None:
+        """Measure again at the next call, such as after a chip was calibrated."""
+        self._known = None
 
     def flush(self) -> None:
         """See `LatticeExecutor.flush`."""
@@ -285,6 +359,6 @@ class LatticeFunction:
             raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")
         dtype = torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
         with torch.autocast(inputs.device.type, enabled=False):
-            coefficients = self.lattice.coefficients(self.values(angles).to(inputs.device, dtype))
+            coefficients = self.coefficients(angles).to(inputs.device, dtype)
             flat = inputs.reshape(inputs.shape[:-1].numel(), circuit.n_inputs).to(dtype)
             return self.lattice.evaluate(coefficients, flat).reshape(*inputs.shape[:-1], coefficients.shape[0])

@@ -21,13 +21,14 @@ from torch import Tensor
 from qpeft.circuits import blocks, evolve
 from qpeft.circuits.executor import Expectations
 from qpeft.circuits.ir import Circuit, Observable
+from qpeft.circuits.kernel import native
 from qpeft.circuits.plan import Plan, compile_circuit, plan_from_key
 from qpeft.errors import CircuitError, ResourceError
 
 Gradient = Literal["adjoint", "autograd"]
 
-# Bytes of one chunk's state. A backward pass holds about eight of them: below 2 MiB on a CPU, enough to fill an accelerator.
-CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 3 << 16, 1 << 26
+# Bytes of one chunk's state: a core's level-2 cache here, enough to fill an accelerator there. A backward pass holds about eight.
+CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 1 << 19, 1 << 26
 _PLAIN = (Tensor, torch.nn.Parameter)  # not a FakeTensor, nor any other subclass
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously
 
@@ -82,16 +83,23 @@ def run(plan: Plan, inputs: Tensor, angles: Tensor, *, gradient: Gradient = "adj
         raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")
     if tuple(angles.shape) != (circuit.n_angles,):
         raise CircuitError("angles have the wrong shape", value=tuple(angles.shape), bound=f"({circuit.n_angles},)")
-    dtype = torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
-    flat = inputs.reshape(inputs.shape[:-1].numel(), circuit.n_inputs).to(dtype)
-    angles = angles.to(inputs.device, dtype)
-    if gradient == "autograd":
-        out = _recorded(plan, flat, angles)
-    elif torch.compiler.is_compiling() or type(flat) not in _PLAIN or torch._C._are_functorch_transforms_active():
-        out = _expectations(flat, angles, plan.key)
-    else:
-        out = _Adjoint.apply(flat, angles, plan)  # type: ignore[no-untyped-call]
+    if gradient == "adjoint" and not (torch.compiler.is_compiling() or type(inputs) not in _PLAIN or _transformed()):
+        out: Tensor = _Adjoint.apply(inputs, angles, plan)  # type: ignore[no-untyped-call]
+        return out
+    flat, angles = _flat(inputs, angles)
+    out = _recorded(plan, flat, angles) if gradient == "autograd" else _expectations(flat, angles, plan.key)
     return out.view(*inputs.shape[:-1], len(plan.observables))
+
+
+def _transformed() -> bool:
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def _flat(inputs: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs as `(B, n_inputs)` and angles, both in float64 if one of them is, else in float32."""
+    dtype = torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
+    flat = inputs if inputs.dim() == 2 else inputs.reshape(inputs.shape[:-1].numel(), inputs.shape[-1])
+    return flat.to(dtype), angles.to(inputs.device, dtype)
 
 
 def check_memory(plan: Plan, like: Tensor) -> None:
@@ -132,8 +140,15 @@ def _recorded(plan: Plan, inputs: Tensor, angles: Tensor) -> Tensor:
     return out.mT.expand(inputs.shape[0], -1)
 
 
+def _compiled(plan: Plan, inputs: Tensor) -> bool:
+    """Whether the compiled kernel takes these samples; else torch does the work."""
+    return inputs.device.type == "cpu" and native.supports(plan)
+
+
 def _values(inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
     """Expectation values `(B, n_observables)`."""
+    if _compiled(plan, inputs):
+        return native.expectations(inputs, angles, plan.key)
     check_memory(plan, inputs)
     kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
     with _float32(inputs):
@@ -148,6 +163,8 @@ def _values(inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
 
 def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, recording: bool) -> list[Tensor]:
     """Gradients of inputs `(B, n_inputs)` and angles; for `recording` see `blocks.pullback`."""
+    if _compiled(plan, inputs):
+        return native.backward(grad, inputs, angles, plan.key)
     kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
     columns, grad_columns = inputs.mT.contiguous(), grad.to(inputs.dtype).mT.contiguous()
     parts = _chunks(plan, inputs)
@@ -185,23 +202,32 @@ def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, reco
 
 
 class _Adjoint(torch.autograd.Function):
-    """The operator's rule without the operator, which costs more than a small circuit: for plain tensors in eager mode."""
+    """The operator's rule without the operator, which costs more than a small circuit: for plain tensors in eager mode.
+
+    Shapes and dtypes are changed in here, where autograd does not record them: every node costs as much as the kernel at 4 qubits.
+    """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
         ctx.save_for_backward(inputs, angles)
         ctx.plan = plan
-        return _values(inputs, angles, plan)
+        out = _values(*_flat(inputs, angles), plan)
+        return out if inputs.dim() == 2 else out.view(*inputs.shape[:-1], len(plan.observables))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         inputs, angles = ctx.saved_tensors
+        plan: Plan = ctx.plan
+        grad = grad if grad.dim() == 2 else grad.reshape(grad.shape[:-1].numel(), grad.shape[-1])
         if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn: record it
-            out = _recorded(ctx.plan, inputs, angles)
+            out = _recorded(plan, *_flat(inputs, angles))
             grads = torch.autograd.grad(out, (inputs, angles), grad, create_graph=True, allow_unused=True, materialize_grads=True)
             return grads[0], grads[1], None
-        grad_inputs, grad_angles = _gradients(grad, inputs, angles, ctx.plan, recording=True)
-        return grad_inputs, grad_angles, None
+        flat, numbers = _flat(inputs, angles)
+        of_inputs, of_angles = _gradients(grad, flat, numbers, plan, recording=True)
+        if of_inputs.dtype is not inputs.dtype or inputs.dim() != 2:
+            of_inputs = of_inputs.to(inputs.dtype).view(inputs.shape)
+        return of_inputs, of_angles if angles.dtype is of_angles.dtype else of_angles.to(angles.dtype), None
 
 
 @torch.library.custom_op("qpeft::expectations", mutates_args=())

@@ -1,0 +1,195 @@
+"""The circuit against its peers: `python -m benchmarks.circuits --out circuits.jsonl --page docs/benchmarks/circuits.md`.
+
+Forward and backward with gradients for inputs and angles, float32. Every peer's values and gradients are checked against ours in
+float64 before it is timed. `--page` alone writes the page anew from the records in `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import harness, peers, report
+from qpeft.circuits import ansatz
+from qpeft.circuits.ir import Circuit
+from qpeft.circuits.plan import BLOCK_QUBITS, DENSE_QUBITS, Program, compile_circuit
+from qpeft.circuits.simulate import Simulator
+
+# (circuit, qubits, layers, tokens)
+ROWS = (
+    ("hardware_efficient", 4, 1, 512),
+    ("hardware_efficient", 4, 2, 2048),
+    ("hardware_efficient", 6, 2, 2048),
+    ("hardware_efficient", 8, 2, 2048),
+    ("hardware_efficient", 8, 4, 512),
+    ("hardware_efficient", 10, 2, 512),
+    ("qtha", 8, 8, 2048),
+)
+LARGE = (("hardware_efficient", 16, 4, 1), ("hardware_efficient", 18, 4, 1), ("hardware_efficient", 20, 2, 1))
+SWEEPS = {
+    "qubits": [("qtha", n, 2, 512) for n in (2, 3, 4, 5, 6, 7, 8, 9, 10)],
+    "layers": [("qtha", 8, layers, 512) for layers in (1, 2, 4, 8, 16)],
+    "tokens": [("qtha", 8, 2, tokens) for tokens in (64, 256, 1024, 4096)],
+}
+COMPILES = ("TensorCircuit-NG (JAX in torch)", "JAX by hand")  # tens of seconds for each new shape
+COMPILES_UP_TO = 64  # parametrised gates, beyond which compiling takes minutes
+PACKAGES = (
+    "torch", "pennylane", "pennylane-lightning", "torchquantum", "deepquantum", "tensorcircuit-ng", "jax", "jaxlib", "pyvqnet",
+)  # fmt: skip
+TOLERANCE = 2e-4  # relative to the largest entry, float32 of another library against float64
+
+
+def problem(row: tuple[str, int, int, int]) -> tuple[Circuit, Tensor, Tensor, Tensor]:
+    """The circuit, inputs, angles and weights of a row; the same numbers every time."""
+    name, n, layers, tokens = row
+    circuit = getattr(ansatz, name)(n, layers)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(tokens, n, generator=generator)
+    return circuit, inputs, torch.randn(circuit.n_angles, generator=generator), torch.randn(tokens, n, generator=generator)
+
+
+def reference(circuit: Circuit, inputs: Tensor, angles: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    """Values and gradients in float64."""
+    x, a = inputs.double().requires_grad_(), angles.double().requires_grad_()
+    out = Simulator().compile(circuit)(x, a)
+    return (out.detach(), *torch.autograd.grad((out * weights).sum(), (x, a)))
+
+
+def largest_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """Largest deviation of a tensor relative to its largest entry, or to 1, the scale of `<Z>`, if that is more."""
+    return max(
+        float((f.double().reshape(w.shape) - w).abs().max() / w.abs().max().clamp_min(1.0))
+        for f, w in zip(found, wanted, strict=True)
+        if w.numel()
+    )
+
+
+def counted(program: Program, tokens: int) -> dict[str, float]:
+    """Multiply-adds and bytes of our torch path, forward and backward, in float32.
+
+    A product of a complex state with a real matrix of K rows takes 2 K multiply-adds an amplitude, with a complex one 4 K.
+    The backward pass runs the steps again, undoes state and costate, and correlates them where there is an angle to learn.
+    Bytes are those of states read and written once by every step.
+    """
+    size, multiply_adds, passes = 2**program.n_qubits * tokens, 0.0, 0.0
+    for step in program.steps:
+        groups = [(step.blocks, step.gates)] if step.kind == "local" else []
+        if step.kind == "dense":
+            gates = tuple(gate for inner in step.steps for gate in inner.gates)
+            groups = [((tuple(range(program.n_qubits)),), gates)]
+        for blocks, gates in groups:
+            for block in blocks:
+                own = [gate for gate in gates if set(gate.qubits) & set(block)]
+                real = all(gate.real and gate.kind in ("local", "perm") for gate in own)
+                times = 4 + any(gate.trainable for gate in own)
+                multiply_adds += times * size * 2 ** len(block) * (2 if real else 4)
+                passes += 2 * times
+        if not groups:
+            multiply_adds += 4 * 4 * size * (step.kind != "perm")
+            passes += 2 * 4
+    multiply_adds += 4 * 2 * 4 * size  # the product state and its gradient
+    return {"multiply_adds": multiply_adds, "bytes": (passes + 8) * 8 * size}
+
+
+def bench_row(row: tuple[str, int, int, int], table: str, makers: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Check and time all peers on one row."""
+    circuit, inputs, angles, weights = problem(row)
+    wanted = reference(circuit, inputs, angles, weights)
+    steps: dict[str, Callable[[], object]] = {}
+    notes: dict[str, str] = {}
+    errors: dict[str, float] = {}
+    first_s: dict[str, float] = {}
+    for name, make in makers.items():
+        if name in COMPILES and sum(op.angle is not None for op in circuit.ops) > COMPILES_UP_TO:
+            notes[name] = "skipped: compiling a circuit of this size takes minutes"
+            continue
+        start = time.perf_counter()
+        try:
+            step = make(circuit, inputs.shape[0])
+            found = step(inputs, angles, weights)
+        except peers.Unavailable as error:
+            notes[name] = str(error)
+            continue
+        except Exception as error:
+            notes[name] = f"failed: {error!r}"[:300]
+            continue
+        first_s[name] = time.perf_counter() - start
+        compared = wanted if found[0].dim() else ((wanted[0] * weights).sum(), *wanted[1:])
+        errors[name] = largest_error(found, compared)
+        if errors[name] > TOLERANCE:
+            notes[name] = f"wrong: relative error {errors[name]:.1e}"
+        steps[name] = functools.partial(step, inputs, angles, weights)
+    timings = harness.interleaved(steps, seconds=seconds, least=3)
+    circuit_name, n, layers, tokens = row
+    return {
+        "kind": "row", "table": table, "circuit": circuit_name, "qubits": n, "layers": layers, "tokens": tokens,
+        "timings": {name: vars(timing) for name, timing in timings.items()},
+        "errors": errors, "notes": notes, "first_s": first_s,
+        "counted": counted(compile_circuit(circuit).program, tokens),
+    }  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and write records."""
+    warnings.simplefilter("ignore")  # peers warn of their own deprecations
+    records = harness.Records(options.out)
+    records.add(
+        {**harness.machine(options.threads), "versions": harness.versions(*PACKAGES), "dense": DENSE_QUBITS, "block": BLOCK_QUBITS}
+    )
+    wanted = {name: make for name, make in peers.PEERS.items() if options.peers is None or name in (*options.peers, "ours")}
+    jobs: list[tuple[str, tuple[str, int, int, int], dict[str, Any]]] = []
+    if "peers" in options.tables:
+        jobs += [("peers", row, wanted) for row in ROWS]
+    if "large" in options.tables:
+        large = {"ours": peers.ours, "lightning.qubit adjoint": peers.lightning_adjoint}
+        jobs += [("large", row, large) for row in LARGE]
+    for name, rows in SWEEPS.items():
+        if name in options.tables:
+            jobs += [(name, row, {"ours": peers.ours}) for row in rows]
+    if options.rows is not None:
+        jobs = [job for i, job in enumerate(jobs) if i in options.rows]
+    if options.quick:
+        jobs = [job for job in jobs if 2 ** job[1][1] * job[1][2] * job[1][3] <= 1 << 18]
+    for table, row, makers in jobs:
+        record = bench_row(row, table, makers, 0.3 if options.quick else options.seconds)
+        records.add(record)
+        times = ", ".join(f"{name} {t['min_ms']:.3g}" for name, t in record["timings"].items())
+        print(
+            f"{table} {row}: {times} ms", *(f"{name}: {note}" for name, note in record["notes"].items()), sep="\n    ", flush=True
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(prog="python -m benchmarks.circuits", description=__doc__)
+    out.add_argument("--out", type=Path, default=Path("circuits.jsonl"), help="JSON lines to write, or to read with --page alone")
+    out.add_argument("--page", type=Path, help="write this Markdown page, and plots beside it, from the records in --out")
+    out.add_argument("--quick", action="store_true", help="small rows only, a third of a second each")
+    out.add_argument("--seconds", type=float, default=3.0, help="time for each peer on each row (default 3)")
+    out.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
+    out.add_argument("--rows", type=int, nargs="+", help="positions of the rows to run, from 0, over the tables chosen")
+    out.add_argument("--peers", nargs="+", help="run these peers only, and ours: " + ", ".join(peers.PEERS))
+    tables = ("peers", "large", *SWEEPS)
+    out.add_argument("--tables", nargs="+", choices=tables, default=list(tables), help="tables to run")
+    out.add_argument("--measure", action="store_true", help="measure even though --page is given")
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    if options.page is None or options.measure:
+        run(options)
+    if options.page is not None:
+        report.write(harness.read(options.out), options.page)
+
+
+if __name__ == "__main__":
+    main()

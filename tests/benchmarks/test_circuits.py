@@ -1,0 +1,98 @@
+"""The circuit benchmark: peers agree, timing is a summary of what ran, the page says what the records say."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import circuits, harness, peers, report
+from qpeft.circuits import ansatz
+from qpeft.circuits.plan import compile_circuit
+
+
+@pytest.mark.parametrize("make", [peers.ours, peers.pennylane_backprop])
+@pytest.mark.parametrize("row", [("hardware_efficient", 3, 2, 5), ("qtha", 4, 2, 5)])
+def test_peers_agree(make: object, row: tuple[str, int, int, int]) -> None:
+    pytest.importorskip("pennylane")
+    circuit, inputs, angles, weights = circuits.problem(row)
+    found = make(circuit, 5)(inputs, angles, weights)  # type: ignore[operator]
+    assert circuits.largest_error(found, circuits.reference(circuit, inputs, angles, weights)) < 2e-5
+
+
+def test_lightning_gives_the_weighted_sum_and_its_gradient() -> None:
+    pytest.importorskip("pennylane_lightning")
+    circuit, inputs, angles, weights = circuits.problem(("hardware_efficient", 4, 2, 1))
+    value, *gradients = peers.lightning_adjoint(circuit, 1)(inputs, angles, weights)
+    wanted = circuits.reference(circuit, inputs, angles, weights)
+    assert circuits.largest_error((value, *gradients), ((wanted[0] * weights).sum(), *wanted[1:])) < 2e-5
+    with pytest.raises(peers.Unavailable, match="batches"):
+        peers.lightning_adjoint(circuit, 2)
+
+
+def test_interleaved_runs_every_step_at_least_so_often() -> None:
+    calls = {"a": 0, "b": 0}
+
+    def step(name: str) -> None:
+        calls[name] += 1
+
+    timings = harness.interleaved({name: lambda name=name: step(name) for name in calls}, seconds=0.0, least=4)  # type: ignore[misc]
+    assert all(timings[name].rounds == calls[name] >= 4 for name in calls)
+    assert all(t.min_ms <= t.lower_ms <= t.median_ms <= t.upper_ms for t in timings.values())
+
+
+def test_counts_of_a_product_state_have_no_matrix_products() -> None:
+    product = circuits.counted(compile_circuit(ansatz.hardware_efficient(8, 1)).program, 10)
+    deeper = circuits.counted(compile_circuit(ansatz.hardware_efficient(8, 2)).program, 10)
+    assert product["multiply_adds"] == 32 * 256 * 10
+    # the second layer: two complex blocks of 16 rows, run twice, undone on two states, correlated once
+    assert deeper["multiply_adds"] - product["multiply_adds"] == 2 * 5 * 4 * 16 * 256 * 10
+
+
+def test_slope_of_a_power_law() -> None:
+    assert report.slope([(x, 3.0 * x**1.7) for x in (1, 2, 5, 9)]) == pytest.approx(1.7)
+
+
+def test_run_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pennylane")
+    pytest.importorskip("matplotlib")
+    out, page = tmp_path / "r.jsonl", tmp_path / "docs" / "circuits.md"
+    threads = torch.get_num_threads()
+    options = ["--quick", "--tables", "peers", "--rows", "0", "--peers", "PennyLane backprop", "--out", str(out)]
+    try:
+        circuits.main(options)
+    finally:
+        torch.set_num_threads(threads)
+    machine, row = (json.loads(line) for line in out.read_text().splitlines())
+    assert machine["product_gmac_s"] > 0
+    assert set(row["timings"]) == {"ours", "PennyLane backprop"}
+    assert max(row["errors"].values()) < circuits.TOLERANCE
+    circuits.main(["--out", str(out), "--page", str(page)])
+    text = page.read_text()
+    ratio = row["timings"]["PennyLane backprop"]["min_ms"] / row["timings"]["ours"]["min_ms"]
+    assert f"{ratio:.1f} (" in text
+    assert machine["cpu"] in text
+    assert math.isfinite(ratio)
+    capsys.readouterr()
+
+
+def test_sweeps_draw_a_plot_and_its_slope(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    timing = {"lower_ms": 1.0, "upper_ms": 1.0, "median_ms": 1.0, "rounds": 3}
+    records = [
+        {
+            "table": "layers",
+            "circuit": "qtha",
+            "qubits": 8,
+            "layers": n,
+            "tokens": 512,
+            "timings": {"ours": {**timing, "min_ms": 2.0 * n}},
+        }
+        for n in (1, 2, 4, 8)
+    ]
+    lines = report._sweeps(records, tmp_path / "circuits.md")
+    assert "(layers)^1.00" in "\n".join(lines)
+    assert (tmp_path / "circuits-layers.png").stat().st_size > 1000

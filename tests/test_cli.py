@@ -146,3 +146,10 @@ def test_a_full_disk_is_said_plainly(recipe: Path) -> None:  # noqa: F811
     result = qpeft("train", recipe, "--output", "/dev/full")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+
+
+def test_doctor_says_what_is_in_use() -> None:
+    found = json.loads(qpeft("doctor", "--json").stdout)
+    assert "compiled kernel" in found["circuits on the CPU"]
+    assert found["extras"]["train"] is True
+    assert found["torch"] in qpeft("doctor").stdout

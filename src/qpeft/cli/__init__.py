@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from qpeft import __version__
-from qpeft.cli import devices, export, methods, runs
+from qpeft.cli import devices, doctor, export, methods, runs
 from qpeft.cli.common import app
 from qpeft.errors import QpeftError
 
-__all__ = ["app", "devices", "export", "main", "methods", "runs"]
+__all__ = ["app", "devices", "doctor", "export", "main", "methods", "runs"]
 
 
 def _version(value: bool) -> None:

@@ -1,0 +1,53 @@
+"""`qpeft doctor`: what this installation uses and what it lacks."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import metadata
+
+from qpeft.cli.common import AsJson, app, print_table
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is in use here: versions, processor, compiled kernel, accelerators, extras that are installed."""
+    from qpeft.circuits.kernel import native
+    from qpeft.training import environment
+
+    machine = environment.machine()
+    found = {
+        **environment.versions(),
+        "processor": f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads in use",
+        "memory": f"{machine['memory_bytes'] / 2**30:.1f} GiB",
+        "accelerators": ", ".join(machine["gpus"]) or "none",
+        "circuits on the CPU": native.describe(),
+        "bfloat16 on the CPU": "slow here: use float32" if environment.slow_in_bfloat16("cpu") else "fast",
+    }
+    extras = _extras()
+    if as_json:
+        print(json.dumps({**found, "extras": extras}))
+        return
+    missing = [f'{name}: pip install "qpeft[{name}]"' for name, there in extras.items() if not there]
+    found["extras installed"] = ", ".join(name for name, there in extras.items() if there) or "none"
+    print_table(("", "in use"), list(found.items()))
+    if missing:
+        print("not installed:\n  " + "\n  ".join(missing))
+
+
+def _extras() -> dict[str, bool]:
+    """Each extra of the package and whether all it names is installed."""
+    needed: dict[str, list[str]] = {name: [] for name in metadata.metadata("qpeft").get_all("Provides-Extra") or []}
+    for requirement in metadata.requires("qpeft") or []:
+        match = re.fullmatch(r"([A-Za-z0-9_.-]+).*extra == ['\"]([a-z0-9-]+)['\"].*", requirement)
+        if match and match[2] in needed:
+            needed[match[2]].append(match[1])
+
+    def installed(package: str) -> bool:
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return False
+        return True
+
+    return {name: all(map(installed, packages)) for name, packages in needed.items() if name not in ("dev", "bench")}

@@ -1,0 +1,179 @@
+"""Commands of the quantum task service: run it, work for it, use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qpeft.cli.common import AsJson, app, print_table
+
+keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke the service's keys.")
+app.add_typer(keys_app, name="keys")
+
+Url = Annotated[str | None, typer.Option(envvar="QPEFT_SERVICE_URL", help="The service's address.")]
+Key = Annotated[str | None, typer.Option(envvar="QPEFT_SERVICE_KEY", help="Your key; better in the environment than here.")]
+DataDir = Annotated[Path, typer.Option(help="Where the service keeps its database.")]
+Database = Annotated[str | None, typer.Option(help="postgresql+psycopg://...; default SQLite in --data-dir.")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one and prints it.")] = 8642,
+    data_dir: DataDir = Path("qpeft-service"),
+    admin_key_file: Annotated[Path | None, typer.Option(help="Write the first key here (mode 600) instead of printing it.")] = None,
+    database: Database = None,
+    workers: Annotated[int, typer.Option(min=1, help="API processes; more than one needs PostgreSQL.")] = 1,
+    executors: Annotated[int, typer.Option(min=0, help="Worker processes started with the server.")] = 1,
+    device: Annotated[list[str] | None, typer.Option(help="A device to offer; may be repeated.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
+    behind_proxy: Annotated[bool, typer.Option("--behind-proxy", help="A proxy in front of the service speaks TLS.")] = False,
+) -> None:
+    """Run the quantum task service. Further settings: environment variables QPEFT_SERVICE_* (docs/service.md)."""
+    from qpeft.service.logs import configure
+    from qpeft.service.server import serve as run
+    from qpeft.service.settings import Settings
+
+    given: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "data_dir": data_dir,
+        "workers": workers,
+        "executors": executors,
+        "behind_proxy": behind_proxy,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+    }
+    if database is not None:
+        given["database"] = database
+    if device:
+        given["devices"] = tuple(device)
+    configure()
+    run(Settings(**given), admin_key_file)
+
+
+@app.command()
+def worker(
+    url: Url = None,
+    key: Key = None,
+    device: Annotated[list[str] | None, typer.Option(help="A device to run; may be repeated. Default simulator.")] = None,
+    max_jobs: Annotated[int, typer.Option(min=1, help="Jobs taken at once.")] = 256,
+) -> None:
+    """Run circuits for a service, on this machine. The key needs the scope worker."""
+    from qpeft.service.worker import run_worker
+
+    run_worker(url, key, device or ["simulator"], max_jobs)
+
+
+@app.command()
+def jobs(
+    url: Url = None,
+    key: Key = None,
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List your jobs, newest first."""
+    from qpeft.service.client import Client
+
+    with Client(url, key) as client:
+        found = client.jobs(state=state, limit=limit)
+    if as_json:
+        print(json.dumps(found))
+        return
+    columns = ("id", "state", "device", "circuits", "shots", "queue_position", "created_at", "reason")
+    print_table(columns, [tuple("" if job[c] is None else str(job[c]) for c in columns) for job in found])
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(help="OpenQASM (.qasm), OriginIR (.ir, .originir) or qpeft's circuit JSON (.json).")],
+    url: Url = None,
+    key: Key = None,
+    device: Annotated[str, typer.Option(help="A device of the service.")] = "simulator",
+    shots: Annotated[int | None, typer.Option(min=1, help="Repetitions; default exact, where the device can.")] = None,
+    output: Annotated[str | None, typer.Option(help="counts, probabilities or expectations.")] = None,
+    param: Annotated[list[float] | None, typer.Option(help="A parameter of the circuit, in order; may be repeated.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the result.")] = 300.0,
+) -> None:
+    """Submit one circuit and print its result as JSON."""
+    from qpeft.service.client import Client
+
+    form = {".qasm": "qasm", ".json": "circuit"}.get(file.suffix.lower(), "originir")
+    text = file.read_text(encoding="utf-8")
+    with Client(url, key) as client:
+        job = client.submit(
+            json.loads(text) if form == "circuit" else text,
+            form=form,
+            device=device,
+            shots=shots,
+            output=output or ("counts" if shots else "probabilities"),
+            params=param or [],
+            name=file.name,
+        )
+        print(json.dumps(client.result(job["id"], timeout_s=wait)))
+
+
+@keys_app.command("create")
+def keys_create(
+    user: Annotated[str, typer.Argument(help="The user's name; made when there is none of it.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="submit, read, admin, worker; may be repeated. Default submit and read.")
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Write into this folder's database instead of asking a server.")] = None,
+    weight: Annotated[float | None, typer.Option(help="The user's share of a device; default 1.")] = None,
+) -> None:
+    """Make a key and print it, once. With --data-dir no key is needed: who may write the database may make one."""
+    scopes = scope or ["submit", "read"]
+    if data_dir is not None:
+        from qpeft.service.local import create_key
+
+        print(create_key(data_dir, user, scopes))
+        return
+    from qpeft.service.client import Client
+
+    with Client(url, key) as client:
+        print(client.create_key(user, scopes, weight=weight)["key"])
+
+
+@keys_app.command("list")
+def keys_list(url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
+    """List keys by their prefixes; the keys themselves are stored nowhere."""
+    from qpeft.service.client import Client
+
+    with Client(url, key) as client:
+        found = client.keys()
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = [(k["prefix"], k["user"], " ".join(k["scopes"]), k["created_at"], k["revoked_at"] or "") for k in found]
+    print_table(("prefix", "user", "scopes", "created", "revoked"), rows)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    prefix: Annotated[str, typer.Argument(help="As `qpeft keys list` shows it.")], url: Url = None, key: Key = None
+) -> None:
+    """Revoke a key: it is refused from now on, streams that it opened end."""
+    from qpeft.service.client import Client
+
+    with Client(url, key) as client:
+        client.revoke_key(prefix)
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="A file that does not exist yet.")],
+    data_dir: DataDir = Path("qpeft-service"),
+) -> None:
+    """Copy the SQLite database of a service, running or not, and check the copy. For PostgreSQL use pg_dump."""
+    from qpeft.service.database import backup_sqlite
+
+    backup_sqlite(data_dir / "service.sqlite", target)
+    print(target)

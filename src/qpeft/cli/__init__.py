@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from qpeft import __version__
-from qpeft.cli import devices, doctor, export, methods, runs
+from qpeft.cli import data, devices, doctor, export, methods, plan, runs
 from qpeft.cli.common import app
 from qpeft.errors import QpeftError
 
-__all__ = ["app", "devices", "doctor", "export", "main", "methods", "runs"]
+__all__ = ["app", "data", "devices", "doctor", "export", "main", "methods", "plan", "runs"]
 
 
 def _version(value: bool) -> None:
@@ -31,6 +32,7 @@ def _root(
 
 def main() -> None:
     """Entry point: errors made on purpose end in one message and exit code 2, an interrupt in 130."""
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)  # PEFT's doing
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("qpeft").setLevel(logging.INFO)
     try:

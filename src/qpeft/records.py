@@ -18,6 +18,7 @@ from typing import Any
 from qpeft.errors import ConfigError
 
 SCHEMA = 1
+ADDED = frozenset({"backend"})  # fields younger than the schema
 
 
 def _refuse(constant: str) -> None:
@@ -43,7 +44,12 @@ class RunRecord:
     held-out loss by step, step 0 first. `wall_s` is training time alone; `train_tokens` counts non-padding tokens;
     `peak_memory_bytes` is the process's peak resident set. `config` is the resolved recipe, `versions` the packages,
     `hashes` the data and the base model. `simulated` is true when circuits ran and a classical simulator ran them. `status` is "ok"
-    or "failed" (then `error` says why): failures are published too.
+    or "failed" (then `error` says why): failures are published too. `backend` is empty unless circuits ran on a backend; then it
+    holds its name, calibrations, `shots_per_circuit`, gradient, what was spent (`circuits`, `shots`, `programs`, `jobs`,
+    `chip_s`: estimated seconds of chip time, queue not counted) and `exact_loss`, the held-out loss with exact circuits.
+
+    A field that is added later is left out of the JSON while it has its default, so that the ids of older records stay theirs and
+    `SCHEMA` need not change. Changing or removing a field is another schema.
     """
 
     label: str
@@ -72,6 +78,7 @@ class RunRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+    backend: Mapping[str, Any] = field(default_factory=dict)
     created_at: str = ""
     schema: int = SCHEMA
 
@@ -83,6 +90,7 @@ class RunRecord:
     def to_json(self) -> str:
         """Canonical JSON on one line."""
         plain = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))  # keys become text before they are sorted
+        plain = {name: value for name, value in plain.items() if name not in ADDED or value}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
     @classmethod

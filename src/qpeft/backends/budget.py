@@ -24,6 +24,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(self)})
 
+    def __mul__(self, times: int) -> Cost:
+        return Cost(**{f.name: getattr(self, f.name) * times for f in dataclasses.fields(self)})
+
     def __str__(self) -> str:
         return (
             f"{self.circuits:,} circuits, {self.shots:,} shots, {self.programs:,} programs, {self.jobs:,} jobs, "

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from qpeft.backends.base import Backend, Compiled, Counts, FloatArray
 from qpeft.backends.budget import Cost, Ledger, cost_of
 from qpeft.backends.cache import ResultCache
-from qpeft.backends.gradients import SPSA_STEP, Unrolled, parameter_shift, spsa
+from qpeft.backends.gradients import SPSA_STEP, Unrolled, parameter_shift, shift_rule, spsa
 from qpeft.circuits.executor import Expectations
 from qpeft.circuits.ir import Circuit, Observable, Op
 from qpeft.circuits.simulate import expectations
@@ -71,6 +71,7 @@ class BackendExecutor:
         self.cache, self.ledger, self.progress = cache, ledger or Ledger(), progress
         self.spsa_step, self.spsa_directions = spsa_step, spsa_directions
         self._prepared: dict[tuple[Circuit, tuple[Observable, ...] | None], Prepared] = {}
+        self._seed, self._sample = seed, ""
         self._seeds = None if seed is None else np.random.SeedSequence(seed)
 
     def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
@@ -85,27 +86,38 @@ class BackendExecutor:
             self._prepared[key] = Prepared(self, circuit, observables)
         return self._prepared[key]
 
+    def begin(self, *sample: int) -> None:
+        """Draw from here on the sample of these numbers, such as the step of a training: its seeds are the same whatever ran
+        before, and the cache keeps it apart from other samples of the same circuits. What is asked for is charged in the order
+        it is asked for, so a step that is begun again finds what it had."""
+        self._sample = ":".join(map(str, sample))
+        self._seeds = None if self._seed is None else np.random.SeedSequence([self._seed, *sample])
+
     def next_seed(self) -> int | None:
         """The seed of the next run: the k-th run of an executor has the same in every process."""
         return None if self._seeds is None else int(self._seeds.spawn(1)[0].generate_state(1)[0])
 
     def run(self, compiled: Compiled, rows: FloatArray) -> Counts:
-        """Outcomes of different rows: from the cache, else charged and run, a chunk at a time."""
+        """Outcomes of different rows: from the cache, else charged and run, a chunk at a time. A chunk has the same seed whether
+        those before it ran or were cached."""
         n, parts = compiled.circuit.n_qubits, []
-        waiting, known = np.arange(len(rows)), None
+        waiting = np.ones(len(rows), dtype=np.bool_)
+        known: list[Counts | None] | None = None
         if self.cache is not None:
-            keys = self.cache.keys(self.backend, compiled.circuit.id, rows, self.shots)
-            known = self.cache.load(keys, n, self.shots)
-            waiting = np.array([i for i, counts in enumerate(known) if counts is None], dtype=np.int64)
-            self.ledger.cached += len(rows) - len(waiting)
-        self.ledger.budget.check(self.ledger.spent, cost_of(self.backend, compiled, len(waiting), self.shots))
-        for start in self._bar(len(waiting)):
-            chunk = waiting[start : start + CHUNK]
+            known = self.cache.load(self._keys(compiled, rows), n, self.shots)
+            waiting = np.array([counts is None for counts in known], dtype=np.bool_)
+            self.ledger.cached += len(rows) - int(waiting.sum())
+        self.ledger.budget.check(self.ledger.spent, self._cost(compiled, waiting))
+        for start in self._bar(len(rows)):
+            seed = self.next_seed()
+            chunk = start + np.flatnonzero(waiting[start : start + CHUNK])
+            if not len(chunk):
+                continue
             self.ledger.charge(cost_of(self.backend, compiled, len(chunk), self.shots))
-            parts.append(compiled.run(np.ascontiguousarray(rows[chunk]), self.shots, self.next_seed()))
+            parts.append(compiled.run(np.ascontiguousarray(rows[chunk]), self.shots, seed))
             if self.cache is not None:
                 # keys made anew: a chip may have been calibrated since
-                self.cache.store(self.cache.keys(self.backend, compiled.circuit.id, rows[chunk], self.shots), parts[-1])
+                self.cache.store(self._keys(compiled, rows[chunk]), parts[-1])
         fresh = Counts.concatenate(parts, n, self.shots)
         if known is None:
             return fresh
@@ -113,6 +125,15 @@ class BackendExecutor:
         for counts in known:
             order.append(next(remaining) if counts is None else counts.rows[0])
         return Counts(n, self.shots, None, tuple(order))
+
+    def _keys(self, compiled: Compiled, rows: FloatArray) -> list[bytes]:
+        assert self.cache is not None
+        return self.cache.keys(self.backend, compiled.circuit.id + self._sample, rows, self.shots)
+
+    def _cost(self, compiled: Compiled, waiting: npt_bool) -> Cost:
+        """Of the rows that wait, chunk by chunk."""
+        counts = [int(waiting[start : start + CHUNK].sum()) for start in range(0, len(waiting), CHUNK)]
+        return sum((cost_of(self.backend, compiled, count, self.shots) for count in counts), Cost())
 
     def _bar(self, rows: int) -> Iterator[int]:
         starts: Any = range(0, rows, CHUNK)
@@ -146,8 +167,20 @@ class Prepared:
 
     def cost(self, rows: int) -> Cost:
         """What a forward pass of `rows` different rows costs, gradients not counted."""
-        parts = [cost_of(self.executor.backend, compiled, rows, self.executor.shots) for compiled, _ in self.groups]
-        return sum(parts, Cost())
+        whole, rest = divmod(rows, CHUNK)
+        backend, shots = self.executor.backend, self.executor.shots
+        chunks = ((whole, CHUNK), (1, rest))
+        return sum((cost_of(backend, compiled, n, shots) * times for compiled, _ in self.groups for times, n in chunks), Cost())
+
+    def gradient_rows(self, rows: int, *, inputs: bool = False) -> int:
+        """How many different rows the gradient of `rows` different rows runs: for the angles, and with `inputs` for those too."""
+        executor, first = self.executor, 0 if inputs else self.circuit.n_inputs
+        if executor.gradient == "adjoint" or first >= self.circuit.n_params:
+            return 0
+        if executor.gradient == "spsa":
+            return 2 * executor.spsa_directions * rows
+        gates = zip(self.unrolled.gates, self.unrolled.index, self.unrolled.scale, strict=True)
+        return rows * sum(2 * len(shift_rule(gate)) for gate, index, scale in gates if index >= first and scale)
 
     def evaluate(self, gate_angles: FloatArray) -> FloatArray:
         """`(rows, n_observables)`; equal rows run once."""

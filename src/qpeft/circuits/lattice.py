@@ -3,7 +3,7 @@
 Data enters a circuit through the angles of gates, so each expectation value is a trigonometric polynomial in every input,
 whatever happens between the gates that take it: fixed gates, noise, idling, readout errors,
 
-    z_k(u) = sum_m c[k, m] prod_q phi_{m_q}(w_q u_q),    phi = 1, cos, sin, cos 2., sin 2., .., sin D_q.
+    z_k(u) = sum_m c[m, k] prod_q phi_{m_q}(w_q u_q),    phi = 1, cos, sin, cos 2., sin 2., .., sin D_q.
 
 `w_q` is the input's base frequency and `D_q` its degree, the sum over its uploads of the largest difference of the gate's
 exponents. The values on `prod_q (2 D_q + 1)` equispaced points per period determine all coefficients: `(2L + 1)^n` circuits for n
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from qpeft.circuits import polynomial
 from qpeft.circuits.executor import Executor, Expectations
 from qpeft.circuits.ir import Circuit, GateSpec, Observable
 from qpeft.errors import CircuitError
@@ -96,9 +97,9 @@ class Lattice:
         return np.stack([grid.reshape(-1) for grid in np.meshgrid(*axes, indexing="ij")], axis=-1) if axes else np.zeros((1, 0))
 
     def coefficients(self, values: Tensor) -> Tensor:
-        """Coefficients `(K, *shape)` from values on the points `(size, K)`: an inverse real Fourier transform along each axis."""
-        grid = values.T.reshape(-1, *self.shape)
-        for axis, degree in enumerate(self.degrees, start=1):
+        """Coefficients `(*shape, K)` from values on the points `(size, K)`: an inverse real Fourier transform along each axis."""
+        grid = values.reshape(*self.shape, -1)
+        for axis, degree in enumerate(self.degrees):
             transform = torch.as_tensor(_inverse(degree), dtype=values.dtype, device=values.device)
             grid = torch.tensordot(grid, transform, dims=([axis], [1])).movedim(-1, axis)
         return grid
@@ -106,9 +107,7 @@ class Lattice:
     def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
         """The polynomials at `inputs (B, n_inputs)`: `(B, K)`, both of one dtype. Both may need gradients, of first order.
 
-        The basis functions of the first inputs and of the last ones multiply out to two halves `a` and `b`, and
-        `z_k = a^T C_k b`: one matrix product for all samples and one sum of products. For the backward pass nothing is kept but
-        the arguments.
+        See polynomial.py. For the backward pass nothing is kept but the arguments.
         """
         out: Tensor = _Evaluate.apply(coefficients, inputs, self)  # type: ignore[no-untyped-call]
         return out
@@ -139,74 +138,30 @@ class Lattice:
 
 
 class _Evaluate(torch.autograd.Function):
-    """`Lattice.evaluate` by hand: a tenth of the calls that autograd would record."""
-
     @staticmethod
     def forward(ctx: Any, coefficients: Tensor, inputs: Tensor, lattice: Lattice) -> Tensor:
         ctx.save_for_backward(coefficients, inputs)
         ctx.lattice = lattice
-        _, (left, right) = _halves(lattice, inputs)
-        return (_rows(coefficients, left[-1], right[-1]) * right[-1]).sum(1).T
+        return polynomial.values(coefficients, _phases(lattice, inputs), lattice.shape).T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         coefficients, inputs = ctx.saved_tensors
         lattice: Lattice = ctx.lattice
-        basis, (left, right) = _halves(lattice, inputs)
-        by_rows = grad.T[:, None] * right[-1]  # (K, R, B)
-        by_coefficients = by_inputs = None
-        if ctx.needs_input_grad[0]:
-            products = by_rows.flatten(0, 1) @ left[-1].T  # (K R, L)
-            by_coefficients = products.unflatten(0, by_rows.shape[:2]).transpose(1, 2).reshape(coefficients.shape)
-        if ctx.needs_input_grad[1]:
-            by_right = (_rows(coefficients, left[-1], right[-1]) * grad.T[:, None]).sum(0)
-            by_left = _matrix(coefficients, len(left[-1]), len(right[-1])) @ by_rows.flatten(0, 1)
-            by_basis = torch.zeros_like(basis)
-            cut = _cut(lattice.shape)
-            for start, prefixes, by_product in ((0, left, by_left), (cut, right, by_right)):
-                for q in range(start + len(prefixes) - 1, start, -1):  # the product's last factor first
-                    count = lattice.shape[q - 1]
-                    pairs = by_product.unflatten(0, (-1, count))
-                    by_basis[q - 1, :count] = (pairs * prefixes[q - start - 1][:, None]).sum(0)
-                    by_product = (pairs * basis[q - 1, :count]).sum(1)
-            slopes = basis[:, 1::2] * by_basis[:, 2::2] - basis[:, 2::2] * by_basis[:, 1::2]  # (n, D, B)
-            by_inputs = torch.einsum("qdb,qd->bq", slopes, _multiples(lattice, inputs))
-        return by_coefficients, by_inputs, None
+        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        t = _phases(lattice, inputs)
+        by_coefficients, by_t = polynomial.gradients(grad.T, coefficients, t, lattice.shape, wanted=wanted)
+        return by_coefficients, None if by_t is None else (by_t * _base(lattice, inputs)).T, None
 
 
-def _multiples(lattice: Lattice, like: Tensor) -> Tensor:
-    """Frequencies `w_q m`, `(n_inputs, largest degree)`."""
-    orders = torch.arange(1, max(lattice.degrees, default=0) + 1, dtype=like.dtype, device=like.device)
-    return torch.tensor(lattice.base, dtype=like.dtype, device=like.device)[:, None] * orders
+def _base(lattice: Lattice, like: Tensor) -> Tensor:
+    return torch.tensor(lattice.base, dtype=like.dtype, device=like.device)[:, None]
 
 
-def _halves(lattice: Lattice, inputs: Tensor) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
-    """The basis `1, cos, sin, cos 2., ..` of every input `(n_inputs, 2 D + 1, B)`, D the largest degree, and for each half of the
-    inputs the products of its first 0, 1, .. members, the last of them `(prod of shapes, B)`."""
-    phases = inputs.T[:, None] * _multiples(lattice, inputs)[:, :, None]
-    basis = inputs.new_empty(inputs.shape[1], 2 * phases.shape[1] + 1, len(inputs))
-    basis[:, 0] = 1
-    basis[:, 1::2] = phases.cos()
-    basis[:, 2::2] = phases.sin()
-    cut, found = _cut(lattice.shape), []
-    for which in (range(cut), range(cut, len(lattice.shape))):
-        prefixes = [inputs.new_ones(1, len(inputs))]
-        for q in which:
-            factor = basis[q, : lattice.shape[q]]
-            prefixes.append(factor if len(prefixes) == 1 else (prefixes[-1][:, None] * factor).flatten(0, 1))
-        found.append(prefixes)
-    return basis, (found[0], found[1])
-
-
-def _matrix(coefficients: Tensor, left: int, right: int) -> Tensor:
-    """Coefficients as a matrix `(left, K * right)`."""
-    return coefficients.reshape(len(coefficients), left, right).transpose(0, 1).reshape(left, -1)
-
-
-def _rows(coefficients: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """`C_k^T a` for every k and sample, `(K, R, B)`."""
-    return (_matrix(coefficients, len(left), len(right)).T @ left).unflatten(0, (len(coefficients), len(right)))
+def _phases(lattice: Lattice, inputs: Tensor) -> Tensor:
+    """`w_q u_q`, `(n_inputs, B)`."""
+    return inputs.T * _base(lattice, inputs)
 
 
 def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[float, int]:
@@ -224,12 +179,6 @@ def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[floa
         )
     base = smallest / math.lcm(*(ratio.denominator for ratio in ratios))
     return base, sum(round(max(upload) / base) for upload in uploads if upload)
-
-
-@functools.cache
-def _cut(shape: tuple[int, ...]) -> int:
-    """How many inputs go to the first half: the split whose halves are closest in size."""
-    return min(range(len(shape) + 1), key=lambda k: math.prod(shape[:k]) + math.prod(shape[k:]))
 
 
 @functools.cache
@@ -256,17 +205,18 @@ class LatticeExecutor:
 
     def __init__(self, inner: Executor, *, deferred: bool = False) -> None:
         self.inner, self.deferred = inner, deferred
-        self._functions: weakref.WeakSet[LatticeFunction] = weakref.WeakSet()
+        self._functions: list[weakref.ref[LatticeFunction]] = []  # in order: seeded backends then repeat
 
     def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
         function = LatticeFunction(circuit, self.inner.compile(circuit, observables), self)
-        self._functions.add(function)
+        self._functions.append(weakref.ref(function))
         return function
 
     def flush(self) -> None:
         """Run the gradients that wait and add them to the angles'."""
-        for function in self._functions:
-            function.flush()
+        for reference in self._functions:
+            if (function := reference()) is not None:
+                function.flush()
 
 
 @dataclass
@@ -318,7 +268,7 @@ class LatticeFunction:
             return self._found(angles, recorded=False).values.detach()
 
     def coefficients(self, angles: Tensor) -> Tensor:
-        """Coefficients `(K, *shape)`, run if the angles have changed since the last call; differentiable in the angles."""
+        """Coefficients `(*shape, K)`, run if the angles have changed since the last call; differentiable in the angles."""
         recorded = torch.is_grad_enabled() and angles.requires_grad
         found = self._found(angles, recorded)
         if not recorded:
@@ -339,10 +289,6 @@ class LatticeFunction:
             self._known = (key, _Values(angles, leaf, values, self.lattice.coefficients(values)))
         return self._known[1]
 
-    def forget(self) -> None:
-        """Measure again at the next call, such as after a chip was calibrated."""
-        self._known = None
-
     def flush(self) -> None:
         """See `LatticeExecutor.flush`."""
         if self._known is None or self._known[1].waiting is None:
@@ -361,4 +307,4 @@ class LatticeFunction:
         with torch.autocast(inputs.device.type, enabled=False):
             coefficients = self.coefficients(angles).to(inputs.device, dtype)
             flat = inputs.reshape(inputs.shape[:-1].numel(), circuit.n_inputs).to(dtype)
-            return self.lattice.evaluate(coefficients, flat).reshape(*inputs.shape[:-1], coefficients.shape[0])
+            return self.lattice.evaluate(coefficients, flat).reshape(*inputs.shape[:-1], coefficients.shape[-1])

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from qpeft.backends.registry import KINDS, known_names
 from qpeft.errors import ConfigError
 from qpeft.training.adapter_section import read_adapter
-from qpeft.training.arguments import Count, Seed, TrainingSection
+from qpeft.training.arguments import Count, Positive, Seed, TrainingSection
 from qpeft.training.data_files import READERS
-from qpeft.training.validation import Problem, Section, explain
+from qpeft.training.validation import Problem, Section, explain, unknown_value
 from qpeft.training.yaml_source import KeyPath, Source, dump_yaml, read_yaml
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -73,6 +74,43 @@ class DataSection(Section):
             yield Problem(("eval_size",), "given together with eval", "one of the two")
 
 
+class BudgetSection(Section):
+    """The most that a run may spend on its backend, over all its sessions; null is no bound. `seconds` are of chip time."""
+
+    circuits: Count | None = None
+    shots: Count | None = None
+    jobs: Count | None = None
+    seconds: Positive | None = None
+
+
+class BackendSection(Section):
+    """Where the adapter's circuits run while it trains; without this section, on the exact simulator.
+
+    `shots` null asks for exact probabilities, noise included. `gradient`: through the lattice, with parameter shift or SPSA on
+    it; direct, every token a circuit; or by autograd through the emulator (noise-aware training). "auto" takes what
+    `qpeft plan` chooses. `pack` runs as many circuits at once as an emulated chip has room for. `cache` keeps results in the
+    run's folder, so that a step that is trained again after a crash is not run again. Every `recalibrate` steps the backend is
+    opened anew: its calibration is read and the circuits are placed again.
+    """
+
+    name: Annotated[str, Field(min_length=1, description="a backend, such as emulator:wukong-72")]
+    shots: Count | None = 1000
+    gradient: Literal["auto", "lattice-shift", "lattice-spsa", "direct-shift", "direct-spsa", "emulator-autograd"] = "lattice-shift"
+    seed: Seed = 0
+    pack: bool = False
+    cache: bool = False
+    recalibrate: Count | None = None
+    budget: BudgetSection = BudgetSection()
+
+    def inconsistencies(self) -> Iterable[Problem]:
+        """What only emulators do."""
+        emulator = self.name.startswith("emulator:")
+        if self.pack and not emulator:
+            yield Problem(("pack",), "only emulators pack circuits here", "an emulator, or false")
+        if self.gradient == "emulator-autograd" and not (emulator and self.shots is None and not self.pack):
+            yield Problem(("gradient",), "emulator-autograd is exact", "name: emulator:CHIP, shots: null and pack: false")
+
+
 class Arm(Section):
     """One method of a comparison: its adapter, and training arguments that differ from the recipe's."""
 
@@ -97,14 +135,17 @@ class CompareSection(Section):
 
 
 class RunConfig(Section):
-    """A recipe, complete and checked. `label` is the display name of a single run, by default the name of its method."""
+    """A recipe, complete and checked. `label` is the display name of a single run, by default the name of its method. `init_from`
+    is the `adapter/` of a run with the same adapter section, whose weights training starts from."""
 
     name: Label
     label: Label | None = None
     model: ModelSection
     adapter: AdapterFields | None = None
+    init_from: Annotated[str, Field(min_length=1)] | None = None
     data: DataSection
     training: TrainingSection = TrainingSection()
+    backend: BackendSection | None = None
     compare: CompareSection | None = None
 
     def inconsistencies(self) -> Iterable[Problem]:
@@ -150,6 +191,12 @@ class RunConfig(Section):
         """Every field with its value, fit for JSON; `from_resolved` of it is an equal RunConfig."""
         return self.model_dump(mode="json")
 
+    def without_budget(self) -> RunConfig:
+        """The recipe as far as it decides the result: a run may go on with a larger budget."""
+        if self.backend is None:
+            return self
+        return self.model_copy(update={"backend": self.backend.model_copy(update={"budget": BudgetSection()})})
+
     def to_yaml(self) -> str:
         """A recipe file that `load_recipe` reads as an equal RunConfig, as long as the data files stay where they are."""
         return dump_yaml(self.resolved())
@@ -192,7 +239,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def _foreign_problems(config: RunConfig) -> Iterable[Problem]:
-    """Problems that only the installed peft and transformers can tell."""
+    """Problems that only the installed peft and transformers, and the known backends, can tell."""
+    if config.backend is not None and config.backend.name.partition(":")[0] not in KINDS:
+        yield unknown_value(("backend", "name"), config.backend.name, known_names())
     for path, training, given in config._trainings():
         if isinstance(training, TrainingSection):
             yield from (
@@ -208,6 +257,12 @@ def _foreign_problems(config: RunConfig) -> Iterable[Problem]:
 
 def _locate(values: dict[str, Any], folder: Path) -> Iterable[Problem]:
     """Make the paths in `values` absolute, in place; yields a problem for each that is neither there nor a possible hub id."""
+    if isinstance(start := values.get("init_from"), str) and start:
+        found = _first_existing(start, (folder, Path.cwd()))
+        if found is None or not (found / "adapter_config.json").is_file():
+            yield Problem(("init_from",), f"no adapter here: {start!r}", "a folder with adapter_config.json")
+        else:
+            values["init_from"] = str(found)
     for section, key in (("model", "model_name_or_path"), ("data", "train"), ("data", "eval")):
         inner = values.get(section)
         text = inner.get(key) if isinstance(inner, dict) else None

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
+import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qpeft.errors import MissingDependencyError, RunError
+from qpeft.errors import BackendError, BudgetError, ConfigError, MissingDependencyError, RunError
 from qpeft.records import Measurement, RunRecord
 from qpeft.training import environment, models
 from qpeft.training.adapter_section import build_adapter_config
@@ -28,10 +30,14 @@ from qpeft.training.evaluate import Rows, evaluate
 from qpeft.training.tokenization import collator, tokenize_all
 from qpeft.training.yaml_source import read_yaml
 
+if TYPE_CHECKING:
+    from qpeft.training.backend import ChipSession
+
 logger = logging.getLogger(__name__)
 
 RECIPE, ADAPTER, RECORD, FAILURE = "recipe.yaml", "adapter", "record.json", "failure.json"
 BASELINE = "baseline.json"
+BACKEND_FILES = ("spent.json", "results.sqlite", "jobs")  # see backend.py
 WHOLE = "whole.json"  # in a checkpoint that was written to its end
 
 
@@ -47,7 +53,7 @@ def train(config: RunConfig, folder: Path, *, overwrite: bool = False, baseline:
         raise RunError("the recipe has no adapter section", value=config.name, cure="qpeft compare trains the arms of a comparison")
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        claim(config, folder, overwrite, ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE))
+        claim(config, folder, overwrite, ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE, *BACKEND_FILES))
         if (folder / RECORD).exists():
             logger.warning("%s is finished already; its record is returned", folder)
             return read_record(folder)
@@ -111,21 +117,44 @@ def _train(config: RunConfig, folder: Path, baseline: Path) -> RunRecord:
     set_seed(config.training.seed)  # before the adapter is made: its initial values are part of the run
     adapter_config = build_adapter_config(config.adapter or {})
     model = get_peft_model(base, adapter_config)
+    if config.init_from is not None:
+        hashes["init"] = _start_from(model, Path(config.init_from))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     logger.info("%s: %s trainable of %s parameters", config.label or config.name, f"{trainable:,}", f"{base_parameters:,}")
 
     clock = _Clock()
-    trainer = _make_trainer(config, folder, model, tokenizer, train_rows, eval_rows, clock)
-    checkpoint = _newest_whole_checkpoint(folder)
-    if checkpoint is not None:
-        clock.earlier_s = json.loads((checkpoint / WHOLE).read_text())["wall_s"]
-        logger.warning("continuing from %s", checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    wall_s = clock.elapsed_s()
+    on_chip: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        chip = None
+        if config.backend is not None:
+            from qpeft.training.backend import ChipSession
+            from qpeft.training.plan import decided
 
-    step, after = trainer.measured
-    if eval_rows and (step != trainer.state.global_step or config.training.load_best_model_at_end):
-        after = evaluate(model, eval_rows, tokenizer, batch_size=batch_size, progress=progress)
+            section = decided(config, model, [len(row["input_ids"]) for row in train_rows], len(eval_rows))
+            chip = stack.enter_context(ChipSession(section, folder, model))
+        trainer = _make_trainer(config, folder, model, tokenizer, train_rows, eval_rows, clock, chip)
+        checkpoint = _newest_whole_checkpoint(folder)
+        if checkpoint is not None:
+            clock.earlier_s = json.loads((checkpoint / WHOLE).read_text())["wall_s"]
+            logger.warning("continuing from %s", checkpoint)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            wall_s = clock.elapsed_s()
+            step, after = trainer.measured
+            if eval_rows and (step != trainer.state.global_step or config.training.load_best_model_at_end):
+                if chip is not None:
+                    chip.begin_evaluation(int(trainer.state.global_step))
+                after = evaluate(model, eval_rows, tokenizer, batch_size=batch_size, progress=progress)
+        except BackendError as error:
+            trainer.save_last_step()
+            if chip is not None and isinstance(error, BudgetError):
+                raise chip.explain(error, int(trainer.state.global_step)) from error
+            raise
+        if chip is not None:
+            on_chip = chip.to_record()
+            simulated = chip.backend.simulated
+    if on_chip and eval_rows:
+        on_chip["exact_loss"] = evaluate(model, eval_rows, tokenizer, batch_size=batch_size)["loss"]
     _save_adapter(model, folder)
     tokens = int(trainer.state.num_input_tokens_seen)
     return RunRecord(
@@ -142,7 +171,10 @@ def _train(config: RunConfig, folder: Path, baseline: Path) -> RunRecord:
         wall_s=round(wall_s, 3),
         tokens_per_s=round(tokens / wall_s, 1),
         peak_memory_bytes=environment.peak_memory_bytes(),
-        simulated=any(isinstance(module, QuantumLayer) for module in model.modules()),
+        circuit_executions=on_chip.get("circuits", 0),
+        shots=on_chip.get("shots", 0),
+        simulated=simulated if on_chip else any(isinstance(module, QuantumLayer) for module in model.modules()),
+        backend=on_chip,
         metrics={name: value for name, value in after.items() if name != "tokens"},
         metrics_before={name: value for name, value in before.items() if name != "tokens"},
         train_curve=_curve(trainer.state.log_history, "loss"),
@@ -178,13 +210,27 @@ class _Clock:
 
 
 def _make_trainer(
-    config: RunConfig, folder: Path, model: Any, tokenizer: Any, train_rows: Rows, eval_rows: Rows, clock: _Clock
+    config: RunConfig,
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    train_rows: Rows,
+    eval_rows: Rows,
+    clock: _Clock,
+    chip: ChipSession | None,
 ) -> Any:
-    """transformers.Trainer with our evaluation, checkpoints that are whole or do not count, and speed in the progress bar."""
+    """transformers.Trainer with our evaluation, checkpoints that are whole or do not count, and speed in the progress bar.
+
+    With circuits on a chip, its waiting gradients are run once before each optimiser step, and when it fails in the middle of a
+    step `save_last_step` writes the checkpoint that would have been written after the step before.
+    """
+    import numpy as np
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Watch(TrainerCallback):  # type: ignore[misc]
+        random: tuple[Any, ...] = (-1, None, None, None)  # the last step that was done, and the generators after it
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             clock.start()
             self._seen_s, self._seen_tokens = time.monotonic(), int(state.num_input_tokens_seen)
@@ -193,8 +239,17 @@ def _make_trainer(
             if logs is not None and "loss" in logs:
                 now, tokens = time.monotonic(), int(state.num_input_tokens_seen)
                 logs["tokens_per_s"] = round((tokens - self._seen_tokens) / max(now - self._seen_s, 1e-9), 1)
+                logs |= {} if chip is None else chip.shown()
                 logs["peak_memory_gib"] = round(environment.peak_memory_bytes() / 2**30, 2)
                 self._seen_s, self._seen_tokens = now, tokens
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if chip is not None:
+                chip.begin_step(int(state.global_step))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if chip is not None:
+                self.random = (int(state.global_step), random.getstate(), np.random.get_state(), torch.get_rng_state())
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -204,6 +259,8 @@ def _make_trainer(
         measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
 
         def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+            if chip is not None:
+                chip.begin_evaluation(int(self.state.global_step))
             found = evaluate(self.model, eval_rows, tokenizer, batch_size=self.args.per_device_eval_batch_size)
             self.measured = (int(self.state.global_step), found)
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
@@ -211,12 +268,29 @@ def _make_trainer(
             self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics
 
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().training_step(*args, **kwargs)
+            if chip is not None and self.accelerator.sync_gradients:
+                chip.flush()
+            return loss
+
+        def save_last_step(self) -> None:
+            step, python, numpy, generator = watch.random
+            if step != self.state.global_step or (Path(self.args.output_dir) / f"checkpoint-{step}" / WHOLE).exists():
+                return  # no step was done since the last checkpoint
+            random.setstate(python)
+            np.random.set_state(numpy)
+            torch.set_rng_state(generator)
+            self._save_checkpoint(self.model, trial=None)
+            watch.on_save(self.args, self.state, self.control)
+
     given = config.training.to_training_arguments_kwargs()
     if given.get("save_total_limit") is not None:
         given["save_total_limit"] = max(2, given["save_total_limit"])  # a kill while one is written must leave another
     given["dataloader_pin_memory"] = given.get("dataloader_pin_memory", True) and torch.cuda.is_available()
     reporters = given.pop("report_to")
-    callbacks = [Watch(), *_tensorboard(reporters, folder)]
+    watch = Watch()
+    callbacks = [watch, *_tensorboard(reporters, folder)]
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         include_num_input_tokens_seen="non_padding",
@@ -309,12 +383,43 @@ def claim(config: RunConfig, folder: Path, overwrite: bool, contents: Sequence[s
     if recipe.exists():
         if recipe.read_text(encoding="utf-8") == config.to_yaml():
             return
+        if _same_but_for_its_budget(recipe, config):
+            _write(recipe, config.to_yaml())
+            return
         if not overwrite:
             raise RunError("the folder holds a run of another recipe", value=str(folder), cure="another --output, or --overwrite")
         for name in contents:
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).unlink(missing_ok=True)
     _write(recipe, config.to_yaml())
+
+
+def _same_but_for_its_budget(recipe: Path, config: RunConfig) -> bool:
+    try:
+        found = RunConfig.from_resolved(read_yaml(recipe).value)
+    except ConfigError:
+        return False
+    return found.without_budget() == config.without_budget()
+
+
+def _start_from(model: Any, folder: Path) -> str:
+    """Load another adapter's weights into the new one; their hash. RunError unless they are the same parameters."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+    from peft.utils import get_peft_model_state_dict
+
+    weights = load_peft_weights(str(folder), device="cpu")
+    wanted = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if found != wanted:
+        different = sorted(wanted.items() ^ found.items())
+        raise RunError(
+            "init_from holds another adapter", value=different[0][0], cure="the adapter section of the run it comes from"
+        )
+    set_peft_model_state_dict(model, weights)
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _write(path: Path, text: str) -> None:

@@ -41,6 +41,9 @@ KINDS: dict[str, Kind] = {
         simulated=False,
     ),
     "pennylane": Kind("qpeft.backends.pennylane:PennyLaneBackend", "any PennyLane device", "DEVICE", "pennylane", simulated=False),
+    "remote": Kind(
+        "qpeft.backends.remote:RemoteBackend", "a device of a qpeft task service", "URL/DEVICE", "service", simulated=False
+    ),
 }
 
 

@@ -1,0 +1,77 @@
+"""Administration: keys, devices, workers, the audit log. Scope `admin`."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+from qpeft.service import admin
+from qpeft.service.api.routes import Context, Route, answer
+from qpeft.service.ids import new_key
+from qpeft.service.reads import stamp
+from qpeft.service.wire import DeviceStatus, KeyRequest
+
+_KEY = msgspec.json.Decoder(KeyRequest)
+_STATUS = msgspec.json.Decoder(DeviceStatus)
+
+
+async def create_key(context: Context) -> Response:
+    """The key itself is in this answer and nowhere else ever after."""
+    request, _ = await context.json(_KEY)
+    key, prefix, digest = new_key()
+    scopes = tuple(dict.fromkeys(request.scopes))
+    new = admin.NewKey(context.principal.prefix, prefix, digest, request.user, scopes, request.weight, request.max_open_circuits)
+    await context.service.writer.call(admin.create_key, new)
+    return answer({"key": key, "prefix": prefix, "user": request.user, "scopes": list(scopes)}, 201)
+
+
+async def list_keys(context: Context) -> Response:
+    rows = await context.service.ask(context.service.reads.keys)
+    keys = [
+        {
+            "prefix": row.prefix,
+            "user": row.name,
+            "scopes": row.scopes.split(),
+            "created_at": stamp(row.created_at),
+            "revoked_at": stamp(row.revoked_at),
+        }
+        for row in rows
+    ]
+    return answer({"keys": keys})
+
+
+async def revoke_key(context: Context) -> Response:
+    await context.service.writer.call(admin.revoke_key, admin.Revoke(context.principal.prefix, context.path("prefix")))
+    context.keys.forget()
+    return Response(status_code=204)
+
+
+async def set_device(context: Context) -> Response:
+    request, _ = await context.json(_STATUS)
+    change = admin.SetDevice(context.principal.prefix, context.path("id"), request.status, request.reason)
+    await context.service.writer.call(admin.set_device, change)
+    return answer({"id": change.device, "status": change.status, "reason": change.reason})
+
+
+async def list_workers(context: Context) -> Response:
+    rows = await context.service.ask(context.service.reads.workers)
+    workers = [
+        {"id": row.id, "name": row.name, "devices": row.devices.split("\n"), "seen_at": stamp(row.seen_at), "lost": row.lost}
+        for row in rows
+    ]
+    return answer({"workers": workers})
+
+
+async def read_audit(context: Context) -> Response:
+    rows = await context.service.ask(context.service.reads.audit, int(context.number("limit", 100, 1, 1000)))
+    return answer({"audit": [{"at": stamp(row.at), "actor": row.actor, "act": row.act, "detail": row.detail} for row in rows]})
+
+
+ROUTES = [
+    Route("POST", "/v1/keys", "admin", create_key, "Make a key", KeyRequest, status=201),
+    Route("GET", "/v1/keys", "admin", list_keys, "Keys, without their secrets"),
+    Route("DELETE", "/v1/keys/{prefix}", "admin", revoke_key, "Revoke a key", status=204),
+    Route("POST", "/v1/devices/{id}/status", "admin", set_device, "Drain a device, maintain it, bring it back", DeviceStatus),
+    Route("GET", "/v1/workers", "admin", list_workers, "Workers"),
+    Route("GET", "/v1/audit", "admin", read_audit, "What administrators did", query=("limit",)),
+]

@@ -1,0 +1,107 @@
+"""The application: routes, what guards them, health, and the description of it all (OpenAPI)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+import qpeft
+from qpeft.errors import ServiceError
+from qpeft.service import metrics
+from qpeft.service.api import admins, jobs, openapi, oqcs, streams, workers
+from qpeft.service.api.auth import Keys, require
+from qpeft.service.api.guard import Guard
+from qpeft.service.api.problems import as_refusal, problem
+from qpeft.service.api.routes import Context, Route
+from qpeft.service.core import Service
+
+log = logging.getLogger("qpeft.service")
+
+ROUTES: list[Route] = [*jobs.ROUTES, *workers.ROUTES, *streams.ROUTES, *admins.ROUTES, *oqcs.ROUTES]
+
+
+def app(service: Service) -> ASGIApp:
+    """The ASGI application of one process. It starts the service with its loop and stops it at the end."""
+    keys = Keys(service)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await service.stop()
+
+    application = FastAPI(
+        title="qpeft quantum task service",
+        version=qpeft.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    _add_open_routes(application, service)
+    application.add_exception_handler(ServiceError, _refusal)
+    application.add_exception_handler(HTTPException, _http_error)  # type: ignore[arg-type]
+    routes = [(route.method, route.path, _endpoint(service, keys, route)) for route in ROUTES]
+    return Guard(application, service.settings, routes)
+
+
+def _endpoint(service: Service, keys: Keys, route: Route) -> Callable[[Request], Awaitable[Response]]:
+    label = f"{route.method} {route.path}"
+
+    async def endpoint(request: Request) -> Response:
+        request.scope["qpeft.route"] = label
+        principal = await keys.principal(request)
+        require(principal, route.scope)
+        return await route.handler(Context(service, keys, request, principal))
+
+    return endpoint
+
+
+def _add_open_routes(application: FastAPI, service: Service) -> None:
+    """Routes that need no key: they tell nothing of anybody's work."""
+
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        if service.stopping:
+            raise ServiceError("the service is stopping", status=503, code="stopping")
+        await service.ask(service.reads.ping)
+        return JSONResponse({"status": "ready", "version": qpeft.__version__})
+
+    async def description(_: Request) -> Response:
+        return Response(openapi.document(ROUTES), media_type="application/json")
+
+    async def prometheus(request: Request) -> Response:
+        """Beyond loopback metrics are for a proxy's rules to open or close; they hold no user's data."""
+        for row in await service.ask(service.reads.devices):
+            metrics.QUEUED.labels(row.id).set(row.queued)
+        metrics.WORKERS.set(len(await service.ask(service.reads.alive_workers)))
+        metrics.COMMITS.set(service.writer.groups)
+        metrics.WRITES.set(service.writer.calls)
+        return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    for path, handler in (
+        ("/healthz", healthz),
+        ("/readyz", readyz),
+        ("/metrics", prometheus),
+        ("/openapi.json", description),
+        ("/v1/openapi.json", description),
+    ):
+        application.router.add_route(path, handler, methods=["GET"])
+
+
+async def _http_error(_: Request, error: HTTPException) -> Response:
+    words = {404: "no such route", 405: "the route does not take this method"}
+    return problem(ServiceError(words.get(error.status_code, error.detail), status=error.status_code, code="http"))
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    return problem(as_refusal(error))

@@ -1,0 +1,142 @@
+"""What every request meets first: bounds on its body before anyone asks who sent it, security headers, measurement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qpeft.errors import ServiceError
+from qpeft.service.api.problems import as_refusal, problem
+from qpeft.service.metrics import request_metrics
+from qpeft.service.settings import Settings
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+log = logging.getLogger("qpeft.service.access")
+
+SECURITY_HEADERS: Final = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-frame-options", b"DENY"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+API_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+
+
+class Guard:
+    """The outermost application: bounds the body (`max_body_bytes`, by its announced length before it is read, else as it arrives;
+    `body_timeout_s`), finds the route, turns refusals into problems.
+
+    Routes of the API's table are found here, without the stack of a framework's middleware; what is not among them goes to `rest`.
+    """
+
+    def __init__(self, rest: ASGIApp, settings: Settings, routes: Sequence[tuple[str, str, Endpoint]]) -> None:
+        self.rest, self.settings = rest, settings
+        self._exact = {(method, path): endpoint for method, path, endpoint in routes if "{" not in path}
+        self._patterns = [
+            (method, re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path)), endpoint)
+            for method, path, endpoint in routes
+            if "{" in path
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.rest(scope, receive, send)
+            return
+        start, status, started = time.perf_counter(), 500, False
+
+        async def guarded_send(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                headers = message["headers"] = [*message["headers"], *SECURITY_HEADERS]
+                if not any(name == b"content-security-policy" for name, _ in headers):
+                    headers.append(API_POLICY)
+            await send(message)
+
+        try:
+            bounded = self._bounded(scope, receive)
+            endpoint = self._find(scope)
+            if endpoint is None:
+                await self.rest(scope, bounded, guarded_send)
+            else:
+                response = await endpoint(Request(scope, bounded))
+                await response(scope, bounded, guarded_send)
+        except Exception as error:
+            if started:
+                raise
+            await problem(as_refusal(error))(scope, receive, guarded_send)
+        finally:
+            seconds = time.perf_counter() - start
+            route = scope.get("qpeft.route", "none")
+            count, histogram = request_metrics(route, scope["method"] if route != "none" else "-", status)
+            count.inc()
+            if histogram is not None:
+                histogram.observe(seconds)
+            if log.isEnabledFor(logging.INFO):
+                log.info("request", extra={"route": route, "status": status, "ms": round(seconds * 1e3, 2)})
+
+    def _find(self, scope: Scope) -> Endpoint | None:
+        method, path = scope["method"], scope["path"]
+        endpoint = self._exact.get((method, path))
+        if endpoint is None:
+            for wanted, pattern, candidate in self._patterns:
+                if wanted == method and (found := pattern.fullmatch(path)):
+                    scope["path_params"] = found.groupdict()
+                    return candidate
+        return endpoint
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        limit = self.settings.max_body_bytes
+        expected = _announced(scope)
+        if expected is not None and expected > limit:
+            raise _too_large(expected, limit)
+        if expected == 0:
+            return receive
+        deadline: float | None = None
+        received, complete = 0, False
+
+        async def bounded() -> MutableMapping[str, Any]:
+            nonlocal deadline, received, complete
+            if complete:
+                return await receive()
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + self.settings.body_timeout_s if deadline is None else deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise ServiceError(
+                    "the body came too slowly", status=408, code="slow_body", bound=f"{self.settings.body_timeout_s:g} s"
+                ) from error
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise _too_large(received, limit)
+            complete = not message.get("more_body", False)
+            return message
+
+        return bounded
+
+
+def _announced(scope: Scope) -> int | None:
+    """The body's length by its header; 0 when there is none, None when it comes in chunks of unknown number."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+        if name == b"transfer-encoding":
+            return None
+    return 0
+
+
+def _too_large(size: int, limit: int) -> ServiceError:
+    return ServiceError(
+        "the body is too large", status=413, code="too_large", value=size, bound=f"{limit} bytes", cure="send several requests"
+    )

@@ -1,0 +1,256 @@
+"""Jobs, batches and sweeps: submit, read, cancel, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from qpeft.errors import ServiceError
+from qpeft.service import metrics, store
+from qpeft.service.api.routes import BINARY, JSON, NDJSON, Context, Route, answer, decode, encode
+from qpeft.service.core import body_digest
+from qpeft.service.reads import job_view, stamp
+from qpeft.service.schema import STATES, TERMINAL, Row
+from qpeft.service.wire import BatchRequest, JobRequest, SweepRequest, unpack_result
+
+_JOB = msgspec.json.Decoder(JobRequest)
+_BATCH = msgspec.json.Decoder(BatchRequest)
+_SWEEP = msgspec.json.Decoder(SweepRequest)
+MAX_WAIT_S: Final = 60.0
+_QUICK = 1000
+
+
+async def _accepted(context: Context, submission: store.Submission, view: dict[str, Any] | None = None) -> Response:
+    """Store a submission and answer: 201 with the job or batch, or 200 with the first answer's when the key was used before."""
+    service = context.service
+    receipt = await service.writer.call(service.submit, submission)
+    kind = "jobs" if submission.kind == "job" else "batches"
+    headers = {"location": f"/v1/{kind}/{receipt.id}"}
+    if receipt.replayed:
+        read = service.reads.job_view if kind == "jobs" else service.reads.batch_view
+        return answer(await service.ask(read, submission.owner, receipt.id), 200, {**headers, "idempotency-replayed": "true"})
+    metrics.submitted(submission.device).inc(len(submission.items))
+    created_at = stamp(receipt.created_at)
+    if view is not None:
+        return answer({**view, "queue_position": receipt.ahead, "created_at": created_at}, 201, headers)
+    new = {
+        "id": submission.id,
+        "kind": submission.kind,
+        "device": submission.device,
+        "state": "queued",
+        "name": submission.name,
+        "jobs": len(submission.items),
+        "circuits": submission.circuits,
+        "states": {"queued": len(submission.items)},
+        "finished_circuits": 0,
+        "device_s": 0.0,
+        "created_at": created_at,
+    }
+    return answer(new, 201, headers)
+
+
+async def post_job(context: Context) -> Response:
+    request, body = await context.json(_JOB)
+    submission = context.service.job(context.owner, request, context.idempotency_key(), body_digest("/v1/jobs", body))
+    item = submission.items[0]
+    view = {
+        "id": submission.id,
+        "device": submission.device,
+        "state": "queued",
+        "reason": "",
+        "name": submission.name,
+        "circuits": 1,
+        "shots": item.shots,
+        "output": item.output,
+        "attempt": 0,
+        "estimate_s": item.estimate_s,
+        "expires_at": stamp(submission.expires_at),
+    }
+    return await _accepted(context, submission, view)
+
+
+async def post_batch(context: Context) -> Response:
+    request, body = await context.json(_BATCH)
+    build = context.service.batch
+    key = context.idempotency_key()
+    digest = body_digest("/v1/batches", body)
+    if len(request.circuits) > _QUICK:  # do not keep others waiting for the loop
+        submission = await context.service.ask(build, context.owner, request, key, digest)
+    else:
+        submission = build(context.owner, request, key, digest)
+    return await _accepted(context, submission)
+
+
+async def post_sweep(context: Context) -> Response:
+    form = context.content_type(JSON, BINARY)
+    body = await context.request.body()
+    matrix: bytes | None = None
+    head = body
+    if form == BINARY:
+        length = struct.unpack_from("<I", body)[0] if len(body) >= 4 else 0
+        if not 0 < length <= len(body) - 4:
+            raise ServiceError("a binary sweep starts with the length of its head", code="body", value=length, bound=len(body) - 4)
+        head, matrix = body[4 : 4 + length], body[4 + length :]
+    request = decode(_SWEEP, head)
+    digest = body_digest("/v1/sweeps", body)
+    build = context.service.sweep
+    key = context.idempotency_key()
+    if len(body) > 1 << 18:
+        submission = await context.service.ask(build, context.owner, request, matrix, key, digest)
+    else:
+        submission = build(context.owner, request, matrix, key, digest)
+    return await _accepted(context, submission)
+
+
+async def _ended(context: Context, names: tuple[str, ...], look: Any) -> Any:
+    """`look()` again after every change, until the state is final or `?wait=` seconds are over."""
+    wait_s = context.number("wait", 0.0, 0.0, MAX_WAIT_S)
+    found = await context.service.ask(look)
+    if wait_s <= 0:
+        return found
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    with context.service.hub.listen(*names) as event:
+        while True:
+            event.clear()
+            found = await context.service.ask(look)
+            if _state(found) in TERMINAL or loop.time() >= deadline or context.service.stopping:
+                return found
+            await context.service.hub.wait(event, deadline - loop.time())
+
+
+def _state(found: Any) -> str:
+    return str(found["state"] if isinstance(found, dict) else found.state)
+
+
+async def get_job(context: Context) -> Response:
+    job, reads = context.path("id"), context.service.reads
+    row: Row = await _ended(context, (job,), lambda: reads.job(context.owner, job))
+    position = await context.service.ask(reads.position, row) if row.state == "queued" else None
+    return answer(job_view(row, position))
+
+
+async def get_result(context: Context) -> Response:
+    job, reads = context.path("id"), context.service.reads
+    row: Row = await _ended(context, (job,), lambda: reads.job(context.owner, job))
+    payload = await context.service.ask(reads.result, row)
+    return answer(_result(row, payload))
+
+
+def _result(row: Row, payload: bytes | None) -> dict[str, Any]:
+    result = unpack_result(payload).public() if payload is not None else {}
+    return {
+        "id": row.id,
+        "state": row.state,
+        "reason": row.reason,
+        "index": row.position if row.batch else None,
+        "circuits": row.rows,
+        "shots": row.shots,
+        "calibration": row.calibration,
+        "device_s": row.device_s,
+        **result,
+    }
+
+
+async def list_jobs(context: Context) -> Response:
+    query = context.request.query_params
+    state = query.get("state")
+    if state is not None and state not in STATES:
+        raise ServiceError("no such state", status=422, code="query", value=state, bound=", ".join(STATES))
+    limit = int(context.number("limit", 100, 1, 1000))
+    before = int(context.number("cursor", 0, 0, 2**53)) or None
+    reads, device = context.service.reads, query.get("device")
+    rows = await context.service.ask(lambda: reads.jobs(context.owner, state=state, device=device, before=before, limit=limit))
+    cursor = str(rows[-1].seq) if len(rows) == limit else None
+    return answer({"jobs": [job_view(row) for row in rows], "cursor": cursor})
+
+
+async def get_batch(context: Context) -> Response:
+    batch, reads = context.path("id"), context.service.reads
+    return answer(await _ended(context, (batch,), lambda: reads.batch_view(context.owner, batch)))
+
+
+async def get_batch_results(context: Context) -> Response:
+    """NDJSON, a line for each job that has ended, in order, up to the first that has not; the cursor goes on from there."""
+    batch, reads = context.path("id"), context.service.reads
+    limit = int(context.number("limit", 1000, 1, 10_000))
+    position = int(context.number("cursor", 0, 0, 2**31 - 1))
+    found = await context.service.ask(reads.batch, context.owner, batch)
+    wait_s = context.number("wait", 0.0, 0.0, MAX_WAIT_S)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    with context.service.hub.listen(batch) as event:
+        while True:
+            event.clear()
+            rows = await context.service.ask(reads.batch_results, batch, position, limit)
+            if rows or position >= found.n_jobs or loop.time() >= deadline or context.service.stopping:
+                break
+            await context.service.hub.wait(event, deadline - loop.time())
+    following = position + len(rows)
+    headers = {"qpeft-cursor": str(following), "qpeft-complete": "true" if following >= found.n_jobs else "false"}
+    if BINARY in context.request.headers.get("accept", ""):
+        return await context.service.ask(_binary_results, list(rows), headers)
+    lines = await context.service.ask(lambda: b"".join(encode(_result(row, row.payload)) + b"\n" for row in rows))
+    return Response(lines, 200, headers, NDJSON)
+
+
+def _binary_results(rows: list[Row], headers: dict[str, str]) -> Response:
+    """The numbers alone: float64 rows of every job one after the other. Refused when a job has none."""
+    parts, columns = [], 0
+    for row in rows:
+        if row.payload is None or (result := unpack_result(row.payload)).counts is not None:
+            raise ServiceError(
+                "a job of the batch has no numbers", status=409, code="no_numbers", value=row.id, cure="read the NDJSON"
+            )
+        parts.append(result.data)
+        columns = result.columns
+    return Response(b"".join(parts), 200, {**headers, "qpeft-columns": str(columns), "qpeft-dtype": "float64"}, BINARY)
+
+
+def _target(context: Context, kind: str) -> store.Target:
+    return store.Target(kind, context.path("id"), context.owner)
+
+
+async def cancel_job(context: Context) -> Response:
+    await context.service.writer.call(store.cancel, _target(context, "job"))
+    return answer(await context.service.ask(context.service.reads.job_view, context.owner, context.path("id")))
+
+
+async def cancel_batch(context: Context) -> Response:
+    await context.service.writer.call(store.cancel, _target(context, "batch"))
+    return answer(await context.service.ask(context.service.reads.batch_view, context.owner, context.path("id")))
+
+
+async def delete_job(context: Context) -> Response:
+    await context.service.writer.call(store.delete, _target(context, "job"))
+    return Response(status_code=204)
+
+
+async def delete_batch(context: Context) -> Response:
+    await context.service.writer.call(store.delete, _target(context, "batch"))
+    return Response(status_code=204)
+
+
+_BODY_FORMS = (JSON, BINARY)
+ROUTES = [
+    Route("POST", "/v1/jobs", "submit", post_job, "Submit one circuit", JobRequest, status=201),
+    Route("GET", "/v1/jobs/{id}", "read", get_job, "A job", query=("wait",)),
+    Route("GET", "/v1/jobs/{id}/result", "read", get_result, "A job's result", query=("wait",)),
+    Route("GET", "/v1/jobs", "read", list_jobs, "Your jobs, newest first", query=("state", "device", "limit", "cursor")),
+    Route("POST", "/v1/jobs/{id}/cancel", "submit", cancel_job, "Cancel a job"),
+    Route("DELETE", "/v1/jobs/{id}", "submit", delete_job, "Delete a finished job and its result", status=204),
+    Route("POST", "/v1/batches", "submit", post_batch, "Submit many circuits", BatchRequest, status=201),
+    Route("POST", "/v1/sweeps", "submit", post_sweep, "Submit one circuit with a matrix of parameters", SweepRequest,
+          status=201, body=_BODY_FORMS),
+    Route("GET", "/v1/batches/{id}", "read", get_batch, "A batch or sweep", query=("wait",)),
+    Route(
+        "GET", "/v1/batches/{id}/results", "read", get_batch_results, "Results in order, as far as they are there",
+        gives=NDJSON, query=("wait", "limit", "cursor"),
+    ),
+    Route("POST", "/v1/batches/{id}/cancel", "submit", cancel_batch, "Cancel a batch"),
+    Route("DELETE", "/v1/batches/{id}", "submit", delete_batch, "Delete a finished batch with its jobs and results", status=204),
+]  # fmt: skip

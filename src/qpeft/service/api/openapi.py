@@ -1,0 +1,105 @@
+"""The description of the API (OpenAPI 3.1), made from the table of routes and the types of wire.py."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+import qpeft
+from qpeft.service.api.routes import Route
+
+QUERY = {
+    "wait": ("number", "seconds to wait for the end, at most 60"),
+    "limit": ("integer", "how many at most"),
+    "cursor": ("integer", "where to go on, from the answer before"),
+    "state": ("string", "only jobs in this state"),
+    "device": ("string", "only jobs of this device"),
+    "after": ("string", "the id of the last event seen, like the header Last-Event-ID"),
+    "id": ("string", "a calibration of the past"),
+    "days": ("integer", "how many days back"),
+    "all": ("integer", "1: of every user (administrators)"),
+}
+PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "what was wrong, the bound and the cure"},
+        "code": {"type": "string"},
+        "value": {},
+        "bound": {},
+        "cure": {"type": "string"},
+    },
+}
+
+
+def document(routes: Sequence[Route]) -> bytes:
+    """The description as indented JSON."""
+    return _document(tuple(routes))
+
+
+@functools.lru_cache(maxsize=2)
+def _document(routes: tuple[Route, ...]) -> bytes:
+    bodies = [route.takes for route in routes if route.takes is not None]
+    schemas, components = msgspec.json.schema_components(bodies, ref_template="#/components/schemas/{name}")
+    by_type = dict(zip(bodies, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_type)
+    for path, summary in (
+        ("/healthz", "The process lives"),
+        ("/readyz", "The service can work"),
+        ("/metrics", "Prometheus metrics"),
+    ):
+        paths[path] = {"get": {"summary": summary, "security": [], "responses": {"200": {"description": "yes"}}}}
+    description = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "qpeft quantum task service",
+            "version": qpeft.__version__,
+            "description": (
+                "Jobs go queued -> running -> succeeded | failed | cancelled | expired, with `cancelling` between. "
+                "Send an Idempotency-Key with every submission: the same body again gets the first answer, another body 409."
+            ),
+        },
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": {**components, "Problem": PROBLEM},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+    return msgspec.json.format(msgspec.json.encode(description, order="deterministic"), indent=2) + b"\n"
+
+
+def _operation(route: Route, by_type: dict[type[msgspec.Struct], dict[str, Any]]) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in re.findall(r"{(\w+)}", route.path)
+    ]
+    for name in route.query:
+        kind, words = QUERY[name]
+        parameters.append({"name": name, "in": "query", "description": words, "schema": {"type": kind}})
+    if route.scope == "submit" and route.takes is not None:
+        parameters.append({"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 128}})
+    problem = {
+        "description": "refused",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    content: dict[str, Any] = {} if route.status == 204 else {"content": {route.gives: {}}}
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "description": f"Scope `{route.scope}`. {(route.handler.__doc__ or '').strip()}".strip(),
+        "parameters": parameters,
+        "responses": {str(route.status): {"description": "done", **content}, "4XX": problem, "5XX": problem},
+    }
+    if route.takes is not None:
+        schema = by_type[route.takes]
+        forms = {form: {"schema": schema} if form != "application/octet-stream" else {} for form in route.body}
+        operation["requestBody"] = {"required": True, "content": forms}
+    return operation

@@ -1,0 +1,186 @@
+"""Origin Quantum's cloud routes, so that unmodified pyqpanda3 clients can use this service.
+
+`QCloudService(api_key=KEY, url="http://127.0.0.1:8642")` sends its key as `Authorization: oqcs_auth=KEY`: one of this service's
+keys. A task is a batch, its programs are OriginIR text, and it goes through the same queue, quotas and devices as any other.
+The protocol was observed, not specified: what is answered here is what pyqpanda3 0.5 reads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from qpeft.errors import ServiceError
+from qpeft.service import store
+from qpeft.service.api.routes import JSON, Context, Route, answer, decode
+from qpeft.service.core import body_digest
+from qpeft.service.reads import stamp
+from qpeft.service.wire import BatchItem, BatchRequest, unpack_result
+
+CHIPS: Final = {"72": "emulator:wukong-72", "WK_C180": "emulator:wukong-180", "full_amplitude": "simulator"}
+MAX_PROGRAMS: Final = 200
+MACHINE_TYPE: Final = {"full_amplitude": 0}
+_STATES: Final = {"queued": "1", "running": "2", "succeeded": "3"}
+_SUCCESS: Final = 10000
+
+
+class Configuration(msgspec.Struct):
+    """What of a task's settings this service reads; mapping and optimisation are the device's own."""
+
+    shot: int = 1000
+
+
+class Task(msgspec.Struct):
+    QProg: list[str] | str
+    ChipID: str
+    Configuration: Configuration
+
+
+class TaskId(msgspec.Struct):
+    taskId: str
+
+
+class ChipId(msgspec.Struct):
+    ChipID: str
+
+
+_TASK = msgspec.json.Decoder(Task)
+_TASK_ID = msgspec.json.Decoder(TaskId)
+_CHIP_ID = msgspec.json.Decoder(ChipId)
+
+
+def _reply(obj: Any) -> Response:
+    return answer({"success": True, "code": _SUCCESS, "message": "", "obj": obj})
+
+
+async def resources(context: Context) -> Response:
+    """Devices under the names that pyqpanda3 knows chips by."""
+    rows = {row.id: row for row in await context.service.ask(context.service.reads.devices)}
+    found = [
+        {"machineType": MACHINE_TYPE.get(chip, 5), "onlineFlag": rows[device].status == "online", "sinanChipId": chip}
+        for chip, device in CHIPS.items()
+        if device in rows
+    ]
+    return answer(found)
+
+
+def _device(context: Context, chip: str) -> str:
+    device = CHIPS.get(chip)
+    if device not in context.service.settings.devices:
+        known = ", ".join(chip for chip, name in CHIPS.items() if name in context.service.settings.devices)
+        raise ServiceError("no such chip", status=404, code="no_device", value=chip[:64], bound=known)
+    return device
+
+
+async def chip_info(context: Context) -> Response:
+    """A chip's calibration in the vendor's form."""
+    chip = decode(_CHIP_ID, await context.request.body()).ChipID
+    row = await context.service.ask(context.service.reads.calibration, _device(context, chip))
+    data = msgspec.json.decode(row.data) if row is not None else {}
+    if "qubits" not in data:
+        raise ServiceError(
+            "the chip has told no calibration", status=404, code="not_found", value=chip[:64], cure="start its worker"
+        )
+    return _reply(_vendor_form(chip, data))
+
+
+def _vendor_form(chip: str, data: dict[str, Any]) -> dict[str, Any]:
+    qubits = data["qubits"]
+    adjacency: dict[str, list[dict[str, Any]]] = {str(q): [] for q in range(len(qubits))}
+    for coupler in data["couplers"]:
+        a, b = coupler["qubits"]
+        fidelity = 1.0 - (coupler["error_cz"] or 0.0) if coupler["enabled"] else 0.0
+        adjacency[str(a)].append({"v": b, "w": fidelity})
+        adjacency[str(b)].append({"v": a, "w": fidelity})
+    parameters = [
+        {
+            "qubitId": str(number),
+            "T1": qubit["t1_us"] or 0.0,
+            "T2": qubit["t2_us"] or 0.0,
+            "frequency": 0.0,
+            "ReadoutFidelity": 1.0 - ((qubit["p1_given_0"] or 0.0) + (qubit["p0_given_1"] or 0.0)) / 2,
+            "SingleGateFidelity": 1.0 - (qubit["error_1q"] or 0.0),
+        }
+        for number, qubit in enumerate(qubits)
+    ]
+    times = data["native_gates"]
+    return {
+        "ChipID": chip,
+        "QubitCount": len(qubits),
+        "adjMatrix": adjacency,
+        "QubitParams": parameters,
+        "AvailableQubits": [number for number, qubit in enumerate(qubits) if qubit["enabled"]],
+        "HighFrequencyQubit": [],
+        "BasicQGate": ["RPhi", "CZ"],
+        "CompensateAngle": {},
+        "QGateClock": [
+            {"gateType": "RPhi", "IntValue": round(times["rphi"]["time_ns"])},
+            {"gateType": "CZ", "IntValue": round(times["cz"]["time_ns"])},
+        ],
+    }
+
+
+async def submit(context: Context) -> Response:
+    """A task of at most 200 programs."""
+    body = await context.request.body()
+    task = decode(_TASK, body)
+    texts = [task.QProg] if isinstance(task.QProg, str) else task.QProg
+    if not 0 < len(texts) <= MAX_PROGRAMS:
+        raise ServiceError("a task has 1 to 200 programs", status=422, code="rows", value=len(texts), bound=MAX_PROGRAMS)
+    device = _device(context, task.ChipID)
+    request = BatchRequest(
+        device=device, circuits=[BatchItem(originir=text) for text in texts], shots=task.Configuration.shot, name="pyqpanda3"
+    )
+    submission = context.service.batch(context.owner, request, None, body_digest("/oqcs", body))
+    receipt = await context.service.writer.call(context.service.submit, submission)
+    return _reply({"taskId": receipt.id})
+
+
+async def detail(context: Context) -> Response:
+    """State and, once every program has ended, results: keys in hexadecimal with c[0] as the lowest bit."""
+    task = decode(_TASK_ID, await context.request.body()).taskId
+    reads = context.service.reads
+    batch = await context.service.ask(reads.batch_view, context.owner, task)
+    obj: dict[str, Any] = {"taskId": task, "taskState": _STATES.get(batch["state"], "4"), "createTime": batch["created_at"]}
+    if batch["state"] in ("failed", "cancelled", "expired"):
+        rows = await context.service.ask(reads.batch_results, task, 0, MAX_PROGRAMS)
+        obj["errorDetail"] = next(row.reason for row in rows if row.state != "succeeded")
+    if batch["state"] == "succeeded":
+        rows = await context.service.ask(reads.batch_results, task, 0, MAX_PROGRAMS)
+        counts = [_hexadecimal(row.payload) for row in rows]
+        obj["endTime"] = stamp(rows[-1].finished_at)
+        obj["probCount"] = [_columns(list(count), list(count.values())) for count, _ in counts]
+        obj["taskResult"] = [
+            _columns(list(count), [value / row.shots for value in count.values()])
+            for (count, _), row in zip(counts, rows, strict=True)
+        ]
+        obj["measureQubitSize"] = [bits for _, bits in counts]
+    return _reply(obj)
+
+
+def _hexadecimal(payload: bytes) -> tuple[dict[str, int], int]:
+    """Counts by hexadecimal outcome, and how many bits an outcome has."""
+    stored = unpack_result(payload).counts
+    assert stored is not None
+    return {hex(int(word[::-1], 2)): n for word, n in stored[0].items()}, len(next(iter(stored[0])))
+
+
+def _columns(keys: list[str], values: list[Any]) -> str:
+    return msgspec.json.encode({"key": keys, "value": values}).decode()
+
+
+async def cancel(context: Context) -> Response:
+    task = decode(_TASK_ID, await context.request.body()).taskId
+    await context.service.writer.call(store.cancel, store.Target("batch", task, context.owner))
+    return _reply(None)
+
+
+ROUTES = [
+    Route("GET", "/oqcs/task/getResourceList.json", "read", resources, "pyqpanda3: chips"),
+    Route("POST", "/oqcs/task/origin/chipInfo.json", "read", chip_info, "pyqpanda3: a chip's calibration", ChipId, JSON),
+    Route("POST", "/oqcs/task/origin/submit.json", "submit", submit, "pyqpanda3: submit a task", Task, JSON),
+    Route("POST", "/oqcs/task/origin/taskDetail.json", "read", detail, "pyqpanda3: state and results of a task", TaskId, JSON),
+    Route("POST", "/oqcs/task/cancelTask.json", "submit", cancel, "pyqpanda3: cancel a task", TaskId, JSON),
+]

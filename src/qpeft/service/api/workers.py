@@ -1,0 +1,119 @@
+"""The workers' protocol: hello, lease, heartbeat, complete. MessagePack both ways, scope `worker`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from qpeft.errors import ServiceError
+from qpeft.service import leases, metrics
+from qpeft.service.api.routes import MSGPACK, Context, Route, decode
+from qpeft.service.ids import new_id
+from qpeft.service.wire import (
+    CompleteRequest,
+    HeartbeatRequest,
+    HelloRequest,
+    LeaseAnswer,
+    LeasedJob,
+    LeasedProgram,
+    LeaseRequest,
+    pack,
+)
+
+_HELLO = msgspec.msgpack.Decoder(HelloRequest)
+_LEASE = msgspec.msgpack.Decoder(LeaseRequest)
+_BEAT = msgspec.msgpack.Decoder(HeartbeatRequest)
+_COMPLETE = msgspec.msgpack.Decoder(CompleteRequest)
+
+
+async def _read(context: Context, decoder: msgspec.msgpack.Decoder[Any]) -> Any:
+    context.content_type(MSGPACK)
+    return decode(decoder, await context.request.body())
+
+
+def _answer(content: Any) -> Response:
+    return Response(pack(content), media_type=MSGPACK)
+
+
+async def hello(context: Context) -> Response:
+    request: HelloRequest = await _read(context, _HELLO)
+    service = context.service
+    unknown = sorted(set(request.devices) - set(service.settings.devices))
+    if unknown:
+        raise ServiceError(
+            "this service does not have the device",
+            status=422,
+            code="no_device",
+            value=unknown[0],
+            bound=", ".join(service.settings.devices),
+        )
+    worker = new_id("w")
+    calibrations = tuple((entry.device, entry.id, entry.data) for entry in request.calibrations)
+    info = tuple((name, msgspec.json.encode(entry)) for name, entry in request.info.items())
+    await service.writer.call(
+        leases.hello, leases.Hello(worker, context.owner, request.name, tuple(request.devices), calibrations, info)
+    )
+    return _answer({"worker": worker, "lease_s": service.settings.lease_s})
+
+
+async def lease(context: Context) -> Response:
+    """Wait up to `wait_s` for work; an empty answer is normal."""
+    request: LeaseRequest = await _read(context, _LEASE)
+    service, loop = context.service, asyncio.get_running_loop()
+    deadline = loop.time() + request.wait_s
+    asked = leases.LeaseRequest(request.worker, context.owner, tuple(request.devices), tuple(request.holding), request.max_jobs)
+    names = [f"device:{name}" for name in request.devices] + [f"worker:{request.worker}"]
+    with service.hub.listen(*names) as event:
+        while True:
+            event.clear()
+            given = await service.writer.call(service.lease, asked)
+            if given.jobs or given.drop or loop.time() >= deadline or service.stopping:
+                return _answer(_lease_answer(given))
+            await service.hub.wait(event, deadline - loop.time())
+            if service.hub.poll_s is not None and not event.is_set():
+                queued = await service.ask(service.reads.queued_devices)
+                while not queued & set(request.devices) and loop.time() < deadline and not event.is_set():
+                    await service.hub.wait(event, deadline - loop.time())
+                    queued = await service.ask(service.reads.queued_devices)
+            if await context.request.is_disconnected():  # a worker that died while it waited must not be given jobs
+                return _answer(_lease_answer(leases.Lease((), {}, ())))
+
+
+def _lease_answer(given: leases.Lease) -> LeaseAnswer:
+    jobs = [LeasedJob(**{name: getattr(row, name) for name in LeasedJob.__struct_fields__}) for row in given.jobs]
+    programs = {name: LeasedProgram(format=row.format, text=bytes(row.text)) for name, row in given.programs.items()}
+    return LeaseAnswer(device=given.jobs[0].device if given.jobs else None, jobs=jobs, programs=programs, drop=list(given.drop))
+
+
+async def heartbeat(context: Context) -> Response:
+    request: HeartbeatRequest = await _read(context, _BEAT)
+    beat = leases.Beat(request.worker, context.owner, tuple(request.holding))
+    return _answer({"drop": list(await context.service.writer.call(leases.heartbeat, beat))})
+
+
+async def complete(context: Context) -> Response:
+    request: CompleteRequest = await _read(context, _COMPLETE)
+    service = context.service
+    endings = tuple(
+        leases.Ending(job.seq, job.attempt, job.payload, job.reason, job.device_s, job.calibration, job.released)
+        for job in request.jobs
+    )
+    accepted = await service.writer.call(service.complete, leases.Completion(request.worker, context.owner, endings))
+    done = [job for job in request.jobs if not job.released]
+    service.book.learn(request.device, request.estimate_s, sum(job.device_s for job in done))
+    metrics.JOBS_FINISHED.labels(request.device, "succeeded").inc(sum(job.payload is not None for job in done))
+    metrics.JOBS_FINISHED.labels(request.device, "failed").inc(sum(job.payload is None for job in done))
+    return _answer({"accepted": accepted})
+
+
+ROUTES = [
+    Route("POST", "/v1/worker/hello", "worker", hello, "Register a worker", HelloRequest, MSGPACK, body=(MSGPACK,)),
+    Route("POST", "/v1/worker/lease", "worker", lease, "Take jobs", LeaseRequest, MSGPACK, body=(MSGPACK,)),
+    Route(
+        "POST", "/v1/worker/heartbeat", "worker", heartbeat, "Say that the worker lives", HeartbeatRequest, MSGPACK, body=(MSGPACK,)
+    ),
+    Route("POST", "/v1/worker/complete", "worker", complete, "Hand results in", CompleteRequest, MSGPACK, body=(MSGPACK,)),
+]

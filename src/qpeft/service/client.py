@@ -1,0 +1,316 @@
+"""The typed client of API v1, sync and async: `Client` and `AsyncClient`.
+
+Every submission carries an idempotency key and is repeated over broken connections; every call ends in bounded time: a request
+after `Retries.request_s`, its repetitions after `Retries.total_s`, waiting for a result after the `timeout_s` of the call.
+Refusals are ServiceError, with the service's own words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from qpeft.backends.remote import ENV_KEY, ENV_URL, POLL_S, RETRIED, Connection, Retries, sweep_body, to_error, unreachable
+from qpeft.circuits.ir import Circuit
+from qpeft.errors import ServiceError
+
+Json: TypeAlias = dict[str, Any]
+Form: TypeAlias = Literal["circuit", "qasm", "originir"]
+TERMINAL = ("succeeded", "failed", "cancelled", "expired")
+__all__ = ["ENV_KEY", "ENV_URL", "AsyncClient", "Client", "Retries", "job_body"]
+
+
+def job_body(
+    program: Circuit | Mapping[str, Any] | str,
+    *,
+    device: str,
+    form: Form | None = None,
+    params: Sequence[float] = (),
+    shots: int | None = None,
+    seed: int | None = None,
+    output: str = "counts",
+    observables: Sequence[Any] | None = None,
+    name: str = "",
+    exclusive: bool = False,
+    expires_s: float | None = None,
+) -> Json:
+    """The body of POST /v1/jobs. A string is OpenQASM unless `form` says otherwise."""
+    value: Any = program.to_dict() if isinstance(program, Circuit) else program
+    chosen = form or ("qasm" if isinstance(program, str) else "circuit")
+    return {
+        chosen: value,
+        "device": device,
+        "params": [float(x) for x in params],
+        "shots": shots,
+        "seed": seed,
+        "output": output,
+        "observables": observables,
+        "name": name,
+        "exclusive": exclusive,
+        "expires_s": expires_s,
+    }
+
+
+def _sweep(circuit: Circuit, params: npt.ArrayLike, settings: Mapping[str, Any], binary: bool) -> tuple[bytes, str]:
+    matrix = np.asarray(params, dtype=np.float64)
+    head = {"circuit": circuit.to_dict(), **settings}
+    if binary:
+        return sweep_body(head, matrix), "application/octet-stream"
+    return json.dumps({**head, "params": matrix.tolist()}).encode(), "application/json"
+
+
+def _events(lines: Sequence[str]) -> tuple[str | None, Json | None]:
+    """`(id, data)` of one event's lines."""
+    fields = dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith(":"))
+    if fields.get("event") == "closed":
+        raise ServiceError("the stream was closed by the service", status=401, code="closed", value=fields.get("data"))
+    return fields.get("id"), json.loads(fields["data"]) if "data" in fields else None
+
+
+def _too_late(what: str, timeout_s: float) -> ServiceError:
+    return ServiceError(
+        f"{what} did not end in time", status=0, code="timeout", bound=f"{timeout_s:g} s", cure="wait again: it goes on"
+    )
+
+
+class Client:
+    """Blocking client; a context manager. `url` and `key` default to QPEFT_SERVICE_URL and QPEFT_SERVICE_KEY."""
+
+    def __init__(self, url: str | None = None, key: str | None = None, *, retries: Retries | None = None) -> None:
+        self.connection = Connection(url, key, retries)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _get(self, path: str, params: Mapping[str, Any] | None = None, wait_s: float = 0.0) -> Json:
+        found: Json = self.connection.request("GET", path, params=params, wait_s=wait_s).json()
+        return found
+
+    def submit(self, program: Circuit | Mapping[str, Any] | str, **settings: Any) -> Json:
+        """Submit one circuit; `settings` are those of `job_body`. Returns the job."""
+        return self.connection.submit("/v1/jobs", json.dumps(job_body(program, **settings)).encode())
+
+    def submit_batch(self, circuits: Sequence[Mapping[str, Any]], *, device: str, **settings: Any) -> Json:
+        """Submit many circuits, each `{"circuit" | "qasm" | "originir": ..., "params": [...]}`. Returns the batch."""
+        return self.connection.submit("/v1/batches", json.dumps({"device": device, "circuits": circuits, **settings}).encode())
+
+    def submit_sweep(self, circuit: Circuit, params: npt.ArrayLike, *, device: str, binary: bool = True, **settings: Any) -> Json:
+        """Submit one circuit with `params (rows, n_params)`; binary is float32. Returns the batch (`kind: "sweep"`)."""
+        body, content_type = _sweep(circuit, params, {"device": device, **settings}, binary)
+        return self.connection.submit("/v1/sweeps", body, content_type)
+
+    def job(self, job: str, wait_s: float = 0.0) -> Json:
+        return self._get(f"/v1/jobs/{job}", {"wait": wait_s}, wait_s)
+
+    def jobs(self, *, state: str | None = None, device: str | None = None, limit: int = 100) -> list[Json]:
+        query = {name: value for name, value in (("state", state), ("device", device), ("limit", limit)) if value is not None}
+        found: list[Json] = self._get("/v1/jobs", query)["jobs"]
+        return found
+
+    def wait(self, job: str, timeout_s: float = 300.0) -> Json:
+        """The job once it has ended; ServiceError when it has not in time."""
+        return self._wait(f"/v1/jobs/{job}", timeout_s)
+
+    def wait_batch(self, batch: str, timeout_s: float = 3600.0) -> Json:
+        return self._wait(f"/v1/batches/{batch}", timeout_s)
+
+    def _wait(self, path: str, timeout_s: float) -> Json:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            wait_s = min(max(deadline - time.monotonic(), 0.0), POLL_S)
+            found = self._get(path, {"wait": wait_s}, wait_s)
+            if found["state"] in TERMINAL:
+                return found
+            if time.monotonic() >= deadline:
+                raise _too_late(path, timeout_s)
+
+    def result(self, job: str, timeout_s: float = 300.0) -> Json:
+        """The result once it is there; ServiceError when the job ended without one, or not in time."""
+        self.wait(job, timeout_s)
+        return self._get(f"/v1/jobs/{job}/result")
+
+    def results(self, batch: str, timeout_s: float = 3600.0) -> Iterator[Json]:
+        """A batch's results in order, each as soon as it and all before it are there."""
+        deadline, cursor, complete = time.monotonic() + timeout_s, "0", False
+        while not complete:
+            wait_s = min(max(deadline - time.monotonic(), 0.0), POLL_S)
+            query = {"cursor": cursor, "wait": wait_s}
+            response = self.connection.request("GET", f"/v1/batches/{batch}/results", params=query, wait_s=wait_s)
+            cursor, complete = response.headers["qpeft-cursor"], response.headers["qpeft-complete"] == "true"
+            yield from (json.loads(line) for line in response.content.splitlines())
+            if not complete and time.monotonic() >= deadline:
+                raise _too_late(f"batch {batch}", timeout_s)
+
+    def events(self, after: str | None = None, timeout_s: float = 60.0) -> Iterator[tuple[str, Json]]:
+        """`(id, job)` for each change of your jobs, from event `after` on, until none came for `timeout_s` seconds."""
+        headers = {"last-event-id": after} if after else {}
+        try:
+            with self.connection._client.stream("GET", "/v1/events", headers=headers, timeout=timeout_s) as response:
+                if response.status_code != 200:
+                    raise to_error(response.status_code, response.read(), None)
+                yield from _read_events(response.iter_lines(), timeout_s)
+        except httpx.TransportError as error:
+            raise unreachable(self.connection.url, error) from error
+
+    def cancel(self, job: str) -> Json:
+        found: Json = self.connection.request("POST", f"/v1/jobs/{job}/cancel").json()
+        return found
+
+    def cancel_batch(self, batch: str) -> Json:
+        found: Json = self.connection.request("POST", f"/v1/batches/{batch}/cancel").json()
+        return found
+
+    def delete(self, job: str) -> None:
+        self.connection.request("DELETE", f"/v1/jobs/{job}")
+
+    def delete_batch(self, batch: str) -> None:
+        self.connection.request("DELETE", f"/v1/batches/{batch}")
+
+    def devices(self) -> list[Json]:
+        found: list[Json] = self._get("/v1/devices")["devices"]
+        return found
+
+    def queue(self, device: str) -> Json:
+        return self._get(f"/v1/devices/{device}/queue")
+
+    def calibration(self, device: str) -> Json:
+        return self._get(f"/v1/devices/{device}/calibration")
+
+    def usage(self, days: int = 30) -> Json:
+        return self._get("/v1/usage", {"days": days})
+
+    def create_key(
+        self, user: str, scopes: Sequence[str], *, weight: float | None = None, max_open_circuits: int | None = None
+    ) -> Json:
+        body = {"user": user, "scopes": list(scopes), "weight": weight, "max_open_circuits": max_open_circuits}
+        found: Json = self.connection.request("POST", "/v1/keys", content=json.dumps(body).encode(), retry=False).json()
+        return found
+
+    def keys(self) -> list[Json]:
+        found: list[Json] = self._get("/v1/keys")["keys"]
+        return found
+
+    def revoke_key(self, prefix: str) -> None:
+        self.connection.request("DELETE", f"/v1/keys/{prefix}", retry=False)
+
+    def set_device(self, device: str, status: str, reason: str = "") -> Json:
+        body = json.dumps({"status": status, "reason": reason}).encode()
+        found: Json = self.connection.request("POST", f"/v1/devices/{device}/status", content=body).json()
+        return found
+
+
+def _read_events(lines: Iterator[str], timeout_s: float) -> Iterator[tuple[str, Json]]:
+    gathered: list[str] = []
+    spoke = time.monotonic()
+    for line in lines:
+        if line:
+            gathered.append(line)
+            continue
+        name, data = _events(gathered)
+        gathered = []
+        if name is not None and data is not None:
+            spoke = time.monotonic()
+            yield name, data
+        elif time.monotonic() - spoke > timeout_s:
+            return
+
+
+class AsyncClient:
+    """The same for coroutines: submitting, waiting, results, cancelling and events."""
+
+    def __init__(self, url: str | None = None, key: str | None = None, *, retries: Retries | None = None) -> None:
+        checked = Connection(url, key, retries)
+        headers = dict(checked._client.headers)
+        checked.close()
+        self.url, self.retries = checked.url, checked.retries
+        self._client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=self.retries.request_s)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def request(self, method: str, path: str, *, wait_s: float = 0.0, **sent: Any) -> httpx.Response:
+        """As Connection.request."""
+        deadline = time.monotonic() + self.retries.total_s + wait_s
+        attempt = 0
+        while True:
+            retry_after = None
+            try:
+                response = await self._client.request(method, path, timeout=self.retries.request_s + wait_s, **sent)
+            except httpx.TransportError as error:
+                failure = unreachable(self.url, error)
+            else:
+                if response.status_code < 400:
+                    return response
+                retry_after = response.headers.get("retry-after")
+                failure = to_error(response.status_code, response.content, retry_after)
+                if response.status_code not in RETRIED:
+                    raise failure
+            delay = self.retries.delay(attempt, retry_after)
+            if time.monotonic() + delay > deadline:
+                raise failure
+            await asyncio.sleep(delay)
+            attempt += 1
+
+    async def _submit(self, path: str, content: bytes, content_type: str = "application/json") -> Json:
+        headers = {"content-type": content_type, "idempotency-key": secrets.token_hex(16)}
+        found: Json = (await self.request("POST", path, content=content, headers=headers)).json()
+        return found
+
+    async def submit(self, program: Circuit | Mapping[str, Any] | str, **settings: Any) -> Json:
+        return await self._submit("/v1/jobs", json.dumps(job_body(program, **settings)).encode())
+
+    async def submit_batch(self, circuits: Sequence[Mapping[str, Any]], *, device: str, **settings: Any) -> Json:
+        return await self._submit("/v1/batches", json.dumps({"device": device, "circuits": circuits, **settings}).encode())
+
+    async def submit_sweep(
+        self, circuit: Circuit, params: npt.ArrayLike, *, device: str, binary: bool = True, **settings: Any
+    ) -> Json:
+        return await self._submit("/v1/sweeps", *_sweep(circuit, params, {"device": device, **settings}, binary))
+
+    async def wait(self, job: str, timeout_s: float = 300.0) -> Json:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            wait_s = min(max(deadline - time.monotonic(), 0.0), POLL_S)
+            found: Json = (await self.request("GET", f"/v1/jobs/{job}", params={"wait": wait_s}, wait_s=wait_s)).json()
+            if found["state"] in TERMINAL:
+                return found
+            if time.monotonic() >= deadline:
+                raise _too_late(f"job {job}", timeout_s)
+
+    async def result(self, job: str, timeout_s: float = 300.0) -> Json:
+        await self.wait(job, timeout_s)
+        found: Json = (await self.request("GET", f"/v1/jobs/{job}/result")).json()
+        return found
+
+    async def results(self, batch: str, timeout_s: float = 3600.0) -> AsyncIterator[Json]:
+        deadline, cursor, complete = time.monotonic() + timeout_s, "0", False
+        while not complete:
+            wait_s = min(max(deadline - time.monotonic(), 0.0), POLL_S)
+            query = {"cursor": cursor, "wait": wait_s}
+            response = await self.request("GET", f"/v1/batches/{batch}/results", params=query, wait_s=wait_s)
+            cursor, complete = response.headers["qpeft-cursor"], response.headers["qpeft-complete"] == "true"
+            for line in response.content.splitlines():
+                yield json.loads(line)
+            if not complete and time.monotonic() >= deadline:
+                raise _too_late(f"batch {batch}", timeout_s)
+
+    async def cancel(self, job: str) -> Json:
+        found: Json = (await self.request("POST", f"/v1/jobs/{job}/cancel")).json()
+        return found

@@ -1,0 +1,147 @@
+"""Engines, migrations and backup for SQLite and PostgreSQL.
+
+SQLite before 3.51.3 (3.50.7 and 3.44.6 among the older lines) can corrupt a database when its write-ahead log is reset, so the
+service refuses it. Python's own build is often older; the package `pysqlite3` brings a newer one and is preferred.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import QueuePool
+
+from qpeft.errors import ServiceError
+
+SQLITE_GOOD, SQLITE_PATCHED = (3, 51, 3), {(3, 50): 7, (3, 44): 6}
+WRITER_LOCK = 0x71706566  # "qpef": the key of PostgreSQL's advisory lock that makes one writer of many processes
+
+
+def sqlite_module() -> Any:
+    """The DB-API module with the newest SQLite; raises ServiceError when that is one that corrupts its log."""
+    found: list[Any] = [sqlite3]
+    with contextlib.suppress(ImportError):
+        found.append(importlib.import_module("pysqlite3.dbapi2"))
+    best = max(found, key=lambda module: tuple(module.sqlite_version_info))
+    if not sqlite_is_safe(tuple(best.sqlite_version_info)):
+        raise ServiceError(
+            "this SQLite can corrupt a database when its write-ahead log is reset",
+            status=0,
+            code="old_sqlite",
+            value=best.sqlite_version,
+            bound="3.51.3 or newer, 3.50.7, 3.44.6",
+            cure='pip install "pysqlite3>=0.6.1", or use --database postgresql+psycopg://...',
+        )
+    return best
+
+
+def sqlite_is_safe(version: tuple[int, ...]) -> bool:
+    return version >= SQLITE_GOOD or version[2] >= SQLITE_PATCHED.get((version[0], version[1]), 1 << 30)
+
+
+class Database:
+    """One engine to write, one to read. `Database(url)`; call `migrate()` before the first use."""
+
+    def __init__(self, url: str) -> None:
+        self.url = sa.make_url(url)
+        self.sqlite = self.url.get_backend_name() == "sqlite"
+        if self.sqlite:
+            module = sqlite_module()
+            arguments = {"check_same_thread": False, "timeout": 10.0, "isolation_level": None}
+            if self.url.database:
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.writer = sa.create_engine(
+                self.url, module=module, connect_args=arguments, poolclass=QueuePool, pool_size=1, max_overflow=0
+            )
+            self.reader = sa.create_engine(
+                self.url, module=module, connect_args=arguments, poolclass=QueuePool, pool_size=8, max_overflow=0
+            )
+            sa.event.listen(self.writer, "connect", _pragmas)
+            sa.event.listen(self.reader, "connect", _read_pragmas)
+        elif self.url.get_backend_name() == "postgresql":
+            options = {"connect_timeout": 5, "options": "-c lock_timeout=30s -c statement_timeout=60s"}
+            self.writer = sa.create_engine(self.url, pool_size=1, max_overflow=1, pool_pre_ping=True, connect_args=options)
+            self.reader = sa.create_engine(self.url, pool_size=8, max_overflow=0, pool_pre_ping=True, connect_args=options)
+        else:
+            raise ServiceError("unknown database", value=self.url.get_backend_name(), bound="sqlite, postgresql+psycopg")
+
+    def begin(self, connection: sa.Connection) -> None:
+        """Start a write transaction: the only one in the whole service until it ends."""
+        if self.sqlite:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema to a revision, forward or back ("base" is an empty database)."""
+        from alembic import command, migration, script
+
+        if self.sqlite and self.url.database:
+            descriptor = os.open(self.url.database, os.O_CREAT | os.O_RDWR, 0o600)
+            os.close(descriptor)
+        config = _alembic_config()
+        with self.writer.connect() as connection:
+            self.begin(connection)
+            config.attributes["connection"] = connection
+            current = migration.MigrationContext.configure(connection).get_current_revision()
+            scripts = script.ScriptDirectory.from_config(config)
+            target = scripts.get_current_head() if revision == "head" else None if revision == "base" else revision
+            known = [entry.revision for entry in scripts.walk_revisions()]
+            if current is not None and current not in known:
+                raise ServiceError(
+                    "the database is newer than this program", status=0, value=current, bound=known[0], cure="update qpeft"
+                )
+            if current != target:
+                older = target is None or (current is not None and known.index(target) > known.index(current))
+                (command.downgrade if older else command.upgrade)(config, revision)
+            connection.commit()
+
+    def backup(self, target: Path) -> None:
+        """Copy a live SQLite database, consistently and while it is written to. Raises for PostgreSQL (use pg_dump)."""
+        if not self.sqlite or not self.url.database:
+            raise ServiceError("a backup of PostgreSQL is its own tools' work", status=0, cure="pg_dump --format=custom")
+        backup_sqlite(Path(self.url.database), target)
+
+    def dispose(self) -> None:
+        self.writer.dispose()
+        self.reader.dispose()
+
+
+def backup_sqlite(source: Path, target: Path) -> None:
+    """Copy a database that may be in use to a file that does not exist yet, and check the copy."""
+    module = sqlite_module()
+    if not source.is_file():
+        raise ServiceError("no database to back up", status=0, value=str(source))
+    if target.exists():
+        raise ServiceError("the backup's file exists", status=0, value=str(target), cure="name another file")
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    with contextlib.closing(module.connect(str(source))) as live, contextlib.closing(module.connect(str(target))) as copy:
+        live.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")
+        (verdict,) = copy.execute("PRAGMA integrity_check").fetchone()
+        if verdict != "ok":
+            raise ServiceError("the backup is damaged", status=0, value=verdict)
+
+
+def _alembic_config() -> Any:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _pragmas(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-65536", "wal_autocheckpoint=4000"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _read_pragmas(connection: Any, _record: object) -> None:
+    for pragma in ("query_only=ON", "cache_size=-16384", "wal_autocheckpoint=0"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()

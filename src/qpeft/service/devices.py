@@ -1,0 +1,67 @@
+"""What the API knows of devices: their limits, told by workers, and what a job will cost there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from qpeft.errors import ServiceError
+from qpeft.service.store import Program
+from qpeft.service.wire import DeviceInfo
+
+UNKNOWN = DeviceInfo(max_qubits=1024, exact=True, program_s=1e-3)
+"""Until the first worker of a device has come: the worker refuses what the device cannot do."""
+MAX_COST_S = 1e9
+LEARNING = 0.2
+
+
+@dataclass
+class DeviceBook:
+    """Limits and costs by device. `ratio` is what jobs lately took over what was estimated, learned as they end."""
+
+    info: dict[str, DeviceInfo] = field(default_factory=dict)
+    ratio: dict[str, float] = field(default_factory=dict)
+
+    def load(self, device: str, data: bytes | None) -> None:
+        if data is not None:
+            self.info[device] = msgspec.json.decode(data, type=DeviceInfo)
+
+    def check(self, device: str, program: Program, shots: int | None, output: str, max_shots: int) -> None:
+        """Refuse what the device cannot do, before anything is stored."""
+        info = self.info.get(device, UNKNOWN)
+        if program.n_qubits is not None and program.n_qubits > info.max_qubits:
+            raise ServiceError(
+                f"{device} has too few qubits",
+                status=422,
+                code="qubits",
+                value=program.n_qubits,
+                bound=f"at most {info.max_qubits}",
+            )
+        bound = min(max_shots, info.max_shots or max_shots)
+        if shots is not None and shots > bound:
+            raise ServiceError(
+                "too many shots",
+                status=422,
+                code="shots",
+                value=shots,
+                bound=f"at most {bound}",
+                cure="split them over several jobs",
+            )
+        if shots is None and (output == "counts" or not info.exact):
+            what = "counts need shots" if output == "counts" else f"{device} has no exact outcomes"
+            raise ServiceError(what, status=422, code="shots", value="shots: null", cure="give a number of shots")
+
+    def estimate(self, device: str, program: Program, rows: int, shots: int | None, learned: bool = True) -> float:
+        """Device seconds that `rows` runs will take, by the device's model of cost and, if `learned`, what past jobs taught."""
+        info = self.info.get(device, UNKNOWN)
+        one = info.program_s + (shots or 0) * info.shot_s
+        if program.n_qubits is not None and info.gate_s:
+            one += program.n_ops * info.gate_s * info.base ** min(program.n_qubits, 64)
+        return min(rows * one * (self.ratio.get(device, 1.0) if learned else 1.0), MAX_COST_S)
+
+    def learn(self, device: str, estimated_s: float, actual_s: float) -> None:
+        if estimated_s > 0 and actual_s > 0:
+            old = self.ratio.get(device, 1.0)
+            new = old * (actual_s / estimated_s)
+            self.ratio[device] = min(max(old + LEARNING * (new - old), 1e-3), 1e3)

@@ -1,0 +1,198 @@
+"""Runs leased jobs on a backend: many circuits of one template in one call, each job's failure its own."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from qpeft.backends.base import Backend, Counts, FloatArray
+from qpeft.circuits.ir import Circuit, Observable
+from qpeft.errors import CircuitError, QpeftError
+from qpeft.service.programs import circuit_of
+from qpeft.service.wire import Calibration, DeviceInfo, EndedJob, LeasedJob, LeasedProgram, Result, Term, pack
+
+if TYPE_CHECKING:
+    from qpeft.backends.base import Compiled
+
+COMPILED = 256  # circuits kept compiled for each device
+MAX_OUTCOMES = 1 << 22  # numbers in the result of one job, counted before it runs
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs of one lease that run as one call."""
+
+    program: str
+    shots: int | None
+    output: str
+    observables: bytes | None
+    seed: int | None
+    jobs: tuple[LeasedJob, ...]
+
+
+def groups(jobs: Iterable[LeasedJob]) -> list[Group]:
+    """Jobs of one circuit, shots and output together; a job with a seed of its own runs alone, or its outcomes would depend on its
+    neighbours."""
+    found: dict[Any, list[LeasedJob]] = {}
+    for job in jobs:
+        alone = job.seq if job.seed is not None and job.shots is not None else None
+        found.setdefault((job.program, job.shots, job.output, job.observables, job.seed, alone), []).append(job)
+    return [
+        Group(program, shots, output, observables, seed, tuple(members))
+        for (program, shots, output, observables, seed, _), members in found.items()
+    ]
+
+
+class Device:
+    """One backend of a worker, with its compiled circuits."""
+
+    def __init__(self, name: str, backend: Backend) -> None:
+        self.name, self.backend = name, backend
+        self._compiled: OrderedDict[str, Compiled] = OrderedDict()
+
+    def info(self) -> DeviceInfo:
+        """Limits, and the model of cost: a chip's own estimate, or what a simulator's kernels take at most."""
+        limits, estimate = self.backend.limits, self.backend.estimate
+        per_shot = (estimate(1, 2000) - estimate(1, 1000)) / 1000
+        chip = per_shot > 0 and not self.backend.simulated
+        return DeviceInfo(
+            max_qubits=limits.max_qubits,
+            max_shots=limits.max_shots,
+            exact=limits.exact,
+            simulated=self.backend.simulated,
+            description=type(self.backend).__name__,
+            program_s=max(estimate(1, 1000) - 1000 * per_shot, 0.0) if chip else 2e-5,
+            shot_s=per_shot if chip else 1e-8,
+            gate_s=0.0 if chip else 2e-9,
+        )
+
+    def calibration(self) -> Calibration | None:
+        """What outcomes depend on, with the chip's own data where the backend has any."""
+        chip = getattr(self.backend, "chip", None)
+        data = chip.to_json().encode() if chip is not None else msgspec.json.encode({"calibration": self.backend.calibration})
+        return Calibration(device=self.name, id=self.backend.calibration[:64], data=data)
+
+    def compiled(self, circuit: Circuit) -> Compiled:
+        kept = self._compiled.get(circuit.id)
+        if kept is None:
+            kept = self._compiled[circuit.id] = self.backend.compile(circuit)
+            if len(self._compiled) > COMPILED:
+                self._compiled.popitem(last=False)
+        return kept
+
+    def run(self, jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> list[EndedJob]:
+        """Every job's end, in any order. Never raises for what a job asks."""
+        return [ended for group in groups(jobs) for ended in self._run_group(group, programs)]
+
+    def _run_group(self, group: Group, programs: Mapping[str, LeasedProgram]) -> list[EndedJob]:
+        start = time.perf_counter()
+        try:
+            payloads = self._payloads(group, programs[group.program])
+        except Exception as error:
+            if len(group.jobs) > 1:
+                parts = (
+                    Group(group.program, group.shots, group.output, group.observables, group.seed, (job,)) for job in group.jobs
+                )
+                return [ended for part in parts for ended in self._run_group(part, programs)]
+            reason = str(error) if isinstance(error, QpeftError) else f"the device failed: {type(error).__name__}: {error}"
+            payloads = [None]
+        else:
+            reason = ""
+        rows = sum(job.rows for job in group.jobs)
+        seconds = self._device_seconds(rows, group.shots, time.perf_counter() - start)
+        return [
+            EndedJob(
+                seq=job.seq,
+                attempt=job.attempt,
+                device_s=seconds * job.rows / rows,
+                payload=payload,
+                reason=reason[:4000],
+                calibration=self.backend.calibration[:64],
+            )
+            for job, payload in zip(group.jobs, payloads, strict=True)
+        ]
+
+    def _device_seconds(self, rows: int, shots: int | None, wall_s: float) -> float:
+        return wall_s if self.backend.simulated else self.backend.estimate(rows, shots or 0)
+
+    def _payloads(self, group: Group, program: LeasedProgram) -> list[bytes | None]:
+        circuit, bits = circuit_of(program.format, program.text)
+        for job in group.jobs:
+            if len(job.params) != 8 * job.rows * circuit.n_params:
+                got = len(job.params) // (8 * job.rows)
+                raise CircuitError("wrong number of parameters", value=got, bound=circuit.n_params)
+        params = np.frombuffer(b"".join(job.params for job in group.jobs), "<f8")
+        params = params.reshape(sum(job.rows for job in group.jobs), circuit.n_params)
+        _check_size(group, circuit, max(job.rows for job in group.jobs))
+        if group.output == "expectations":
+            return _split(group.jobs, "expectations", self._expectations(group, circuit, params))
+        counts = self.compiled(circuit).run(params, group.shots, group.seed)
+        if bits is not None:
+            counts = counts.marginal(bits)
+        if group.output == "probabilities":
+            return _split(group.jobs, "probabilities", counts.probabilities())
+        return _split_counts(group.jobs, counts)
+
+    def _expectations(self, group: Group, circuit: Circuit, params: FloatArray) -> FloatArray:
+        observables = None
+        if group.observables is not None:
+            terms = msgspec.json.decode(group.observables, type=list[list[Term]])
+            observables = [Observable(tuple((c, tuple((q, p) for q, p in word)) for c, word in term)) for term in terms]
+            highest = max((q for observable in observables for _, word in observable.terms for q, _ in word), default=0)
+            if highest >= circuit.n_qubits:
+                raise CircuitError(
+                    "an observable names a qubit that is not there", value=highest, bound=f"0..{circuit.n_qubits - 1}"
+                )
+        z_only = observables is None or all(p == "Z" for o in observables for _, word in o.terms for _, p in word)
+        if z_only:
+            return self.compiled(circuit).run(params, group.shots, group.seed).expectations(observables)
+        import torch
+
+        from qpeft.backends.executor import BackendExecutor
+
+        executor = BackendExecutor(self.backend, group.shots, seed=group.seed)
+        inputs = Circuit(circuit.n_qubits, circuit.ops, circuit.n_params, circuit.n_params)
+        with torch.no_grad():
+            run = executor.compile(inputs, observables)
+            values = run(torch.from_numpy(params.copy()), torch.empty(0, dtype=torch.float64))
+        return np.asarray(values.double().numpy(), dtype=np.float64)
+
+
+def _check_size(group: Group, circuit: Circuit, rows: int) -> None:
+    """Refuse a result that would not fit into an answer, before it is computed."""
+    if group.output == "probabilities":
+        columns = 2 ** min(circuit.n_qubits, 62)
+    elif group.output == "counts":
+        columns = min(2 ** min(circuit.n_qubits, 62), group.shots or 1)
+    else:
+        columns = circuit.n_qubits
+    if rows * columns > MAX_OUTCOMES:
+        raise CircuitError(
+            "the result is too large", value=rows * columns, bound=f"{MAX_OUTCOMES} numbers", cure="ask for expectations"
+        )
+
+
+def _split(jobs: Sequence[LeasedJob], kind: Any, table: FloatArray) -> list[bytes | None]:
+    payloads: list[bytes | None] = []
+    first = 0
+    table = np.ascontiguousarray(table, dtype="<f8")
+    for job in jobs:
+        part = table[first : first + job.rows]
+        payloads.append(pack(Result(kind=kind, columns=table.shape[1], data=part.tobytes())))
+        first += job.rows
+    return payloads
+
+
+def _split_counts(jobs: Sequence[LeasedJob], counts: Counts) -> list[bytes | None]:
+    payloads: list[bytes | None] = []
+    rows, first = counts.counts, 0
+    for job in jobs:
+        payloads.append(pack(Result(kind="counts", counts=rows[first : first + job.rows])))
+        first += job.rows
+    return payloads

@@ -1,0 +1,309 @@
+"""What workers do to jobs: register, lease, heartbeat, complete. Each function is an operation of writer.py.
+
+A lease is the pair (worker, attempt) in the job's row: every lease has a new attempt, so whoever comes back late writes nothing.
+A worker is alive while its `beats` grow. It says with each lease request what it still holds; jobs given to it that it does not
+hold (the answer was lost on the way) go back to the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from qpeft.errors import ServiceError
+from qpeft.service.bulk import execute_many
+from qpeft.service.ledger import Ledger
+from qpeft.service.scheduler import Candidate, Flow, select
+from qpeft.service.schema import HELD_SQL, QUEUED_SQL, Row, calibrations, devices, jobs, programs, results, workers
+from qpeft.service.settings import Settings
+from qpeft.service.store import ACCOUNT, finish
+from qpeft.service.writer import Transaction
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A worker introduces itself; `calibrations` are `(device, id, JSON)` of what it runs under."""
+
+    worker: str
+    owner: str
+    name: str
+    devices: tuple[str, ...]
+    calibrations: tuple[tuple[str, str, bytes], ...] = ()
+    info: tuple[tuple[str, bytes], ...] = ()
+    """For each device a JSON object of its limits and costs (wire.DeviceInfo)."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A sign of life, with the `(seq, attempt)` of every job the worker holds."""
+
+    worker: str
+    owner: str
+    holding: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class LeaseRequest:
+    worker: str
+    owner: str
+    devices: tuple[str, ...]
+    holding: tuple[tuple[int, int], ...]
+    max_jobs: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """`jobs` are rows of the table joined with their programs' rows in `programs`; `drop` are held jobs to stop working on."""
+
+    jobs: tuple[Row, ...]
+    programs: dict[str, Row]
+    drop: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What became of one leased job. `payload` is its result (None: it failed, and `reason` says why)."""
+
+    seq: int
+    attempt: int
+    payload: bytes | None
+    reason: str
+    device_s: float
+    calibration: str | None
+    released: bool = False
+    """The worker gives the job back untouched."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    worker: str
+    owner: str
+    endings: tuple[Ending, ...]
+
+
+def hello(txn: Transaction, arguments: Sequence[Hello]) -> list[str]:
+    """Register workers, with the calibrations their devices run under."""
+    for argument in arguments:
+        values = {"owner": argument.owner, "name": argument.name, "devices": "\n".join(argument.devices)}
+        row = {**values, "id": argument.worker, "beats": 0, "seen_at": txn.now, "lost": False}
+        txn.connection.execute(sa.delete(workers).where(workers.c.id == argument.worker, workers.c.owner == argument.owner))
+        txn.connection.execute(workers.insert(), row)
+        for device, name, data in argument.calibrations:
+            known = sa.select(calibrations.c.id).where(calibrations.c.device == device, calibrations.c.id == name)
+            if txn.connection.execute(known).first() is None:
+                calibration = {"device": device, "id": name, "created_at": txn.now, "data": data}
+                txn.connection.execute(calibrations.insert(), calibration)
+            txn.connection.execute(sa.update(devices).where(devices.c.id == device).values(calibration=name))
+        for device, info in argument.info:
+            txn.connection.execute(sa.update(devices).where(devices.c.id == device).values(info=info))
+        txn.changed.add("devices")
+    return [argument.worker for argument in arguments]
+
+
+def _alive(txn: Transaction, worker: str, owner: str) -> ServiceError | None:
+    """Count a sign of life; the refusal when the worker is not known or was given up."""
+    beat = sa.update(workers).where(workers.c.id == worker, workers.c.owner == owner, workers.c.lost.is_(False))
+    if txn.connection.execute(beat.values(beats=workers.c.beats + 1, seen_at=txn.now)).rowcount:
+        return None
+    return ServiceError(
+        "not a registered worker, or given up as lost", status=410, code="worker_lost", value=worker, cure="register again"
+    )
+
+
+def _held(txn: Transaction, worker: str) -> Sequence[Row]:
+    return txn.connection.execute(sa.select(*ACCOUNT).where(jobs.c.worker == worker, HELD_SQL)).all()
+
+
+def _drop(held: Sequence[Row], holding: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Held jobs to stop working on: those being cancelled and those that are the worker's no more."""
+    keep = {(row.seq, row.attempt) for row in held if row.state == "running"}
+    return tuple(seq for seq, attempt in holding if (seq, attempt) not in keep)
+
+
+def heartbeat(txn: Transaction, beats: Sequence[Beat]) -> list[tuple[int, ...] | ServiceError]:
+    outcomes: list[tuple[int, ...] | ServiceError] = []
+    for beat in beats:
+        refusal = _alive(txn, beat.worker, beat.owner)
+        outcomes.append(refusal or _drop(_held(txn, beat.worker), beat.holding))
+    return outcomes
+
+
+def release(txn: Transaction, ledger: Ledger, rows: Sequence[Row], why: str, max_attempts: int) -> None:
+    """Take jobs from a worker: back to the queue, or to their end when they were being cancelled or were tried often enough."""
+    endings, back = [], []
+    for row in rows:
+        if row.state == "cancelling":
+            endings.append((row, "cancelled", "cancelled by its owner", 0.0, None))
+        elif row.attempt >= max_attempts:
+            reason = f"{why}, at attempt {row.attempt} of {max_attempts}: the job may be what ends its workers"
+            endings.append((row, "failed", reason, row.estimate_s, None))
+        else:
+            back.append(row)
+    finish(txn, ledger, endings)
+    if back:
+        for row in back:
+            ledger.enqueue((row.device, row.owner, row.lane), 1)
+        changed = txn.ticks()
+        update = sa.update(jobs).where(jobs.c.seq.in_([row.seq for row in back]))
+        txn.connection.execute(
+            update.values(state="queued", worker=None, started_at=None, changed=changed, reason=f"{why}; queued again")
+        )
+        for row in back:
+            txn.changed.update((row.id, f"owner:{row.owner}"))
+
+
+@dataclass(eq=False)
+class LeaseJobs:
+    """The operation `lease`: give each worker the jobs whose turn it is on one of its devices."""
+
+    settings: Settings
+    turn: int = 0
+
+    def __call__(self, txn: Transaction, requests: Sequence[LeaseRequest]) -> list[Lease | ServiceError]:
+        outcomes: list[Lease | ServiceError] = []
+        for request in requests:
+            refusal = _alive(txn, request.worker, request.owner)
+            outcomes.append(refusal or self._lease(txn, request))
+        return outcomes
+
+    def _lease(self, txn: Transaction, request: LeaseRequest) -> Lease:
+        ledger = Ledger(txn)
+        held, holding = _held(txn, request.worker), set(request.holding)
+        if lost := [row for row in held if (row.seq, row.attempt) not in holding]:
+            release(txn, ledger, lost, "the lease did not reach the worker", self.settings.max_attempts)
+        self.turn += 1
+        order = [request.devices[(self.turn + k) % len(request.devices)] for k in range(len(request.devices))]
+        leased: tuple[Row, ...] = ()
+        for device in order:
+            if leased := self._lease_device(txn, ledger, request, device):
+                break
+        ledger.close()
+        hashes = {row.program for row in leased}
+        found = txn.connection.execute(sa.select(programs).where(programs.c.hash.in_(hashes))).all() if hashes else ()
+        return Lease(leased, {row.hash: row for row in found}, _drop(held, request.holding))
+
+    def _lease_device(self, txn: Transaction, ledger: Ledger, request: LeaseRequest, device: str) -> tuple[Row, ...]:
+        status = txn.connection.execute(_STATUS, {"device": device}).scalar_one_or_none()
+        if status not in ("online", "draining"):
+            return ()
+        states = ledger.flows_of(device)
+        selection_flows = [Flow(key[1], key[2], state.vtime, state.weight) for key, state in states.items()]
+
+        def peek(flow: Flow, limit: int) -> list[Candidate]:
+            values = {"device": device, "owner": flow.owner, "lane": flow.lane, "limit": limit, "offset": flow.taken}
+            return [Candidate(*row) for row in txn.connection.execute(_PEEK, values)]
+
+        selection = select(
+            selection_flows,
+            peek,
+            budget_s=self.settings.lease_budget_s,
+            max_jobs=min(request.max_jobs, self.settings.lease_jobs),
+            share=self.settings.interactive_share,
+        )
+        if selection.start_tag is None:
+            return ()
+        for flow in selection_flows:
+            if flow.taken:
+                key = (device, flow.owner, flow.lane)
+                states[key].vtime = flow.vtime
+                ledger.dequeue(key, flow.taken)
+        ledger.served(device, selection.start_tag)
+        values = {"worker": request.worker, "now": txn.now, "changed": txn.ticks(), "seqs": list(selection.jobs)}
+        txn.connection.execute(_LEASE, values)
+        rows = tuple(txn.connection.execute(_LEASED, {"seqs": list(selection.jobs)}))
+        for row in rows:
+            txn.changed.update((row.id, f"owner:{row.owner}"))
+        return rows
+
+
+_STATUS = sa.select(devices.c.status).where(devices.c.id == sa.bindparam("device"))
+_PEEK = (
+    sa.select(jobs.c.seq, jobs.c.estimate_s, jobs.c.attempt)
+    .where(*(jobs.c[name] == sa.bindparam(name) for name in ("device", "owner", "lane")), QUEUED_SQL)
+    .order_by(jobs.c.seq)
+    .limit(sa.bindparam("limit"))
+    .offset(sa.bindparam("offset"))
+)
+_SEQS = jobs.c.seq.in_(sa.bindparam("seqs", expanding=True))
+_LEASE = (
+    sa.update(jobs)
+    .where(_SEQS)
+    .values(
+        state="running",
+        reason="",
+        worker=sa.bindparam("worker"),
+        attempt=jobs.c.attempt + 1,
+        started_at=sa.bindparam("now"),
+        changed=sa.bindparam("changed"),
+    )
+)
+_LEASED = sa.select(jobs).where(_SEQS).order_by(jobs.c.seq)
+_INSERT_RESULT = results.insert()
+_ACCOUNTS = sa.select(*ACCOUNT).where(_SEQS)
+
+
+@dataclass(eq=False)
+class Complete:
+    """The operation `complete`: keep results of leased jobs. For each ending True, or False when the lease was no longer valid.
+
+    Sending the same completion again is True again and changes nothing.
+    """
+
+    settings: Settings
+
+    def __call__(self, txn: Transaction, completions: Sequence[Completion]) -> list[list[bool] | ServiceError]:
+        ledger = Ledger(txn)
+        outcomes: list[list[bool] | ServiceError] = []
+        for completion in completions:
+            refusal = _alive(txn, completion.worker, completion.owner)
+            outcomes.append(refusal or self._complete(txn, ledger, completion))
+        ledger.close()
+        return outcomes
+
+    def _complete(self, txn: Transaction, ledger: Ledger, completion: Completion) -> list[bool]:
+        seqs = [ending.seq for ending in completion.endings]
+        rows = {row.seq: row for row in txn.connection.execute(_ACCOUNTS, {"seqs": seqs})}
+        accepted, endings, payloads, released = [], [], [], []
+        for ending in completion.endings:
+            row = rows.pop(ending.seq, None)
+            mine = row is not None and row.worker == completion.worker and row.attempt == ending.attempt
+            accepted.append(mine)
+            if row is None or not mine or row.state not in ("running", "cancelling"):
+                continue
+            if ending.released:
+                released.append(row)
+            elif row.state == "cancelling":
+                endings.append((row, "cancelled", "cancelled by its owner", ending.device_s, ending.calibration))
+            elif ending.payload is None:
+                endings.append((row, "failed", ending.reason, ending.device_s, ending.calibration))
+            else:
+                endings.append((row, "succeeded", "", ending.device_s, ending.calibration))
+                payloads.append({"seq": row.seq, "payload": ending.payload})
+        finish(txn, ledger, endings)
+        if payloads:
+            execute_many(txn.connection, _INSERT_RESULT, payloads)
+        release(txn, ledger, released, "its worker stopped", self.settings.max_attempts)
+        return accepted
+
+
+@dataclass(eq=False)
+class Lose:
+    """The operation `lose`: give up a worker that was not heard of, unless it was heard of since: `(worker, beats)`."""
+
+    settings: Settings
+
+    def __call__(self, txn: Transaction, silent: Sequence[tuple[str, int]]) -> list[int]:
+        outcomes = []
+        for worker, beats in silent:
+            lost = sa.update(workers).where(workers.c.id == worker, workers.c.beats == beats, workers.c.lost.is_(False))
+            if not txn.connection.execute(lost.values(lost=True)).rowcount:
+                outcomes.append(0)
+                continue
+            ledger = Ledger(txn)
+            held = _held(txn, worker)
+            release(txn, ledger, held, "its worker was lost", self.settings.max_attempts)
+            ledger.close()
+            outcomes.append(len(held))
+        return outcomes

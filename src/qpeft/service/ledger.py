@@ -1,0 +1,170 @@
+"""Accounts kept beside the jobs, gathered in memory during an operation and written once at its end.
+
+`flows`: how much each user has queued on each device in each lane, and its virtual time. `owners.open_circuits`: what counts
+against a user's quota. `usage`: jobs, circuits, shots and device seconds by day, user and device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from qpeft.errors import ServiceError
+from qpeft.service.schema import Row, devices, flows, owners, usage
+from qpeft.service.writer import Transaction
+
+FlowKey = tuple[str, str, int]  # device, owner, lane
+
+
+def upsert(connection: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that knows ON CONFLICT, in the database's own dialect."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+@dataclass
+class FlowState:
+    vtime: float
+    queued: int
+    weight: float
+    new: bool = False
+    dirty: bool = False
+
+
+class Ledger:
+    """`with` nothing: call its methods, then `close()` once."""
+
+    def __init__(self, txn: Transaction) -> None:
+        self.txn = txn
+        self._flows: dict[FlowKey, FlowState] = {}
+        self._owners: dict[str, Row] = {}
+        self._devices: dict[str, Row] = {}
+        self._device_vtime: dict[str, float] = {}
+        self._open: dict[str, int] = defaultdict(int)
+        self._usage: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0, 0.0])
+
+    def owner(self, owner: str) -> Row:
+        if owner not in self._owners:
+            self._owners[owner] = self.txn.connection.execute(_OWNER, {"owner": owner}).one()
+        return self._owners[owner]
+
+    def open_circuits(self, owner: str) -> int:
+        return int(self.owner(owner).open_circuits) + self._open[owner]
+
+    def device(self, device: str) -> Row:
+        if device not in self._devices:
+            row = self.txn.connection.execute(_DEVICE, {"device": device}).one_or_none()
+            if row is None:
+                raise ServiceError("no such device", status=404, code="no_device", value=device, cure="GET /v1/devices lists them")
+            self._devices[device] = row
+            self._device_vtime[device] = row.vtime
+        return self._devices[device]
+
+    def flow(self, key: FlowKey) -> FlowState:
+        if key not in self._flows:
+            row = self.txn.connection.execute(_FLOW, dict(zip(("device", "owner", "lane"), key, strict=True))).one_or_none()
+            weight = float(self.owner(key[1]).weight)
+            self._flows[key] = FlowState(0.0, 0, weight, new=True) if row is None else FlowState(row.vtime, row.queued, weight)
+        return self._flows[key]
+
+    def flows_of(self, device: str) -> dict[FlowKey, FlowState]:
+        """The device's flows that have something queued."""
+        for row in self.txn.connection.execute(_FLOWS, {"device": device}):
+            key = (device, row.owner, row.lane)
+            if key not in self._flows:
+                self._flows[key] = FlowState(row.vtime, row.queued, row.weight)
+        return {key: flow for key, flow in self._flows.items() if key[0] == device and flow.queued > 0}
+
+    def enqueue(self, key: FlowKey, n: int) -> int:
+        """Count `n` more jobs in the queue; returns how many were there before."""
+        flow = self.flow(key)
+        before = flow.queued
+        if before == 0:
+            self.device(key[0])
+            flow.vtime = max(flow.vtime, self._device_vtime[key[0]])
+        flow.queued += n
+        flow.dirty = True
+        self.txn.changed.add(f"device:{key[0]}")
+        return before
+
+    def dequeue(self, key: FlowKey, n: int = 1) -> None:
+        flow = self.flow(key)
+        flow.queued -= n
+        flow.dirty = True
+
+    def charge(self, key: FlowKey, cost_s: float) -> None:
+        """Add device seconds to the flow's virtual time (negative: give back)."""
+        flow = self.flow(key)
+        flow.vtime += cost_s / flow.weight
+        flow.dirty = True
+
+    def served(self, device: str, start_tag: float) -> None:
+        self.device(device)
+        self._device_vtime[device] = max(self._device_vtime[device], start_tag)
+
+    def open(self, owner: str, circuits: int) -> None:
+        self._open[owner] += circuits
+
+    def use(self, owner: str, device: str, *, jobs: int, circuits: int, shots: int, device_s: float) -> None:
+        total = self._usage[owner, device]
+        for index, amount in enumerate((jobs, circuits, shots, device_s)):
+            total[index] += amount
+
+    def close(self) -> None:
+        execute = self.txn.connection.execute
+        new = [self._flow_values(key, flow) for key, flow in self._flows.items() if flow.dirty and flow.new]
+        if new:
+            execute(flows.insert(), new)
+        if old := [_bound(self._flow_values(key, flow)) for key, flow in self._flows.items() if flow.dirty and not flow.new]:
+            execute(_SET_FLOW, old)
+        if opened := [{"owner": owner, "n": n} for owner, n in self._open.items() if n]:
+            execute(_ADD_OPEN, opened)
+        moved = [{"device": d, "v": v} for d, v in self._device_vtime.items() if v != self._devices[d].vtime]
+        if moved:
+            execute(_SET_DEVICE, moved)
+        if self._usage:
+            execute(self._add_usage(), list(self._usage_values()))
+
+    def _flow_values(self, key: FlowKey, flow: FlowState) -> dict[str, Any]:
+        return {"device": key[0], "owner": key[1], "lane": key[2], "vtime": flow.vtime, "queued": flow.queued}
+
+    def _usage_values(self) -> Iterable[dict[str, Any]]:
+        day = time.strftime("%Y-%m-%d", time.gmtime(self.txn.now))
+        for (owner, device), (n_jobs, circuits, shots, device_s) in self._usage.items():
+            amounts = {"jobs": int(n_jobs), "circuits": int(circuits), "shots": int(shots), "device_s": device_s}
+            yield {"day": day, "owner": owner, "device": device, **amounts}
+
+    def _add_usage(self) -> Any:
+        insert = upsert(self.txn.connection, usage)
+        amounts = ("jobs", "circuits", "shots", "device_s")
+        return insert.on_conflict_do_update(
+            index_elements=["day", "owner", "device"], set_={name: usage.c[name] + insert.excluded[name] for name in amounts}
+        )
+
+
+def _bound(values: dict[str, Any]) -> dict[str, Any]:
+    return {f"b_{name}": value for name, value in values.items()}
+
+
+_OWNER = sa.select(owners).where(owners.c.id == sa.bindparam("owner"))
+_DEVICE = sa.select(devices).where(devices.c.id == sa.bindparam("device"))
+_FLOW = sa.select(flows).where(*(flows.c[name] == sa.bindparam(name) for name in ("device", "owner", "lane")))
+_FLOWS = (
+    sa.select(flows, owners.c.weight)
+    .join(owners, owners.c.id == flows.c.owner)
+    .where(flows.c.device == sa.bindparam("device"), flows.c.queued > 0)
+)
+_SET_FLOW = (
+    sa.update(flows)
+    .where(*(flows.c[name] == sa.bindparam(f"b_{name}") for name in ("device", "owner", "lane")))
+    .values(vtime=sa.bindparam("b_vtime"), queued=sa.bindparam("b_queued"))
+)
+_ADD_OPEN = (
+    sa.update(owners).where(owners.c.id == sa.bindparam("owner")).values(open_circuits=owners.c.open_circuits + sa.bindparam("n"))
+)
+_SET_DEVICE = sa.update(devices).where(devices.c.id == sa.bindparam("device")).values(vtime=sa.bindparam("v"))

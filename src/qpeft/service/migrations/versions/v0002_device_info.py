@@ -1,0 +1,19 @@
+"""What workers tell of their devices: limits and costs. Going back loses nothing: workers tell it again."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("devices", sa.Column("info", sa.LargeBinary(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("devices", "info")

@@ -1,0 +1,235 @@
+"""Every question asked of the store, over the reading connections. All answers that belong to a user are asked for by owner."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from qpeft.errors import ServiceError
+from qpeft.service.schema import (
+    QUEUED_SQL,
+    TERMINAL,
+    Row,
+    api_keys,
+    audit,
+    batches,
+    calibrations,
+    devices,
+    flows,
+    jobs,
+    owners,
+    results,
+    usage,
+    workers,
+)
+
+
+def stamp(seconds: float | None) -> str | None:
+    """RFC 3339 in UTC, milliseconds."""
+    if seconds is None:
+        return None
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def job_view(row: Row, position: int | None = None) -> dict[str, Any]:
+    """A job as the API shows it. `queue_position` is how many jobs are served before it if all users keep their share."""
+    return {
+        "id": row.id,
+        "device": row.device,
+        "state": row.state,
+        "reason": row.reason,
+        "name": row.name,
+        "batch": row.batch,
+        "index": row.position if row.batch else None,
+        "circuits": row.rows,
+        "shots": row.shots,
+        "output": row.output,
+        "lane": "interactive" if row.lane == 0 else "bulk",
+        "attempt": row.attempt,
+        "queue_position": position,
+        "estimate_s": row.estimate_s,
+        "device_s": row.device_s,
+        "calibration": row.calibration,
+        "created_at": stamp(row.created_at),
+        "started_at": stamp(row.started_at),
+        "finished_at": stamp(row.finished_at),
+        "expires_at": stamp(row.expires_at),
+    }
+
+
+class Reads:
+    """Questions, answered on a thread that may block for a moment."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+
+    def _all(self, query: sa.Select[Any], values: dict[str, Any] | None = None) -> Sequence[Row]:
+        try:
+            with self.engine.connect() as connection:
+                return connection.execute(query, values or {}).all()
+        except sa.exc.DBAPIError as error:
+            raise ServiceError(
+                "the service cannot read its store now", status=503, code="storage", retry_after_s=5, cure="try again later"
+            ) from error
+
+    def _first(self, query: sa.Select[Any], values: dict[str, Any] | None = None) -> Row | None:
+        rows = self._all(query, values)
+        return rows[0] if rows else None
+
+    def ping(self) -> None:
+        self._all(sa.select(sa.literal(1)))
+
+    def key(self, digest: bytes) -> Row | None:
+        """`(prefix, owner, scopes, name)` of a key in use."""
+        return self._first(_KEY, {"digest": digest})
+
+    def keys(self) -> Sequence[Row]:
+        query = sa.select(api_keys.c.prefix, api_keys.c.scopes, api_keys.c.created_at, api_keys.c.revoked_at, owners.c.name)
+        return self._all(query.join(owners, owners.c.id == api_keys.c.owner).order_by(api_keys.c.created_at))
+
+    def job(self, owner: str, job: str) -> Row:
+        row = self._first(_JOB, {"id": job, "owner": owner})
+        if row is None:
+            raise ServiceError("no such job", status=404, code="not_found", value=job)
+        return row
+
+    def position(self, row: Row) -> int | None:
+        """How many jobs go before this queued one: its own flow's earlier ones, and of each other flow at most as many."""
+        if row.state != "queued":
+            return None
+        values = {"device": row.device, "owner": row.owner, "lane": row.lane, "seq": row.seq}
+        own = int(self._all(_AHEAD, values)[0][0])
+        others = self._all(_FLOWS, {"device": row.device})
+        ahead = sum(min(f.queued, own + 1) for f in others if (f.owner, f.lane) != (row.owner, row.lane) and f.lane <= row.lane)
+        return own + int(ahead)
+
+    def job_view(self, owner: str, job: str) -> dict[str, Any]:
+        row = self.job(owner, job)
+        return job_view(row, self.position(row))
+
+    def jobs(self, owner: str, *, state: str | None, device: str | None, before: int | None, limit: int) -> Sequence[Row]:
+        """Newest first, those with `seq < before`."""
+        query = sa.select(jobs).where(jobs.c.owner == owner).order_by(jobs.c.seq.desc()).limit(limit)
+        for column, value in ((jobs.c.state, state), (jobs.c.device, device)):
+            if value is not None:
+                query = query.where(column == value)
+        return self._all(query if before is None else query.where(jobs.c.seq < before))
+
+    def result(self, row: Row) -> bytes:
+        if row.state not in TERMINAL:
+            raise ServiceError("no result yet", status=409, code="not_terminal", value=row.state, cure="wait for it: ?wait=30")
+        found = self._first(_RESULT, {"seq": row.seq}) if row.state == "succeeded" else None
+        if found is None:
+            raise ServiceError(f"the job has no result: {row.reason}", status=409, code=row.state, value=row.state)
+        return bytes(found.payload)
+
+    def batch(self, owner: str, batch: str) -> Row:
+        row = self._first(sa.select(batches).where(batches.c.id == batch, batches.c.owner == owner))
+        if row is None:
+            raise ServiceError("no such batch", status=404, code="not_found", value=batch)
+        return row
+
+    def batch_view(self, owner: str, batch: str) -> dict[str, Any]:
+        """A batch with its jobs counted by state; `state` is "queued", "running" or, when all ended, the worst ending."""
+        row = self.batch(owner, batch)
+        count = sa.select(jobs.c.state, sa.func.count(), sa.func.sum(jobs.c.rows), sa.func.sum(jobs.c.device_s))
+        groups = self._all(count.where(jobs.c.batch == batch).group_by(jobs.c.state))
+        states = {state: int(n) for state, n, _, _ in groups}
+        finished = sum(n for state, n in states.items() if state in TERMINAL)
+        worst = next((state for state in ("failed", "cancelled", "expired") if states.get(state)), "succeeded")
+        state = worst if finished == row.n_jobs else "queued" if states.get("queued") == row.n_jobs else "running"
+        return {
+            "id": row.id,
+            "kind": row.kind,
+            "device": row.device,
+            "state": state,
+            "name": row.name,
+            "jobs": row.n_jobs,
+            "circuits": row.n_circuits,
+            "states": states,
+            "finished_circuits": sum(int(circuits) for state, _, circuits, _ in groups if state in TERMINAL),
+            "device_s": float(sum(seconds for _, _, _, seconds in groups)),
+            "created_at": stamp(row.created_at),
+        }
+
+    def batch_results(self, batch: str, position: int, limit: int) -> Sequence[Row]:
+        """`(job columns..., payload)` from a position on, in order, stopping before the first job that has not ended."""
+        query = sa.select(jobs, results.c.payload).join(results, results.c.seq == jobs.c.seq, isouter=True)
+        rows = self._all(query.where(jobs.c.batch == batch, jobs.c.position >= position).order_by(jobs.c.position).limit(limit))
+        ready = next((i for i, row in enumerate(rows) if row.state not in TERMINAL), len(rows))
+        return rows[:ready]
+
+    def changes(self, owner: str, after: tuple[int, int], limit: int) -> Sequence[Row]:
+        """The user's jobs changed after `(changed, seq)`, in the order of change."""
+        place = sa.tuple_(jobs.c.changed, jobs.c.seq) > sa.tuple_(*after)
+        return self._all(sa.select(jobs).where(jobs.c.owner == owner, place).order_by(jobs.c.changed, jobs.c.seq).limit(limit))
+
+    def last_change(self, owner: str) -> tuple[int, int]:
+        query = sa.select(jobs.c.changed, jobs.c.seq).where(jobs.c.owner == owner)
+        row = self._first(query.order_by(jobs.c.changed.desc(), jobs.c.seq.desc()).limit(1))
+        return (0, 0) if row is None else (int(row.changed), int(row.seq))
+
+    def devices(self) -> Sequence[Row]:
+        queued = sa.select(sa.func.coalesce(sa.func.sum(flows.c.queued), 0)).where(flows.c.device == devices.c.id).scalar_subquery()
+        return self._all(sa.select(devices, queued.label("queued")).order_by(devices.c.id))
+
+    def calibration(self, device: str, name: str | None = None) -> Row | None:
+        query = sa.select(calibrations).where(calibrations.c.device == device)
+        chosen = query.where(calibrations.c.id == name) if name else query.join(devices, devices.c.calibration == calibrations.c.id)
+        return self._first(chosen)
+
+    def flows(self, device: str) -> Sequence[Row]:
+        return self._all(_FLOWS, {"device": device})
+
+    def queued_devices(self) -> set[str]:
+        return {row.device for row in self._all(sa.select(flows.c.device).where(flows.c.queued > 0).distinct())}
+
+    def workers(self) -> Sequence[Row]:
+        return self._all(sa.select(workers).order_by(workers.c.seen_at.desc()).limit(200))
+
+    def alive_workers(self) -> Sequence[Row]:
+        return self._all(
+            sa.select(workers.c.id, workers.c.beats, workers.c.devices, workers.c.seen_at).where(workers.c.lost.is_(False))
+        )
+
+    def usage(self, owner: str | None, since: str) -> Sequence[Row]:
+        """By day and device; of every user when `owner` is None."""
+        query = sa.select(usage, owners.c.name).join(owners, owners.c.id == usage.c.owner).where(usage.c.day >= since)
+        if owner is not None:
+            query = query.where(usage.c.owner == owner)
+        return self._all(query.order_by(usage.c.day, owners.c.name, usage.c.device))
+
+    def owner(self, owner: str) -> Row:
+        return self._all(sa.select(owners).where(owners.c.id == owner))[0]
+
+    def audit(self, limit: int) -> Sequence[Row]:
+        return self._all(sa.select(audit).order_by(audit.c.seq.desc()).limit(limit))
+
+    def states(self, batch_ids: Sequence[str], job_ids: Sequence[str]) -> Sequence[Row]:
+        """`(id, batch, state)` of jobs."""
+        query = sa.select(jobs.c.id, jobs.c.batch, jobs.c.state)
+        return self._all(query.where(jobs.c.id.in_(job_ids) | jobs.c.batch.in_(batch_ids)))
+
+
+_KEY = (
+    sa.select(api_keys.c.prefix, api_keys.c.owner, api_keys.c.scopes, owners.c.name)
+    .join(owners, owners.c.id == api_keys.c.owner)
+    .where(api_keys.c.digest == sa.bindparam("digest"), api_keys.c.revoked_at.is_(None))
+)
+_JOB = sa.select(jobs).where(jobs.c.id == sa.bindparam("id"), jobs.c.owner == sa.bindparam("owner"))
+_RESULT = sa.select(results.c.payload).where(results.c.seq == sa.bindparam("seq"))
+_FLOWS = sa.select(flows.c.owner, flows.c.lane, flows.c.queued, flows.c.vtime).where(
+    flows.c.device == sa.bindparam("device"), flows.c.queued > 0
+)
+_EARLIER = (
+    sa.select(jobs.c.seq)
+    .where(
+        *(jobs.c[name] == sa.bindparam(name) for name in ("device", "owner", "lane")), QUEUED_SQL, jobs.c.seq < sa.bindparam("seq")
+    )
+    .limit(100_000)
+    .subquery()
+)
+_AHEAD = sa.select(sa.func.count()).select_from(_EARLIER)

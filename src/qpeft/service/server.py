@@ -1,0 +1,286 @@
+"""`qpeft serve`: the API, its database and its worker processes in one command.
+
+One process serves HTTP on SQLite; with `workers` > 1 (PostgreSQL) a supervisor starts that many. Worker processes are children that
+end with their parent. Listening beyond loopback needs TLS, or a proxy in front that speaks it, said explicitly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import ipaddress
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qpeft.errors import ServiceError
+from qpeft.service import admin
+from qpeft.service.clock import Clock
+from qpeft.service.database import Database
+from qpeft.service.ids import new_key
+from qpeft.service.logs import configure
+from qpeft.service.parent import end_with
+from qpeft.service.settings import Settings
+from qpeft.service.worker import wait_for
+from qpeft.service.writer import Writer
+
+log = logging.getLogger("qpeft.service")
+EXECUTOR = "qpeft-executor"
+BACKLOG = 2048
+BIND_S = 3.0  # children of a killed server need a moment to end and to leave its port
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what would be insecure or lose work."""
+    tls = settings.tls_cert is not None and settings.tls_key is not None
+    if not is_loopback(settings.host) and not tls and not settings.behind_proxy:
+        raise ServiceError(
+            "listening beyond this machine without TLS would show keys to the network",
+            status=0,
+            value=settings.host,
+            bound="127.0.0.1, ::1, localhost",
+            cure="give --tls-cert and --tls-key, or --behind-proxy when a proxy in front speaks TLS",
+        )
+    if settings.workers > 1 and settings.database_url.startswith("sqlite"):
+        raise ServiceError(
+            "SQLite has one writer",
+            status=0,
+            value=f"--workers {settings.workers}",
+            bound=1,
+            cure="--database postgresql+psycopg://...",
+        )
+
+
+@contextlib.contextmanager
+def owned(data_dir: Path) -> Iterator[None]:
+    """The data folder, for this server alone."""
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(data_dir / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ServiceError(
+            "another server uses this folder", status=0, value=str(data_dir), cure="give another --data-dir"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def prepare(settings: Settings) -> tuple[str | None, str]:
+    """Migrate, and make keys: `(first administrator's key or None when there are keys, this start's key for worker processes)`."""
+    database = Database(settings.database_url)
+    writer = None
+    try:
+        database.migrate()
+        writer = Writer(database, Clock())
+        first, prefix, digest = new_key()
+        everything = ("submit", "read", "admin")
+        shown: str | None = first
+        try:
+            writer.call_sync(admin.create_key, admin.NewKey("start", prefix, digest, "admin", everything, only_first=True))
+        except ServiceError as refusal:
+            if refusal.code != "not_first":
+                raise
+            shown = None
+        internal, prefix, digest = new_key()
+        if settings.executors:
+            alone = database.sqlite  # servers that share a PostgreSQL each have their own
+            writer.call_sync(admin.create_key, admin.NewKey("start", prefix, digest, EXECUTOR, ("worker",), only_one=alone))
+        return shown, internal
+    finally:
+        if writer is not None:
+            writer.close()
+        database.dispose()
+
+
+def hand_out(key: str, file: Path | None) -> None:
+    """The first key: into a file that only its owner reads, or printed, once."""
+    if file is None:
+        print(f"first administrator's key, shown this once: {key}", flush=True)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        file.unlink()
+    with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+        stream.write(key + "\n")
+
+
+def serve(settings: Settings, admin_key_file: Path | None = None) -> None:
+    """Run until SIGINT or SIGTERM."""
+    check_settings(settings)
+    with owned(settings.data_dir) if settings.database is None else contextlib.nullcontext():
+        first, internal = prepare(settings)
+        if first is not None:
+            hand_out(first, admin_key_file)
+        listener = _listen(settings)
+        scheme = "https" if settings.tls_cert else "http"
+        host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        print(f"serving on {url}", flush=True)
+        executors = _Children(
+            [_executor_command(settings, url)] * settings.executors, {**os.environ, "QPEFT_SERVICE_KEY": internal}
+        )
+        starter = threading.Thread(target=_start_when_ready, args=(url, executors), daemon=True)
+        starter.start()
+        try:
+            if settings.workers == 1:
+                run_api(settings, listener)
+            else:
+                _supervise(settings, listener)
+        finally:
+            executors.stop()
+            listener.close()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    deadline = time.monotonic() + BIND_S
+    while True:
+        try:
+            listener.bind((settings.host, settings.port))
+            break
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            listener.close()
+            address = f"{settings.host}:{settings.port}"
+            raise ServiceError(f"cannot listen: {error.strerror}", status=0, value=address, cure="give another --port") from error
+    listener.listen(BACKLOG)
+    listener.set_inheritable(True)
+    return listener
+
+
+def run_api(settings: Settings, listener: socket.socket) -> None:
+    """One API process on a listening socket, until SIGINT or SIGTERM."""
+    import uvicorn
+
+    from qpeft.service.api import app
+    from qpeft.service.core import Service
+    from qpeft.service.protocol import bounded_protocol
+
+    sys.setswitchinterval(0.001)
+    service = Service(settings)
+    config = uvicorn.Config(
+        app(service),
+        http=bounded_protocol(settings.header_timeout_s),
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        limit_concurrency=settings.max_connections,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=10,
+        proxy_headers=settings.behind_proxy,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
+    )
+
+    class Server(uvicorn.Server):
+        """Tells requests that wait for work or results to end, before it waits for them; then returns, where uvicorn's would raise
+        the signal once more and end the process before its children."""
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            service.stopping = True
+            service.hub.stop()
+            self.force_exit = self.should_exit
+            self.should_exit = True
+
+    try:
+        Server(config).run(sockets=[listener])
+    finally:
+        service.close()
+
+
+def _executor_command(settings: Settings, url: str) -> list[str]:
+    arguments = {"url": url, "devices": settings.devices, "parent": os.getpid()}
+    return [sys.executable, "-m", "qpeft.service.worker", json.dumps(arguments)]
+
+
+def _start_when_ready(url: str, executors: _Children) -> None:
+    try:
+        wait_for(url)
+    except ServiceError as error:
+        log.error("no worker processes are started: %s", error)
+    else:
+        executors.start()
+
+
+def _supervise(settings: Settings, listener: socket.socket) -> None:
+    """Many API processes on one socket; each is this program again with the socket inherited."""
+    command = [sys.executable, "-m", "qpeft.service.server", str(listener.fileno()), str(os.getpid()), settings.model_dump_json()]
+    children = _Children([command] * settings.workers, dict(os.environ), (listener.fileno(),))
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    children.start()
+    stop.wait()
+    children.stop()
+
+
+class _Children:
+    """Processes kept running: one that ends is started again, a second later."""
+
+    def __init__(self, commands: list[list[str]], environment: dict[str, str], descriptors: tuple[int, ...] = ()) -> None:
+        self._commands, self._environment, self._descriptors = commands, environment, descriptors
+        self._processes: list[subprocess.Popen[bytes] | None] = [None] * len(commands)
+        self._lock, self._stopping = threading.Lock(), False
+
+    def start(self) -> None:
+        for index in range(len(self._commands)):
+            threading.Thread(target=self._keep, args=(index,), daemon=True).start()
+
+    def _keep(self, index: int) -> None:
+        while True:
+            with self._lock:
+                if self._stopping:
+                    return
+                process = self._processes[index] = subprocess.Popen(
+                    self._commands[index], env=self._environment, pass_fds=self._descriptors, stdin=subprocess.DEVNULL
+                )
+            status = process.wait()
+            if not self._stopping:
+                log.error("%s ended with status %d; starting it again", self._commands[index][2], status)
+                time.sleep(1.0)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+        running = [process for process in self._processes if process is not None and process.poll() is None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + 15
+        for process in running:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+if __name__ == "__main__":  # one of many API processes
+    configure()
+    end_with(int(sys.argv[2]))
+    run_api(Settings.model_validate_json(sys.argv[3]), socket.socket(fileno=int(sys.argv[1])))

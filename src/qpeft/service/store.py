@@ -1,0 +1,354 @@
+"""What users do to jobs: submit, cancel, delete. Each function is an operation of writer.py.
+
+A job is one program with `rows >= 1` rows of parameters, run as one piece. A batch is an ordered list of jobs; a sweep is a
+batch whose jobs are slices of one matrix of parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from qpeft.errors import ServiceError
+from qpeft.service.bulk import execute_many
+from qpeft.service.ledger import Ledger, upsert
+from qpeft.service.scheduler import BULK, INTERACTIVE
+from qpeft.service.schema import TERMINAL, batches, idempotency, jobs, programs, results
+from qpeft.service.settings import Settings
+from qpeft.service.writer import Transaction
+
+
+@dataclass(frozen=True)
+class Program:
+    hash: str
+    format: str
+    text: bytes
+    n_qubits: int | None
+    n_params: int | None
+    n_ops: int
+
+
+@dataclass(frozen=True)
+class Item:
+    """One job of a submission; `params` is `(rows, n_params)` little-endian float64."""
+
+    id: str
+    program: str
+    params: bytes
+    rows: int
+    shots: int | None
+    seed: int | None
+    output: str
+    observables: bytes | None
+    estimate_s: float
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one request asks for. `kind` is "job" (one item, whose id it has), "batch" or "sweep"."""
+
+    id: str
+    kind: str
+    owner: str
+    device: str
+    items: tuple[Item, ...]
+    programs: tuple[Program, ...]
+    name: str = ""
+    exclusive: bool = False
+    expires_at: float | None = None
+    key: str | None = None
+    digest: bytes = b""
+
+    @property
+    def circuits(self) -> int:
+        return sum(item.rows for item in self.items)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """`id` is an earlier submission's when the idempotency key was seen before (`replayed`)."""
+
+    id: str
+    replayed: bool
+    ahead: int
+    created_at: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """A job or a batch (`kind`), and whose."""
+
+    kind: str
+    id: str
+    owner: str
+
+
+@dataclass(eq=False)
+class Submit:
+    """The operation `submit`: accept submissions, all of one group at once."""
+
+    settings: Settings
+    known: set[str] = field(default_factory=set)
+    """Hashes of programs that are surely stored."""
+
+    def __call__(self, txn: Transaction, submissions: Sequence[Submission]) -> list[Receipt | ServiceError]:
+        ledger = Ledger(txn)
+        seen = _earlier(txn, submissions)
+        outcomes: list[Receipt | ServiceError] = []
+        rows: dict[str, list[dict[str, Any]]] = {"jobs": [], "batches": [], "keys": [], "programs": []}
+        for submission in submissions:
+            try:
+                outcomes.append(self._accept(txn, ledger, submission, seen, rows))
+            except ServiceError as refusal:
+                outcomes.append(refusal)
+        self._write(txn, rows)
+        ledger.close()
+        return outcomes
+
+    def _accept(
+        self,
+        txn: Transaction,
+        ledger: Ledger,
+        submission: Submission,
+        seen: dict[tuple[str, str], tuple[bytes, str]],
+        rows: dict[str, list[dict[str, Any]]],
+    ) -> Receipt:
+        owner, key = submission.owner, submission.key
+        if key is not None and (owner, key) in seen:
+            digest, target = seen[owner, key]
+            if digest != submission.digest:
+                raise ServiceError(
+                    "this idempotency key came with another body", status=409, code="idempotency", value=key, cure="use a new key"
+                )
+            return Receipt(target, True, 0, txn.now)
+        device = ledger.device(submission.device)
+        if device.status == "draining":
+            reason = f"the device takes no new work: {device.reason or device.status}"
+            raise ServiceError(reason, status=503, code="draining", value=submission.device, retry_after_s=60)
+        self._check_quota(ledger, submission)
+        lane = self._lane(ledger, submission)
+        ahead = ledger.enqueue((submission.device, owner, lane), len(submission.items))
+        ledger.open(owner, submission.circuits)
+        txn.changed.add(f"owner:{owner}")
+        if key is not None:
+            seen[owner, key] = (submission.digest, submission.id)
+            values = {"owner": owner, "key": key, "digest": submission.digest, "target": submission.id, "created_at": txn.now}
+            rows["keys"].append(values)
+        if submission.kind != "job":
+            rows["batches"].append(_batch_row(submission, txn.now))
+        rows["programs"] += [vars(program) for program in submission.programs if program.hash not in self.known]
+        rows["jobs"] += _job_rows(txn, submission, lane)
+        return Receipt(submission.id, False, ahead, txn.now)
+
+    def _check_quota(self, ledger: Ledger, submission: Submission) -> None:
+        bound = ledger.owner(submission.owner).max_open_circuits or self.settings.max_open_circuits
+        used = ledger.open_circuits(submission.owner)
+        if used + submission.circuits > bound:
+            raise ServiceError(
+                "too many circuits queued or running",
+                status=429,
+                code="quota",
+                value=used + submission.circuits,
+                bound=bound,
+                cure="wait for some to finish, or cancel some",
+                retry_after_s=10,
+            )
+
+    def _lane(self, ledger: Ledger, submission: Submission) -> int:
+        if submission.kind != "job" or submission.items[0].estimate_s > self.settings.interactive_s:
+            return BULK
+        queued = ledger.flow((submission.device, submission.owner, INTERACTIVE)).queued
+        return INTERACTIVE if queued < self.settings.interactive_open else BULK
+
+    def _write(self, txn: Transaction, rows: dict[str, list[dict[str, Any]]]) -> None:
+        if unique := {row["hash"]: row for row in rows["programs"]}:
+            txn.connection.execute(upsert(txn.connection, programs).on_conflict_do_nothing(), list(unique.values()))
+        if rows["batches"]:
+            txn.connection.execute(batches.insert(), rows["batches"])
+        if rows["keys"]:
+            execute_many(txn.connection, _INSERT_KEY, rows["keys"])
+        if rows["jobs"]:
+            execute_many(txn.connection, _INSERT_JOB, rows["jobs"])
+
+
+def _earlier(txn: Transaction, submissions: Sequence[Submission]) -> dict[tuple[str, str], tuple[bytes, str]]:
+    keys: dict[str, list[str]] = {}
+    for submission in submissions:
+        if submission.key is not None:
+            keys.setdefault(submission.owner, []).append(submission.key)
+    seen: dict[tuple[str, str], tuple[bytes, str]] = {}
+    for owner, names in keys.items():
+        for row in txn.connection.execute(_KEYS, {"owner": owner, "names": names}):
+            seen[owner, row.key] = (bytes(row.digest), row.target)
+    return seen
+
+
+_KEYS = sa.select(idempotency.c.key, idempotency.c.digest, idempotency.c.target).where(
+    idempotency.c.owner == sa.bindparam("owner"), idempotency.c.key.in_(sa.bindparam("names", expanding=True))
+)
+
+
+_INSERT_JOB, _INSERT_KEY = jobs.insert(), idempotency.insert()
+
+
+def _batch_row(submission: Submission, now: float) -> dict[str, Any]:
+    return {
+        "id": submission.id,
+        "owner": submission.owner,
+        "device": submission.device,
+        "kind": submission.kind,
+        "name": submission.name,
+        "n_jobs": len(submission.items),
+        "n_circuits": submission.circuits,
+        "created_at": now,
+    }
+
+
+def _job_rows(txn: Transaction, submission: Submission, lane: int) -> list[dict[str, Any]]:
+    first = txn.ticks(len(submission.items))
+    common = {
+        "owner": submission.owner,
+        "device": submission.device,
+        "lane": lane,
+        "batch": None if submission.kind == "job" else submission.id,
+        "state": "queued",
+        "reason": "",
+        "exclusive": submission.exclusive,
+        "attempt": 0,
+        "device_s": 0.0,
+        "created_at": txn.now,
+        "expires_at": submission.expires_at,
+    }
+    return [
+        {**common, **vars(item), "seq": first + position, "changed": first + position, "position": position}
+        for position, item in enumerate(submission.items)
+    ]
+
+
+_FINISH = (
+    sa.update(jobs)
+    .where(jobs.c.seq == sa.bindparam("b_seq"))
+    .values(
+        state=sa.bindparam("b_state"),
+        reason=sa.bindparam("b_reason"),
+        finished_at=sa.bindparam("b_now"),
+        changed=sa.bindparam("b_changed"),
+        device_s=sa.bindparam("b_device_s"),
+        calibration=sa.bindparam("b_calibration"),
+    )
+)
+ACCOUNT: tuple[sa.Column[Any], ...] = (
+    jobs.c.seq, jobs.c.id, jobs.c.owner, jobs.c.device, jobs.c.lane, jobs.c.batch, jobs.c.rows, jobs.c.shots,
+    jobs.c.state, jobs.c.attempt, jobs.c.worker, jobs.c.estimate_s,
+)  # fmt: skip
+"""What has to be read of a job to move it."""
+
+
+def finish(txn: Transaction, ledger: Ledger, endings: Sequence[tuple[Any, str, str, float, str | None]]) -> None:
+    """Move jobs to a terminal state: `(row of ACCOUNT, state, reason, device_s, calibration)` each. The one place that does."""
+    if not endings:
+        return
+    changed = txn.ticks()
+    updates = []
+    for row, state, reason, device_s, calibration in endings:
+        key = (row.device, row.owner, row.lane)
+        if row.state == "queued":
+            ledger.dequeue(key)
+        else:
+            ledger.charge(key, device_s - row.estimate_s)
+            shots = (row.shots or 0) * row.rows if state == "succeeded" else 0
+            ledger.use(row.owner, row.device, jobs=1, circuits=row.rows, shots=shots, device_s=device_s)
+        ledger.open(row.owner, -row.rows)
+        txn.changed.update((row.id, row.batch or row.id, f"owner:{row.owner}"))
+        updates.append(
+            {
+                "b_seq": row.seq,
+                "b_state": state,
+                "b_reason": reason[:1000],
+                "b_now": txn.now,
+                "b_changed": changed,
+                "b_device_s": device_s,
+                "b_calibration": calibration,
+            }
+        )
+    execute_many(txn.connection, _FINISH, updates)
+
+
+def _of(target: Target) -> sa.ColumnElement[bool]:
+    column = jobs.c.id if target.kind == "job" else jobs.c.batch
+    return sa.and_(column == target.id, jobs.c.owner == target.owner)
+
+
+def not_found(target: Target) -> ServiceError:
+    return ServiceError(f"no such {target.kind}", status=404, code="not_found", value=target.id)
+
+
+def cancel(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceError]:
+    """Cancel what is not finished; returns how many jobs that touched. Queued jobs end at once, running ones are told to stop."""
+    ledger = Ledger(txn)
+    outcomes: list[int | ServiceError] = []
+    for target in targets:
+        alive = txn.connection.execute(sa.select(*ACCOUNT).where(_of(target), jobs.c.state.not_in(TERMINAL))).all()
+        if not alive and not txn.connection.execute(sa.select(jobs.c.seq).where(_of(target)).limit(1)).first():
+            outcomes.append(not_found(target))
+            continue
+        finish(txn, ledger, [(row, "cancelled", "cancelled by its owner", 0.0, None) for row in alive if row.state == "queued"])
+        if running := [row for row in alive if row.state == "running"]:
+            update = sa.update(jobs).where(jobs.c.seq.in_([row.seq for row in running]))
+            txn.connection.execute(update.values(state="cancelling", changed=txn.ticks(), reason="the worker is told to stop"))
+            for row in running:
+                txn.changed.update((row.id, f"owner:{row.owner}", f"worker:{row.worker}"))
+        outcomes.append(sum(row.state != "cancelling" for row in alive))
+    ledger.close()
+    return outcomes
+
+
+def delete(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceError]:
+    """Delete finished jobs with their results; a job of a batch goes with its batch only."""
+    outcomes: list[int | ServiceError] = []
+    for target in targets:
+        rows = txn.connection.execute(sa.select(jobs.c.seq, jobs.c.state, jobs.c.batch).where(_of(target))).all()
+        if not rows:
+            outcomes.append(not_found(target))
+        elif alive := [row for row in rows if row.state not in TERMINAL]:
+            outcomes.append(
+                ServiceError(
+                    "not finished yet",
+                    status=409,
+                    code="not_terminal",
+                    value=alive[0].state,
+                    bound=", ".join(TERMINAL),
+                    cure="cancel it first",
+                )
+            )
+        elif target.kind == "job" and rows[0].batch is not None:
+            outcomes.append(
+                ServiceError("part of a batch", status=409, code="in_batch", cure=f"DELETE /v1/batches/{rows[0].batch}")
+            )
+        else:
+            remove(txn, [row.seq for row in rows])
+            if target.kind == "batch":
+                txn.connection.execute(sa.delete(batches).where(batches.c.id == target.id))
+            outcomes.append(len(rows))
+    return outcomes
+
+
+def remove(txn: Transaction, seqs: Sequence[int]) -> None:
+    for start in range(0, len(seqs), 5000):
+        part = list(seqs[start : start + 5000])
+        txn.connection.execute(sa.delete(results).where(results.c.seq.in_(part)))
+        txn.connection.execute(sa.delete(jobs).where(jobs.c.seq.in_(part)))
+
+
+def expire(txn: Transaction, arguments: Sequence[None]) -> list[int | ServiceError]:
+    """End queued jobs whose time to wait is over."""
+    ledger = Ledger(txn)
+    due = sa.select(*ACCOUNT).where(sa.text("state = 'queued' AND expires_at IS NOT NULL"), jobs.c.expires_at < txn.now).limit(5000)
+    rows = txn.connection.execute(due).all()
+    finish(txn, ledger, [(row, "expired", "nobody ran it before its time to wait was over", 0.0, None) for row in rows])
+    ledger.close()
+    return [len(rows) for _ in arguments]

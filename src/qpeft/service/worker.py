@@ -1,0 +1,248 @@
+"""A worker: leases jobs, runs them, hands results in. It knows the service by HTTP alone and may run on any machine.
+
+Three threads: one asks for the next lease while the present one runs, one hands results in, one says that the worker lives. The
+main thread runs circuits. What is held is known to all three, since each lease request tells it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from qpeft.backends.remote import Connection, Retries
+from qpeft.errors import ServiceError
+from qpeft.service.execute import Device
+from qpeft.service.logs import configure
+from qpeft.service.parent import end_with
+from qpeft.service.wire import (
+    CompleteRequest,
+    EndedJob,
+    HeartbeatRequest,
+    HelloRequest,
+    LeaseAnswer,
+    LeasedJob,
+    LeaseRequest,
+    pack,
+)
+
+log = logging.getLogger("qpeft.service.worker")
+MSGPACK = "application/msgpack"
+WAIT_S = 20.0
+GOODBYE_S = 20.0
+RETRY_S = 0.25
+CHUNK = 64  # jobs run between two looks at what was dropped
+T = TypeVar("T")
+
+
+class Worker:
+    """`run()` until `stop()`. `parent` is a process that the worker ends with."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        devices: Sequence[Device],
+        *,
+        name: str | None = None,
+        max_jobs: int = 256,
+        parent: int | None = None,
+    ) -> None:
+        self.connection, self.max_jobs, self.parent = connection, max_jobs, parent
+        self.devices = {device.name: device for device in devices}
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self.worker, self.lease_s = "", 15.0
+        self._lock = threading.Lock()
+        self._holding: dict[int, int] = {}
+        self._dropped: set[int] = set()
+        self._leases: queue.Queue[LeaseAnswer | None] = queue.Queue(maxsize=1)
+        self._ended: queue.Queue[CompleteRequest | None] = queue.Queue(maxsize=4)
+        self._stopping, self._stopped_at = threading.Event(), time.monotonic()
+        self._failure: BaseException | None = None
+
+    def stop(self) -> None:
+        """Finish what runs, give back what does not, end; within `GOODBYE_S` when the service is gone."""
+        self._stopped_at = time.monotonic()
+        self._stopping.set()
+
+    def run(self) -> None:
+        if self.parent is not None:
+            end_with(self.parent)
+        self._hello()
+        targets = (self._ask_for_leases, self._hand_in, self._live)
+        threads = [threading.Thread(target=self._guarded, args=(target,), daemon=True) for target in targets]
+        for thread in threads:
+            thread.start()
+        while (lease := self._leases.get()) is not None:
+            self._run_lease(lease)
+        self._ended.put(None)
+        threads[1].join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _guarded(self, target: Any) -> None:
+        try:
+            target()
+        except BaseException as error:
+            self._failure = error
+            self._stopping.set()
+            self._leases.put(None)
+
+    def _call(self, path: str, content: Any, kind: type[T], wait_s: float = 0.0) -> T:
+        """One call of the protocol, repeated until the service answers; ServiceError for a refusal."""
+        while True:
+            try:
+                response = self.connection.request(
+                    "POST", f"/v1/worker/{path}", content=pack(content), content_type=MSGPACK, wait_s=wait_s
+                )
+                return msgspec.msgpack.decode(response.content, type=kind)
+            except ServiceError as error:
+                if error.status != 0 and error.status < 500 and error.status != 429:
+                    raise
+                log.warning("%s", error)
+                if self._stopping.wait(RETRY_S) and (path == "lease" or time.monotonic() > self._stopped_at + GOODBYE_S):
+                    raise
+
+    def _hello(self) -> None:
+        calibrations = [found for device in self.devices.values() if (found := device.calibration()) is not None]
+        info = {name: device.info() for name, device in self.devices.items()}
+        request = HelloRequest(name=self.name[:200], devices=list(self.devices), info=info, calibrations=calibrations)
+        answer = self._call("hello", request, dict[str, Any])
+        with self._lock:
+            self.worker, self.lease_s = answer["worker"], float(answer["lease_s"])
+            self._dropped.update(self._holding)
+            self._holding.clear()
+        log.info("worker %s runs %s", self.worker, ", ".join(self.devices))
+
+    def _register_again(self, error: ServiceError) -> None:
+        if error.code != "worker_lost":
+            raise error
+        log.warning("the service had given this worker up; it starts anew")
+        self._hello()
+
+    def _ask_for_leases(self) -> None:
+        while not self._stopping.is_set():
+            with self._lock:
+                holding = list(self._holding.items())
+                worker = self.worker
+            request = LeaseRequest(
+                worker=worker,
+                devices=list(self.devices),
+                holding=holding,
+                max_jobs=self.max_jobs,
+                wait_s=min(WAIT_S, self.lease_s / 2),
+            )
+            try:
+                lease = self._call("lease", request, LeaseAnswer, request.wait_s)
+            except ServiceError as error:
+                if self._stopping.is_set():
+                    break
+                self._register_again(error)
+                continue
+            with self._lock:
+                self._dropped.update(lease.drop)
+                self._holding.update((job.seq, job.attempt) for job in lease.jobs)
+                self._dropped.difference_update(job.seq for job in lease.jobs)
+            if lease.jobs:
+                self._leases.put(lease)
+        self._leases.put(None)
+
+    def _run_lease(self, lease: LeaseAnswer) -> None:
+        assert lease.device is not None
+        device = self.devices[lease.device]
+        for start in range(0, len(lease.jobs), CHUNK):
+            chunk = self._still_held(lease.jobs[start : start + CHUNK])
+            if not chunk:
+                continue
+            if self._stopping.is_set():
+                ended = [EndedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, released=True) for job in chunk]
+            else:
+                ended = device.run(chunk, lease.programs)
+            estimate_s = sum(job.estimate_s for job in chunk)
+            self._ended.put(CompleteRequest(worker=self.worker, device=device.name, estimate_s=estimate_s, jobs=ended))
+
+    def _still_held(self, jobs: Sequence[LeasedJob]) -> list[LeasedJob]:
+        with self._lock:
+            for job in jobs:
+                if job.seq in self._dropped:
+                    self._holding.pop(job.seq, None)
+            return [job for job in jobs if job.seq not in self._dropped]
+
+    def _hand_in(self) -> None:
+        while (request := self._ended.get()) is not None:
+            jobs = list(request.jobs)
+            while len(jobs) < 4096 and not self._ended.empty():
+                more = self._ended.queue[0]
+                if more is None or (more.worker, more.device) != (request.worker, request.device):
+                    break
+                following = self._ended.get()
+                assert following is not None
+                jobs += following.jobs
+                request.estimate_s += following.estimate_s
+            request.jobs = jobs
+            try:
+                self._call("complete", request, dict[str, Any])
+            except ServiceError as error:
+                self._register_again(error)
+            with self._lock:
+                for job in jobs:
+                    self._holding.pop(job.seq, None)
+
+    def _live(self) -> None:
+        while not self._stopping.wait(min(2.0, self.lease_s / 4)):
+            with self._lock:
+                request = HeartbeatRequest(worker=self.worker, holding=list(self._holding.items()))
+            try:
+                answer = self._call("heartbeat", request, dict[str, Any])
+            except ServiceError as error:
+                if error.code == "worker_lost":
+                    continue  # the thread that leases registers again
+                raise
+            with self._lock:
+                self._dropped.update(answer["drop"])
+
+
+def open_devices(names: Sequence[str]) -> list[Device]:
+    """Devices by their backends' names; the error of the registry says what is missing."""
+    from qpeft.backends.registry import get_backend
+
+    return [Device(name, get_backend(name)) for name in names]
+
+
+def run_worker(url: str | None, key: str | None, devices: Sequence[str], max_jobs: int = 256, parent: int | None = None) -> None:
+    """Work for the service at `url` until SIGINT or SIGTERM."""
+    configure()
+    connection = Connection(url, key, Retries(request_s=30.0, total_s=0.0))
+    worker = Worker(connection, open_devices(devices), max_jobs=max_jobs, parent=parent)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: worker.stop())
+    worker.run()
+
+
+def wait_for(url: str, timeout_s: float = 60.0) -> None:
+    """Until the service at `url` is ready; ServiceError when it is not in time."""
+    import httpx
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if httpx.get(f"{url}/readyz", timeout=5.0).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if time.monotonic() > deadline:
+            raise ServiceError(f"the service at {url} did not become ready", status=0, bound=f"{timeout_s:g} s")
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":  # a child of the server; its key is in the environment
+    run_worker(key=None, **json.loads(sys.argv[1]))

@@ -1,0 +1,79 @@
+"""Stores and servers for the service's tests. Nothing here stands in for a part of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qpeft.service.clock import Clock
+from qpeft.service.database import Database
+from tests.service.engine import Engine
+from tests.service.processes import Server
+
+
+@pytest.fixture
+def make_engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
+    engines: list[Engine] = []
+
+    def make(url: str | None = None, **settings: object) -> Engine:
+        url = url or f"sqlite:///{tmp_path / 'service.sqlite'}"
+        database = Database(url)
+        database.migrate()
+        engines.append(Engine(database, Clock(), **settings))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service with one worker process, shared by the tests that only use it."""
+    started = Server(tmp_path_factory.mktemp("service")).start()
+    yield started
+    started.close()
+    assert started.stop() == 0, started.output()
+
+
+@pytest.fixture
+def fresh_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Makes servers of a test's own, which it may kill."""
+    made: list[Server] = []
+
+    def make(*arguments: str, **settings: object) -> Server:
+        folder = tmp_path / f"server{len(made)}"
+        folder.mkdir()
+        made.append(Server(folder, *arguments, **settings))  # type: ignore[arg-type]
+        return made[-1].start()
+
+    yield make
+    for one in made:
+        one.close()
+        one.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A PostgreSQL of this test run's own, from the machine's packages, on a socket in a temporary folder."""
+    from tests.service.postgres import Cluster, binaries
+
+    folder = binaries()
+    if folder is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    cluster = Cluster(folder, tmp_path_factory.mktemp("postgres"))
+    cluster.start()
+    yield cluster
+    cluster.stop("immediate")
+    cluster.remove()
+
+
+@pytest.fixture
+def postgres_url(postgres_cluster: object) -> str:
+    """The address of a new, empty database."""
+    from tests.service.postgres import Cluster
+
+    assert isinstance(postgres_cluster, Cluster)
+    return postgres_cluster.create()

@@ -1,0 +1,129 @@
+"""Unmodified pyqpanda3 against the service. The SDK blocks and prints, so that it runs in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.service.processes import Server
+
+pytest.importorskip("pyqpanda3")
+
+BELL = 'OPENQASM 3.0; include "stdgates.inc"; qubit[2] q; h q[0]; cx q[0], q[1];'
+PRELUDE = """
+import json, sys, time
+from pyqpanda3.core import CNOT, H, QProg, X, measure
+from pyqpanda3.qcloud import JobStatus, QCloudJob, QCloudOptions, QCloudService
+url, key = sys.argv[1:3]
+service = QCloudService(key, url=url)
+def bell(flip):
+    program = QProg()
+    if flip:
+        program << X(0)
+    program << H(1) << CNOT(1, 2) << measure([0, 1, 2], [0, 1, 2])
+    return program
+def answer(value):
+    print("ANSWER " + json.dumps(value))
+"""
+
+
+def sdk(server: Server, script: str, key: str, timeout: float = 120) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + script, server.url, key], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    assert lines, done.stdout + done.stderr
+    return json.loads(lines[-1].removeprefix("ANSWER "))
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("cloud"), devices=("simulator", "emulator:wukong-72")).start()
+    try:
+        with server.client() as client:  # the worker is there once this has run
+            client.result(client.submit(BELL, device="emulator:wukong-72", shots=1)["id"], timeout_s=60)
+        yield server
+    finally:
+        server.close()
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def key(cloud: Server) -> str:
+    return cloud.new_key("pyqpanda")
+
+
+def test_the_chips_are_listed_and_described(cloud: Server, key: str) -> None:
+    script = """
+info = service.backend("72").chip_info()
+answer({"backends": service.backends(), "qubits": info.qubits_num(), "edges": len(info.get_chip_topology())})
+"""
+    found = sdk(cloud, script, key)
+    assert found["backends"]["72"] is True
+    assert found["qubits"] == 72
+    assert found["edges"] > 80
+
+
+def test_two_hundred_circuits_on_the_emulated_chip(cloud: Server, key: str) -> None:
+    script = """
+job = service.backend("72").run([bell(k % 2 == 1) for k in range(200)], 500, QCloudOptions())
+states, result = set(), None
+deadline = time.time() + 90
+while time.time() < deadline:
+    result = job.query()
+    states.add(str(result.job_status()))
+    if result.job_status() == JobStatus.FINISHED:
+        break
+    time.sleep(0.2)
+again = QCloudJob(job.job_id()).query()
+answer({"counts": result.get_counts_list(), "again": again.get_counts_list() == result.get_counts_list(), "states": sorted(states)})
+"""
+    found = sdk(cloud, script, key)
+    assert len(found["counts"]) == 200
+    assert found["again"]
+    for number, counts in enumerate(found["counts"]):
+        by_outcome = {int(word, 0 if word.startswith("0x") else 2): n for word, n in counts.items()}
+        assert sum(by_outcome.values()) == 500
+        expected = (0b000, 0b110) if number % 2 == 0 else (0b001, 0b111)  # c[0] is the lowest bit
+        assert sum(by_outcome.get(outcome, 0) for outcome in expected) > 250  # noise leaves well over a half
+
+
+def test_cancelling_a_task(cloud: Server, key: str) -> None:
+    script = """
+job = service.backend("72").run([bell(False)], 10, QCloudOptions())
+cancelled = QCloudJob(job.job_id()).cancel()
+time.sleep(0.5)
+answer({"id": job.job_id(), "cancelled": bool(cancelled)})
+"""
+    with cloud.client() as admin:
+        admin.set_device("emulator:wukong-72", "maintenance")
+        try:
+            found = sdk(cloud, script, key)
+        finally:
+            admin.set_device("emulator:wukong-72", "online")
+    with cloud.client(key) as client:
+        assert client.wait_batch(found["id"])["state"] == "cancelled"
+
+
+def test_a_wrong_key_is_refused(cloud: Server) -> None:
+    script = """
+try:
+    service.backend("72").run([bell(False)], 10, QCloudOptions()).job_id()
+    answer("taken")
+except Exception as error:
+    answer(str(error))
+"""
+    assert "401" in sdk(cloud, script, "qk0000000000_" + "0" * 64)
+
+
+def test_another_users_task_is_not_there(cloud: Server, key: str) -> None:
+    with cloud.client(key) as client:
+        batch = client.submit_batch([{"originir": "QINIT 1\nCREG 1\nH q[0]\nMEASURE q[0],c[0]"}], device="simulator", shots=5)
+    stranger = cloud.http(cloud.new_key("stranger"))
+    answer = stranger.post("/oqcs/task/origin/taskDetail.json", json={"taskId": batch["id"]})
+    assert answer.status_code == 404

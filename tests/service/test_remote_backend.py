@@ -1,0 +1,64 @@
+"""`remote:` as a backend: a training run's executor works through the service unchanged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from qpeft.backends.executor import BackendExecutor
+from qpeft.backends.remote import Connection, RemoteBackend, Retries
+from qpeft.backends.simulator import SimulatorBackend
+from qpeft.circuits.ir import Angle, Circuit, Op
+from qpeft.circuits.simulate import Simulator
+from qpeft.errors import BackendError, ServiceError
+from tests.service.processes import Server
+
+CIRCUIT = Circuit(
+    3,
+    (Op("ry", (0,), Angle(0)), Op("rx", (1,), Angle(1)), Op("cx", (0, 1)), Op("crz", (1, 2), Angle(2)), Op("ry", (2,), Angle(3))),
+    2,
+    4,
+)
+
+
+@pytest.fixture(scope="module")
+def backend(server: Server) -> RemoteBackend:
+    with server.client() as client:
+        client.result(client.submit(CIRCUIT, device="simulator", params=[0.1] * 4, shots=1)["id"])
+    made = RemoteBackend(f"{server.url}/?device=simulator", key=server.new_key("trainer"))
+    server.closing(made.connection)
+    return made
+
+
+def test_exact_and_sampled_outcomes(backend: RemoteBackend) -> None:
+    params = np.random.default_rng(0).uniform(-3, 3, (50, 4))
+    here, there = SimulatorBackend().compile(CIRCUIT), backend.compile(CIRCUIT)
+    np.testing.assert_allclose(there.run(params, None).probabilities(), here.run(params, None).probabilities(), atol=1e-14)
+    counts = there.run(params, 300, seed=3)
+    assert counts.counts == there.run(params, 300, seed=3).counts
+    assert counts.probabilities().sum(axis=1) == pytest.approx(1)
+    assert len(there.run(params[:0], 10)) == 0
+
+
+def test_gradients_of_a_training_step_through_the_service(backend: RemoteBackend) -> None:
+    inputs = torch.tensor([[0.3, -0.4], [1.0, 0.2]], dtype=torch.float64, requires_grad=True)
+    angles = torch.tensor([0.7, -1.1], dtype=torch.float64, requires_grad=True)
+    found = []
+    for executor in (BackendExecutor(backend), Simulator()):
+        values = executor.compile(CIRCUIT)(inputs, angles)
+        found.append((values.detach(), *torch.autograd.grad(values.square().sum(), (inputs, angles))))
+    for remote, local in zip(*found, strict=True):
+        torch.testing.assert_close(remote, local, atol=1e-8, rtol=0)
+
+
+def test_limits_are_the_devices(backend: RemoteBackend) -> None:
+    with pytest.raises(BackendError, match="too many qubits"):
+        backend.compile(Circuit(40, ()))
+
+
+def test_a_service_that_is_not_there(server: Server) -> None:
+    with pytest.raises(ServiceError, match="does not answer") as caught:
+        Connection("http://127.0.0.1:9", "qk0000000000_secret", Retries(request_s=2, total_s=0.2)).request("GET", "/v1/devices")
+    assert "secret" not in str(caught.value)
+    assert "secret" not in repr(Connection("http://127.0.0.1:9", "qk0000000000_secret"))

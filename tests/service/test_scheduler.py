@@ -1,0 +1,135 @@
+"""The scheduler alone: shares, bounds, suspects; and the store's use of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qpeft.service import leases
+from qpeft.service.scheduler import BULK, INTERACTIVE, SUSPECT_JOBS, Candidate, Flow, select
+from tests.service.engine import Engine
+
+
+def peek_of(queues: dict[tuple[str, int], list[Candidate]]) -> Callable[[Flow, int], Sequence[Candidate]]:
+    return lambda flow, limit: queues[flow.owner, flow.lane][flow.taken : flow.taken + limit]
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.1, 10), st.lists(st.floats(0.001, 0.1), min_size=150, max_size=150)), min_size=2, max_size=4),
+)
+def test_backlogged_users_get_device_time_by_their_weights(users: list[tuple[float, list[float]]]) -> None:
+    """Start-time fair queueing: normalised service of two backlogged flows differs by at most one job of each."""
+    numbers = iter(range(10**6))
+    queues = {(str(i), BULK): [Candidate(next(numbers), cost, 0) for cost in costs] for i, (_, costs) in enumerate(users)}
+    owner_of = {c.seq: (key[0], c.estimate_s) for key, queue in queues.items() for c in queue}
+    flows = [Flow(str(i), BULK, 0.0, weight) for i, (weight, _) in enumerate(users)]
+    served: Counter[str] = Counter()
+    for _ in range(200):
+        if any(flow.taken >= 150 for flow in flows):
+            break
+        selection = select(flows, peek_of(queues), budget_s=0.1, max_jobs=20, share=0.25)
+        for seq in selection.jobs:
+            owner, cost = owner_of[seq]
+            served[owner] += cost
+    if all(flow.taken < 150 for flow in flows):
+        shares = [served[str(i)] / weight for i, (weight, _) in enumerate(users)]
+        bounds = [0.1 / weight for weight, _ in users]
+        for a, (one, bound) in enumerate(zip(shares, bounds, strict=True)):
+            for b, (other, other_bound) in enumerate(zip(shares, bounds, strict=True)):
+                assert a == b or abs(one - other) <= bound + other_bound + 1e-9
+
+
+def test_a_lease_keeps_to_its_budget_and_always_moves() -> None:
+    queues = {("a", BULK): [Candidate(1, 5.0, 0), Candidate(2, 0.01, 0)]}
+    assert select([Flow("a", BULK, 0, 1)], peek_of(queues), budget_s=0.1, max_jobs=9, share=0.25).jobs == (1,)
+    queues = {("a", BULK): [Candidate(k, 0.03, 0) for k in range(9)]}
+    assert select([Flow("a", BULK, 0, 1)], peek_of(queues), budget_s=0.1, max_jobs=9, share=0.25).jobs == (0, 1, 2)
+    assert select([], peek_of({}), budget_s=0.1, max_jobs=9, share=0.25).start_tag is None
+
+
+def test_the_interactive_lane_goes_first_within_its_share() -> None:
+    queues = {
+        ("a", BULK): [Candidate(k, 0.01, 0) for k in range(100)],
+        ("b", INTERACTIVE): [Candidate(1000 + k, 0.01, 0) for k in range(100)],
+    }
+    flows = [Flow("a", BULK, 0.0, 1), Flow("b", INTERACTIVE, 50.0, 1)]
+    jobs = select(flows, peek_of(queues), budget_s=0.1, max_jobs=100, share=0.25).jobs
+    assert jobs[:2] == (1000, 1001)
+    assert sum(job >= 1000 for job in jobs) == 2
+    assert len(jobs) == 10
+
+
+def test_jobs_that_cost_workers_run_in_small_company_then_alone() -> None:
+    once = {("a", BULK): [Candidate(k, 0.0, 1) for k in range(100)]}
+    assert len(select([Flow("a", BULK, 0, 1)], peek_of(once), budget_s=1, max_jobs=64, share=0.25).jobs) == SUSPECT_JOBS
+    twice = {("a", BULK): [Candidate(0, 0.0, 0), Candidate(1, 0.0, 2), Candidate(2, 0.0, 0)]}
+    flow = Flow("a", BULK, 0, 1)
+    assert [select([flow], peek_of(twice), budget_s=1, max_jobs=64, share=0.25).jobs for _ in range(3)] == [(0,), (1,), (2,)]
+
+
+def test_another_users_job_is_next_whatever_waits(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(lease_budget_s=0.05)
+    heavy, light = engine.user("heavy"), engine.user("light")
+    worker = engine.hello(heavy)
+    engine.submit(engine.submission(heavy, kind="batch", n=500, estimate_s=0.01))
+    for _ in range(20):
+        lease = engine.lease(worker, heavy)
+        engine.complete(worker, heavy, [leases.Ending(j.seq, j.attempt, b"r", "", 0.01, None) for j in lease.jobs])
+    job = engine.submit(engine.submission(light, estimate_s=0.01))
+    assert job.id in {row.id for row in engine.lease(worker, heavy).jobs}
+
+
+def test_a_user_pays_for_what_was_underestimated(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(lease_budget_s=0.001)
+    honest, modest = engine.user("honest"), engine.user("modest")
+    worker = engine.hello(honest)
+    for owner in (honest, modest):
+        engine.submit(engine.submission(owner, kind="batch", n=60, estimate_s=0.01))
+    served: Counter[str] = Counter()
+    for _ in range(44):
+        (row,) = engine.lease(worker, honest).jobs
+        took = 0.10 if row.owner == modest else 0.01
+        served[row.owner] += took
+        engine.complete(worker, honest, [leases.Ending(row.seq, row.attempt, b"r", "", took, None)])
+    assert abs(served[honest] - served[modest]) <= 0.2
+
+
+def test_a_poison_job_fails_at_its_last_attempt_and_blocks_nobody(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine(max_attempts=3, lease_budget_s=1.0)
+    owner = engine.user("u")
+    poison = engine.submit(engine.submission(owner, estimate_s=0.0)).id
+    others = [engine.submit(engine.submission(owner, estimate_s=0.0)).id for _ in range(20)]
+    for _ in range(60):
+        worker = engine.hello(owner)
+        lease = engine.lease(worker, owner)
+        if not lease.jobs:
+            break
+        if any(row.id == poison for row in lease.jobs):
+            engine.lose(worker)
+        else:
+            engine.complete(worker, owner, [leases.Ending(j.seq, j.attempt, b"r", "", 0.0, None) for j in lease.jobs])
+    dead = engine.reads.job(owner, poison)
+    assert (dead.state, dead.attempt) == ("failed", 3)
+    assert "attempt 3 of 3" in dead.reason
+    assert {engine.reads.job(owner, other).state for other in others} == {"succeeded"}
+
+
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def test_migrations_forward_and_back_with_jobs_in_the_queue(
+    make_engine: Callable[..., Engine], backend: str, request: pytest.FixtureRequest
+) -> None:
+    engine = make_engine(request.getfixturevalue("postgres_url") if backend == "postgres" else None)
+    owner = engine.user("u")
+    waiting = engine.submit(engine.submission(owner, kind="batch", n=5))
+    worker = engine.hello(owner)
+    held = engine.lease(worker, owner, max_jobs=2).jobs
+    engine.database.reader.dispose()
+    engine.database.migrate("0001")
+    engine.database.migrate("head")
+    assert all(engine.complete(worker, owner, [leases.Ending(j.seq, j.attempt, b"r", "", 0.0, None) for j in held]))
+    assert len(engine.lease(worker, owner).jobs) == 3
+    assert engine.reads.batch_view(owner, waiting.id)["states"] == {"succeeded": 2, "running": 3}

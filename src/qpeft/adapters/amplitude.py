@@ -16,17 +16,14 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from qpeft.adapters.base import AdapterConfig, one_of, positive, probability
+from qpeft.adapters.base import RankConfig, one_of, positive
 from qpeft.adapters.generated import GENERATORS, GeneratedLora, RealState, qubits_for
 
 
 @dataclass
-class AmplitudeConfig(AdapterConfig):
+class AmplitudeConfig(RankConfig):
     """Settings of amplitude adapters."""
 
-    r: int = field(default=8, metadata={"help": "Rank of the LoRA factors."})
-    alpha: float | None = field(default=None, metadata={"help": "Scale is alpha / r. Default r, a scale of 1."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input, 0 to 1."})
     n_layers: int = field(default=8, metadata={"help": "Layers L of the circuit."})
     generator: Literal["circuit", "product", "hashed", "frozen"] = field(
         default="circuit", metadata={"help": "The circuit or what stands in its place."}
@@ -34,9 +31,7 @@ class AmplitudeConfig(AdapterConfig):
 
     def check(self) -> None:
         super().check()
-        positive("r", self.r)
         positive("n_layers", self.n_layers)
-        probability("dropout", self.dropout)
         one_of("generator", self.generator, GENERATORS)
 
     @classmethod
@@ -48,8 +43,7 @@ class Amplitude(GeneratedLora):
     """The delta of an amplitude adapter; see the module's docstring."""
 
     def __init__(self, d_in: int, d_out: int, config: AmplitudeConfig, scope: dict[str, nn.Module]) -> None:
-        scale = 1.0 if config.alpha is None else config.alpha / config.r
-        super().__init__(d_in, d_out, config, scope, config.r, scale, config.dropout)
+        super().__init__(d_in, d_out, config, scope)
         self.size = config.r * (d_in + d_out)
         self.state = RealState(config.generator, qubits_for(self.size), config.n_layers)
 

@@ -77,6 +77,25 @@ def scope_key(sharing: str, key: str) -> str | None:
     return ""
 
 
+@dataclass
+class RankConfig(AdapterConfig):
+    """Settings of methods with a rank, as in LoRA."""
+
+    r: int = field(default=8, metadata={"help": "Rank."})
+    alpha: float | None = field(default=None, metadata={"help": "Scale is alpha / r. Default r, a scale of 1."})
+    dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input, 0 to 1."})
+
+    def check(self) -> None:
+        super().check()
+        positive("r", self.r)
+        probability("dropout", self.dropout)
+
+    @property
+    def scale(self) -> float:
+        """What the delta is multiplied by."""
+        return 1.0 if self.alpha is None else self.alpha / self.r
+
+
 Place = Literal["beside", "before", "after"]
 
 
@@ -174,6 +193,11 @@ class Delta(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.d_in} -> {self.d_out}"
+
+
+def make_dropout(probability: float) -> nn.Module:
+    """Dropout, or nothing."""
+    return nn.Dropout(probability) if probability else nn.Identity()
 
 
 def positive(name: str, value: Any) -> None:

@@ -8,6 +8,8 @@ No result of a quantum adapter means anything without these beside it (arXiv 240
     mlp2..mlp4  a multilayer perceptron of 2, 3 or 4 square layers with SiLU between them
     product     the same circuit with its entangling gates removed
     frozen      the same circuit at its random initial angles, not trained
+
+`stored` is no control: it is the circuit as it was measured (stored_lattice.py), made by `qpeft export --to lattice`.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from qpeft.adapters.quantum import QuantumLayer
+from qpeft.adapters.stored_lattice import StoredLattice
 from qpeft.circuits import ansatz
 from qpeft.errors import AdapterError
 
 QNN_KINDS = ("circuit", "none", "cos", "mlp2", "mlp3", "mlp4", "product", "frozen")
+STORED = "stored"
 
 
 class Cosine(nn.Module):
@@ -67,4 +71,6 @@ def make_qnn(kind: str, n_qubits: int, n_layers: int) -> nn.Module | None:
         return Perceptron(n_qubits, int(kind[-1]))
     if kind in ("circuit", "product", "frozen"):
         return QuantumLayer(ansatz.qtha(n_qubits, n_layers, entangling=kind != "product"), frozen=kind == "frozen")
+    if kind == STORED:
+        return StoredLattice(ansatz.qtha(n_qubits, n_layers))
     raise AdapterError("unknown qnn", value=kind, bound=", ".join(QNN_KINDS))

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.base import AdapterConfig, Delta
+from qpeft.adapters.base import Delta, RankConfig, make_dropout
 from qpeft.adapters.quantum import CircuitLayer, ProbabilityLayer, StateLayer
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit
@@ -90,13 +90,10 @@ class GeneratedLora(Delta):
     then B `(d_out, r)`. A is divided by `sqrt(d_in)`, so that `A x` has the size of x.
     """
 
-    def __init__(
-        self, d_in: int, d_out: int, config: AdapterConfig, scope: dict[str, nn.Module], r: int, scale: float, dropout: float
-    ) -> None:
+    def __init__(self, d_in: int, d_out: int, config: RankConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__(d_in, d_out, config, scope)
-        self.r, self.scale = r, scale
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.gate = nn.Parameter(torch.zeros(r) if config.init_weights else torch.ones(r))
+        self.r, self.scale, self.dropout = config.r, config.scale, make_dropout(config.dropout)
+        self.gate = nn.Parameter(torch.zeros(config.r) if config.init_weights else torch.ones(config.r))
 
     @property
     def linear(self) -> bool:

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.base import AdapterConfig, Delta, one_of, positive, probability
+from qpeft.adapters.base import Delta, RankConfig, make_dropout, one_of, positive
 from qpeft.adapters.controls import Linear
 from qpeft.adapters.generated import GENERATORS, Hashed, qubits_for
 from qpeft.adapters.quantum import StateLayer
@@ -31,12 +31,10 @@ TINY = 1e-12
 
 
 @dataclass
-class QAAConfig(AdapterConfig):
+class QAAConfig(RankConfig):
     """Settings of QAA."""
 
     r: int = field(default=8, metadata={"help": "Amplitudes that the activation is projected to; ceil(log2 r) qubits."})
-    alpha: float | None = field(default=None, metadata={"help": "Scale is alpha / r. Default r, a scale of 1."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input, 0 to 1."})
     n_layers: int = field(default=8, metadata={"help": "Layers L of the circuit."})
     unitary: Literal["circuit", "product", "hashed", "frozen"] = field(
         default="circuit", metadata={"help": "The circuit or what stands in its place."}
@@ -44,9 +42,7 @@ class QAAConfig(AdapterConfig):
 
     def check(self) -> None:
         super().check()
-        positive("r", self.r)
         positive("n_layers", self.n_layers)
-        probability("dropout", self.dropout)
         one_of("unitary", self.unitary, GENERATORS)
 
 
@@ -56,8 +52,7 @@ class QAA(Delta):
     def __init__(self, d_in: int, d_out: int, config: QAAConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__(d_in, d_out, config, scope)
         n = qubits_for(config.r)
-        self.scale = 1.0 if config.alpha is None else config.alpha / config.r
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.scale, self.dropout = config.scale, make_dropout(config.dropout)
         self.down, self.up = Linear(d_in, config.r), Linear(n, d_out)
         if config.init_weights:
             nn.init.zeros_(self.up.weight)

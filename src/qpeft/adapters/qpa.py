@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.base import AdapterConfig, one_of, positive, probability
+from qpeft.adapters.base import RankConfig, one_of, positive
 from qpeft.adapters.generated import GENERATORS, GeneratedLora, Probabilities, qubits_for
 from qpeft.errors import AdapterError
 
@@ -32,12 +32,9 @@ FLOOR = 1e-6  # added to 2^(n-1) p: the power 0.15 has no derivative at zero
 
 
 @dataclass
-class QPAConfig(AdapterConfig):
+class QPAConfig(RankConfig):
     """Settings of QPA. Sizes are the published ones."""
 
-    r: int = field(default=8, metadata={"help": "Rank of the LoRA factors."})
-    alpha: float | None = field(default=None, metadata={"help": "Scale is alpha / r. Default r, a scale of 1."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input, 0 to 1."})
     chunk_size: int = field(default=2048, metadata={"help": "Numbers that one basis state generates."})
     n_layers: int = field(default=8, metadata={"help": "Layers L of the circuit."})
     hidden_sizes: list[int] = field(
@@ -57,13 +54,12 @@ class QPAConfig(AdapterConfig):
 
     def check(self) -> None:
         super().check()
-        for name in ("r", "chunk_size", "n_layers", "map_width"):
+        for name in ("chunk_size", "n_layers", "map_width"):
             positive(name, getattr(self, name))
         if not self.hidden_sizes:
             raise AdapterError("the mapping network needs a hidden layer", cure="hidden_sizes=[32]")
         for size in self.hidden_sizes:
             positive("each of hidden_sizes", size)
-        probability("dropout", self.dropout)
         one_of("activation", self.activation, ("silu", "none"))
         one_of("share", self.share, ("none", "layer", "model"))
         one_of("generator", self.generator, GENERATORS)
@@ -104,8 +100,7 @@ class QPA(GeneratedLora):
     """The delta of QPA; see the module's docstring."""
 
     def __init__(self, d_in: int, d_out: int, config: QPAConfig, scope: dict[str, nn.Module]) -> None:
-        scale = 1.0 if config.alpha is None else config.alpha / config.r
-        super().__init__(d_in, d_out, config, scope, config.r, scale, config.dropout)
+        super().__init__(d_in, d_out, config, scope)
         self.size = config.r * (d_in + d_out)
         self.n_chunks = -(-self.size // config.chunk_size)
         n = qubits_for(self.n_chunks)

@@ -21,8 +21,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.base import AdapterConfig, Delta, one_of, positive, probability
-from qpeft.adapters.controls import QNN_KINDS, Linear, make_qnn
+from qpeft.adapters.base import Delta, RankConfig, make_dropout, one_of, positive
+from qpeft.adapters.controls import QNN_KINDS, STORED, Linear, make_qnn
 from qpeft.adapters.tensor_train import TensorTrain, parameter_count
 from qpeft.errors import AdapterError
 
@@ -30,12 +30,11 @@ SQRT2 = 2.0**0.5
 
 
 @dataclass
-class QTHAConfig(AdapterConfig):
+class QTHAConfig(RankConfig):
     """Settings of QTHA. The defaults are the published ones, except `init`, chosen by measurement (docs/methods/qtha.md)."""
 
     r: int = field(default=8, metadata={"help": "Rank, which is the number of qubits."})
     alpha: float | None = field(default=None, metadata={"help": "Scale is alpha / r. Default 2 r, the published scale of 2."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input, 0 to 1."})
     tensor: bool = field(default=True, metadata={"help": "False leaves out the tensor trains (simple quantum LoRA)."})
     hidden_size: int | Literal["auto"] = field(default=256, metadata={"help": "Width m between tensor train and MLP."})
     bond_dim: int | Literal["auto"] = field(default=8, metadata={"help": "Bond dimension R of the tensor trains."})
@@ -64,18 +63,16 @@ class QTHAConfig(AdapterConfig):
 
     def check(self) -> None:
         super().check()
-        for name in ("r", "n_cores"):
-            positive(name, getattr(self, name))
+        positive("n_cores", self.n_cores)
         if self.n_layers is not None:
             positive("n_layers", self.n_layers)
         for name in ("hidden_size", "bond_dim"):
             if getattr(self, name) != "auto":
                 positive(name, getattr(self, name))
-        one_of("qnn", self.qnn, QNN_KINDS)
+        one_of("qnn", self.qnn, (*QNN_KINDS, STORED))
         one_of("fusion", self.fusion, ("add", "multiply"))
         one_of("share_circuit", self.share_circuit, ("none", "layer", "model"))
         one_of("init", self.init, ("balanced", "published"))
-        probability("dropout", self.dropout)
         if not self.classical_path and (self.qnn == "none" or self.fusion == "multiply"):
             raise AdapterError("nothing is left without the classical path", value=f"qnn={self.qnn}, fusion={self.fusion}")
         if self.qnn == "none" and self.fusion == "multiply":
@@ -96,6 +93,10 @@ class QTHAConfig(AdapterConfig):
         ranks = sorted({max(1, rank // k) for k in (1, 2, 4)})
         shapes = [(m, bond) for m in (16, 64, 256) for bond in (1, 2, 3, 4, 6, 8, 12, 16)]
         return [{"r": r, "hidden_size": m, "bond_dim": bond, "n_layers": 1} for r in ranks for m, bond in shapes]
+
+    @property
+    def scale(self) -> float:
+        return 2.0 if self.alpha is None else self.alpha / self.r
 
     @property
     def depth(self) -> int:
@@ -147,9 +148,9 @@ class QTHA(Delta):
     def __init__(self, d_in: int, d_out: int, config: QTHAConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__(d_in, d_out, config, scope)
         r = config.r
-        self.scale = (2.0 * r if config.alpha is None else config.alpha) / r
+        self.scale = config.scale
         self.fusion = config.fusion
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.dropout = make_dropout(config.dropout)
         inner_in, inner_out = d_in, d_out
         self.tt_a = self.tt_b = None
         if config.tensor:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.base import AdapterConfig, Delta, one_of, positive, probability
+from qpeft.adapters.base import AdapterConfig, Delta, make_dropout, one_of, positive, probability
 from qpeft.adapters.tensor_train import balanced
 from qpeft.errors import AdapterError
 
@@ -100,7 +100,7 @@ class QuanTA(Delta):
                 cure="larger axes, or none: each layer then finds its own",
             )
         self.wiring = config.wiring
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.dropout = make_dropout(config.dropout)
         self.pairs = list(itertools.combinations(range(len(self.axes) - 1, -1, -1), 2))  # the last axes first, as published
         self.gates = nn.ParameterList()  # E
         generator = torch.Generator(device="cpu").manual_seed(config.seed)

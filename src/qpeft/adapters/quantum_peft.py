@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.base import AdapterConfig, Delta, one_of, positive, probability
+from qpeft.adapters.base import Delta, RankConfig, make_dropout, one_of, positive
 from qpeft.adapters.generated import qubits_for
 from qpeft.adapters.orthogonal import wide
 from qpeft.adapters.quantum import StateLayer
@@ -34,12 +34,9 @@ PARAMETRISATIONS = ("pauli", "taylor", "cayley")
 
 
 @dataclass
-class QuantumPEFTConfig(AdapterConfig):
+class QuantumPEFTConfig(RankConfig):
     """Settings of Quantum-PEFT."""
 
-    r: int = field(default=8, metadata={"help": "Rank K."})
-    alpha: float | None = field(default=None, metadata={"help": "Scale is alpha / r. Default r, a scale of 1."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input, 0 to 1."})
     parametrisation: Literal["pauli", "taylor", "cayley"] = field(
         default="pauli",
         metadata={"help": "Where the orthogonal factors come from: a circuit, a truncated exponential, a Cayley map."},
@@ -54,9 +51,8 @@ class QuantumPEFTConfig(AdapterConfig):
 
     def check(self) -> None:
         super().check()
-        for name in ("r", "n_layers", "order"):
+        for name in ("n_layers", "order"):
             positive(name, getattr(self, name))
-        probability("dropout", self.dropout)
         one_of("parametrisation", self.parametrisation, PARAMETRISATIONS)
         if not self.entangling and self.parametrisation != "pauli":
             raise AdapterError("only a circuit has entangling gates", value=self.parametrisation, cure="parametrisation='pauli'")
@@ -114,8 +110,7 @@ class QuantumPEFT(Delta):
 
     def __init__(self, d_in: int, d_out: int, config: QuantumPEFTConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__(d_in, d_out, config, scope)
-        self.scale = 1.0 if config.alpha is None else config.alpha / config.r
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.scale, self.dropout = config.scale, make_dropout(config.dropout)
         k = min(config.r, d_in, d_out)
         self.singular_values = nn.Parameter(torch.zeros(k) if config.init_weights else torch.randn(k))
 

@@ -80,7 +80,12 @@ class Deployment:
             ]
             command += ["--database", self.database] if self.database else []
         else:
-            command = [sys.executable, "-m", "qpeft.service.worker", json.dumps({"url": self.url, "devices": ["simulator"]})]
+            command = [
+                sys.executable,
+                "-m",
+                "qpeft.service.worker",
+                json.dumps({"url": self.url, "devices": ["simulator"], "name": "benchmark"}),
+            ]
         self.processes[kind] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
         log.close()
         while kind == "api" and self.port == 0:

@@ -209,3 +209,13 @@ def test_float32_leading_shapes_and_no_samples() -> None:
     torch.testing.assert_close(out, direct(inputs, angles), rtol=0, atol=2e-6)
     assert run(inputs[:0], angles).shape == (0, 5, 3)
     assert run(inputs[0, 0], angles).shape == (3,)
+
+
+@pytest.mark.parametrize("degrees", [(), (2,), (1, 3), (2, 0, 1), (1, 1, 2, 1)])
+def test_evaluation_by_hand_has_the_gradients_of_finite_differences(degrees: tuple[int, ...]) -> None:
+    lattice = Lattice(tuple(0.5 + 0.25 * q for q in range(len(degrees))), degrees)
+    coefficients, inputs = uniform(*lattice.shape, 3).requires_grad_(), uniform(5, len(degrees), seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lattice.evaluate, (coefficients, inputs))
+    assert torch.autograd.gradcheck(lambda c: lattice.evaluate(c, inputs.detach()), (coefficients,))
+    if degrees:
+        assert torch.autograd.gradcheck(lambda u: lattice.evaluate(coefficients.detach(), u), (inputs,))

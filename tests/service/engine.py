@@ -21,6 +21,7 @@ class Engine:
         self.database, self.clock = database, clock
         self.writer, self.reads = Writer(database, clock), Reads(database.reader)
         self.submit_operation = store.Submit(self.settings)
+        self.hello_operation = leases.Register(self.settings)
         self.lease_operation = leases.LeaseJobs(self.settings)
         self.complete_operation = leases.Complete(self.settings)
         self.lose_operation = leases.Lose(self.settings)
@@ -52,9 +53,11 @@ class Engine:
     def submit(self, submission: store.Submission) -> store.Receipt:
         return self._value(self.writer.call_sync(self.submit_operation, submission))  # type: ignore[return-value]
 
-    def hello(self, owner: str, devices: tuple[str, ...] = ("simulator",)) -> str:
+    def hello(self, owner: str, devices: tuple[str, ...] = ("simulator",), name: str | None = None) -> str:
         worker = new_id("w")
-        self.writer.call_sync(leases.hello, leases.Hello(worker, owner, "test", devices))
+        self.writer.call_sync(
+            self.hello_operation, leases.Hello(worker, owner, name or worker, devices, takes_over=name is not None)
+        )
         return worker
 
     def lease(self, worker: str, owner: str, holding: tuple[tuple[int, int], ...] = (), max_jobs: int = 64,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qpeft.errors import ServiceError
 from qpeft.service import leases
 from qpeft.service.scheduler import BULK, INTERACTIVE, SUSPECT_JOBS, Candidate, Flow, select
 from tests.service.engine import Engine
@@ -116,6 +117,20 @@ def test_a_poison_job_fails_at_its_last_attempt_and_blocks_nobody(make_engine: C
     assert (dead.state, dead.attempt) == ("failed", 3)
     assert "attempt 3 of 3" in dead.reason
     assert {engine.reads.job(owner, other).state for other in others} == {"succeeded"}
+
+
+def test_a_worker_takes_over_from_the_one_that_had_its_name(make_engine: Callable[..., Engine]) -> None:
+    engine = make_engine()
+    owner, stranger = engine.user("u"), engine.user("stranger")
+    engine.submit(engine.submission(owner, kind="batch", n=4))
+    first, other = engine.hello(owner, name="one"), engine.hello(owner, name="two")
+    held, kept = engine.lease(first, owner, max_jobs=2).jobs, engine.lease(other, owner, max_jobs=2).jobs
+    engine.hello(stranger, name="two")
+    second = engine.hello(owner, name="one")
+    assert [row.seq for row in engine.lease(second, owner).jobs] == [row.seq for row in held]
+    with pytest.raises(ServiceError, match="given up"):
+        engine.complete(first, owner, [leases.Ending(j.seq, j.attempt, b"late", "", 0.0, None) for j in held])
+    assert engine.complete(other, owner, [leases.Ending(j.seq, j.attempt, b"r", "", 0.0, None) for j in kept]) == [True, True]
 
 
 @pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

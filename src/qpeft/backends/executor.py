@@ -87,11 +87,13 @@ class BackendExecutor:
         return self._prepared[key]
 
     def begin(self, *sample: int) -> None:
-        """Draw from here on the sample of these numbers, such as the step of a training: its seeds are the same whatever ran
-        before, and the cache keeps it apart from other samples of the same circuits. What is asked for is charged in the order
-        it is asked for, so a step that is begun again finds what it had."""
+        """Draw from here on the sample of these numbers, such as the step of a training. Its seeds are the same whatever ran
+        before, and cache and journal keep it apart from other samples of the same circuits: a step that is begun again after a
+        crash finds what it had."""
         self._sample = ":".join(map(str, sample))
         self._seeds = None if self._seed is None else np.random.SeedSequence([self._seed, *sample])
+        if (begin := getattr(self.backend, "begin", None)) is not None:
+            begin(self._sample)
 
     def next_seed(self) -> int | None:
         """The seed of the next run: the k-th run of an executor has the same in every process."""

@@ -53,7 +53,8 @@ class Client:
         return dict(self._call("chip_info", chip=chip))
 
     def submit(self, payload: Any) -> str:
-        return str(self._call("submit", **payload))
+        sent = {name: value for name, value in payload.items() if name != "sample"}  # which is the journal's
+        return str(self._call("submit", **sent))
 
     def poll(self, job: str) -> Status:
         state, detail, result = self._call("poll", job=job)

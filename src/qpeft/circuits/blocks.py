@@ -60,21 +60,24 @@ class Name(NamedTuple):
     prefix: bool
 
 
-def _factors(gates: Sequence[Gate]) -> list[tuple[ComplexArray, Gate | None]]:
-    """A run of gates on one qubit as few parametrised factors, first to last, fixed gates multiplied in."""
+def factors(gates: Sequence[Gate], size: int = 2) -> list[tuple[ComplexArray, Gate | None]]:
+    """A run of gates on one qubit as few parametrised factors, first to last, fixed gates multiplied in.
+
+    `size` is that of the gates' matrices: 4 where they act on Bloch vectors.
+    """
     out: list[tuple[ComplexArray, Gate | None]] = []
-    pending = np.eye(2, dtype=np.complex128)
+    pending = np.eye(size, dtype=np.complex128)
     for gate in gates:
         if gate.trainable:
             out.append((gate.parts @ pending, gate))
-            pending = np.eye(2, dtype=np.complex128)
+            pending = np.eye(size, dtype=np.complex128)
         else:
             fixed = gate.matrix(gate.angle.shift if gate.angle is not None else 0.0)
             if out:
                 out[-1] = (fixed @ out[-1][0], out[-1][1])
             else:
                 pending = fixed @ pending
-    return out or [(IDENTITY * 0 + np.stack([pending, 0 * pending, 0 * pending]), None)]
+    return out or [(np.stack([pending, 0 * pending, 0 * pending]), None)]
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,9 @@ class Family:
     @classmethod
     def of(cls, name: Name, runs: Sequence[Sequence[Gate]], first: int, like: Tensor) -> Family:
         """`runs`: the gates on each qubit of each block, in order."""
-        lists = [_factors(run) for run in runs]
-        depth = max(len(factors) for factors in lists)
-        padded = [[*factors, *[(IDENTITY, None)] * (depth - len(factors))] for factors in lists]
+        lists = [factors(run) for run in runs]
+        depth = max(len(own) for own in lists)
+        padded = [[*own, *[(IDENTITY, None)] * (depth - len(own))] for own in lists]
         array = np.array([[padded[r][f][0] for r in range(len(runs))] for f in range(depth)])  # (factors, runs, 3, 2, 2)
         pairs = np.stack([array.real, array.imag], axis=-1).reshape(depth, len(runs), 3, 8)
         values = Values.of([padded[r][f][1] for f in range(depth) for r in range(len(runs))], first, like, turned=True)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from qpeft.circuits.blocks import Builder, Tensors, kron_states
 from qpeft.circuits.plan import Plan, Program, Step, local_value
+from qpeft.circuits.register import Register
 
 
 class Upload:
@@ -144,16 +145,6 @@ def apply_block(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> T
     return (out if matrix.is_complex() else torch.view_as_complex(out.view(*psi.shape, 2))).view(psi.shape)
 
 
-def block_gradient(matrix: Tensor, lam: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> Tensor:
-    """`lam psi^dagger` over samples and all other qubits, `(K, K)`; its real part for a real matrix."""
-    if qubits[-1] == n - 1 and psi.shape[-1] == 1:
-        size = matrix.shape[0]
-        out = lam.reshape(-1, size).mT @ psi.reshape(-1, size).conj()
-        return out if matrix.is_complex() else out.real
-    left, right = _views(matrix, lam, qubits, n), _views(matrix, psi, qubits, n)
-    return left[0] @ right[0].mH if left.shape[0] == 1 else torch.bmm(left, right.mH).sum(0)
-
-
 def forward(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
     """Final states `(D, B)` from what `start` returned; plain torch, differentiable by autograd."""
     psi, n = started[0], k.program.n_qubits
@@ -178,16 +169,46 @@ def _by_upload(k: Kit, started: Sequence[Tensor]) -> dict[int, Tensor]:
     return dict(zip(used, started[1:], strict=True))
 
 
+def run(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], register: Register) -> None:
+    """`forward` in place, on the first state of a register."""
+    factors = _by_upload(k, started)
+    register.states[0] = started[0]
+    for step, positions, perm, which, qubits in zip(
+        k.program.steps, k.builder.steps, k.builder.perms, k.step_upload, k.blocks, strict=True
+    ):
+        if perm is not None:
+            register.shuffle(perm[0], 1)
+        elif which is not None:
+            register.states[0].mul_(factors[which])
+        elif step.kind == "phase":
+            register.states[0].mul_(tensors[positions[0]])
+        else:
+            for position, block in zip(positions, qubits, strict=True):
+                register.turn(tensors[position], block, 1)
+
+
+def register(k: Kit, started: Sequence[Tensor], count: int) -> Register:
+    """Room for what `run` (count 1) and `backward` (count 2) need."""
+    batch = max(state.shape[1] for state in started)
+    return Register(k.program.n_qubits, started[0].new_empty(count, started[0].shape[0], batch))
+
+
 def backward(
-    plan: Plan, k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], grad: Tensor, grads: list[Tensor | None]
+    plan: Plan,
+    k: Kit,
+    started: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    grad: Tensor,
+    grads: list[Tensor | None],
+    room: Register | None = None,
 ) -> Tensors:
     """From the gradient of the values `(n_observables, B)`: run the steps again, then `undo` them."""
-    psi = forward(k, started, tensors)
-    both = psi.new_empty(2, *psi.shape)
-    both[0] = psi
-    costate(plan, psi, grad if psi.shape[1] == grad.shape[1] else grad.sum(1, keepdim=True), both[1])
-    del psi
-    return undo(k, started, tensors, both, grads)
+    batch = max(state.shape[1] for state in started)
+    room = room if room is not None and room.batch == batch else register(k, started, 2)
+    run(k, started, tensors, room)
+    both = room.states
+    costate(plan, both[0], grad if batch == grad.shape[1] else grad.sum(1, keepdim=True), both[1])
+    return _undo(k, started, tensors, room, grads)
 
 
 def undo(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], both: Tensor, grads: list[Tensor | None]) -> Tensors:
@@ -195,7 +216,10 @@ def undo(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], both: Ten
 
     Adds the gradients of `tensors` to `grads` and returns those of `started`.
     """
-    n = k.program.n_qubits
+    return _undo(k, started, tensors, Register(k.program.n_qubits, both), grads)
+
+
+def _undo(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], register: Register, grads: list[Tensor | None]) -> Tensors:
     factors = _by_upload(k, started)
     inverse = {which: factor.conj().resolve_conj() for which, factor in factors.items()}
     collected: dict[int, Tensor] = {}
@@ -208,28 +232,30 @@ def undo(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], both: Ten
             k.step_upload[position],
         )
         if perm is not None:
-            both, product = both.index_select(1, perm[1]), None
+            register.shuffle(perm[1], 2)
+            product = None
         elif which is not None or step.kind == "phase":
             if product is None and (which is not None or k.builder.trainable[places[0]]):
-                product = both[1] * both[0].conj()
+                product = register.product()
             if which is not None:
                 assert product is not None
-                collected[which] = collected[which] + product if which in collected else product
-                both.mul_(inverse[which])
+                collected[which] = collected[which].add_(product) if which in collected else product.clone()
+                register.states.mul_(inverse[which])
             else:
                 if k.builder.trainable[places[0]]:
                     assert product is not None
                     add(grads, places[0], product.sum(1, keepdim=True) * tensors[places[0]])
-                both.mul_(tensors[places[0]].conj())
+                register.states.mul_(tensors[places[0]].conj())
         else:
             product = None
             for place, qubits in zip(reversed(places), reversed(k.blocks[position]), strict=True):
-                lam, both = both[1], apply_block(tensors[place].mH, both, qubits, n)
+                matrix = tensors[place]
+                register.turn(matrix.mH, qubits, 2)
                 if k.builder.trainable[place]:
-                    add(grads, place, block_gradient(tensors[place], lam, both[0], qubits, n))
-    lam = both[1]
+                    add(grads, place, register.correlation(not matrix.is_complex(), qubits))
+    lam = register.states[1]
     first = lam if started[0].shape[1] == lam.shape[1] else lam.sum(1, keepdim=True)
-    return [first, *(collected[which] * factor for which, factor in factors.items())]
+    return [first, *(collected[which].mul_(factor) for which, factor in factors.items())]
 
 
 def add(grads: list[Tensor | None], place: int, value: Tensor) -> None:

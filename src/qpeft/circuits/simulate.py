@@ -18,7 +18,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from qpeft.circuits import blocks, evolve
+from qpeft.circuits import blocks, evolve, heisenberg
 from qpeft.circuits.executor import Expectations
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.kernel import native
@@ -28,7 +28,7 @@ from qpeft.errors import CircuitError, ResourceError
 Gradient = Literal["adjoint", "autograd"]
 
 # Bytes of one chunk's state: a core's level-2 cache here, enough to fill an accelerator there. A backward pass holds about eight.
-CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 1 << 19, 1 << 26
+CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 1 << 20, 1 << 26
 _PLAIN = (Tensor, torch.nn.Parameter)  # not a FakeTensor, nor any other subclass
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously
 
@@ -145,19 +145,29 @@ def _compiled(plan: Plan, inputs: Tensor) -> bool:
     return inputs.device.type == "cpu" and native.supports(plan)
 
 
+def _carried(plan: Plan, inputs: Tensor) -> bool:
+    """Whether the observables are carried to the inputs (heisenberg.py) and not the state to the observables."""
+    return heisenberg.covers(plan) and heisenberg.worth(plan, inputs.shape[0])
+
+
 def _values(inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
     """Expectation values `(B, n_observables)`."""
     if _compiled(plan, inputs):
         return native.expectations(inputs, angles, plan.key)
+    if _carried(plan, inputs):
+        with _float32(inputs):
+            return heisenberg.kit(plan, inputs.device, inputs.dtype).values(inputs, angles)
     check_memory(plan, inputs)
     kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
     with _float32(inputs):
         tensors, columns = kit.builder(angles), inputs.mT.contiguous()
-        out = []
+        out, room = [], None
         for part in _chunks(plan, inputs):
-            psi = evolve.forward(kit, evolve.start(kit, columns[:, part], tensors), tensors)
-            values = evolve.read(plan, psi).mT
-            out.append(values if psi.shape[1] > 1 else values.expand(columns[:, part].shape[1], -1))
+            started = evolve.start(kit, columns[:, part], tensors)
+            room = evolve.register(kit, started, 1) if room is None or room.batch != started[-1].shape[1] else room
+            evolve.run(kit, started, tensors, room)
+            values = evolve.read(plan, room.states[0]).mT
+            out.append(values if room.batch > 1 else values.expand(columns[:, part].shape[1], -1))
         return torch.cat(out) if out else inputs.new_empty(0, len(plan.observables))
 
 
@@ -165,6 +175,9 @@ def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, reco
     """Gradients of inputs `(B, n_inputs)` and angles; for `recording` see `blocks.pullback`."""
     if _compiled(plan, inputs):
         return native.backward(grad, inputs, angles, plan.key)
+    if _carried(plan, inputs):
+        with _float32(inputs):
+            return heisenberg.kit(plan, inputs.device, inputs.dtype).gradients(grad.to(inputs.dtype), inputs, angles)
     kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
     columns, grad_columns = inputs.mT.contiguous(), grad.to(inputs.dtype).mT.contiguous()
     parts = _chunks(plan, inputs)
@@ -192,9 +205,11 @@ def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, reco
                 mixed[place] = tensor
             return evolve.start(kit, u, mixed)
 
+        room = None
         for part in parts:
             started, pull_start = blocks.pullback(start, columns[:, part], *(tensors[i] for i in learn), recording=recording)
-            own, *of_prefix = pull_start(evolve.backward(plan, kit, started, tensors, grad_columns[:, part], gathered))
+            room = evolve.register(kit, started, 2) if room is None or room.batch != started[-1].shape[1] else room
+            own, *of_prefix = pull_start(evolve.backward(plan, kit, started, tensors, grad_columns[:, part], gathered, room))
             grad_inputs[part] = own.mT
             for place, value in zip(learn, of_prefix, strict=True):
                 evolve.add(gathered, place, value)

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from qpeft import __version__
-from qpeft.cli import data, devices, doctor, export, methods, plan, runs
+from qpeft.cli import applications, data, devices, doctor, export, methods, plan, runs, service
 from qpeft.cli.common import app
 from qpeft.errors import QpeftError
 
-__all__ = ["app", "data", "devices", "doctor", "export", "main", "methods", "plan", "runs"]
+__all__ = ["app", "applications", "data", "devices", "doctor", "export", "main", "methods", "plan", "runs", "service"]
 
 
 def _version(value: bool) -> None:

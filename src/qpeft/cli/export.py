@@ -14,7 +14,7 @@ from qpeft.cli.common import AsJson, Run, app, print_table
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help="lora (stock PEFT), merged (plain transformers) or gguf-lora (llama.cpp).")],
+    to: Annotated[str, typer.Option(help="lora (stock PEFT), merged (plain transformers), gguf-lora (llama.cpp) or lattice.")],
     output: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/exported/FORMAT.")] = None,
     adapter: Annotated[str, typer.Option(help="Name of the adapter, where the run holds several.")] = "default",
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA; default exact, or what --tolerance needs.")] = None,
@@ -25,13 +25,15 @@ def export(
     calibration_rows: Annotated[int, typer.Option(min=1, help="How many of them.")] = 256,
     steps: Annotated[int, typer.Option(min=0, help="Steps of training towards the adapter's logits, after the fit.")] = 0,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Of these steps.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Order of the rows in these steps.")] = 0,
+    seed: Annotated[int, typer.Option(help="Order of the rows in these steps; of simulated shots.")] = 0,
     lora_bias: Annotated[bool, typer.Option("--lora-bias", help="Fit a constant to each module too (PEFT only).")] = False,
     via_lora: Annotated[bool, typer.Option("--via-lora", help="With --to merged: merge a fitted LoRA.")] = False,
+    backend: Annotated[str | None, typer.Option(help="With --to lattice: where the circuits are measured.")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Of every circuit; default exact, where the backend can.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a former export.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a run's adapter into a LoRA, a merged model or a GGUF adapter, and measure what is lost."""
+    """Turn a run's adapter into a LoRA, a merged model, a GGUF adapter or one with measured circuits, and measure what is lost."""
     from qpeft.training.export import Options
     from qpeft.training.export import export as write
 
@@ -47,6 +49,8 @@ def export(
         seed=seed,
         lora_bias=lora_bias,
         via_lora=via_lora,
+        backend=backend,
+        shots=shots,
     )
     folder = output or run / "exported" / to
     report = write(run, folder, options, overwrite=overwrite)
@@ -65,6 +69,11 @@ def export(
         how = ", ".join(f"{count} {way}" for way, count in report["how"].items())
         size = f"rank {min(ranks)} to {max(ranks)}, {report['parameters']:,} parameters"
         print(f"modules: {how}; {size}; largest relative error {worst:.3g}")
+    if lattice := report.get("lattice"):
+        print(
+            f"measured on {lattice['backend']}: {lattice['spent']['circuits']:,} circuits, error of a value from shots "
+            f"{lattice['shot_error_rms']:.4f}, off the noiseless circuit {lattice['off_the_exact_circuit_rms']:.4f} (RMS)"
+        )
     print(f"exported: {folder}")
 
 

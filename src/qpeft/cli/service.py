@@ -62,11 +62,14 @@ def worker(
     key: Key = None,
     device: Annotated[list[str] | None, typer.Option(help="A device to run; may be repeated. Default simulator.")] = None,
     max_jobs: Annotated[int, typer.Option(min=1, help="Jobs taken at once.")] = 256,
+    name: Annotated[
+        str | None, typer.Option(help="Its name, of no other worker: it takes over from the one that had it before.")
+    ] = None,
 ) -> None:
     """Run circuits for a service, on this machine. The key needs the scope worker."""
     from qpeft.service.worker import run_worker
 
-    run_worker(url, key, device or ["simulator"], max_jobs)
+    run_worker(url, key, device or ["simulator"], max_jobs, name=name)
 
 
 @app.command()

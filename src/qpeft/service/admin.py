@@ -18,6 +18,7 @@ from qpeft.service.schema import (
     api_keys,
     audit,
     batches,
+    calibrations,
     counters,
     devices,
     idempotency,
@@ -60,6 +61,16 @@ class SetDevice:
     device: str
     status: str
     reason: str
+
+
+@dataclass(frozen=True)
+class SetCalibration:
+    """Run a device under calibration `id` from now on; `data` is its JSON, None for one that is stored."""
+
+    actor: str
+    device: str
+    id: str
+    data: bytes | None
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,25 @@ def set_device(txn: Transaction, arguments: Sequence[SetDevice]) -> list[Service
             outcomes.append(None)
         else:
             outcomes.append(ServiceError("no such device", status=404, code="no_device", value=argument.device))
+    return outcomes
+
+
+def set_calibration(txn: Transaction, arguments: Sequence[SetCalibration]) -> list[ServiceError | None]:
+    """What is leased from now on runs under it; what is running ends under the one before."""
+    outcomes: list[ServiceError | None] = []
+    for argument in arguments:
+        known = sa.select(calibrations.c.id).where(calibrations.c.device == argument.device, calibrations.c.id == argument.id)
+        if txn.connection.execute(known).first() is None:
+            if argument.data is None:
+                outcomes.append(ServiceError("no such calibration", status=404, code="not_found", value=argument.id))
+                continue
+            row = {"device": argument.device, "id": argument.id, "created_at": txn.now, "data": argument.data}
+            txn.connection.execute(calibrations.insert(), row)
+        update = sa.update(devices).where(devices.c.id == argument.device)
+        txn.connection.execute(update.values(calibration=argument.id, pinned=True))
+        note(txn, argument.actor, "device.calibration", f"{argument.device}: {argument.id}")
+        txn.changed.update(("devices", f"device:{argument.device}"))
+        outcomes.append(None)
     return outcomes
 
 

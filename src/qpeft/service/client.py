@@ -207,6 +207,12 @@ class Client:
     def revoke_key(self, prefix: str) -> None:
         self.connection.request("DELETE", f"/v1/keys/{prefix}", retry=False)
 
+    def set_calibration(self, device: str, calibration: str | Mapping[str, Any]) -> Json:
+        """Run a chip under a calibration from now on: a chip file's content, or the id of one it had before."""
+        body = {"id": calibration} if isinstance(calibration, str) else {"chip": calibration}
+        found: Json = self.connection.request("POST", f"/v1/devices/{device}/calibration", content=json.dumps(body).encode()).json()
+        return found
+
     def set_device(self, device: str, status: str, reason: str = "") -> Json:
         body = json.dumps({"status": status, "reason": reason}).encode()
         found: Json = self.connection.request("POST", f"/v1/devices/{device}/status", content=body).json()

@@ -49,6 +49,7 @@ class Service:
         self.programs = Programs(settings)
         self.book = DeviceBook()
         self.submit = store.Submit(settings)
+        self.hello = leases.Register(settings)
         self.lease = leases.LeaseJobs(settings)
         self.complete = leases.Complete(settings)
         self.purge = admin.PurgeOld(self.submit.known)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -19,7 +20,10 @@ from qpeft.service.wire import Calibration, DeviceInfo, EndedJob, LeasedJob, Lea
 
 if TYPE_CHECKING:
     from qpeft.backends.base import Compiled
+    from qpeft.backends.emulator import Emulated, EmulatorBackend
+    from qpeft.service.packed import SharedChip
 
+log = logging.getLogger("qpeft.service.worker")
 COMPILED = 256  # circuits kept compiled for each device
 MAX_OUTCOMES = 1 << 22  # numbers in the result of one job, counted before it runs
 
@@ -53,7 +57,8 @@ class Device:
     """One backend of a worker, with its compiled circuits."""
 
     def __init__(self, name: str, backend: Backend) -> None:
-        self.name, self.backend = name, backend
+        self.name, self.own, self.backend = name, backend, backend
+        self._shared: SharedChip | None = None
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
 
     def info(self) -> DeviceInfo:
@@ -66,6 +71,7 @@ class Device:
             max_shots=limits.max_shots,
             exact=limits.exact,
             simulated=self.backend.simulated,
+            chip=hasattr(self.own, "chip"),
             description=type(self.backend).__name__,
             program_s=max(estimate(1, 1000) - 1000 * per_shot, 0.0) if chip else 2e-5,
             shot_s=per_shot if chip else 1e-8,
@@ -78,6 +84,30 @@ class Device:
         data = chip.to_json().encode() if chip is not None else msgspec.json.encode({"calibration": self.backend.calibration})
         return Calibration(device=self.name, id=self.backend.calibration[:64], data=data)
 
+    def recalibrate(self, name: str | None, fetch: Callable[[str], bytes]) -> None:
+        """Run under the calibration of this id from now on (None: the worker's own); `fetch(id)` gives its chip file."""
+        if name is None or name == self.own.calibration[:64]:
+            backend = self.own
+        elif name == self.backend.calibration[:64]:
+            return
+        else:
+            from qpeft.backends.chips import Chip
+            from qpeft.backends.emulator import EmulatorBackend
+
+            backend = EmulatorBackend(Chip.from_json(fetch(name)))
+        if backend is not self.backend:
+            self.backend, self._shared = backend, None
+            self._compiled.clear()
+
+    @property
+    def shared(self) -> SharedChip | None:
+        """The chip as many users' at once; None where circuits cannot be placed together."""
+        if self._shared is None and hasattr(self.backend, "compile_program"):
+            from qpeft.service.packed import SharedChip
+
+            self._shared = SharedChip(cast("EmulatorBackend", self.backend))
+        return self._shared
+
     def compiled(self, circuit: Circuit) -> Compiled:
         kept = self._compiled.get(circuit.id)
         if kept is None:
@@ -88,7 +118,43 @@ class Device:
 
     def run(self, jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> list[EndedJob]:
         """Every job's end, in any order. Never raises for what a job asks."""
-        return [ended for group in groups(jobs) for ended in self._run_group(group, programs)]
+        ended = self._run_shared(jobs, programs)
+        done = {one.seq for one in ended}
+        alone = groups(job for job in jobs if job.seq not in done)
+        return ended + [one for group in alone for one in self._run_group(group, programs)]
+
+    def _run_shared(self, jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> list[EndedJob]:
+        """The ends of jobs that could run together on one chip; what fails here is left to run alone."""
+        shared = self.shared
+        if shared is None:
+            return []
+        from qpeft.service.packed import tenants
+
+        ended = []
+        for together in tenants(jobs):
+            start = time.perf_counter()
+            ready = [one for job in together if (one := _prepared(job, programs[job.program])) is not None]
+            shots = together[0].shots
+            assert shots is not None
+            try:
+                outcomes = shared.run([one.circuit for one in ready], [one.params for one in ready], shots)
+                payloads = [pack(one.result(*outcome, len(ready))) for one, outcome in zip(ready, outcomes, strict=True)]
+            except Exception as error:
+                log.info("circuits that were to share a chip run one by one: %s", error)
+                continue
+            seconds = self._device_seconds(1, shots, time.perf_counter() - start) / max(len(ready), 1)
+            ended += [self._ended(one.job, seconds, payload, "") for one, payload in zip(ready, payloads, strict=True)]
+        return ended
+
+    def _ended(self, job: LeasedJob, seconds: float, payload: bytes | None, reason: str) -> EndedJob:
+        return EndedJob(
+            seq=job.seq,
+            attempt=job.attempt,
+            device_s=seconds,
+            payload=payload,
+            reason=reason[:4000],
+            calibration=self.backend.calibration[:64],
+        )
 
     def _run_group(self, group: Group, programs: Mapping[str, LeasedProgram]) -> list[EndedJob]:
         start = time.perf_counter()
@@ -107,15 +173,7 @@ class Device:
         rows = sum(job.rows for job in group.jobs)
         seconds = self._device_seconds(rows, group.shots, time.perf_counter() - start)
         return [
-            EndedJob(
-                seq=job.seq,
-                attempt=job.attempt,
-                device_s=seconds * job.rows / rows,
-                payload=payload,
-                reason=reason[:4000],
-                calibration=self.backend.calibration[:64],
-            )
-            for job, payload in zip(group.jobs, payloads, strict=True)
+            self._ended(job, seconds * job.rows / rows, payload, reason) for job, payload in zip(group.jobs, payloads, strict=True)
         ]
 
     def _device_seconds(self, rows: int, shots: int | None, wall_s: float) -> float:
@@ -124,33 +182,31 @@ class Device:
     def _payloads(self, group: Group, program: LeasedProgram) -> list[bytes | None]:
         circuit, bits = circuit_of(program.format, program.text)
         for job in group.jobs:
-            if len(job.params) != 8 * job.rows * circuit.n_params:
-                got = len(job.params) // (8 * job.rows)
-                raise CircuitError("wrong number of parameters", value=got, bound=circuit.n_params)
+            _check_params(job, circuit)
         params = np.frombuffer(b"".join(job.params for job in group.jobs), "<f8")
         params = params.reshape(sum(job.rows for job in group.jobs), circuit.n_params)
         _check_size(group, circuit, max(job.rows for job in group.jobs))
         if group.output == "expectations":
-            return _split(group.jobs, "expectations", self._expectations(group, circuit, params))
+            return _split(group.jobs, "expectations", self._expectations(group, circuit, params), self._qubits(circuit))
         counts = self.compiled(circuit).run(params, group.shots, group.seed)
+        qubits = self._qubits(circuit)
         if bits is not None:
             counts = counts.marginal(bits)
+            qubits = None if qubits is None else tuple(qubits[q] for q in bits)
         if group.output == "probabilities":
-            return _split(group.jobs, "probabilities", counts.probabilities())
-        return _split_counts(group.jobs, counts)
+            return _split(group.jobs, "probabilities", counts.probabilities(), qubits)
+        return _split_counts(group.jobs, counts, qubits)
+
+    def _qubits(self, circuit: Circuit) -> tuple[int, ...] | None:
+        """The chip's qubits that a circuit runs on, where the device is a chip and places it once."""
+        if not hasattr(self.backend, "compile_program"):
+            return None
+        places = cast("Emulated", self.compiled(circuit)).places
+        return tuple(places[0].qubits[q] for q in places[0].measured) if len(places) == 1 else None
 
     def _expectations(self, group: Group, circuit: Circuit, params: FloatArray) -> FloatArray:
-        observables = None
-        if group.observables is not None:
-            terms = msgspec.json.decode(group.observables, type=list[list[Term]])
-            observables = [Observable(tuple((c, tuple((q, p) for q, p in word)) for c, word in term)) for term in terms]
-            highest = max((q for observable in observables for _, word in observable.terms for q, _ in word), default=0)
-            if highest >= circuit.n_qubits:
-                raise CircuitError(
-                    "an observable names a qubit that is not there", value=highest, bound=f"0..{circuit.n_qubits - 1}"
-                )
-        z_only = observables is None or all(p == "Z" for o in observables for _, word in o.terms for _, p in word)
-        if z_only:
+        observables = _observables(group.observables, circuit)
+        if _z_only(observables):
             return self.compiled(circuit).run(params, group.shots, group.seed).expectations(observables)
         import torch
 
@@ -178,21 +234,77 @@ def _check_size(group: Group, circuit: Circuit, rows: int) -> None:
         )
 
 
-def _split(jobs: Sequence[LeasedJob], kind: Any, table: FloatArray) -> list[bytes | None]:
+@dataclass(frozen=True)
+class _Prepared:
+    """One job, read and checked, of those that share a chip."""
+
+    job: LeasedJob
+    circuit: Circuit
+    bits: tuple[int, ...] | None
+    observables: list[Observable] | None
+    params: FloatArray
+
+    def result(self, counts: Counts, qubits: tuple[int, ...], tenants: int) -> Result:
+        kept = counts
+        if self.bits is not None:
+            kept, qubits = counts.marginal(self.bits), tuple(qubits[q] for q in self.bits)
+        kind = self.job.output
+        if kind == "counts":
+            return Result(kind=kind, counts=kept.counts, qubits=qubits, tenants=tenants)
+        table = counts.expectations(self.observables) if kind == "expectations" else kept.probabilities()
+        data = np.ascontiguousarray(table, dtype="<f8").tobytes()
+        return Result(kind=kind, columns=table.shape[1], data=data, qubits=qubits, tenants=tenants)
+
+
+def _prepared(job: LeasedJob, program: LeasedProgram) -> _Prepared | None:
+    """None for what must run alone: to say why it fails, or to measure X and Y."""
+    try:
+        circuit, bits = circuit_of(program.format, program.text)
+        _check_params(job, circuit)
+        _check_size(Group(job.program, job.shots, job.output, job.observables, None, (job,)), circuit, 1)
+        observables = _observables(job.observables, circuit)
+    except QpeftError:
+        return None
+    if not _z_only(observables):
+        return None
+    return _Prepared(job, circuit, bits, observables, np.frombuffer(job.params, "<f8").reshape(1, circuit.n_params))
+
+
+def _check_params(job: LeasedJob, circuit: Circuit) -> None:
+    if len(job.params) != 8 * job.rows * circuit.n_params:
+        raise CircuitError("wrong number of parameters", value=len(job.params) // (8 * job.rows), bound=circuit.n_params)
+
+
+def _observables(text: bytes | None, circuit: Circuit) -> list[Observable] | None:
+    if text is None:
+        return None
+    terms = msgspec.json.decode(text, type=list[list[Term]])
+    observables = [Observable(tuple((c, tuple((q, p) for q, p in word)) for c, word in term)) for term in terms]
+    highest = max((q for observable in observables for _, word in observable.terms for q, _ in word), default=0)
+    if highest >= circuit.n_qubits:
+        raise CircuitError("an observable names a qubit that is not there", value=highest, bound=f"0..{circuit.n_qubits - 1}")
+    return observables
+
+
+def _z_only(observables: Sequence[Observable] | None) -> bool:
+    return observables is None or all(p == "Z" for o in observables for _, word in o.terms for _, p in word)
+
+
+def _split(jobs: Sequence[LeasedJob], kind: Any, table: FloatArray, qubits: tuple[int, ...] | None) -> list[bytes | None]:
     payloads: list[bytes | None] = []
     first = 0
     table = np.ascontiguousarray(table, dtype="<f8")
     for job in jobs:
         part = table[first : first + job.rows]
-        payloads.append(pack(Result(kind=kind, columns=table.shape[1], data=part.tobytes())))
+        payloads.append(pack(Result(kind=kind, columns=table.shape[1], data=part.tobytes(), qubits=qubits)))
         first += job.rows
     return payloads
 
 
-def _split_counts(jobs: Sequence[LeasedJob], counts: Counts) -> list[bytes | None]:
+def _split_counts(jobs: Sequence[LeasedJob], counts: Counts, qubits: tuple[int, ...] | None) -> list[bytes | None]:
     payloads: list[bytes | None] = []
     rows, first = counts.counts, 0
     for job in jobs:
-        payloads.append(pack(Result(kind="counts", counts=rows[first : first + job.rows])))
+        payloads.append(pack(Result(kind="counts", counts=rows[first : first + job.rows], qubits=qubits)))
         first += job.rows
     return payloads

@@ -33,6 +33,7 @@ class Hello:
     calibrations: tuple[tuple[str, str, bytes], ...] = ()
     info: tuple[tuple[str, bytes], ...] = ()
     """For each device a JSON object of its limits and costs (wire.DeviceInfo)."""
+    takes_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Lease:
     jobs: tuple[Row, ...]
     programs: dict[str, Row]
     drop: tuple[int, ...]
+    calibration: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,28 @@ class Completion:
     endings: tuple[Ending, ...]
 
 
-def hello(txn: Transaction, arguments: Sequence[Hello]) -> list[str]:
-    """Register workers, with the calibrations their devices run under."""
+@dataclass(eq=False)
+class Register:
+    """The operation `hello`: register workers, with the calibrations their devices run under."""
+
+    settings: Settings
+
+    def __call__(self, txn: Transaction, arguments: Sequence[Hello]) -> list[str]:
+        for argument in arguments:
+            if argument.takes_over:
+                self._take_over(txn, argument)
+        return _register(txn, arguments)
+
+    def _take_over(self, txn: Transaction, argument: Hello) -> None:
+        mine = (workers.c.owner == argument.owner, workers.c.name == argument.name, workers.c.lost.is_(False))
+        for worker in txn.connection.execute(sa.select(workers.c.id).where(*mine)).scalars().all():
+            txn.connection.execute(sa.update(workers).where(workers.c.id == worker).values(lost=True))
+            ledger = Ledger(txn)
+            release(txn, ledger, _held(txn, worker), "its worker was started anew", self.settings.max_attempts)
+            ledger.close()
+
+
+def _register(txn: Transaction, arguments: Sequence[Hello]) -> list[str]:
     for argument in arguments:
         values = {"owner": argument.owner, "name": argument.name, "devices": "\n".join(argument.devices)}
         row = {**values, "id": argument.worker, "beats": 0, "seen_at": txn.now, "lost": False}
@@ -95,7 +117,8 @@ def hello(txn: Transaction, arguments: Sequence[Hello]) -> list[str]:
             if txn.connection.execute(known).first() is None:
                 calibration = {"device": device, "id": name, "created_at": txn.now, "data": data}
                 txn.connection.execute(calibrations.insert(), calibration)
-            txn.connection.execute(sa.update(devices).where(devices.c.id == device).values(calibration=name))
+            free = sa.update(devices).where(devices.c.id == device, devices.c.pinned.is_(False))
+            txn.connection.execute(free.values(calibration=name))
         for device, info in argument.info:
             txn.connection.execute(sa.update(devices).where(devices.c.id == device).values(info=info))
         txn.changed.add("devices")
@@ -182,7 +205,8 @@ class LeaseJobs:
         ledger.close()
         hashes = {row.program for row in leased}
         found = txn.connection.execute(sa.select(programs).where(programs.c.hash.in_(hashes))).all() if hashes else ()
-        return Lease(leased, {row.hash: row for row in found}, _drop(held, request.holding))
+        pinned = txn.connection.execute(_PINNED, {"device": leased[0].device}).scalar_one_or_none() if leased else None
+        return Lease(leased, {row.hash: row for row in found}, _drop(held, request.holding), pinned)
 
     def _lease_device(self, txn: Transaction, ledger: Ledger, request: LeaseRequest, device: str) -> tuple[Row, ...]:
         status = txn.connection.execute(_STATUS, {"device": device}).scalar_one_or_none()
@@ -219,6 +243,7 @@ class LeaseJobs:
 
 
 _STATUS = sa.select(devices.c.status).where(devices.c.id == sa.bindparam("device"))
+_PINNED = sa.select(devices.c.calibration).where(devices.c.id == sa.bindparam("device"), devices.c.pinned.is_(True))
 _PEEK = (
     sa.select(jobs.c.seq, jobs.c.estimate_s, jobs.c.attempt)
     .where(*(jobs.c[name] == sa.bindparam(name) for name in ("device", "owner", "lane")), QUEUED_SQL)

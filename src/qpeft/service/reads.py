@@ -22,6 +22,7 @@ from qpeft.service.schema import (
     jobs,
     owners,
     results,
+    sessions,
     usage,
     workers,
 )
@@ -85,6 +86,10 @@ class Reads:
     def key(self, digest: bytes) -> Row | None:
         """`(prefix, owner, scopes, name)` of a key in use."""
         return self._first(_KEY, {"digest": digest})
+
+    def session(self, digest: bytes, now: float) -> Row | None:
+        """`(prefix, owner, scopes, name)` of the key that a session of the dashboard stands for, while both are in use."""
+        return self._first(_SESSION, {"digest": digest, "now": now})
 
     def keys(self) -> Sequence[Row]:
         query = sa.select(api_keys.c.prefix, api_keys.c.scopes, api_keys.c.created_at, api_keys.c.revoked_at, owners.c.name)
@@ -218,6 +223,14 @@ _KEY = (
     sa.select(api_keys.c.prefix, api_keys.c.owner, api_keys.c.scopes, owners.c.name)
     .join(owners, owners.c.id == api_keys.c.owner)
     .where(api_keys.c.digest == sa.bindparam("digest"), api_keys.c.revoked_at.is_(None))
+)
+_SESSION = (
+    sa.select(api_keys.c.prefix, api_keys.c.owner, api_keys.c.scopes, owners.c.name)
+    .join(sessions, sessions.c.prefix == api_keys.c.prefix)
+    .join(owners, owners.c.id == api_keys.c.owner)
+    .where(
+        sessions.c.digest == sa.bindparam("digest"), sessions.c.expires_at > sa.bindparam("now"), api_keys.c.revoked_at.is_(None)
+    )
 )
 _JOB = sa.select(jobs).where(jobs.c.id == sa.bindparam("id"), jobs.c.owner == sa.bindparam("owner"))
 _RESULT = sa.select(results.c.payload).where(results.c.seq == sa.bindparam("seq"))

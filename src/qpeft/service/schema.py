@@ -51,6 +51,14 @@ api_keys = sa.Table(
     sa.Column("revoked_at", Real),
 )
 
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("digest", sa.LargeBinary(32), primary_key=True),
+    sa.Column("prefix", sa.String(16), nullable=False),
+    sa.Column("expires_at", Real, nullable=False),
+)
+
 programs = sa.Table(
     "programs",
     metadata,
@@ -162,6 +170,7 @@ devices = sa.Table(
     sa.Column("reason", sa.String(500), nullable=False),
     sa.Column("vtime", Real, nullable=False),
     sa.Column("calibration", sa.String(64)),
+    sa.Column("pinned", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("info", sa.LargeBinary),
 )
 

@@ -136,7 +136,8 @@ def serve(settings: Settings, admin_key_file: Path | None = None) -> None:
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(f"serving on {url}", flush=True)
         executors = _Children(
-            [_executor_command(settings, url)] * settings.executors, {**os.environ, "QPEFT_SERVICE_KEY": internal}
+            [_executor_command(settings, url, number) for number in range(settings.executors)],
+            {**os.environ, "QPEFT_SERVICE_KEY": internal},
         )
         starter = threading.Thread(target=_start_when_ready, args=(url, executors), daemon=True)
         starter.start()
@@ -215,8 +216,9 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         service.close()
 
 
-def _executor_command(settings: Settings, url: str) -> list[str]:
-    arguments = {"url": url, "devices": settings.devices, "parent": os.getpid()}
+def _executor_command(settings: Settings, url: str, number: int) -> list[str]:
+    name = f"{socket.gethostname()} {settings.data_dir.resolve()} {number}"[-128:]
+    arguments = {"url": url, "devices": settings.devices, "parent": os.getpid(), "name": name}
     return [sys.executable, "-m", "qpeft.service.worker", json.dumps(arguments)]
 
 

@@ -113,11 +113,25 @@ class DeviceInfo(Strict):
     max_shots: int | None = None
     exact: bool = False
     simulated: bool = True
+    chip: bool = False
+    """Its calibration is a chip file, which an administrator may set."""
     description: str = ""
     program_s: float = 0.0
     shot_s: float = 0.0
     gate_s: float = 0.0
     base: float = 2.0
+
+
+class CalibrationChoice(Strict):
+    """A device's new calibration: a chip file (`qpeft` chip JSON), or the id of one that the device had before."""
+
+    chip: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+
+
+class CalibrationRequest(Strict):
+    device: Device
+    id: Annotated[str, Meta(max_length=64)]
 
 
 class Calibration(Strict):
@@ -127,10 +141,12 @@ class Calibration(Strict):
 
 
 class HelloRequest(Strict):
-    """A worker's first words. `worker` is null for a new one."""
+    """A worker's first words. With `takes_over` it stands in for the user's earlier workers of its name, whose jobs go back to
+    the queue at once."""
 
     name: Name
     devices: Annotated[list[Device], Meta(min_length=1, max_length=64)]
+    takes_over: bool = False
     info: dict[str, DeviceInfo] = {}
     calibrations: list[Calibration] = []
 
@@ -173,6 +189,8 @@ class LeaseAnswer(Strict):
     jobs: list[LeasedJob]
     programs: dict[str, LeasedProgram]
     drop: list[int]
+    calibration: str | None = None
+    """What to run these jobs under; None is the worker's own."""
 
 
 class EndedJob(Strict):
@@ -195,19 +213,26 @@ class CompleteRequest(Strict):
 
 
 class Result(Strict):
-    """A stored result: `counts` one mapping a row (outcome, qubit 0 leftmost), or `data` float64 `(rows, columns)`."""
+    """A stored result: `counts` one mapping a row (outcome, qubit 0 leftmost), or `data` float64 `(rows, columns)`.
+
+    `qubits`: on a chip, where each qubit of the circuit was measured. `tenants`: how many circuits shared the chip with it.
+    """
 
     kind: Output
     counts: list[dict[str, int]] | None = None
     columns: int = 0
     data: bytes = b""
+    qubits: tuple[int, ...] | None = None
+    tenants: int = 1
 
     def public(self) -> dict[str, Any]:
         """`{"counts": [...]}` or `{"expectations" | "probabilities": [[...], ...]}`."""
+        chip = {} if self.qubits is None else {"qubits": self.qubits, "tenants": self.tenants}
         if self.counts is not None:
-            return {"counts": self.counts}
+            return {"counts": self.counts, **chip}
         values = memoryview(self.data).cast("d").tolist()
-        return {self.kind: [values[i : i + self.columns] for i in range(0, len(values), self.columns)] if self.columns else []}
+        rows = [values[i : i + self.columns] for i in range(0, len(values), self.columns)] if self.columns else []
+        return {self.kind: rows, **chip}
 
 
 pack = msgspec.msgpack.Encoder().encode

@@ -26,6 +26,7 @@ from qpeft.service.execute import Device
 from qpeft.service.logs import configure
 from qpeft.service.parent import end_with
 from qpeft.service.wire import (
+    CalibrationRequest,
     CompleteRequest,
     EndedJob,
     HeartbeatRequest,
@@ -46,7 +47,11 @@ T = TypeVar("T")
 
 
 class Worker:
-    """`run()` until `stop()`. `parent` is a process that the worker ends with."""
+    """`run()` until `stop()`. `parent` is a process that the worker ends with.
+
+    A worker with a `name` takes over from the one that had it before: it says that there is no other, so that jobs of a
+    predecessor that was killed go back to the queue at once instead of after `lease_s`.
+    """
 
     def __init__(
         self,
@@ -59,7 +64,7 @@ class Worker:
     ) -> None:
         self.connection, self.max_jobs, self.parent = connection, max_jobs, parent
         self.devices = {device.name: device for device in devices}
-        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self.name, self.named = name or f"{socket.gethostname()}:{os.getpid()}", name is not None
         self.worker, self.lease_s = "", 15.0
         self._lock = threading.Lock()
         self._holding: dict[int, int] = {}
@@ -115,7 +120,9 @@ class Worker:
     def _hello(self) -> None:
         calibrations = [found for device in self.devices.values() if (found := device.calibration()) is not None]
         info = {name: device.info() for name, device in self.devices.items()}
-        request = HelloRequest(name=self.name[:200], devices=list(self.devices), info=info, calibrations=calibrations)
+        request = HelloRequest(
+            name=self.name[:128], takes_over=self.named, devices=list(self.devices), info=info, calibrations=calibrations
+        )
         answer = self._call("hello", request, dict[str, Any])
         with self._lock:
             self.worker, self.lease_s = answer["worker"], float(answer["lease_s"])
@@ -159,6 +166,7 @@ class Worker:
     def _run_lease(self, lease: LeaseAnswer) -> None:
         assert lease.device is not None
         device = self.devices[lease.device]
+        device.recalibrate(lease.calibration, lambda name: self._calibration(device.name, name))
         for start in range(0, len(lease.jobs), CHUNK):
             chunk = self._still_held(lease.jobs[start : start + CHUNK])
             if not chunk:
@@ -169,6 +177,10 @@ class Worker:
                 ended = device.run(chunk, lease.programs)
             estimate_s = sum(job.estimate_s for job in chunk)
             self._ended.put(CompleteRequest(worker=self.worker, device=device.name, estimate_s=estimate_s, jobs=ended))
+
+    def _calibration(self, device: str, name: str) -> bytes:
+        request = CalibrationRequest(device=device, id=name)
+        return bytes(self._call("calibration", request, dict[str, Any])["data"])
 
     def _still_held(self, jobs: Sequence[LeasedJob]) -> list[LeasedJob]:
         with self._lock:
@@ -218,11 +230,18 @@ def open_devices(names: Sequence[str]) -> list[Device]:
     return [Device(name, get_backend(name)) for name in names]
 
 
-def run_worker(url: str | None, key: str | None, devices: Sequence[str], max_jobs: int = 256, parent: int | None = None) -> None:
+def run_worker(
+    url: str | None,
+    key: str | None,
+    devices: Sequence[str],
+    max_jobs: int = 256,
+    parent: int | None = None,
+    name: str | None = None,
+) -> None:
     """Work for the service at `url` until SIGINT or SIGTERM."""
     configure()
     connection = Connection(url, key, Retries(request_s=30.0, total_s=0.0))
-    worker = Worker(connection, open_devices(devices), max_jobs=max_jobs, parent=parent)
+    worker = Worker(connection, open_devices(devices), name=name, max_jobs=max_jobs, parent=parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: worker.stop())
     worker.run()

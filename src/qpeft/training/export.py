@@ -1,7 +1,8 @@
-"""Ways out of an adapter: a run becomes a LoRA that stock PEFT loads, a plain merged model, or a GGUF adapter.
+"""Ways out of an adapter: a run becomes a LoRA that stock PEFT loads, a plain merged model, a GGUF adapter, or an adapter whose
+circuits were measured.
 
 The folder is written whole or not at all. Its `export.json` says what was lost, measured on what the folder holds when it is
-loaded again, and it is loaded without qpeft's layers.
+loaded again, and all but the measured adapter are loaded without qpeft's layers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from qpeft.training.distill import distance, fit_layers, train_towards
 from qpeft.training.evaluate import evaluate
 from qpeft.training.gguf_lora import gguf_names, write_gguf_lora
 
-FORMATS = ("lora", "merged", "gguf-lora")
+FORMATS = ("lora", "merged", "gguf-lora", "lattice")
 REPORT = "export.json"
 GGUF = "adapter.gguf"
 TOLERANCE = 0.01
@@ -45,6 +46,7 @@ class Options:
         steps, learning_rate, seed: of training the fitted LoRA towards the adapter's logits.
         lora_bias: fit a constant to each module as well. Stock PEFT loads it; other programs may not.
         via_lora: merge the LoRA instead of the adapter, for adapters that cannot be merged.
+        backend, shots: where a lattice is measured, and with how many shots a circuit (None: exact probabilities).
     """
 
     to: str = "lora"
@@ -58,11 +60,13 @@ class Options:
     seed: int = 0
     lora_bias: bool = False
     via_lora: bool = False
+    backend: str | None = None
+    shots: int | None = None
 
     @property
     def as_lora(self) -> bool:
         """Whether the adapter becomes a LoRA on the way."""
-        return self.to != "merged" or self.via_lora
+        return self.to in ("lora", "gguf-lora") or self.via_lora
 
     def __post_init__(self) -> None:
         if self.to not in FORMATS:
@@ -70,7 +74,9 @@ class Options:
         if self.via_lora and self.to != "merged":
             raise RunError("via_lora does nothing here", value=self.to, bound="merged")
         if not self.as_lora and (self.rank or self.steps or self.lora_bias or self.tolerance is not None):
-            raise RunError("a merge has no rank, tolerance, steps or constants", cure="leave them out, or --via-lora")
+            raise RunError(f"{self.to}: no rank, tolerance, steps or constants here", cure="leave them out, or --via-lora")
+        if (self.to == "lattice") != (self.backend is not None) or (self.shots is not None and self.to != "lattice"):
+            raise RunError("a lattice is measured on a backend, and nothing else is", cure="--to lattice --backend NAME --shots N")
         if self.lora_bias and self.to != "lora":
             raise RunError("constants go into a LoRA of PEFT's alone", value=self.to, bound="lora", cure="leave out --lora-bias")
         if self.rank is not None and self.tolerance is not None:
@@ -89,7 +95,10 @@ def export(folder: Path, output: Path, options: Options, *, overwrite: bool = Fa
     run = open_run(folder, options.adapter, calibration=options.calibration, calibration_rows=options.calibration_rows)
     _check_adapter(run, options)
     with _whole(output) as scratch:
-        found = _export_lora(run, scratch, options) if options.as_lora else _merge(run, scratch)
+        if options.to == "lattice":
+            found = _lattice(run, scratch, folder, options)
+        else:
+            found = _export_lora(run, scratch, options) if options.as_lora else _merge(run, scratch)
         report = {
             "run": str(folder.resolve()),
             "format": options.to,
@@ -243,6 +252,18 @@ def _merge(run: AdaptedRun, scratch: Path) -> dict[str, Any]:
         "lossless": False,  # the sum is rounded to the base's dtype
         "measured": reference | {"exported": _measure(run, merged)},
         "check": _check_values(run, merged),
+    }
+
+
+def _lattice(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -> dict[str, Any]:
+    """Write the adapter with its circuits measured; returns the report's part."""
+    from qpeft.training.export_lattice import export_lattice
+
+    assert options.backend is not None  # checked with the options
+    exported, found = export_lattice(run, scratch, folder, options.backend, options.shots, options.seed)
+    measured = _reference(run) | {"exported": _measure(run, exported)}
+    return {"how": {"measured": found["lattice"]["circuits"]}, "lossless": False, "measured": measured, **found} | {
+        "check": _check_values(run, exported)
     }
 
 

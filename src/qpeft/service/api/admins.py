@@ -5,13 +5,15 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
+from qpeft.errors import ServiceError
 from qpeft.service import admin
 from qpeft.service.api.routes import Context, Route, answer
 from qpeft.service.ids import new_key
 from qpeft.service.reads import stamp
-from qpeft.service.wire import DeviceStatus, KeyRequest
+from qpeft.service.wire import CalibrationChoice, DeviceStatus, KeyRequest
 
 _KEY = msgspec.json.Decoder(KeyRequest)
+_CALIBRATION = msgspec.json.Decoder(CalibrationChoice)
 _STATUS = msgspec.json.Decoder(DeviceStatus)
 
 
@@ -53,6 +55,35 @@ async def set_device(context: Context) -> Response:
     return answer({"id": change.device, "status": change.status, "reason": change.reason})
 
 
+async def set_calibration(context: Context) -> Response:
+    """What is leased from now on runs under it, on every worker, and says so; queued jobs are not asked again."""
+    request, _ = await context.json(_CALIBRATION)
+    service, device = context.service, context.path("id")
+    info = service.book.info.get(device)
+    if info is None or not info.chip:
+        known = ", ".join(name for name, info in service.book.info.items() if info.chip)
+        raise ServiceError("only a chip's calibration can be set", status=422, code="no_chip", value=device[:128], bound=known)
+    data, name = None, request.id
+    if isinstance(request.chip, msgspec.Raw):
+        if name is not None:
+            raise ServiceError("either a chip file or an id", status=422, code="body", value="both")
+        data, name = await service.ask(_chip, bytes(request.chip), info.max_qubits)
+    if name is None:
+        raise ServiceError("either a chip file or an id", status=422, code="body", value="none")
+    await service.writer.call(admin.set_calibration, admin.SetCalibration(context.principal.prefix, device, name, data))
+    return answer({"device": device, "calibration": name})
+
+
+def _chip(text: bytes, max_qubits: int) -> tuple[bytes, str]:
+    """A chip file checked and in its normal form, and its id."""
+    from qpeft.backends.chips import Chip
+
+    chip = Chip.from_json(text)
+    if not chip.live_qubits:
+        raise ServiceError("no qubit of this chip is enabled", status=422, code="chip", bound=f"about {max_qubits}")
+    return chip.to_json().encode(), chip.id
+
+
 async def list_workers(context: Context) -> Response:
     rows = await context.service.ask(context.service.reads.workers)
     workers = [
@@ -72,6 +103,7 @@ ROUTES = [
     Route("GET", "/v1/keys", "admin", list_keys, "Keys, without their secrets"),
     Route("DELETE", "/v1/keys/{prefix}", "admin", revoke_key, "Revoke a key", status=204),
     Route("POST", "/v1/devices/{id}/status", "admin", set_device, "Drain a device, maintain it, bring it back", DeviceStatus),
+    Route("POST", "/v1/devices/{id}/calibration", "admin", set_calibration, "Set a chip's calibration", CalibrationChoice),
     Route("GET", "/v1/workers", "admin", list_workers, "Workers"),
     Route("GET", "/v1/audit", "admin", read_audit, "What administrators did", query=("limit",)),
 ]

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 import qpeft
 from qpeft.errors import ServiceError
 from qpeft.service import metrics
-from qpeft.service.api import admins, jobs, openapi, oqcs, streams, workers
+from qpeft.service.api import admins, dashboard, jobs, openapi, oqcs, streams, workers
 from qpeft.service.api.auth import Keys, require
 from qpeft.service.api.guard import Guard
 from qpeft.service.api.problems import as_refusal, problem
@@ -49,6 +49,7 @@ def app(service: Service) -> ASGIApp:
     application.add_exception_handler(ServiceError, _refusal)
     application.add_exception_handler(HTTPException, _http_error)  # type: ignore[arg-type]
     routes = [(route.method, route.path, _endpoint(service, keys, route)) for route in ROUTES]
+    routes += dashboard.endpoints(service, keys)
     return Guard(application, service.settings, routes)
 
 

@@ -14,7 +14,6 @@ from qpeft.service.ids import digest
 
 CACHE_S: Final = 2.0
 CACHE_KEYS: Final = 10_000
-COOKIE: Final = "qpeft_session"
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,20 @@ class Keys:
         address = request.client.host if request.client else "unknown"
         if key is None:
             raise ServiceError("no key", status=401, code="no_key", cure="send the header Authorization: Bearer YOUR_KEY")
-        name = digest(key)
-        principal = await self.check(name)
+        principal = await self.holder(key, address)
+        if not self._rate.hit(principal.prefix):
+            raise ServiceError("too many requests", status=429, code="rate", bound=f"{self._rate.per_s} a second", retry_after_s=1)
+        return principal
+
+    async def holder(self, key: str, address: str) -> Principal:
+        """Who has the key; wrong ones are counted by address."""
+        principal = await self.check(digest(key))
         if principal is None:
             if not self._bad_rate.hit(address):
                 raise ServiceError(
                     "too many wrong keys", status=429, code="rate", bound=f"{self._bad_rate.per_s} a second", retry_after_s=1
                 )
             raise ServiceError("not a key in use", status=401, code="bad_key")
-        if not self._rate.hit(principal.prefix):
-            raise ServiceError("too many requests", status=429, code="rate", bound=f"{self._rate.per_s} a second", retry_after_s=1)
         return principal
 
     @staticmethod

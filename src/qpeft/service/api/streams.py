@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from qpeft.errors import ServiceError
 from qpeft.service.api.routes import JSON, Context, Route, answer, encode
+from qpeft.service.core import Service
 from qpeft.service.reads import job_view, stamp
 from qpeft.service.schema import Row
 from qpeft.service.wire import DeviceInfo
@@ -76,24 +77,27 @@ def _device(row: Row, workers: list[Row]) -> dict[str, Any]:
         "max_qubits": info.max_qubits if info else None,
         "max_shots": info.max_shots if info else None,
         "exact": info.exact if info else None,
+        "pinned": row.pinned,
+        "chip": info.chip if info else None,
         "simulated": info.simulated if info else None,
         "description": info.description if info else "",
     }
 
 
-async def _devices(context: Context) -> list[dict[str, Any]]:
-    rows = await context.service.ask(context.service.reads.devices)
-    workers = list(await context.service.ask(context.service.reads.alive_workers))
+async def devices_view(service: Service) -> list[dict[str, Any]]:
+    """Every device as the API shows it."""
+    rows = await service.ask(service.reads.devices)
+    workers = list(await service.ask(service.reads.alive_workers))
     return [_device(row, workers) for row in rows]
 
 
 async def list_devices(context: Context) -> Response:
-    return answer({"devices": await _devices(context)})
+    return answer({"devices": await devices_view(context.service)})
 
 
 async def _one_device(context: Context) -> dict[str, Any]:
     name = context.path("id")
-    for device in await _devices(context):
+    for device in await devices_view(context.service):
         if device["id"] == name:
             return device
     raise ServiceError("no such device", status=404, code="no_device", value=name[:128])

@@ -13,6 +13,7 @@ from qpeft.service import leases, metrics
 from qpeft.service.api.routes import MSGPACK, Context, Route, decode
 from qpeft.service.ids import new_id
 from qpeft.service.wire import (
+    CalibrationRequest,
     CompleteRequest,
     HeartbeatRequest,
     HelloRequest,
@@ -24,6 +25,7 @@ from qpeft.service.wire import (
 )
 
 _HELLO = msgspec.msgpack.Decoder(HelloRequest)
+_CALIBRATION = msgspec.msgpack.Decoder(CalibrationRequest)
 _LEASE = msgspec.msgpack.Decoder(LeaseRequest)
 _BEAT = msgspec.msgpack.Decoder(HeartbeatRequest)
 _COMPLETE = msgspec.msgpack.Decoder(CompleteRequest)
@@ -53,9 +55,8 @@ async def hello(context: Context) -> Response:
     worker = new_id("w")
     calibrations = tuple((entry.device, entry.id, entry.data) for entry in request.calibrations)
     info = tuple((name, msgspec.json.encode(entry)) for name, entry in request.info.items())
-    await service.writer.call(
-        leases.hello, leases.Hello(worker, context.owner, request.name, tuple(request.devices), calibrations, info)
-    )
+    new = leases.Hello(worker, context.owner, request.name, tuple(request.devices), calibrations, info, request.takes_over)
+    await service.writer.call(service.hello, new)
     return _answer({"worker": worker, "lease_s": service.settings.lease_s})
 
 
@@ -85,7 +86,16 @@ async def lease(context: Context) -> Response:
 def _lease_answer(given: leases.Lease) -> LeaseAnswer:
     jobs = [LeasedJob(**{name: getattr(row, name) for name in LeasedJob.__struct_fields__}) for row in given.jobs]
     programs = {name: LeasedProgram(format=row.format, text=bytes(row.text)) for name, row in given.programs.items()}
-    return LeaseAnswer(device=given.jobs[0].device if given.jobs else None, jobs=jobs, programs=programs, drop=list(given.drop))
+    device = given.jobs[0].device if given.jobs else None
+    return LeaseAnswer(device=device, jobs=jobs, programs=programs, drop=list(given.drop), calibration=given.calibration)
+
+
+async def calibration(context: Context) -> Response:
+    request: CalibrationRequest = await _read(context, _CALIBRATION)
+    row = await context.service.ask(context.service.reads.calibration, request.device, request.id)
+    if row is None:
+        raise ServiceError("no such calibration", status=404, code="not_found", value=request.id)
+    return _answer({"data": bytes(row.data)})
 
 
 async def heartbeat(context: Context) -> Response:
@@ -114,6 +124,16 @@ ROUTES = [
     Route("POST", "/v1/worker/lease", "worker", lease, "Take jobs", LeaseRequest, MSGPACK, body=(MSGPACK,)),
     Route(
         "POST", "/v1/worker/heartbeat", "worker", heartbeat, "Say that the worker lives", HeartbeatRequest, MSGPACK, body=(MSGPACK,)
+    ),
+    Route(
+        "POST",
+        "/v1/worker/calibration",
+        "worker",
+        calibration,
+        "A calibration to run under",
+        CalibrationRequest,
+        MSGPACK,
+        body=(MSGPACK,),
     ),
     Route("POST", "/v1/worker/complete", "worker", complete, "Hand results in", CompleteRequest, MSGPACK, body=(MSGPACK,)),
 ]

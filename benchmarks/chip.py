@@ -1,0 +1,134 @@
+"""Executions of a training step on a chip while its tokens grow: `python -m benchmarks.chip --out chip.jsonl [--plot FILE.png]`.
+
+Counts come from the formulas of `qpeft plan`, which never run the language model. At two sizes they are checked by a real step:
+every circuit of every module is run on random activations, forward and backward, and the backend's counter is read. Then the
+lattice's evaluation is timed beside the simulator's, interleaved, and the sizes at which the lattice stops paying are listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import harness
+from qpeft.backends.budget import Cost, Ledger
+from qpeft.backends.emulator import EmulatorBackend
+from qpeft.backends.executor import BackendExecutor, Gradient
+from qpeft.circuits import ansatz
+from qpeft.circuits.lattice import Lattice, LatticeExecutor
+from qpeft.circuits.simulate import Simulator
+
+TOKENS = (128, 256, 512, 1024, 2048, 4096)
+CHECKED = (128, 4096)
+MODULES = 60  # q_proj and v_proj of SmolLM2-135M
+QUBITS, LAYERS, SHOTS = 4, 1, 1000
+
+
+def executor(gradient: Gradient, pack: bool) -> BackendExecutor:
+    return BackendExecutor(EmulatorBackend("wukong-72", pack=pack), SHOTS, gradient=gradient, seed=0, ledger=Ledger())
+
+
+def counted(tokens: int, gradient: Gradient, pack: bool) -> dict[str, Cost]:
+    """Cost of a step by the formulas: through the lattice, and direct with every row different."""
+    circuit, runner = ansatz.qtha(QUBITS, LAYERS), executor(gradient, pack)
+    prepared, points = runner.prepare(circuit), Lattice.of(circuit).size
+    lattice = prepared.cost(points) + prepared.cost(prepared.gradient_rows(points))
+    direct = prepared.cost(tokens) + prepared.cost(prepared.gradient_rows(tokens, inputs=True))
+    return {"lattice": lattice, "direct": direct * MODULES}
+
+
+def measured(tokens: int, gradient: Gradient, pack: bool) -> Cost:
+    """What a real step charges: MODULES uses of one circuit on `tokens` random activations each, then one flush."""
+    circuit, runner = ansatz.qtha(QUBITS, LAYERS), executor(gradient, pack)
+    lattice = LatticeExecutor(runner, deferred=True)
+    run, angles = lattice.compile(circuit), torch.randn(circuit.n_angles, requires_grad=True)
+    for _ in range(MODULES):
+        run(torch.randn(tokens, QUBITS, requires_grad=True), angles).square().sum().backward()
+    lattice.flush()
+    return runner.ledger.spent
+
+
+def timings(seconds: float) -> list[dict[str, Any]]:
+    """Forward and backward for inputs and angles, of 2,048 tokens and 4 qubits; the lattice's values are remembered, as in a step."""
+    found = []
+    for tokens in (512, 2048):
+        circuit = ansatz.qtha(QUBITS, LAYERS)
+        inputs, angles = torch.randn(tokens, QUBITS, requires_grad=True), torch.randn(circuit.n_angles, requires_grad=True)
+        runs = {"simulator": Simulator().compile(circuit), "lattice": LatticeExecutor(Simulator(), deferred=True).compile(circuit)}
+
+        def step(run: Callable[..., Any], inputs: torch.Tensor = inputs, angles: torch.Tensor = angles) -> Callable[[], object]:
+            return lambda: run(inputs, angles).sum().backward()
+
+        steps = {name: step(run) for name, run in runs.items()}
+        for first in steps.values():
+            first()
+        times = harness.interleaved(steps, seconds=seconds)
+        found.append({"kind": "evaluation", "tokens": tokens, "timings": times})
+    return found
+
+
+def sizes() -> list[dict[str, Any]]:
+    """Points of the lattice, and the tokens a step from which it is smaller than direct execution, shared by MODULES and alone."""
+    rows = []
+    for n, layers in itertools.product((2, 3, 4, 5, 6, 8), (1, 2, 3)):
+        points = (2 * layers + 1) ** n
+        rows.append({"kind": "size", "qubits": n, "layers": layers, "points": points, "shared": -(-points // MODULES)})
+    return rows
+
+
+def plot(records: list[dict[str, Any]], file: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    marks = {"parameter-shift": "o-", "spsa": "s-"}
+    for gradient, mark in marks.items():
+        rows = [r for r in records if r["kind"] == "count" and r["gradient"] == gradient]
+        for way, colour in (("direct", "tab:gray"), ("lattice", "tab:blue")):
+            values = [r[way]["circuits"] for r in rows]
+            axes.loglog([r["tokens"] for r in rows], values, mark, color=colour, label=f"{way}, {gradient}", markersize=4)
+    checks = [r for r in records if r["kind"] == "check"]
+    axes.loglog([r["tokens"] for r in checks], [r["circuits"] for r in checks], "x", color="tab:red", label="a real step's counter")
+    axes.set(
+        xlabel="tokens a step", ylabel="circuits executed a step", title=f"QTHA, {QUBITS} qubits, {MODULES} modules, one circuit"
+    )
+    axes.set_xticks(TOKENS, [f"{t:,}" for t in TOKENS], minor=False)
+    axes.minorticks_off()
+    axes.legend(fontsize=8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chip", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("chip.jsonl"))
+    parser.add_argument("--plot", type=Path, help="write this PNG")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time for each evaluation")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    records = harness.Records(arguments.out)
+    records.add(harness.machine(1))
+    gradients: tuple[Gradient, ...] = ("parameter-shift", "spsa")
+    for gradient in gradients:
+        for tokens in TOKENS:
+            records.add({"kind": "count", "gradient": gradient, "tokens": tokens, "pack": True, **counted(tokens, gradient, True)})
+        for tokens in CHECKED:
+            spent, expected = measured(tokens, gradient, True), counted(tokens, gradient, True)["lattice"]
+            if spent != expected:
+                raise SystemExit(f"a real step of {tokens} tokens cost {spent}, the formula says {expected}")
+            records.add({"kind": "check", "gradient": gradient, "tokens": tokens, "circuits": spent.circuits})
+    for row in [*timings(arguments.seconds), *sizes()]:
+        records.add(row)
+    for record in harness.read(arguments.out):
+        print(record)
+    if arguments.plot:
+        plot(harness.read(arguments.out), arguments.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Plain baselines on the same rows: what a practitioner would try first, from scikit-learn with its defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qpeft.applications.tables import Task
+from qpeft.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def baselines(
+    task: Task, train: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]], *, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Name -> probabilities `(test rows, task.answers)`, trained on the rows `train`; rows are those of `prepare`.
+
+    For tables logistic regression (numbers standardised, missing ones at the median with a mark, categories one-hot) and gradient
+    boosting (numbers as they are, categories as categories); for texts logistic regression on TF-IDF of words and pairs of words.
+    "most frequent" answers with the shares of the training labels.
+    """
+    import numpy as np
+
+    try:
+        from sklearn.dummy import DummyClassifier
+    except ImportError as error:
+        raise MissingDependencyError("scikit-learn", "applications", "baselines") from error
+
+    answers = task.answers
+    truth = np.array([answers.index(row["label"]) for row in train])
+    columns, rest = _columns(task, train), _columns(task, test)
+    found = {}
+    for name, model in {"most frequent": DummyClassifier(strategy="prior"), **_models(task, seed)}.items():
+        model.fit(columns, truth)
+        found[name] = np.zeros((len(test), len(answers)))
+        found[name][:, model.classes_] = model.predict_proba(rest)
+    return found
+
+
+def _columns(task: Task, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A text task's texts; a table as a data frame of numbers and of words."""
+    if len(task.fields) == 1 and task.fields[0].kind == "text":
+        return [row["values"][task.fields[0].name] for row in rows]
+    import pandas
+
+    frame = pandas.DataFrame([row["values"] for row in rows])[[f.name for f in task.fields]]
+    for f in task.fields:
+        if f.kind == "number":
+            frame[f.name] = pandas.to_numeric(frame[f.name].replace("", None), errors="coerce").astype(float)
+    return frame
+
+
+def _models(task: Task, seed: int) -> dict[str, Any]:
+    from sklearn.compose import ColumnTransformer
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+
+    if len(task.fields) == 1 and task.fields[0].kind == "text":
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+        return {"TF-IDF + logistic regression": make_pipeline(words, LogisticRegression(max_iter=2000))}
+    numbers = [f.name for f in task.fields if f.kind == "number"]
+    categories = [f.name for f in task.fields if f.kind == "category"]
+    linear = ColumnTransformer(
+        [
+            ("numbers", make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler()), numbers),
+            ("categories", OneHotEncoder(handle_unknown="ignore"), categories),
+        ]
+    )
+    codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    trees = ColumnTransformer([("categories", codes, categories), ("numbers", "passthrough", numbers)])
+    marked = list(range(len(categories)))
+    return {
+        "logistic regression": make_pipeline(linear, LogisticRegression(max_iter=2000)),
+        "gradient boosting": make_pipeline(trees, HistGradientBoostingClassifier(categorical_features=marked, random_state=seed)),
+    }

@@ -1,0 +1,56 @@
+"""The card of a prepared data set: what it is, where it is from, how it was split, and what it must not be used for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qpeft.applications.catalogue.base import DataSet
+from qpeft.applications.sources import HubSource, PackageSource
+from qpeft.applications.splits import PARTS
+from qpeft.applications.tables import Task
+
+
+def card(
+    data: DataSet, task: Task, counts: Mapping[str, Mapping[str, int]], hashes: Mapping[str, str], left_out: int, seed: int
+) -> str:
+    """Markdown; `counts` and `hashes` (SHA-256) are by part."""
+    lines = [f"# {data.name}", "", data.title, "", "| | |", "|---|---|", f"| source | {data.source.words} |"]
+    if isinstance(data.source, PackageSource):
+        lines.append(f"| SHA-256 of the source | `{data.source.sha256}` |")
+    if isinstance(data.source, HubSource):
+        lines.append(f"| address | hub id `{data.source.dataset}` |")
+    lines.append(f"| licence | {data.licence} |")
+    kin = f", rows of one `{data.group}` on one side" if data.group else ""
+    own = "the source's own test rows; validation cut from its training rows" if data.in_test else "70% / 15% / 15%"
+    strata = ", stratified by label" if data.kind == "classification" else ""
+    lines.append(f"| split | {own}{kin}{strata}, by content hash, seed {seed} |")
+    lines.append(f"| left out | {left_out} rows: copies{', or kin of a test row' if data.in_test else ''} |")
+    for part in PARTS:
+        lines.append(f"| {part} | {sum(counts[part].values()):,} rows, SHA-256 `{hashes[part]}` |")
+    lines += [f"| intended use | {data.use} |", "", "## Limits", ""]
+    lines += [f"* {limit}" for limit in data.limits]
+    if task.kind == "classification":
+        lines += ["", "## Labels", "", f"| answer | {' | '.join(PARTS)} |", "|---|--:|--:|--:|"]
+        lines += [f"| {answer} | {' | '.join(f'{counts[part].get(answer, 0):,}' for part in PARTS)} |" for answer in task.answers]
+    if task.cost:
+        lines += [
+            "",
+            "## Cost of errors",
+            "",
+            "| true \\ predicted | " + " | ".join(task.cost) + " |",
+            "|---" * (1 + len(task.cost)) + "|",
+        ]
+        lines += [f"| {true} | {' | '.join(f'{row[other]:g}' for other in task.cost)} |" for true, row in task.cost.items()]
+    if len(task.fields) > 1:
+        lines += [
+            "",
+            "## Fields (ranges of the training rows; a row outside is refused)",
+            "",
+            "| column | said as | may be |",
+            "|---|---|---|",
+        ]
+        for f in task.fields:
+            may = f"{f.low:g} to {f.high:g} {f.unit}".strip() if f.kind == "number" else f"{len(f.values)} categories"
+            may = "text" if f.kind == "text" else may
+            lines.append(f"| {f.name} | {f.words} | {may}{', or empty' if f.optional else ''} |")
+    return "\n".join(lines) + "\n"

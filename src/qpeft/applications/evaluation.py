@@ -1,0 +1,205 @@
+"""A run judged on its task: the untouched base model, the adapter, and plain baselines, on the same held-out rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qpeft.applications import metrics
+from qpeft.applications.baselines import baselines
+from qpeft.applications.classify import label_log_likelihoods, probabilities
+from qpeft.applications.prepare import read_part
+from qpeft.applications.tables import FILE, Task
+from qpeft.errors import DataError, RunError
+from qpeft.training import environment
+from qpeft.training.chat import reply
+from qpeft.training.config import RunConfig
+from qpeft.training.data import Conversation, Example, load_examples
+from qpeft.training.evaluate import evaluate
+from qpeft.training.run import RECIPE, load_run, read_record
+from qpeft.training.tokenization import tokenize_all
+from qpeft.training.yaml_source import read_yaml
+
+RESULT = "task-evaluation.json"
+BASE, ADAPTER = "base model", "adapter"
+MAX_NEW_TOKENS = 320
+
+
+def find_task(run: Path, folder: Path | None = None) -> tuple[Task, Path]:
+    """The run's task and the folder of its rows: `folder`, else where the recipe's training rows are. The run keeps a copy of the
+    task, so that it predicts without the rows.
+    """
+    if not (run / RECIPE).exists():
+        raise RunError("not a run", value=str(run), bound=f"a folder with {RECIPE}")
+    place = folder or Path(RunConfig.from_resolved(read_yaml(run / RECIPE).value).data.train).parent
+    if folder is None and (run / FILE).exists():
+        return Task.read(run / FILE), place
+    task = Task.read(place / FILE)
+    task.write(run)
+    return task, place
+
+
+def evaluate_task(
+    run: Path,
+    *,
+    folder: Path | None = None,
+    part: str = "test",
+    limit: int | None = None,
+    batch_size: int = 8,
+    unrelated: str | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Judge a finished run on the first `limit` rows of a part of its data, and write RUN/task-evaluation.json.
+
+    Labels are judged by their likelihoods; for the other kinds of task greedy answers are judged, and the perplexity of the true
+    ones. `unrelated` is a file of other text: how much worse the adapter models it than the base model is what was forgotten.
+
+    Returns (and writes) a dict: `models` (name -> measures), for classification also `difference` (accuracy of the adapter minus
+    that of each other model, with the 95% bootstrap interval over rows), `groups` (group -> value -> model -> measures) and
+    `reliability` (name -> curve), `unrelated` (name -> loss in nats a token), and what identifies the run and the rows.
+    """
+    task, place = find_task(run, folder)
+    rows: list[Any] = (
+        read_part(place, part)[:limit]
+        if task.kind == "classification"
+        else load_examples(str(place / f"{part}.jsonl"), limit=limit)
+    )
+    record = read_record(run)
+    config, model, tokenizer = load_run(run)
+    found: dict[str, Any] = {
+        "task": task.name,
+        "part": part,
+        "rows": len(rows),
+        "rows_sha256": hashlib.sha256((place / f"{part}.jsonl").read_bytes()).hexdigest(),
+        "record": record.id,
+        "label": record.label,
+        "method": record.method,
+        "model": record.model,
+        "seed": record.seed,
+        "trainable_parameters": record.trainable_parameters,
+        "train_rows_limit": config.data.max_train_rows,
+        "versions": environment.versions(),
+        "created_at": environment.now(),
+    }
+    if task.kind == "classification":
+        train = read_part(place, "train")[: config.data.max_train_rows]
+        found |= _classification(task, train, rows, model, tokenizer, config.data.system, batch_size, progress)
+    else:
+        found["models"] = {ADAPTER: _generation(task, rows, model, tokenizer, config, batch_size)}
+        with model.disable_adapter():
+            found["models"][BASE] = _generation(task, rows, model, tokenizer, config, batch_size)
+    if unrelated:
+        texts = tokenize_all(load_examples(unrelated)[:limit], tokenizer, config.data.max_length).rows
+        found["unrelated"] = {ADAPTER: evaluate(model, texts, tokenizer, batch_size=batch_size)["loss"]}
+        with model.disable_adapter():
+            found["unrelated"][BASE] = evaluate(model, texts, tokenizer, batch_size=batch_size)["loss"]
+    (run / RESULT).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return found
+
+
+def _classification(
+    task: Task,
+    train: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    model: Any,
+    tokenizer: Any,
+    system: str | None,
+    batch_size: int,
+    progress: bool,
+) -> dict[str, Any]:
+    import numpy as np
+
+    prompts = [row["messages"][0]["content"] for row in rows]
+    truth = np.array([task.answers.index(row["label"]) for row in rows])
+
+    def ask() -> np.ndarray:
+        return probabilities(
+            label_log_likelihoods(model, tokenizer, prompts, task.answers, system=system, batch_size=batch_size, progress=progress)
+        )
+
+    told = {ADAPTER: ask()}
+    with model.disable_adapter():
+        told[BASE] = ask()
+    told |= baselines(task, train, rows)
+
+    def measure(inside: np.ndarray) -> dict[str, dict[str, float]]:
+        return {
+            name: metrics.classification(p[inside], truth[inside], task.answers, positive=task.positive, cost=task.cost)
+            for name, p in told.items()
+        }
+
+    right = {name: (p.argmax(axis=1) == truth).astype(float) for name, p in told.items()}
+    difference = {}
+    for name in right:
+        if name == ADAPTER:
+            continue
+        gap = right[ADAPTER] - right[name]
+        low, high = metrics.interval(gap)
+        difference[name] = {"accuracy": float(gap.mean()), "low": low, "high": high}
+    return {
+        "models": measure(np.ones(len(rows), dtype=bool)),
+        "difference": difference,
+        "groups": subgroups(task, rows, told, truth),
+        "reliability": {name: metrics.reliability(p, truth) for name, p in told.items()},
+    }
+
+
+def subgroups(task: Task, rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any], truth: Any) -> dict[str, Any]:
+    """Group -> value -> {"rows", "positive" (share of true positives labels), model -> measures}.
+
+    A model's measures are its accuracy and, where the task has a positive answer, how often it says so (`said`), of the truly
+    positive (`true_positive_rate`) and of the truly negative (`false_positive_rate`); a rate over no rows is left out.
+    """
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    positive = task.answers.index(task.positive) if task.positive else None
+    for group in task.groups:
+        values = np.array([group.of(row["values"]) for row in rows])
+        found[group.name] = {}
+        for value in sorted(set(values.tolist())):
+            inside = values == value
+            true = truth[inside]
+            cell: dict[str, Any] = {"rows": int(inside.sum())}
+            if positive is not None:
+                cell["positive"] = float((true == positive).mean())
+            for name, p in told.items():
+                said = p[inside].argmax(axis=1)
+                measured = {"accuracy": float((said == true).mean())}
+                if positive is not None:
+                    measured["said"] = float((said == positive).mean())
+                    for rate, among in (("true_positive_rate", true == positive), ("false_positive_rate", true != positive)):
+                        if among.any():
+                            measured[rate] = float((said[among] == positive).mean())
+                cell[name] = measured
+            found[group.name][value] = cell
+    return found
+
+
+def _generation(
+    task: Task, rows: Sequence[Example], model: Any, tokenizer: Any, config: RunConfig, batch_size: int
+) -> dict[str, float]:
+    """Greedy answers to the last turn of each conversation against the true one, and the perplexity of the true turns."""
+    answers, truths = [], []
+    for row in rows:
+        if not isinstance(row, Conversation):
+            raise DataError("a row is no conversation", file=row.place, expected="messages")
+        answers.append(reply(model, tokenizer, row.messages[:-1], max_new_tokens=MAX_NEW_TOKENS, stream=False))
+        truths.append(row.messages[-1].content)
+    told = evaluate(model, tokenize_all(rows, tokenizer, config.data.max_length).rows, tokenizer, batch_size=batch_size)
+    found = {"exact_match": metrics.exact_match(answers, truths)} if task.kind == "number" else metrics.rouge(answers, truths)
+    return {**found, "perplexity": told["perplexity"]}
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """What `evaluate_task` wrote."""
+    try:
+        found: dict[str, Any] = json.loads((run / RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError("no evaluation of the task here", value=str(run), cure=f"qpeft evaluate-task {run}") from error
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}", file=str(run / RESULT)) from error
+    return found

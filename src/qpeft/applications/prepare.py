@@ -1,0 +1,225 @@
+"""From a data set's source to a folder of rows: train.jsonl, validation.jsonl, test.jsonl, task.json and CARD.md.
+
+A row is `{"messages": [...], "label": answer, "values": {column: text}}`; `label` and `values` are there for classification, for
+baselines, subgroups and prediction. The schema is learned from the training rows alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qpeft.applications.card import card
+from qpeft.applications.catalogue.base import DataSet
+from qpeft.applications.sources import FileSource, HubSource, PackageSource
+from qpeft.applications.splits import PARTS, Split, normalised, split
+from qpeft.applications.tables import FILE, Group, Task, infer_fields, spelled
+from qpeft.errors import DataError, MissingDependencyError
+from qpeft.training.data import Conversation, load_examples
+from qpeft.training.data_files import read_rows
+
+CARD = "CARD.md"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What was written: rows and SHA-256 of each part, and the rows that were left out as copies."""
+
+    folder: Path
+    rows: Mapping[str, int]
+    hashes: Mapping[str, str]
+    left_out: int
+
+
+def prepare(data: DataSet, out: Path, *, file: Path | None = None, seed: int = 0, overwrite: bool = False) -> Prepared:
+    """Read, check, split and write. `file` is a local copy to read instead of the hub's.
+
+    Raises:
+        DataError: the source cannot be had or is another file; a label is unknown; the test rows are not the frozen ones.
+    """
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        raise DataError("the folder is not empty", file=str(out), cure="another --out, or --overwrite")
+    rows = read(data, file)
+    made, task = _classification(data, rows, seed) if data.kind == "classification" else _messages(data, rows, seed)
+    texts = {part: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made.parts[part]).encode() for part in PARTS}
+    hashes = {part: hashlib.sha256(text).hexdigest() for part, text in texts.items()}
+    if data.tests and seed == 0 and file is None and hashes["test"] != data.tests:
+        raise DataError(
+            f"the test rows have SHA-256 {hashes['test']}", file=data.name, expected=f"the frozen test set {data.tests}"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        for part, text in texts.items():
+            (new / f"{part}.jsonl").write_bytes(text)
+        task.write(new)
+        counts = {part: Counter(row.get("label", "") for row in made.parts[part]) for part in PARTS}
+        (new / CARD).write_text(card(data, task, counts, hashes, made.left_out, seed), encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(new, out)
+    return Prepared(folder=out, rows={part: len(made.parts[part]) for part in PARTS}, hashes=hashes, left_out=made.left_out)
+
+
+def own_data(
+    file: Path,
+    label: str,
+    *,
+    name: str | None = None,
+    instruction: str | None = None,
+    positive: str = "",
+    drop: Sequence[str] = (),
+    group: str = "",
+    groups: Sequence[str] = (),
+) -> DataSet:
+    """A data set of the user's own: one table (CSV, TSV, JSON, JSON Lines, Parquet) whose column `label` is to be predicted.
+
+    `group` names a column whose equal values must stay together (a patient, a customer), `groups` columns whose values are
+    reported apart, `drop` columns that are no input, `positive` the value to rank by where there are two.
+    """
+    rows = _local(file)
+    columns = list(rows[0])
+    for column in (label, *drop, *filter(None, (group,)), *groups):
+        if column not in columns:
+            raise DataError("no such column", file=str(file), field=column, expected=f"one of {', '.join(columns)}")
+    seen = sorted({row[label] for row in rows if row[label]})
+    if len(seen) < 2 or len(seen) > 60:
+        raise DataError(f"{len(seen)} different labels", file=str(file), field=label, expected="2 to 60")
+    if positive and positive not in seen:
+        raise DataError(f"got {positive!r}", file=str(file), field="positive", expected=f"one of {', '.join(seen)}")
+    edges = {g: infer_fields(rows, [g])[0] for g in groups}
+    return DataSet(
+        name=name or file.stem,
+        title=f"{spelled(name or file.stem)}: {spelled(label)}",
+        kind="classification",
+        source=FileSource(path=file),
+        licence="the user's own: fill in who may use the data",
+        use="fill in what the data was collected for",
+        limits=("Fill in whom the rows stand for, and what no decision may rest on.",),
+        instruction=instruction or f"What is the {spelled(label)}? Answer with one of: {', '.join(seen)}.",
+        target=label,
+        positive=positive or (seen[-1] if len(seen) == 2 else ""),
+        drop=(*drop, *([group] if group else ())),
+        group=group,
+        groups=tuple(
+            Group(name=spelled(g), field=g, edges=_quartiles(rows, g) if edges[g].kind == "number" else ()) for g in groups
+        ),
+    )
+
+
+def _quartiles(rows: Sequence[Mapping[str, str]], column: str) -> tuple[float, ...]:
+    values = sorted(float(row[column]) for row in rows if row[column])
+    return tuple(sorted({values[len(values) * q // 4] for q in (1, 2, 3)}))
+
+
+def read(data: DataSet, file: Path | None = None) -> list[Mapping[str, Any]]:
+    """The rows as published."""
+    source = data.source
+    if isinstance(source, PackageSource):
+        if file is not None:
+            raise DataError("a local file was given", file=str(file), expected="none: the source is a package, pinned by its hash")
+        assert data.read is not None
+        return list(data.read(source.read()))
+    if isinstance(source, FileSource):
+        return list(_local(source.path))
+    assert data.convert is not None
+    given = [row.values for row in read_rows(file)] if file else _hub(source)
+    try:
+        return [data.convert(row) for row in given]
+    except KeyError as error:
+        raise DataError("a row lacks a column", file=str(file or source.dataset), field=str(error.args[0])) from error
+
+
+def _hub(source: HubSource) -> list[dict[str, Any]]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError("datasets", "train", f"the hub dataset {source.dataset!r}") from error
+    try:
+        return [dict(row) for row in datasets.load_dataset(source.dataset, source.name, split=source.split)]
+    except Exception as error:  # the library and the network raise errors of many packages
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cure = "connect to the hub, or give a local copy with --file"
+        raise DataError(f"the dataset cannot be loaded: {reason}", file=source.dataset, cure=cure) from error
+
+
+def _local(file: Path) -> list[dict[str, str]]:
+    """A table as text, whatever types its format has."""
+    rows = [{k: "" if v is None or v != v else str(v).strip() for k, v in row.values.items()} for row in read_rows(file)]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return [{column: row.get(column, "") for column in columns} for row in rows]
+
+
+def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[Split, Task]:
+    rows = [row for row in rows if row[data.target]]
+    labels = dict(data.labels) or {value: value for value in sorted({row[data.target] for row in rows})}
+    if unknown := sorted({row[data.target] for row in rows} - labels.keys()):
+        raise DataError(f"got {unknown[0]!r}", file=data.name, field=data.target, expected=f"one of {', '.join(labels)}")
+    columns = [name for name in rows[0] if name != data.target and name not in data.drop]
+    parts = split(
+        rows,
+        prompt=lambda row: normalised(row[columns[0]]) if len(columns) == 1 else json.dumps([row[column] for column in columns]),
+        label=lambda row: labels[row[data.target]],
+        group=(lambda row: str(row[data.group])) if data.group else None,
+        in_test=data.in_test,
+        seed=seed,
+    )
+    infer = functools.partial(infer_fields, words=data.words, units=data.units, values=data.values, max_text=data.max_text)
+    task = Task(
+        name=data.name,
+        title=data.title,
+        kind=data.kind,
+        instruction=data.instruction,
+        target=data.target,
+        fields=infer(parts.parts["train"], columns),
+        labels=labels,
+        positive=data.positive,
+        cost=data.cost,
+        groups=data.groups,
+    )
+    kept = (*columns, *(g.field for g in data.groups if g.field not in columns))
+
+    def written(row: Mapping[str, str]) -> dict[str, Any]:
+        turns = [{"role": "user", "content": task.prompt(row)}, {"role": "assistant", "content": task.answer(row)}]
+        return {"messages": turns, "label": task.answer(row), "values": {name: row[name] for name in kept}}
+
+    return Split({part: [written(row) for row in parts.parts[part]] for part in PARTS}, parts.left_out), task
+
+
+def _messages(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[Split, Task]:
+    with tempfile.TemporaryDirectory() as scratch:  # through the one reader that checks formats
+        file = Path(scratch) / f"{data.name}.jsonl"
+        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        examples = load_examples(str(file))
+    written = [
+        {"messages": [{"role": m.role, "content": m.content} for m in example.messages]}
+        for example in examples
+        if isinstance(example, Conversation)
+    ]
+    parts = split(
+        written,
+        prompt=lambda row: normalised("\n".join(m["content"] for m in row["messages"] if m["role"] == "user")),
+        label=lambda row: "",
+        seed=seed,
+    )
+    return parts, Task(name=data.name, title=data.title, kind=data.kind)
+
+
+def read_part(folder: Path, part: str) -> list[dict[str, Any]]:
+    """The rows of a prepared part, as written."""
+    return [dict(row.values) for row in read_rows(folder / f"{part}.jsonl")]
+
+
+def read_task(folder: Path) -> Task:
+    """The task of a prepared folder."""
+    return Task.read(folder / FILE)

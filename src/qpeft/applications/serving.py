@@ -1,0 +1,162 @@
+"""One base model in memory and several adapters on it by name, each a model of its own whose weight matrices are the base's."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qpeft.errors import ModelError, RunError
+from qpeft.training import models
+from qpeft.training.adapted import twin
+from qpeft.training.config import RunConfig
+from qpeft.training.data import Conversation, Message
+from qpeft.training.run import ADAPTER, RECIPE
+from qpeft.training.tokenization import encode_prompt
+from qpeft.training.yaml_source import read_yaml
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that answers, and the system message of its recipe (None: none)."""
+
+    model: Any
+    system: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A finished answer; `finish_reason` is "stop" (the model ended its turn) or "length". Counts are tokens."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Adapters:
+    """The adapters in memory. Loading and unloading are safe while others answer; answers are made one at a time.
+
+    Runs that are loaded later must lie under `root` and have the same base model as the first.
+    """
+
+    def __init__(self, run: Path, *, name: str | None = None, root: Path | None = None) -> None:
+        config = _config(run)
+        self.section = config.model
+        self.root = (root or run.resolve().parent).resolve()
+        self.tokenizer = models.load_tokenizer(config.model)
+        base = models.load_model(config.model).eval()
+        self._served = {BASE: Served(base, None)}
+        self._changing, self._answering = threading.Lock(), threading.Lock()
+        self.load(name or run.resolve().name, run, inside=False)
+
+    def names(self) -> list[str]:
+        """What can be asked: the base model and every adapter."""
+        return list(self._served)
+
+    def get(self, name: str) -> Served:
+        """Raises ModelError for an unknown name."""
+        try:
+            return self._served[name]
+        except KeyError as error:
+            raise ModelError("no such model is loaded", value=name, bound=", ".join(self._served)) from error
+
+    def load(self, name: str, run: Path, *, inside: bool = True) -> None:
+        """Put a finished run's adapter on the base model.
+
+        Raises:
+            ModelError: the name is taken or empty, or the run's base model is another.
+            RunError: the folder is no finished run, or not under `root`.
+        """
+        from peft import PeftModel
+
+        import qpeft.adapters.peft  # noqa: F401  (makes the methods known)
+
+        place = (self.root / run).resolve() if inside else run.resolve()
+        if inside and not place.is_relative_to(self.root):
+            raise RunError("the run is outside the folder that adapters are loaded from", value=str(run), bound=str(self.root))
+        config = _config(place)
+        if config.model != self.section:
+            raise ModelError(
+                "the adapter was trained on another base model",
+                value=config.model.model_name_or_path,
+                bound=f"{self.section.model_name_or_path}, same dtype and revision",
+            )
+        with self._changing:
+            if not name or name in self._served:
+                raise ModelError("the name is empty or taken", value=name, cure="another name, or unload it first")
+            model = PeftModel.from_pretrained(twin(self._served[BASE].model), str(place / ADAPTER)).eval()
+            self._served = {**self._served, name: Served(model, config.data.system)}
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter; an answer under way is finished. Raises ModelError for an unknown name and for the base model."""
+        with self._changing:
+            self.get(name)
+            if name == BASE:
+                raise ModelError("the base model stays", value=name)
+            self._served = {other: served for other, served in self._served.items() if other != name}
+
+    def prompt(self, served: Served, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the conversation as training wrote it, up to where the answer begins."""
+        if served.system and messages[0].role != "system":
+            messages = [Message("system", served.system), *messages]
+        return encode_prompt(Conversation((*messages, Message("assistant", "")), 0, "request"), self.tokenizer)[0]
+
+    def answer(
+        self,
+        served: Served,
+        ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        streamer: Any = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Answer:
+        """Continue the prompt: greedily at temperature 0, else sampled from the global generator, seeded if `seed` is given.
+
+        `stopped` is asked before every token; `streamer` is a transformers streamer.
+        """
+        import torch
+        from transformers import StoppingCriteriaList
+
+        inputs = torch.tensor([list(ids)], device=served.model.device)
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
+        filler = self.tokenizer.pad_token_id
+        stop = StoppingCriteriaList([lambda tokens, scores, **_: torch.full((len(tokens),), stopped(), device=tokens.device)])
+        with self._answering, torch.inference_mode():
+            if seed is not None:
+                torch.manual_seed(seed)
+            out = served.model.generate(
+                input_ids=inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=max_new_tokens,
+                pad_token_id=filler if filler is not None else self.tokenizer.eos_token_id,
+                stopping_criteria=stop,
+                streamer=streamer,
+                **sampling,
+            )[0, len(ids) :]
+        ended = len(out) > 0 and int(out[-1]) in _ends(served.model)
+        return Answer(
+            text=self.tokenizer.decode(out, skip_special_tokens=True),
+            finish_reason="stop" if ended or len(out) < max_new_tokens else "length",
+            prompt_tokens=len(ids),
+            completion_tokens=len(out),
+        )
+
+
+def _ends(model: Any) -> set[int]:
+    """The tokens that end an answer."""
+    ends = model.generation_config.eos_token_id
+    return set(ends) if isinstance(ends, list) else {ends}
+
+
+def _config(run: Path) -> RunConfig:
+    if not (run / RECIPE).exists() or not (run / ADAPTER / "adapter_config.json").exists():
+        raise RunError("not a finished run", value=str(run), bound=f"a folder with {RECIPE} and {ADAPTER}/")
+    return RunConfig.from_resolved(read_yaml(run / RECIPE).value)

@@ -1,0 +1,120 @@
+"""Train, validation and test without leakage: grouped, stratified, deduplicated, and the same whatever the order of the rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from qpeft.errors import DataError
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
+PARTS = ("train", "validation", "test")
+
+
+def normalised(text: str) -> str:
+    """What texts have in common that differ in case, punctuation and spacing alone."""
+    return " ".join(re.findall(r"\w+(?:\.\d+)?", text.lower()))
+
+
+@dataclass(frozen=True)
+class Split:
+    """The parts, each shuffled by content, and how many rows were left out as copies, or as kin of an official test row."""
+
+    parts: Mapping[str, list[Any]]
+    left_out: int
+
+
+def _order(seed: int, key: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{key}".encode()).digest()
+
+
+def split(
+    rows: Sequence[Row],
+    *,
+    prompt: Callable[[Row], str],
+    label: Callable[[Row], str],
+    group: Callable[[Row], str] | None = None,
+    in_test: Callable[[Row], bool] | None = None,
+    fractions: tuple[float, float] = (0.15, 0.15),
+    seed: int = 0,
+) -> Split:
+    """Rows into train, validation and test of these `fractions` (validation, test).
+
+    Copies (equal `prompt` and `label`) are kept once; let `prompt` be `normalised` where case and punctuation mean nothing. Rows of
+    one group, and rows of equal prompt, stay together: they are joined transitively and go to one part whole. Within each stratum
+    (the commonest label of a group) groups are taken in the order of a hash of their content and the seed, to the test part
+    first. `in_test` names the rows that the source itself keeps for testing: they are the test part, and what shares a group or
+    a prompt with one of them is left out of the others.
+
+    Raises DataError if a part would be empty.
+    """
+    official = in_test or (lambda row: False)
+    copies: dict[str, Row] = {}
+    joined = _Union()
+    for row in rows:
+        text = prompt(row)
+        key = f"{text}\0{label(row)}"
+        if key not in copies or _rank(row, official) < _rank(copies[key], official):
+            copies[key] = row
+        joined.join(key, f"prompt:{text}")
+        if group is not None and (name := group(row)):
+            joined.join(key, f"group:{name}")
+    groups: dict[str, list[str]] = defaultdict(list)
+    for key in copies:
+        groups[joined.root(key)].append(key)
+
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    strata: dict[str, list[list[str]]] = defaultdict(list)
+    for members in groups.values():
+        if tested := [key for key in members if official(copies[key])]:
+            parts["test"] += tested
+        else:
+            strata[_commonest([label(copies[key]) for key in members])].append(sorted(members))
+    wanted = {"test": 0.0 if in_test else fractions[1], "validation": fractions[0]}
+    for stratum in strata.values():
+        stratum.sort(key=lambda members: _order(seed, members[0]))
+        total, waiting = sum(map(len, stratum)), iter(stratum)
+        for part, share in wanted.items():
+            taken = 0
+            while taken < round(share * total) and (group_keys := next(waiting, [])):
+                parts[part] += group_keys
+                taken += len(group_keys)
+        parts["train"] += [key for group_keys in waiting for key in group_keys]
+    for part, keys in parts.items():
+        if not keys:
+            raise DataError(f"the {part} part would be empty", expected="more rows, or other fractions")
+    made = {part: [copies[key] for key in sorted(keys, key=lambda key: _order(seed, key))] for part, keys in parts.items()}
+    return Split(made, len(rows) - sum(map(len, made.values())))
+
+
+def _rank(row: Mapping[str, Any], official: Callable[[Any], bool]) -> tuple[bool, str]:
+    """The smallest of several copies is kept: an official test row, then by content, so that the order of rows means nothing."""
+    return not official(row), json.dumps(row, sort_keys=True)
+
+
+def _commonest(labels: Sequence[str]) -> str:
+    counts = Counter(labels)
+    return min(counts, key=lambda name: (-counts[name], name))
+
+
+class _Union:
+    """Disjoint sets of names."""
+
+    def __init__(self) -> None:
+        self.parent: dict[str, str] = {}
+
+    def root(self, name: str) -> str:
+        self.parent.setdefault(name, name)
+        while self.parent[name] != name:
+            self.parent[name] = self.parent[self.parent[name]]
+            name = self.parent[name]
+        return name
+
+    def join(self, one: str, other: str) -> None:
+        a, b = sorted((self.root(one), self.root(other)))
+        self.parent[b] = a

@@ -1,0 +1,353 @@
+"""The dashboard: pages rendered here, refreshed by htmx, charts by uPlot. A session stands for a key and may do what the key may.
+
+Every form brings the session's token, and a browser that says that a request comes from another site is refused: nothing can be
+forged from elsewhere. Names are escaped by the templates; scripts and styles come from this service alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import mimetypes
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from qpeft.errors import ServiceError
+from qpeft.service import admin, store
+from qpeft.service.api.auth import Keys, Principal, require
+from qpeft.service.api.guard import Endpoint
+from qpeft.service.api.problems import problem
+from qpeft.service.api.routes import JSON, encode
+from qpeft.service.api.streams import devices_view
+from qpeft.service.core import Service
+from qpeft.service.ids import new_key
+from qpeft.service.reads import job_view, stamp
+from qpeft.service.sessions import LIFE_S, Login, digest_of, log_in, log_out, new_cookie, token_is_right, token_of
+from qpeft.service.wire import unpack_result
+
+COOKIE: Final = "qpeft_session"
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+PAGE_JOBS: Final = 50
+SHOWN_OUTCOMES: Final = 64
+
+
+@dataclass
+class Visit:
+    """One request of a session; `form` is what a POST brought."""
+
+    service: Service
+    keys: Keys
+    request: Request
+    principal: Principal
+    cookie: str
+    form: Mapping[str, str]
+
+    @property
+    def owner(self) -> str:
+        return self.principal.owner
+
+    @property
+    def is_admin(self) -> bool:
+        return "admin" in self.principal.scopes
+
+    def render(self, template: str, status: int = 200, **values: Any) -> Response:
+        common = {
+            "user": self.principal.name,
+            "admin": self.is_admin,
+            "token": token_of(self.cookie),
+            "path": self.request.url.path,
+        }
+        return page(template, status, **common, **values)
+
+
+@functools.cache
+def _templates() -> Any:
+    import jinja2
+
+    loader = jinja2.PackageLoader("qpeft.service", "dashboard")
+    return jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def page(template: str, status: int = 200, **values: Any) -> Response:
+    text = _templates().get_template(f"{template}.html.jinja").render(**values)
+    return Response(text, status, {"content-security-policy": POLICY}, "text/html; charset=utf-8")
+
+
+@functools.cache
+def _static(name: str) -> tuple[bytes, str]:
+    folder = resources.files("qpeft.service") / "dashboard" / "static"
+    if name not in {entry.name for entry in folder.iterdir()}:
+        raise ServiceError("no such file", status=404, code="http", value=name[:80])
+    return (folder / name).read_bytes(), mimetypes.guess_type(name)[0] or "application/octet-stream"
+
+
+async def static(request: Request) -> Response:
+    content, kind = _static(request.path_params["name"])
+    return Response(content, media_type=kind)
+
+
+def same_site(request: Request) -> None:
+    """Refuse what another site's page sent; browsers say so in one of two headers."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    foreign = site not in (None, "same-origin", "none")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        foreign = True
+    if foreign:
+        raise ServiceError("this request came from another site", status=403, code="csrf", value=(origin or site or "")[:200])
+
+
+async def _form(request: Request) -> dict[str, str]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        raise ServiceError("not a form", status=415, code="content_type", value=kind[:80])
+    try:
+        return dict(parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=50))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ServiceError("the form cannot be read", status=400, code="body") from error
+
+
+def _to(path: str, cookie: str | None = None, secure: bool = False) -> Response:
+    """See other; with a cookie to set ("" deletes it)."""
+    response = RedirectResponse(path, 303)
+    if cookie is not None:
+        life = int(LIFE_S) if cookie else 0
+        response.set_cookie(COOKIE, cookie, max_age=life, path="/", secure=secure, httponly=True, samesite="strict")
+    return response
+
+
+def endpoints(service: Service, keys: Keys) -> list[tuple[str, str, Endpoint]]:
+    """All pages, as the guard wants them."""
+
+    async def login_form(request: Request) -> Response:
+        return page("login", reason="")
+
+    async def login(request: Request) -> Response:
+        same_site(request)
+        key = (await _form(request)).get("key", "").strip()
+        address = request.client.host if request.client else "unknown"
+        try:
+            principal = await keys.holder(key, address)
+            require(principal, "read")
+        except ServiceError as refusal:
+            return page("login", refusal.status, reason=str(refusal))
+        cookie = new_cookie()
+        await service.writer.call(log_in, Login(digest_of(cookie), principal.prefix))
+        return _to("/", cookie, request.url.scheme == "https")
+
+    def visited(handler: Callable[[Visit], Awaitable[Response]], scope: str) -> Endpoint:
+        async def endpoint(request: Request) -> Response:
+            cookie = request.cookies.get(COOKIE, "")
+            row = await service.ask(service.reads.session, digest_of(cookie), service.clock.now()) if cookie else None
+            if row is None:
+                if "hx-request" in request.headers:
+                    return Response(status_code=401, headers={"hx-redirect": "/login"})
+                return _to("/login")
+            principal = Principal(row.prefix, row.owner, frozenset(row.scopes.split()), row.name)
+            form: dict[str, str] = {}
+            if request.method == "POST":
+                same_site(request)
+                form = await _form(request)
+                if not token_is_right(cookie, form.get("token", "")):
+                    raise ServiceError("the form's token is wrong", status=403, code="csrf", cure="load the page again")
+            try:
+                require(principal, scope)
+                return await handler(Visit(service, keys, request, principal, cookie, form))
+            except ServiceError as refusal:
+                if "text/html" not in request.headers.get("accept", ""):
+                    return problem(refusal)
+                return page("refused", refusal.status or 500, reason=str(refusal))
+
+        return endpoint
+
+    table: list[tuple[str, str, Endpoint]] = [
+        ("GET", "/login", login_form),
+        ("POST", "/login", login),
+        ("GET", "/static/{name}", static),
+    ]
+    table += [(method, path, visited(handler, scope)) for method, path, scope, handler in PAGES]
+    return [(method, path, _labelled(method, path, endpoint)) for method, path, endpoint in table]
+
+
+def _labelled(method: str, path: str, endpoint: Endpoint) -> Endpoint:
+    async def labelled(request: Request) -> Response:
+        request.scope["qpeft.route"] = f"{method} {path}"
+        return await endpoint(request)
+
+    return labelled
+
+
+async def overview(visit: Visit) -> Response:
+    return visit.render("overview", devices=await devices_view(visit.service), jobs=await _jobs(visit), **await _usage(visit))
+
+
+async def devices_part(visit: Visit) -> Response:
+    return visit.render("devices", devices=await devices_view(visit.service))
+
+
+async def jobs_part(visit: Visit) -> Response:
+    return visit.render("jobs", jobs=await _jobs(visit))
+
+
+async def _jobs(visit: Visit) -> list[dict[str, Any]]:
+    reads = visit.service.reads
+    rows = await visit.service.ask(lambda: reads.jobs(visit.owner, state=None, device=None, before=None, limit=PAGE_JOBS))
+    return [job_view(row) for row in rows]
+
+
+async def _usage(visit: Visit) -> dict[str, Any]:
+    owner = await visit.service.ask(visit.service.reads.owner, visit.owner)
+    return {"open": owner.open_circuits, "bound": owner.max_open_circuits or visit.service.settings.max_open_circuits}
+
+
+async def usage_data(visit: Visit) -> Response:
+    """`{"days": [s since 1970], "devices": {name: {"circuits": [...], "device_s": [...]}}}` of the last 30 days; administrators
+    see everybody's."""
+    now = visit.service.clock.now()
+    days = [int(now // 86400 - back) * 86400 for back in range(29, -1, -1)]
+    since = time.strftime("%Y-%m-%d", time.gmtime(days[0]))
+    rows = await visit.service.ask(visit.service.reads.usage, None if visit.is_admin else visit.owner, since)
+    place = {time.strftime("%Y-%m-%d", time.gmtime(day)): k for k, day in enumerate(days)}
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row.day in place:
+            series = found.setdefault(row.device, {"circuits": [0] * 30, "shots": [0] * 30, "device_s": [0.0] * 30})
+            for name in series:
+                series[name][place[row.day]] += getattr(row, name)
+    return Response(encode({"days": days, "devices": found}), media_type=JSON)
+
+
+async def device_page(visit: Visit) -> Response:
+    name = visit.request.path_params["id"]
+    device = next((one for one in await devices_view(visit.service) if one["id"] == name), None)
+    if device is None:
+        raise ServiceError("no such device", status=404, code="no_device", value=name[:128])
+    row = await visit.service.ask(visit.service.reads.calibration, name)
+    data = msgspec.json.decode(row.data) if row is not None else {}
+    since = stamp(row.created_at) if row is not None else None
+    return visit.render("device", device=device, qubits=data.get("qubits", []), since=since)
+
+
+async def calibration_data(visit: Visit) -> Response:
+    """By qubit: readout and single-qubit error in percent, T1 and T2 in microseconds; null where it is not known or disabled."""
+    row = await visit.service.ask(visit.service.reads.calibration, visit.request.path_params["id"])
+    qubits = (msgspec.json.decode(row.data) if row is not None else {}).get("qubits", [])
+
+    def series(read: Callable[[dict[str, Any]], float | None]) -> list[float | None]:
+        return [read(qubit) if qubit["enabled"] else None for qubit in qubits]
+
+    def percent(value: float | None) -> float | None:
+        return None if value is None else 100 * value
+
+    def readout(qubit: dict[str, Any]) -> float | None:
+        flips = [value for value in (qubit["p1_given_0"], qubit["p0_given_1"]) if value is not None]
+        return percent(sum(flips) / len(flips)) if flips else None
+
+    content = {
+        "qubits": list(range(len(qubits))),
+        "readout": series(readout),
+        "single": series(lambda qubit: percent(qubit["error_1q"])),
+        "t1": series(lambda qubit: qubit["t1_us"]),
+        "t2": series(lambda qubit: qubit["t2_us"]),
+    }
+    return Response(encode(content), media_type=JSON)
+
+
+async def job_page(visit: Visit) -> Response:
+    reads, name = visit.service.reads, visit.request.path_params["id"]
+    row = await visit.service.ask(reads.job, visit.owner, name)
+    view = job_view(row, await visit.service.ask(reads.position, row))
+    counts: list[tuple[str, int]] = []
+    values: list[list[float]] = []
+    chip: dict[str, Any] = {}
+    if row.state == "succeeded":
+        result = unpack_result(await visit.service.ask(reads.result, row)).public()
+        counts = sorted(result.get("counts", [{}])[0].items(), key=lambda item: -item[1])[:SHOWN_OUTCOMES]
+        values = (result.get("expectations") or result.get("probabilities") or [])[:10]
+        chip = {name: result[name] for name in ("qubits", "tenants") if name in result}
+    top = max((n for _, n in counts), default=1)
+    return visit.render("job", job=view, counts=counts, top=top, values=values, chip=chip)
+
+
+async def cancel_job(visit: Visit) -> Response:
+    await visit.service.writer.call(store.cancel, store.Target("job", visit.request.path_params["id"], visit.owner))
+    return _to("/")
+
+
+async def logout(visit: Visit) -> Response:
+    await visit.service.writer.call(log_out, digest_of(visit.cookie))
+    return _to("/login", "", visit.request.url.scheme == "https")
+
+
+async def admin_page(visit: Visit, new: str = "") -> Response:
+    ask, reads = visit.service.ask, visit.service.reads
+    keys = [{**row._mapping, "created": stamp(row.created_at), "revoked": stamp(row.revoked_at)} for row in await ask(reads.keys)]
+    audit = [{**row._mapping, "when": stamp(row.at)} for row in await ask(reads.audit, 100)]
+    workers = [{**row._mapping, "seen": stamp(row.seen_at)} for row in await ask(reads.workers)]
+    devices = await devices_view(visit.service)
+    return visit.render(
+        "admin",
+        keys=keys[::-1],
+        audit=audit,
+        workers=workers,
+        devices=devices,
+        scopes=admin.SCOPES,
+        states=admin.DEVICE_STATES,
+        new=new,
+    )
+
+
+async def make_key(visit: Visit) -> Response:
+    """The new key is on the page that answers, and nowhere else ever after."""
+    user = visit.form.get("user", "").strip()
+    scopes = tuple(scope for scope in admin.SCOPES if visit.form.get(f"scope_{scope}"))
+    if not 0 < len(user) <= 128 or not user.isprintable() or not scopes:
+        raise ServiceError("a key has a user's name and at least one scope", status=422, code="key", value=user[:128])
+    key, prefix, digest = new_key()
+    await visit.service.writer.call(admin.create_key, admin.NewKey(visit.principal.prefix, prefix, digest, user, scopes))
+    return await admin_page(visit, key)
+
+
+async def revoke(visit: Visit) -> Response:
+    change = admin.Revoke(visit.principal.prefix, visit.request.path_params["prefix"])
+    await visit.service.writer.call(admin.revoke_key, change)
+    visit.keys.forget()
+    return _to("/admin")
+
+
+async def set_status(visit: Visit) -> Response:
+    status = visit.form.get("status", "")
+    if status not in admin.DEVICE_STATES:
+        raise ServiceError("no such state", status=422, code="status", value=status[:20], bound=", ".join(admin.DEVICE_STATES))
+    reason = "".join(c for c in visit.form.get("reason", "") if c.isprintable())[:200]
+    change = admin.SetDevice(visit.principal.prefix, visit.request.path_params["id"], status, reason)
+    await visit.service.writer.call(admin.set_device, change)
+    return _to("/admin")
+
+
+PAGES: Final[list[tuple[str, str, str, Callable[[Visit], Awaitable[Response]]]]] = [
+    ("GET", "/", "read", overview),
+    ("GET", "/parts/devices", "read", devices_part),
+    ("GET", "/parts/jobs", "read", jobs_part),
+    ("GET", "/data/usage", "read", usage_data),
+    ("GET", "/data/calibration/{id}", "read", calibration_data),
+    ("GET", "/devices/{id}", "read", device_page),
+    ("GET", "/jobs/{id}", "read", job_page),
+    ("POST", "/jobs/{id}/cancel", "submit", cancel_job),
+    ("POST", "/logout", "read", logout),
+    ("GET", "/admin", "admin", admin_page),
+    ("POST", "/admin/keys", "admin", make_key),
+    ("POST", "/admin/keys/{prefix}/revoke", "admin", revoke),
+    ("POST", "/admin/devices/{id}/status", "admin", set_status),
+]

@@ -1,0 +1,276 @@
+"""What a recipe would cost on a backend, before anything runs, and which way of running it is chosen.
+
+Per step, with P points of a circuit's lattice, G circuits for the gradient of one point (2 for each rotation, 4 for each
+controlled one; 2 with SPSA), M modules that share the circuit and T token positions:
+
+    lattice   P (1 + G)      whatever T and M
+    direct    M T (1 + G')   G' counts the inputs' gates too
+
+times the bases that the observables need. Direct execution of equal rows runs them once; the figure here is the most it may be.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qpeft.adapters.peft import DeltaLayer
+from qpeft.adapters.quantum import CircuitLayer
+from qpeft.backends.base import Backend
+from qpeft.backends.budget import Budget, Cost
+from qpeft.backends.executor import BackendExecutor
+from qpeft.circuits.lattice import Lattice
+from qpeft.errors import BudgetError, CircuitError, RunError
+from qpeft.training.backend import INNER, Request, lattice_cost, make_executor, open_backend, requests
+from qpeft.training.config import BackendSection, RunConfig
+
+QUEUE_S = (3.0, 2820.0)  # shortest and longest wait of a job seen on Wukong-72; used for chips of which none is known
+MOST_CHIP_S = 600.0  # of one step: above this, SPSA is chosen
+TOKENS = 1000  # the unit in which inference is told
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a run does: its steps, token positions (padding included) of one step's batches, evaluations and their positions."""
+
+    steps: int
+    batches: tuple[int, ...]
+    evaluations: int
+
+    @property
+    def positions(self) -> int:
+        """Token positions of a step."""
+        return sum(self.batches)
+
+
+def usage(config: RunConfig, lengths: Sequence[int], eval_rows: int) -> Usage:
+    """From the rows' lengths in tokens; a step is the mean over an epoch in random order, batches padded to their longest row."""
+    section = config.training
+    size, parts = section.per_device_train_batch_size, section.gradient_accumulation_steps
+    per_epoch = max(1, math.ceil(len(lengths) / (size * parts)))
+    epochs = 3.0 if section.num_train_epochs is None else section.num_train_epochs
+    steps = section.max_steps if section.max_steps is not None else math.ceil(epochs * per_epoch)
+    order = random.Random(0).sample(list(lengths), len(lengths))
+    padded = [max(order[i : i + size]) * len(order[i : i + size]) for i in range(0, len(order), size)]
+    mean = math.ceil(sum(padded) / max(1, len(padded)))
+    evaluations = 0
+    if eval_rows:
+        every = section.eval_steps if section.eval_steps is not None else section.logging_steps
+        stride = max(1, math.ceil(steps * every) if every < 1 else int(every))
+        during = {"no": 0, "steps": steps // stride, "epoch": steps // per_epoch}[section.eval_strategy]
+        last = {"no": False, "steps": steps % stride == 0, "epoch": steps % per_epoch == 0}[section.eval_strategy]
+        evaluations = during + (not last or section.load_best_model_at_end) + section.eval_on_start
+    return Usage(steps, (mean,) * parts, evaluations)
+
+
+def modules_of(model: Any) -> dict[int, int]:
+    """How many adapted modules use each circuit layer, by the layer's id."""
+    found: Counter[int] = Counter()
+    for layer in model.modules():
+        if isinstance(layer, DeltaLayer):
+            for delta in layer.deltas.values():
+                borrowed = [m for owner in getattr(delta, "_borrowed", ()) for m in owner.modules()]
+                used = {id(m) for m in (*delta.modules(), *borrowed) if isinstance(m, CircuitLayer)}
+                found.update(used)
+    return found
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of running: cost of a step, of an evaluation, of the whole training, and the queue's share (seconds, from and to)."""
+
+    step: Cost
+    training: Cost
+    queue_s: tuple[float, float]
+
+
+def ways(config: RunConfig, section: BackendSection, backend: Backend, model: Any, used: Usage) -> dict[str, Way]:
+    """The cost of every way of running a model's circuits; ways without a lattice where there is none."""
+    modules, asked, found = modules_of(model), requests(model), {}
+    runner = make_executor(backend, section.model_copy(update={"gradient": "lattice-shift"}))
+    for name in ("lattice-shift", "lattice-spsa", "direct-shift", "direct-spsa"):
+        runner.gradient = INNER[name.rpartition("-")[2]]
+        try:
+            if name.startswith("lattice"):
+                step = sum((lattice_cost(runner, request) for request in asked), Cost())
+                once = sum((lattice_cost(runner, request, gradient=False) for request in asked), Cost())
+                training = step * used.steps + once * used.evaluations
+                rounds = 2 * used.steps + used.evaluations
+            else:
+                step = sum((_direct(runner, request, modules[id(request.layer)], used.batches) for request in asked), Cost())
+                training, rounds = step * used.steps, 2 * used.steps * len(used.batches) * sum(modules.values())
+        except CircuitError:
+            continue
+        low, high = queue_of(backend)
+        found[name] = Way(step, training, (min(rounds, training.jobs) * low, training.jobs * high))
+    return found
+
+
+def _direct(runner: BackendExecutor, request: Request, modules: int, batches: Sequence[int]) -> Cost:
+    """A step of one circuit, every position of every module a row of its own."""
+    prepared, total = runner.prepare(request.circuit, request.observables), Cost()
+    for rows in batches if request.circuit.n_inputs else (1,) * len(batches):
+        total += prepared.cost(rows) + prepared.cost(prepared.gradient_rows(rows, inputs=bool(request.circuit.n_inputs)))
+    return total * modules
+
+
+def queue_of(backend: Backend) -> tuple[float, float]:
+    """Shortest and longest wait of a job, seconds; zero where there is no queue."""
+    chip = getattr(backend, "chip", None)
+    if chip is None or isinstance(chip, str):
+        return (0.0, 0.0) if backend.simulated else QUEUE_S
+    return chip.timing.queue_s or QUEUE_S
+
+
+def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usage) -> tuple[str, str]:
+    """(way, why): the lattice where it is smaller than a step's rows, SPSA where shifts cost too much."""
+    modules = modules_of(model)
+    rows = sum(modules[id(request.layer)] for request in requests(model)) * used.positions
+    budget = Budget(**section.budget.model_dump())
+
+    def fits(name: str) -> bool:
+        try:
+            budget.check(Cost(), found[name].training)
+        except BudgetError:
+            return False
+        return True
+
+    if "lattice-shift" not in found:
+        kind, why = "direct", "a circuit's inputs have no lattice, or one of too many points"
+    else:
+        points = sum(Lattice.of(request.circuit).size for request in requests(model))
+        kind = "lattice" if points <= rows else "direct"
+        relation = "at most" if points <= rows else "more than"
+        why = f"the lattices have {points:,} points, {relation} the {rows:,} rows that a step would run directly"
+    shift, spsa = found[f"{kind}-shift"], f"{kind}-spsa"
+    if not fits(f"{kind}-shift") and fits(spsa):
+        return spsa, f"{why}; the budget covers SPSA and not parameter shift"
+    if shift.step.seconds > MOST_CHIP_S:
+        return (
+            spsa,
+            f"{why}; parameter shift would take {shift.step.seconds:,.0f} s of chip time a step, more than {MOST_CHIP_S:,.0f}",
+        )
+    return f"{kind}-shift", f"{why}; parameter shift is unbiased and takes {shift.step.seconds:,.1f} s of chip time a step"
+
+
+def decided(config: RunConfig, model: Any, lengths: Sequence[int], eval_rows: int) -> BackendSection:
+    """The backend section of a recipe with `gradient: auto` resolved."""
+    section = config.backend
+    assert section is not None
+    if section.gradient != "auto":
+        return section
+    found, backend = usage(config, lengths, eval_rows), _standing(section)
+    choice, _ = choose(section, ways(config, section, backend, model, found), model, found)
+    return section.model_copy(update={"gradient": choice})
+
+
+def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
+    """The whole plan, fit for JSON. The base model is built without its weights; nothing runs and nothing is sent.
+
+    Raises:
+        RunError: no adapter section, or no circuit in the adapter. BackendError: the circuit does not run there.
+    """
+    from peft import get_peft_model
+
+    from qpeft.training import models
+    from qpeft.training.adapter_section import build_adapter_config
+    from qpeft.training.data import load_data
+    from qpeft.training.tokenization import tokenize_all
+
+    if config.adapter is None:
+        raise RunError("the recipe has no adapter section", value=config.name, cure="a recipe of one adapter")
+    train, held_out = load_data(config.data)
+    rows = tokenize_all(train, models.load_tokenizer(config.model), config.data.max_length).rows
+    model = get_peft_model(models.empty_model(config.model), build_adapter_config(config.adapter))
+    asked, modules = requests(model), modules_of(model)
+    if not asked:
+        raise RunError("the adapter has no circuit, so nothing of it runs on a backend")
+    backend = _standing(section)
+    used = usage(config, [len(row["input_ids"]) for row in rows], len(held_out))
+    found = ways(config, section, backend, model, used)
+    choice, why = choose(section, found, model, used)
+    runner = make_executor(backend, section.model_copy(update={"gradient": "lattice-shift"}))
+    compiled = [runner.prepare(request.circuit, request.observables) for request in asked]
+    direct = Cost()
+    for prepared, request in zip(compiled, asked, strict=True):
+        direct += prepared.cost(TOKENS) * modules[id(request.layer)] if request.circuit.n_inputs else Cost()
+    inference: dict[str, Any] = {"direct_per_1000_tokens": asdict(direct)}
+    if "lattice-shift" in found:
+        once = sum((lattice_cost(runner, request, gradient=False) for request in asked), Cost())
+        inference["lattice_once"] = asdict(once)
+    return {
+        "recipe": config.name,
+        "backend": section.name,
+        "simulated": backend.simulated,
+        "calibration": backend.calibration,
+        "shots_per_circuit": section.shots,
+        "circuits": [
+            {
+                "qubits": request.circuit.n_qubits,
+                "inputs": request.circuit.n_inputs,
+                "angles": request.circuit.n_angles,
+                "modules": modules[id(request.layer)],
+                "lattice_points": _points(request),
+                "circuits_per_program": max(compiled_circuit.per_program for compiled_circuit, _ in prepared.groups),
+            }
+            for request, prepared in zip(asked, compiled, strict=True)
+        ],
+        "steps": used.steps,
+        "evaluations": used.evaluations,
+        "positions_per_step": used.positions,
+        "training": {name: asdict(way) for name, way in found.items()},
+        "inference": inference,
+        "queue_s_per_job": queue_of(backend),
+        "choice": choice,
+        "why": why,
+    }
+
+
+def _points(request: Request) -> int | None:
+    try:
+        return Lattice.of(request.circuit).size
+    except CircuitError:
+        return None
+
+
+def _standing(section: BackendSection) -> Backend:
+    """The backend to plan for. A cloud's chip is stood in for by its shape alone: a plan needs no key."""
+    from qpeft.backends.registry import needs_journal
+
+    if needs_journal(section.name):
+        return CloudShape(section.name)
+    return open_backend(section.name, Path(), pack=section.pack)
+
+
+class CloudShape:
+    """A vendor's chip as far as costs go: one circuit a program, 200 programs a job, the vendor's time a shot."""
+
+    simulated, calibration = False, "not asked"
+
+    def __init__(self, name: str) -> None:
+        from qpeft.backends.base import Limits
+        from qpeft.backends.pyqpanda import MAX_CIRCUITS_PER_JOB
+
+        self.name, self.limits = name, Limits(10**6, None, MAX_CIRCUITS_PER_JOB)
+
+    def compile(self, circuit: Any) -> Any:
+        return _Shape(circuit)
+
+    def estimate(self, programs: int, shots: int) -> float:
+        from qpeft.backends.pyqpanda import SECONDS_PER_SHOT
+
+        return programs * shots * SECONDS_PER_SHOT
+
+
+@dataclass(frozen=True)
+class _Shape:
+    circuit: Any
+    per_program: int = 1
+
+    def run(self, params: Any, shots: int | None, seed: int | None = None) -> Any:
+        raise RunError("a plan runs nothing")

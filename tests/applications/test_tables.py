@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qpeft.applications.tables import Field, Group, Task, infer_fields, spelled
+from qpeft.errors import DataError
+
+ROWS = [
+    {"Age": str(20 + i), "job_title": "clerk" if i % 2 else "BOSS", "TSH": "" if i == 3 else f"{i / 4}", "remark": f"text {i}"}
+    for i in range(12)
+]
+
+
+@pytest.fixture
+def task() -> Task:
+    fields = infer_fields(
+        ROWS, ["Age", "job_title", "TSH"], units={"Age": "years"}, values={"job_title": {"clerk": "office clerk"}}
+    )
+    return Task(
+        name="t", title="T", kind="classification", instruction="Ill?", target="ill", fields=fields, labels={"1": "yes", "0": "no"}
+    )
+
+
+def test_a_row_is_one_sentence(task: Task) -> None:
+    row = {"Age": "31.0", "job_title": "clerk", "TSH": "", "ill": "1"}
+    assert task.sentence(row) == "Age is 31 years; job title is office clerk; TSH is not known."
+    assert task.prompt(row).startswith("Ill?\n\nAge is")
+    assert task.answer(row) == "yes"
+
+
+def test_the_schema_is_that_of_the_rows() -> None:
+    age, job, tsh, remark = infer_fields(ROWS, ["Age", "job_title", "TSH", "remark"])
+    assert (age.kind, age.low, age.high, age.optional) == ("number", 20, 31, False)
+    assert (job.kind, dict(job.values)) == ("category", {"BOSS": "BOSS", "clerk": "clerk"})
+    assert (tsh.kind, tsh.optional) == ("number", True)
+    assert remark.kind == "text"
+    assert [spelled(n) for n in ("creditAmount", "TSH_measured", "x")] == ["credit amount", "TSH measured", "x"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"Age": "19"}, "Age is 19, outside 20 to 31"),
+        ({"Age": "31.5"}, "outside 20 to 31"),
+        ({"Age": "old"}, "not a number"),
+        ({"Age": "nan"}, "outside|not a number"),
+        ({"Age": "inf"}, "not a number"),
+        ({"Age": ""}, "Age is missing"),
+        ({"job_title": "pilot"}, "'pilot', which no training row had"),
+    ],
+)
+def test_a_row_out_of_the_schema_is_refused(task: Task, change: dict[str, str], words: str) -> None:
+    row = {"Age": "25", "job_title": "clerk", "TSH": ""}
+    assert task.refusals(row) == []
+    (reason,) = task.refusals(row | change)
+    assert any(word in reason for word in words.split("|"))
+
+
+def test_long_text_is_cut_at_a_space() -> None:
+    f = Field(name="x", words="x", kind="text", max_text=12)
+    assert f.say("one two three four") == "one two ..."
+    assert f.say("short") == "short"
+
+
+def test_groups() -> None:
+    age = Group(name="age", field="a", edges=(25, 40))
+    assert [age.of({"a": v}) for v in ("24.9", "25", "40", "", "?")] == [
+        "below 25",
+        "25 to below 40",
+        "40 and above",
+        "unknown",
+        "unknown",
+    ]
+    assert Group(name="sex", field="s", values={"F": "female"}).of({"s": "F"}) == "female"
+
+
+def test_a_task_reads_back(task: Task, tmp_path: Path) -> None:
+    task.write(tmp_path)
+    assert Task.read(tmp_path / "task.json") == task
+    (tmp_path / "task.json").write_text('{"name": 1, "colour": 2}')
+    with pytest.raises(DataError, match="not a task"):
+        Task.read(tmp_path / "task.json")

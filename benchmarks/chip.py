@@ -54,7 +54,7 @@ def measured(tokens: int, gradient: Gradient, pack: bool) -> Cost:
 
 
 def timings(seconds: float) -> list[dict[str, Any]]:
-    """Forward and backward for inputs and angles, of 2,048 tokens and 4 qubits; the lattice's values are remembered, as in a step."""
+    """Forward and backward for inputs and angles at 4 qubits; the lattice's values are remembered, as in a step."""
     found = []
     for tokens in (512, 2048):
         circuit = ansatz.qtha(QUBITS, LAYERS)

@@ -90,11 +90,12 @@ def test_an_answer_is_that_of_chat(client: openai.OpenAI, runs: Path) -> None:
 
 
 def test_a_stream_adds_up_to_the_answer(client: openai.OpenAI) -> None:
-    given = {"model": "first", "messages": ASKED, "max_completion_tokens": 16, "temperature": 0}
+    given = {"model": "first", "messages": ASKED, "max_completion_tokens": 24, "temperature": 1.5, "seed": 1}
     whole = client.chat.completions.create(**given)  # type: ignore[call-overload]
     chunks = list(client.chat.completions.create(**given, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
     texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(texts) == whole.choices[0].message.content
+    assert len(set("".join(texts))) > 2
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
     assert len({chunk.id for chunk in chunks}) == 1

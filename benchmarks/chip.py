@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,13 @@ def executor(gradient: Gradient, pack: bool) -> BackendExecutor:
     return BackendExecutor(EmulatorBackend("wukong-72", pack=pack), SHOTS, gradient=gradient, seed=0, ledger=Ledger())
 
 
-def counted(tokens: int, gradient: Gradient, pack: bool) -> dict[str, Cost]:
+def counted(tokens: int, gradient: Gradient, pack: bool) -> dict[str, dict[str, Any]]:
     """Cost of a step by the formulas: through the lattice, and direct with every row different."""
     circuit, runner = ansatz.qtha(QUBITS, LAYERS), executor(gradient, pack)
     prepared, points = runner.prepare(circuit), Lattice.of(circuit).size
     lattice = prepared.cost(points) + prepared.cost(prepared.gradient_rows(points))
     direct = prepared.cost(tokens) + prepared.cost(prepared.gradient_rows(tokens, inputs=True))
-    return {"lattice": lattice, "direct": direct * MODULES}
+    return {"lattice": asdict(lattice), "direct": asdict(direct * MODULES)}
 
 
 def measured(tokens: int, gradient: Gradient, pack: bool) -> Cost:
@@ -67,13 +69,13 @@ def timings(seconds: float) -> list[dict[str, Any]]:
         steps = {name: step(run) for name, run in runs.items()}
         for first in steps.values():
             first()
-        times = harness.interleaved(steps, seconds=seconds)
-        found.append({"kind": "evaluation", "tokens": tokens, "timings": times})
+        times = {name: asdict(timing) for name, timing in harness.interleaved(steps, seconds=seconds).items()}
+        found.append({"kind": "evaluation", "tokens": tokens, "kernel": os.environ.get("QPEFT_KERNEL", "on"), "timings": times})
     return found
 
 
 def sizes() -> list[dict[str, Any]]:
-    """Points of the lattice, and the tokens a step from which it is smaller than direct execution, shared by MODULES and alone."""
+    """Points of the lattice: the tokens a step from which it pays for a circuit of one module; and those for MODULES modules."""
     rows = []
     for n, layers in itertools.product((2, 3, 4, 5, 6, 8), (1, 2, 3)):
         points = (2 * layers + 1) ** n
@@ -119,7 +121,7 @@ def main() -> None:
             records.add({"kind": "count", "gradient": gradient, "tokens": tokens, "pack": True, **counted(tokens, gradient, True)})
         for tokens in CHECKED:
             spent, expected = measured(tokens, gradient, True), counted(tokens, gradient, True)["lattice"]
-            if spent != expected:
+            if asdict(spent) != expected:
                 raise SystemExit(f"a real step of {tokens} tokens cost {spent}, the formula says {expected}")
             records.add({"kind": "check", "gradient": gradient, "tokens": tokens, "circuits": spent.circuits})
     for row in [*timings(arguments.seconds), *sizes()]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,23 @@ def test_trl_sft_trainer_trains_qtha(tiny_model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "saved" / "adapter_model.safetensors").exists()
 
 
-@pytest.mark.parametrize("file", sorted(RECIPES.rglob("*.yaml")), ids=lambda f: str(f.relative_to(RECIPES)))
+APPLICATIONS = sorted((RECIPES / "applications").glob("*.yaml"))  # their rows are prepared by `qpeft data prepare`
+
+
+@pytest.mark.parametrize("file", APPLICATIONS, ids=lambda f: f.stem)
+def test_recipes_of_applications_are_valid(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "data" / file.stem
+    folder.mkdir(parents=True)
+    for part in ("train", "validation", "test"):
+        messages = [{"role": "user", "content": f"a {part} row"}, {"role": "assistant", "content": "yes"}]
+        (folder / f"{part}.jsonl").write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    train, held_out = load_data(load_recipe(file).data)
+    assert train
+    assert held_out
+
+
+@pytest.mark.parametrize("file", sorted({*RECIPES.rglob("*.yaml")} - {*APPLICATIONS}), ids=lambda f: str(f.relative_to(RECIPES)))
 def test_shipped_recipes_are_valid_and_do_not_leak(file: Path) -> None:
     config = load_recipe(file)
     train, held_out = load_data(config.data)

@@ -44,6 +44,8 @@ class Register:
         source, target = pair[self._now], pair[1 - self._now]
         if source.dim() == 2:  # one sample, and the block's amplitudes are the last axis
             torch.mm(source, matrix.t().to(source.dtype), out=target)
+        elif len(source) == 1:
+            torch.mm(matrix, source[0], out=target[0])
         else:
             torch.bmm(matrix.expand(len(source), -1, -1), source, out=target)
         self._now = 1 - self._now

@@ -18,7 +18,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from qpeft.circuits import blocks, evolve, heisenberg
+from qpeft.circuits import blocks, evolve, heisenberg, tables
 from qpeft.circuits.executor import Expectations
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.kernel import native
@@ -145,6 +145,11 @@ def _compiled(plan: Plan, inputs: Tensor) -> bool:
     return inputs.device.type == "cpu" and native.supports(plan)
 
 
+def _on_accelerator(plan: Plan, inputs: Tensor) -> bool:
+    """Whether the Triton kernel takes these samples."""
+    return inputs.is_cuda and tables.supports(plan)
+
+
 def _carried(plan: Plan, inputs: Tensor) -> bool:
     """Whether the observables are carried to the inputs (heisenberg.py) and not the state to the observables."""
     return heisenberg.covers(plan) and heisenberg.worth(plan, inputs.shape[0])
@@ -154,6 +159,9 @@ def _values(inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
     """Expectation values `(B, n_observables)`."""
     if _compiled(plan, inputs):
         return native.expectations(inputs, angles, plan.key)
+    if _on_accelerator(plan, inputs):
+        with _float32(inputs):
+            return tables.values(plan, inputs, angles)
     if _carried(plan, inputs):
         with _float32(inputs):
             return heisenberg.kit(plan, inputs.device, inputs.dtype).values(inputs, angles)
@@ -175,6 +183,9 @@ def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, reco
     """Gradients of inputs `(B, n_inputs)` and angles; for `recording` see `blocks.pullback`."""
     if _compiled(plan, inputs):
         return native.backward(grad, inputs, angles, plan.key)
+    if _on_accelerator(plan, inputs):
+        with _float32(inputs):
+            return tables.gradients(plan, grad.to(inputs.dtype), inputs, angles, recording=recording)
     if _carried(plan, inputs):
         with _float32(inputs):
             return heisenberg.kit(plan, inputs.device, inputs.dtype).gradients(grad.to(inputs.dtype), inputs, angles)

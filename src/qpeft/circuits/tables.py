@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from qpeft.circuits.blocks import Family, Name, Phases, pullback
-from qpeft.circuits.plan import Gate, Plan, Step, local_value, permutation
+from qpeft.circuits.plan import FloatArray, Gate, Plan, Step, local_value, permutation
 
 MAX_QUBITS = 10  # a sample's state and costate then take 16 KiB
 
@@ -141,7 +141,7 @@ def _flat(steps: Sequence[Step]) -> list[Step]:
     return [inner for step in steps for inner in (step.steps if step.kind == "dense" else (step,))]
 
 
-def _data(step: Step, n: int, n_inputs: int) -> tuple[np.ndarray, np.ndarray]:
+def _data(step: Step, n: int, n_inputs: int) -> tuple[FloatArray, FloatArray]:
     """The phase of each basis state per radian of each input `(D, n_inputs)`, and at zero `(D,)`."""
     rates, shifts = np.zeros((2**n, n_inputs)), np.zeros(2**n)
     for gate in step.gates:

@@ -129,6 +129,7 @@ def _gradients(
             tl.store(to + 2, tl.load(to + 2) + tl.sum(l_re * p_re + l_im * p_im, axis=1))
             tl.store(to + 3, tl.load(to + 3) + tl.sum(l_im * p_re - l_re * p_im, axis=1))
             l_re, l_im = _undo(l_re, l_im, stage, table, back, D)
+            tl.debug_barrier()  # the next block adds to what this one stored
             row = tl.load(data + stage)
             if row >= 0:
                 slope = l_im * re - l_re * im
@@ -136,6 +137,7 @@ def _gradients(
                     rate = tl.load(rates + (row * D + j) * N_INPUTS + q)[:, None]
                     at = by_u + rows * N_INPUTS + q
                     tl.store(at, tl.load(at, mask=live, other=0.0) + tl.sum(slope * rate, axis=0), mask=live)
+                tl.debug_barrier()
                 re, im = _rotate(re, im, rates, row, u, rows, live, -1.0, N_INPUTS, D, BLOCK)
                 l_re, l_im = _rotate(l_re, l_im, rates, row, u, rows, live, -1.0, N_INPUTS, D, BLOCK)
 

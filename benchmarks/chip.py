@@ -86,7 +86,7 @@ def sizes() -> list[dict[str, Any]]:
 def plot(records: list[dict[str, Any]], file: Path) -> None:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     marks = {"parameter-shift": "o-", "spsa": "s-"}
     for gradient, mark in marks.items():
         rows = [r for r in records if r["kind"] == "count" and r["gradient"] == gradient]
@@ -94,13 +94,13 @@ def plot(records: list[dict[str, Any]], file: Path) -> None:
             values = [r[way]["circuits"] for r in rows]
             axes.loglog([r["tokens"] for r in rows], values, mark, color=colour, label=f"{way}, {gradient}", markersize=4)
     checks = [r for r in records if r["kind"] == "check"]
-    axes.loglog([r["tokens"] for r in checks], [r["circuits"] for r in checks], "x", color="tab:red", label="a real step's counter")
+    axes.loglog([r["tokens"] for r in checks], [r["circuits"] for r in checks], "x", color="tab:red", label="counted as it ran")
     axes.set(
         xlabel="tokens a step", ylabel="circuits executed a step", title=f"QTHA, {QUBITS} qubits, {MODULES} modules, one circuit"
     )
     axes.set_xticks(TOKENS, [f"{t:,}" for t in TOKENS], minor=False)
     axes.minorticks_off()
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncol=3, fontsize=8)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)
 

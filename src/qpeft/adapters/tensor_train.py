@@ -80,6 +80,9 @@ class TensorTrain(nn.Module):
         self.cores = nn.ParameterList(
             nn.Parameter(torch.empty(j, bonds[k + 1], bonds[k], i)) for k, (i, j) in enumerate(zip(ins, outs, strict=True))
         )
+        shapes = tuple(tuple(core.shape) for core in self.cores)
+        costs = {summed: contraction_cost(shapes, summed, left) for summed, left in ((0, 3), (3, 0))}
+        self._from_first = {summed: forwards <= backwards for summed, (forwards, backwards) in costs.items()}
 
     @torch.no_grad()
     def initialise(self, gain: float) -> None:
@@ -101,9 +104,8 @@ class TensorTrain(nn.Module):
         A step is one product of a core, as a matrix, with the middle axis of the state. From the first core on the state is
         `(p done, bond summed_k, remaining)`, from the last one back `(p remaining, summed_k bond, done)`: no axis ever moves.
         """
-        forwards, backwards = contraction_cost(tuple(tuple(core.shape) for core in self.cores), summed, left)
         state, outer = rows, rows.shape[0]
-        if forwards <= backwards:
+        if self._from_first[summed]:
             for core in self.cores:
                 _, b, a, _ = core.shape
                 matrix = core.permute(left, 1, 2, summed).reshape(core.shape[left] * b, a * core.shape[summed])

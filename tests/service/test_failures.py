@@ -136,6 +136,7 @@ def test_worker_processes_end_with_their_server(fresh_server: Callable[..., Serv
     until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
 
 
+@pytest.mark.slow
 def test_a_full_disk_refuses_and_recovers(fresh_server: Callable[..., Server]) -> None:
     server = fresh_server("--executors", "0")
     client = server.client(total_s=0.1)
@@ -165,6 +166,7 @@ def test_a_full_disk_refuses_and_recovers(fresh_server: Callable[..., Server]) -
         worker.stop()
 
 
+@pytest.mark.slow
 def test_a_backup_taken_under_load_restores(fresh_server: Callable[..., Server], tmp_path: Path) -> None:
     server = fresh_server()
     client = server.client()
@@ -221,6 +223,7 @@ def test_many_api_processes_on_postgresql_killed_and_the_database_too(
         worker.stop()
 
 
+@pytest.mark.slow
 def test_a_worker_that_died_while_it_waited_is_given_nothing(fresh_server: Callable[..., Server]) -> None:
     server = fresh_server("--executors", "0", environment={"QPEFT_SERVICE_LEASE_S": "30"})
     key = server.new_key("workers", "worker")

@@ -12,6 +12,8 @@ import pytest
 
 from tests.service.processes import Server
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pyqpanda3")
 
 BELL = 'OPENQASM 3.0; include "stdgates.inc"; qubit[2] q; h q[0]; cx q[0], q[1];'

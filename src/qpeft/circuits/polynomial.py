@@ -103,7 +103,7 @@ class _Group:
         by_basis = (torch.empty_like if even else torch.zeros_like)(self.basis)
         for q in range(len(self.shape) - 1, 0, -1):  # the product's last factor first
             count = self.shape[q]
-            pairs = by_product.view(len(by_product), -1, count, batch)
+            pairs = by_product.view(len(by_product), by_product.shape[1] // count, count, batch)
             torch.sum(pairs * self.products[q - 1][:, :, None], 1, out=by_basis[:, q, :count])
             by_product = (pairs * self.basis[:, q, None, :count]).sum(2)
         by_basis[:, 0, : self.shape[0]] = by_product

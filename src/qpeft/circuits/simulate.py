@@ -10,6 +10,7 @@ with depth. Samples pass in chunks that stay in cache; what does not depend on d
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from qpeft.errors import CircuitError, ResourceError
 
 Gradient = Literal["adjoint", "autograd"]
 
-# Bytes of one chunk's state: a core's level-2 cache here, enough to fill an accelerator there. A backward pass holds about eight.
+# Bytes of one chunk's state: the fastest of those tried on a CPU, enough to fill an accelerator. A backward pass holds about eight.
 CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 1 << 20, 1 << 26
 _PLAIN = (Tensor, torch.nn.Parameter)  # not a FakeTensor, nor any other subclass
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously
@@ -146,8 +147,8 @@ def _compiled(plan: Plan, inputs: Tensor) -> bool:
 
 
 def _on_accelerator(plan: Plan, inputs: Tensor) -> bool:
-    """Whether the Triton kernel takes these samples."""
-    return inputs.is_cuda and tables.supports(plan)
+    """Whether the Triton kernel takes these samples: only where `QPEFT_TRITON=1` asks for it, since it has not run on a GPU yet."""
+    return inputs.is_cuda and os.environ.get("QPEFT_TRITON") == "1" and tables.supports(plan)
 
 
 def _carried(plan: Plan, inputs: Tensor) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from qpeft.circuits import ansatz
 from qpeft.circuits.executor import Expectations
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
-from qpeft.circuits.lattice import Lattice, LatticeExecutor, frequencies
+from qpeft.circuits.lattice import Lattice, LatticeExecutor
 from qpeft.circuits.simulate import Simulator
 from qpeft.errors import CircuitError
 from tests.strategies import circuits
@@ -88,11 +88,11 @@ def test_every_gate_may_take_an_input(name: str) -> None:
 
 
 def test_frequencies_of_gates() -> None:
-    assert frequencies(GATES["ry"]) == (1.0,)
-    assert frequencies(GATES["p"]) == (1.0,)
-    assert frequencies(GATES["crz"]) == (0.5, 1.0)
-    assert frequencies(GATES["rzz"]) == (1.0,)
-    assert frequencies(GATES["h"]) == ()
+    assert GATES["ry"].frequencies == (1.0,)
+    assert GATES["p"].frequencies == (1.0,)
+    assert GATES["crz"].frequencies == (0.5, 1.0)
+    assert GATES["rzz"].frequencies == (1.0,)
+    assert GATES["h"].frequencies == ()
 
 
 def test_one_input_in_gates_of_unlike_frequencies() -> None:

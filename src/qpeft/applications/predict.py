@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from qpeft.applications.classify import label_log_likelihoods, probabilities
 from qpeft.applications.evaluation import find_task
 from qpeft.errors import DataError, RunError
 from qpeft.training.data_files import read_rows
+from qpeft.training.files import write_whole
 from qpeft.training.run import load_run
 
 COLUMNS = ("label", "probability", "refused")
@@ -57,7 +57,5 @@ def predict(
     for i, row in enumerate(rows):
         said: tuple[Any, Any] = answered.get(i, ("", ""))
         writer.writerow([*(row.get(column, "") for column in kept), *said, "; ".join(refusals[i])])
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, target)
+    write_whole(target, text.getvalue())
     return {"rows": len(rows), "refused": len(rows) - len(asked)}

@@ -50,12 +50,6 @@ def read_jsonl(data: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
 
 
-def read_json(data: bytes) -> list[dict[str, Any]]:
-    """A JSON array of objects."""
-    rows: list[dict[str, Any]] = json.loads(data)
-    return rows
-
-
 class _FrameUnpickler(pickle.Unpickler):
     """Only what a pandas data frame of plain columns is made of; anything else is refused, so that no code of the file runs."""
 

@@ -11,11 +11,9 @@ from typing import Any
 from qpeft.errors import ModelError, RunError
 from qpeft.training import models
 from qpeft.training.adapted import twin
-from qpeft.training.config import RunConfig
 from qpeft.training.data import Conversation, Message
-from qpeft.training.run import ADAPTER, RECIPE
+from qpeft.training.run import ADAPTER, finished_config
 from qpeft.training.tokenization import encode_prompt
-from qpeft.training.yaml_source import read_yaml
 
 BASE = "base"
 
@@ -45,7 +43,7 @@ class Adapters:
     """
 
     def __init__(self, run: Path, *, name: str | None = None, root: Path | None = None) -> None:
-        config = _config(run)
+        config = finished_config(run)
         self.section = config.model
         self.root = (root or run.resolve().parent).resolve()
         self.tokenizer = models.load_tokenizer(config.model)
@@ -79,7 +77,7 @@ class Adapters:
         place = (self.root / run).resolve() if inside else run.resolve()
         if inside and not place.is_relative_to(self.root):
             raise RunError("the run is outside the folder that adapters are loaded from", value=str(run), bound=str(self.root))
-        config = _config(place)
+        config = finished_config(place)
         if config.model != self.section:
             raise ModelError(
                 "the adapter was trained on another base model",
@@ -154,9 +152,3 @@ def _ends(model: Any) -> set[int]:
     """The tokens that end an answer."""
     ends = model.generation_config.eos_token_id
     return set(ends) if isinstance(ends, list) else {ends}
-
-
-def _config(run: Path) -> RunConfig:
-    if not (run / RECIPE).exists() or not (run / ADAPTER / "adapter_config.json").exists():
-        raise RunError("not a finished run", value=str(run), bound=f"a folder with {RECIPE} and {ADAPTER}/")
-    return RunConfig.from_resolved(read_yaml(run / RECIPE).value)

@@ -87,6 +87,12 @@ class Backend(Protocol):
         ...
 
 
+def close(backend: Backend) -> None:
+    """Let go of what a backend holds, such as a vendor's client; most hold nothing."""
+    if (release := getattr(backend, "close", None)) is not None:
+        release()
+
+
 def check_circuit(name: str, limits: Limits, circuit: Circuit) -> None:
     """Refuse a circuit that is too wide."""
     if circuit.n_qubits > limits.max_qubits:
@@ -176,10 +182,7 @@ class Counts:
             return
         for row in self.table:
             seen = np.flatnonzero(row)
-            yield self._bits(seen), row[seen]
-
-    def _bits(self, index: npt.NDArray[np.int64]) -> BoolArray:
-        return ((index[:, None] >> np.arange(self.n_qubits)[::-1]) & 1).astype(np.bool_)
+            yield bits_of(seen, self.n_qubits), row[seen]
 
     def take(self, index: npt.NDArray[np.int64]) -> Counts:
         """The rows of these numbers, in their order, repeats allowed."""
@@ -242,13 +245,23 @@ class Counts:
         chosen = [Observable.z(k) for k in range(self.n_qubits)] if observables is None else list(observables)
         values = np.zeros((len(self), len(chosen)))
         if self.table is not None:
-            signs = np.stack([z_values(o, self._bits(np.arange(2**self.n_qubits))) for o in chosen], axis=1)
             total = self.table.sum(axis=1, keepdims=True)
-            np.divide(self.table @ signs, total, out=values, where=total > 0)
+            np.divide(self.table @ z_table(chosen, self.n_qubits), total, out=values, where=total > 0)
         for i, (bits, weights) in enumerate(self.rows):
             for k, observable in enumerate(chosen):
                 values[i, k] = weights @ z_values(observable, bits) / weights.sum()
         return values
+
+
+def bits_of(index: npt.NDArray[np.int64], n_qubits: int) -> BoolArray:
+    """Outcomes `(..., n_qubits)` from their indices `(...)`, qubit 0 leftmost."""
+    return np.asarray((index[..., None] >> np.arange(n_qubits)[::-1]) & 1, dtype=np.bool_)
+
+
+def z_table(observables: Sequence[Observable], n_qubits: int) -> FloatArray:
+    """What Z-type observables are worth on every outcome, `(2^n, n_observables)`."""
+    bits = bits_of(np.arange(2**n_qubits), n_qubits)
+    return np.stack([z_values(observable, bits) for observable in observables], axis=1)
 
 
 def z_values(observable: Observable, bits: BoolArray) -> FloatArray:

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from qpeft.backends import aer, transfer
-from qpeft.backends.base import DENSE_QUBITS, Counts, Limits, check_circuit, check_run, sample, z_values
+from qpeft.backends.base import DENSE_QUBITS, Counts, Limits, bits_of, check_circuit, check_run, sample, z_table
 from qpeft.backends.chips import Chip, load_chip
 from qpeft.backends.noise import Calibration, Schedule, components, schedule
 from qpeft.backends.packing import Program, capacity
 from qpeft.backends.routing import Routed, route
-from qpeft.circuits.executor import Expectations
+from qpeft.circuits.executor import Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Angle, Circuit, Observable, Op
 from qpeft.errors import BackendError, CircuitError, ResourceError
 
@@ -311,7 +311,7 @@ def _draw(table: FloatArray, shots: int, rng: np.random.Generator) -> npt.NDArra
     index = np.zeros((len(table), shots), dtype=np.int64)
     for i, row in enumerate(np.cumsum(np.clip(table, 0.0, None), axis=1)):
         index[i] = np.searchsorted(row[:-1], rng.random(shots) * row[-1], side="right")
-    return np.asarray((index[:, :, None] >> np.arange(k)[::-1]) & 1, dtype=np.bool_)
+    return bits_of(index, k)
 
 
 class NoisyExecutor:
@@ -323,19 +323,12 @@ class NoisyExecutor:
     def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
         """See `Executor.compile`; CircuitError for observables with X or Y."""
         emulated, n = self.backend.compile(circuit), circuit.n_qubits
-        bits = ((np.arange(2**n)[:, None] >> np.arange(n)[::-1]) & 1).astype(np.bool_)
         chosen = [Observable.z(k) for k in range(n)] if observables is None else list(observables)
-        signs = torch.from_numpy(np.stack([z_values(observable, bits) for observable in chosen], axis=1))
+        signs = torch.from_numpy(z_table(chosen, n))
 
         def expectations(inputs: Tensor, angles: Tensor) -> Tensor:
-            if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs or tuple(angles.shape) != (circuit.n_angles,):
-                raise CircuitError(
-                    "inputs or angles have the wrong shape",
-                    value=(tuple(inputs.shape), tuple(angles.shape)),
-                    bound=f"(..., {circuit.n_inputs}) and ({circuit.n_angles},)",
-                )
-            dtype = torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
-            flat = inputs.reshape(inputs.shape[:-1].numel(), circuit.n_inputs).to(dtype)
+            check_arguments(circuit, inputs, angles)
+            flat = as_rows(inputs).to(working_dtype(inputs, angles))
             params = torch.cat([flat, angles.to(flat).expand(len(flat), -1)], dim=1)
             means = emulated.probabilities(params) @ signs.to(flat)
             return means.reshape(*inputs.shape[:-1], len(chosen))

@@ -20,8 +20,8 @@ from qpeft.backends.base import Backend, Compiled, Counts, FloatArray
 from qpeft.backends.budget import Cost, Ledger, cost_of
 from qpeft.backends.cache import ResultCache
 from qpeft.backends.gradients import SPSA_STEP, Unrolled, parameter_shift, shift_rule, spsa
-from qpeft.circuits.executor import Expectations
-from qpeft.circuits.ir import Circuit, Observable, Op
+from qpeft.circuits.executor import Expectations, as_rows, check_arguments, working_dtype
+from qpeft.circuits.ir import Circuit, Observable, Op, Word, commuting_groups
 from qpeft.circuits.simulate import expectations
 from qpeft.errors import BackendError, CircuitError
 
@@ -210,22 +210,7 @@ class Prepared:
         return spsa(self.evaluate, self.unrolled, params, grad, wanted, shared, signs, executor.spsa_step)
 
 
-Word = tuple[tuple[int, str], ...]
 npt_bool = np.ndarray[Any, np.dtype[np.bool_]]
-
-
-def commuting_groups(observables: Sequence[Observable]) -> list[tuple[dict[int, str], list[Word]]]:
-    """Distinct Pauli words of all observables in groups that one basis per qubit measures: `(basis, words)` pairs, greedy."""
-    groups: list[tuple[dict[int, str], list[Word]]] = []
-    words = dict.fromkeys(word for observable in observables for _, word in observable.terms if word)
-    for word in words:
-        fitting = [group for group in groups if all(group[0].get(qubit, pauli) == pauli for qubit, pauli in word)]
-        if not fitting:
-            groups.append(({}, []))
-        basis, members = (fitting or groups[-1:])[0]
-        basis.update(word)
-        members.append(word)
-    return groups
 
 
 def _measured_in(circuit: Circuit, basis: dict[int, str]) -> Circuit:
@@ -236,14 +221,9 @@ def _measured_in(circuit: Circuit, basis: dict[int, str]) -> Circuit:
 
 
 def _expectations(prepared: Prepared, inputs: Tensor, angles: Tensor) -> Tensor:
-    circuit = prepared.circuit
-    if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs:
-        raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")
-    if tuple(angles.shape) != (circuit.n_angles,):
-        raise CircuitError("angles have the wrong shape", value=tuple(angles.shape), bound=f"({circuit.n_angles},)")
-    dtype = torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
-    flat = inputs.reshape(inputs.shape[:-1].numel(), circuit.n_inputs)
-    out: Tensor = _Expectations.apply(flat, angles, prepared, dtype)  # type: ignore[no-untyped-call]
+    check_arguments(prepared.circuit, inputs, angles)
+    dtype = working_dtype(inputs, angles)
+    out: Tensor = _Expectations.apply(as_rows(inputs), angles, prepared, dtype)  # type: ignore[no-untyped-call]
     return out.reshape(*inputs.shape[:-1], len(prepared.observables))
 
 

@@ -34,21 +34,11 @@ SPSA_STEP = 0.1  # radians: far below a period, far above the shot noise of some
 
 
 @functools.cache
-def frequencies(gate: str) -> tuple[float, ...]:
-    """The frequencies, in cycles of `2 pi` of the angle, that an expectation value can have in this gate's angle."""
-    spec = GATES[gate]
-    if spec.sine is None:
-        raise CircuitError("a gate without an angle has no derivative", value=gate)
-    generator = 1j * spec.frequency * np.array(spec.sine)  # G = i dM/dt at t = 0, where M = 1
-    levels = np.linalg.eigvalsh(generator)
-    differences = np.unique(np.round(np.abs(levels[:, None] - levels[None]), 12))
-    return tuple(float(w) for w in differences if w > 0)
-
-
-@functools.cache
 def shift_rule(gate: str) -> tuple[tuple[float, float], ...]:
     """Pairs `(shift, coefficient)`, shifts in radians: `df/dt = sum c (f(t + s) - f(t - s))`."""
-    found = np.array(frequencies(gate))
+    found = np.array(GATES[gate].frequencies)
+    if not found.size:
+        raise CircuitError("a gate without an angle has no derivative", value=gate)
     terms = len(found)
     shifts = (2 * np.arange(1, terms + 1) - 1) * np.pi / (2 * terms * found.min())
     coefficients = np.linalg.solve(2 * np.sin(np.outer(found, shifts)), found)

@@ -42,6 +42,33 @@ class Retries:
         return max(asked, min(0.1 * 2.0**attempt, 5.0)) * random.uniform(0.75, 1.25)
 
 
+class Attempts:
+    """What comes after each attempt at a request, the same for the client that waits and the one that does not."""
+
+    def __init__(self, url: str, retries: Retries, wait_s: float = 0.0, retry: bool = True) -> None:
+        self.url, self.retries, self.retry = url, retries, retry
+        self.deadline = time.monotonic() + retries.total_s + wait_s
+        self.count = 0
+
+    def settle(self, outcome: Any) -> float | None:
+        """None when `outcome`, a response or the transport's error, is an answer, else seconds to the next try; or ServiceError."""
+        retry_after = None
+        if isinstance(outcome, Exception):
+            failure = unreachable(self.url, outcome)
+        elif outcome.status_code < 400:
+            return None
+        else:
+            retry_after = outcome.headers.get("retry-after")
+            failure = to_error(outcome.status_code, outcome.content, retry_after)
+            if outcome.status_code not in RETRIED:
+                raise failure
+        delay = self.retries.delay(self.count, retry_after)
+        if not self.retry or time.monotonic() + delay > self.deadline:
+            raise failure
+        self.count += 1
+        return delay
+
+
 def to_error(status: int, body: bytes, retry_after: str | None) -> ServiceError:
     """A refusal as the service wrote it."""
     try:
@@ -100,27 +127,17 @@ class Connection:
         sent = dict(headers or {})
         if content is not None:
             sent["content-type"] = content_type
-        deadline = time.monotonic() + self.retries.total_s + wait_s
-        attempt = 0
+        attempts, timeout = Attempts(self.url, self.retries, wait_s, retry), self.retries.request_s + wait_s
+        outcome: Any
         while True:
-            retry_after = None
             try:
-                timeout = self.retries.request_s + wait_s
-                response = self._client.request(method, path, content=content, headers=sent, params=params, timeout=timeout)
+                outcome = self._client.request(method, path, content=content, headers=sent, params=params, timeout=timeout)
             except self._httpx.TransportError as error:
-                failure = unreachable(self.url, error)
-            else:
-                if response.status_code < 400:
-                    return response
-                retry_after = response.headers.get("retry-after")
-                failure = to_error(response.status_code, response.content, retry_after)
-                if response.status_code not in RETRIED:
-                    raise failure
-            delay = self.retries.delay(attempt, retry_after)
-            if not retry or time.monotonic() + delay > deadline:
-                raise failure
+                outcome = error
+            delay = attempts.settle(outcome)
+            if delay is None:
+                return outcome
             time.sleep(delay)
-            attempt += 1
 
     def submit(self, path: str, content: bytes, content_type: str = "application/json") -> dict[str, Any]:
         """POST with an idempotency key."""

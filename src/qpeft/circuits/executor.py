@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
 
 from qpeft.circuits.ir import Circuit, Observable
+from qpeft.errors import CircuitError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Expectations: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
+Expectations: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
@@ -30,3 +31,21 @@ class Executor(Protocol):
             says so.
         """
         ...
+
+
+def check_arguments(circuit: Circuit, inputs: Tensor, angles: Tensor) -> None:
+    """Raise CircuitError unless inputs are `(..., n_inputs)` and angles `(n_angles,)`."""
+    if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs:
+        raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")
+    if tuple(angles.shape) != (circuit.n_angles,):
+        raise CircuitError("angles have the wrong shape", value=tuple(angles.shape), bound=f"({circuit.n_angles},)")
+
+
+def working_dtype(inputs: Tensor, angles: Tensor) -> torch.dtype:
+    """What a circuit is computed in: float64 if an argument is, else float32, whatever the precision around it."""
+    return torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
+
+
+def as_rows(inputs: Tensor) -> Tensor:
+    """Inputs `(..., n_inputs)` as `(B, n_inputs)`."""
+    return inputs if inputs.dim() == 2 else inputs.reshape(inputs.shape[:-1].numel(), inputs.shape[-1])

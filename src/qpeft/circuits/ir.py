@@ -25,6 +25,7 @@ from qpeft.errors import CircuitError
 FORMAT, VERSION = "qpeft.circuit", 1
 
 Matrix = tuple[tuple[complex, ...], ...]
+Word = tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,20 @@ class GateSpec:
     def diagonal(self) -> bool:
         """True when the matrix is diagonal for every angle."""
         return all(not v for part in self._parts() for i, row in enumerate(part) for j, v in enumerate(row) if i != j)
+
+    @functools.cached_property
+    def frequencies(self) -> tuple[float, ...]:
+        """The positive frequencies at which the angle enters expectation values, ascending: differences of the matrix's exponents.
+
+        A rotation has `(1,)`, a controlled rotation `(0.5, 1)`, a fixed gate none.
+        """
+        if self.cosine is None or self.sine is None:
+            return ()
+        pairs = [(b, d) for rows in zip(self.cosine, self.sine, strict=True) for b, d in zip(*rows, strict=True)]
+        parts = {0.0: any(v for row in self.constant for v in row)}  # exponent -> whether the matrix has it
+        parts[self.frequency], parts[-self.frequency] = (any(abs(b + s * d) > 0 for b, d in pairs) for s in (-1j, 1j))
+        exponents = [exponent for exponent, there in parts.items() if there]
+        return tuple(sorted({abs(a - b) for a in exponents for b in exponents} - {0.0}))
 
     @functools.cached_property
     def permutation(self) -> bool:
@@ -259,6 +274,20 @@ class Observable:
     @classmethod
     def z(cls, qubit: int) -> Observable:
         return cls(((1.0, ((qubit, "Z"),)),))
+
+
+def commuting_groups(observables: Sequence[Observable]) -> list[tuple[dict[int, str], list[Word]]]:
+    """Distinct Pauli words of all observables in groups that one basis per qubit measures: `(basis, words)` pairs, greedy."""
+    groups: list[tuple[dict[int, str], list[Word]]] = []
+    words = dict.fromkeys(word for observable in observables for _, word in observable.terms if word)
+    for word in words:
+        fitting = [group for group in groups if all(group[0].get(qubit, pauli) == pauli for qubit, pauli in word)]
+        if not fitting:
+            groups.append(({}, []))
+        basis, members = (fitting or groups[-1:])[0]
+        basis.update(word)
+        members.append(word)
+    return groups
 
 
 @dataclass(frozen=True)

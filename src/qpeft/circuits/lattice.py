@@ -30,29 +30,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qpeft.circuits import polynomial
-from qpeft.circuits.executor import Executor, Expectations
-from qpeft.circuits.ir import Circuit, GateSpec, Observable
+from qpeft.circuits.executor import Executor, Expectations, as_rows, check_arguments, working_dtype
+from qpeft.circuits.ir import Circuit, Observable
 from qpeft.errors import CircuitError
 
 MAX_POINTS = 2**20
 COMMENSURATE = 4096  # largest denominator of a ratio of two frequencies of one input
-
-
-@functools.cache
-def frequencies(spec: GateSpec) -> tuple[float, ...]:
-    """The positive frequencies at which a gate's angle enters expectation values: differences of the exponents in its matrix.
-
-    A rotation gives `(1,)`, a controlled rotation `(0.5, 1)`.
-    """
-    if spec.cosine is None or spec.sine is None:
-        return ()
-    constant, cosine, sine = (np.array(part) for part in (spec.constant, spec.cosine, spec.sine))
-    exponents = {
-        exponent
-        for exponent, part in ((0.0, constant), (spec.frequency, cosine - 1j * sine), (-spec.frequency, cosine + 1j * sine))
-        if np.abs(part).max() > 0
-    }
-    return tuple(sorted({abs(a - b) for a in exponents for b in exponents} - {0.0}))
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ class Lattice:
                 assert op.angle is not None
                 assert op.angle.index is not None
                 if op.angle.scale:
-                    found[op.angle.index].append(tuple(abs(op.angle.scale) * f for f in frequencies(op.spec)))
+                    found[op.angle.index].append(tuple(abs(op.angle.scale) * f for f in op.spec.frequencies))
         base, degrees = zip(*(_base_and_degree(q, uploads) for q, uploads in enumerate(found)), strict=True) if found else ((), ())
         if math.prod(2 * d + 1 for d in degrees) > MAX_POINTS:
             raise CircuitError(
@@ -300,11 +283,9 @@ class LatticeFunction:
         found.waiting = None
 
     def __call__(self, inputs: Tensor, angles: Tensor) -> Tensor:
-        circuit = self.circuit
-        if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs:
-            raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")
-        dtype = torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
+        check_arguments(self.circuit, inputs, angles)
+        dtype = working_dtype(inputs, angles)
         with torch.autocast(inputs.device.type, enabled=False):
             coefficients = self.coefficients(angles).to(inputs.device, dtype)
-            flat = inputs.reshape(inputs.shape[:-1].numel(), circuit.n_inputs).to(dtype)
-            return self.lattice.evaluate(coefficients, flat).reshape(*inputs.shape[:-1], coefficients.shape[-1])
+            found = self.lattice.evaluate(coefficients, as_rows(inputs).to(dtype))
+            return found.reshape(*inputs.shape[:-1], coefficients.shape[-1])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from qpeft.circuits import blocks, evolve, heisenberg, tables
-from qpeft.circuits.executor import Expectations
+from qpeft.circuits.executor import Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.kernel import native
 from qpeft.circuits.plan import Plan, compile_circuit, plan_from_key
@@ -79,11 +79,7 @@ def expectations(
 
 def run(plan: Plan, inputs: Tensor, angles: Tensor, *, gradient: Gradient = "adjoint") -> Tensor:
     """`expectations` of a compiled circuit."""
-    circuit = plan.circuit
-    if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs:
-        raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")
-    if tuple(angles.shape) != (circuit.n_angles,):
-        raise CircuitError("angles have the wrong shape", value=tuple(angles.shape), bound=f"({circuit.n_angles},)")
+    check_arguments(plan.circuit, inputs, angles)
     if gradient == "adjoint" and not (torch.compiler.is_compiling() or type(inputs) not in _PLAIN or _transformed()):
         out: Tensor = _Adjoint.apply(inputs, angles, plan)  # type: ignore[no-untyped-call]
         return out
@@ -98,9 +94,8 @@ def _transformed() -> bool:
 
 def _flat(inputs: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs as `(B, n_inputs)` and angles, both in float64 if one of them is, else in float32."""
-    dtype = torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
-    flat = inputs if inputs.dim() == 2 else inputs.reshape(inputs.shape[:-1].numel(), inputs.shape[-1])
-    return flat.to(dtype), angles.to(inputs.device, dtype)
+    dtype = working_dtype(inputs, angles)
+    return as_rows(inputs).to(dtype), angles.to(inputs.device, dtype)
 
 
 def check_memory(plan: Plan, like: Tensor) -> None:
@@ -245,7 +240,7 @@ class _Adjoint(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         inputs, angles = ctx.saved_tensors
         plan: Plan = ctx.plan
-        grad = grad if grad.dim() == 2 else grad.reshape(grad.shape[:-1].numel(), grad.shape[-1])
+        grad = as_rows(grad)
         if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn: record it
             out = _recorded(plan, *_flat(inputs, angles))
             grads = torch.autograd.grad(out, (inputs, angles), grad, create_graph=True, allow_unused=True, materialize_grads=True)

@@ -114,6 +114,7 @@ def evaluate(
     if where is None:
         with_adapter = measure(model, rows, tokenizer, batch_size=size, progress=True)
     else:
+        from qpeft.backends.base import close
         from qpeft.backends.budget import Budget
         from qpeft.backends.cache import ResultCache
         from qpeft.training.on_backend import evaluate_on_backend
@@ -131,8 +132,7 @@ def evaluate(
             progress=True,
         )
         with_adapter = found.pop("exact")
-        if close := getattr(where, "close", None):
-            close()
+        close(where)
     with model.disable_adapter():
         without = measure(model, rows, tokenizer, batch_size=size, progress=True)
     if as_json:

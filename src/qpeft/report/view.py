@@ -181,9 +181,5 @@ def _yaml(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(json.loads(json.dumps(dict(config))), sort_keys=True, allow_unicode=True).rstrip()
 
 
-def _simulates(run: RunRecord) -> bool:
-    return run.simulated and (run.circuit_executions > 0 or run.shots > 0)
-
-
 def _range(values: Sequence[int]) -> str:
     return " to ".join(dict.fromkeys((words.count(min(values)), words.count(max(values)))))

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from qpeft.backends.remote import ENV_KEY, ENV_URL, POLL_S, RETRIED, Connection, Retries, sweep_body, to_error, unreachable
+from qpeft.backends.remote import ENV_KEY, ENV_URL, POLL_S, Attempts, Connection, Retries, sweep_body, to_error, unreachable
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import ServiceError
 
@@ -253,26 +253,18 @@ class AsyncClient:
 
     async def request(self, method: str, path: str, *, wait_s: float = 0.0, **sent: Any) -> httpx.Response:
         """As Connection.request."""
-        deadline = time.monotonic() + self.retries.total_s + wait_s
-        attempt = 0
+        attempts, timeout = Attempts(self.url, self.retries, wait_s), self.retries.request_s + wait_s
         while True:
-            retry_after = None
+            outcome: httpx.Response | httpx.TransportError
             try:
-                response = await self._client.request(method, path, timeout=self.retries.request_s + wait_s, **sent)
+                outcome = await self._client.request(method, path, timeout=timeout, **sent)
             except httpx.TransportError as error:
-                failure = unreachable(self.url, error)
-            else:
-                if response.status_code < 400:
-                    return response
-                retry_after = response.headers.get("retry-after")
-                failure = to_error(response.status_code, response.content, retry_after)
-                if response.status_code not in RETRIED:
-                    raise failure
-            delay = self.retries.delay(attempt, retry_after)
-            if time.monotonic() + delay > deadline:
-                raise failure
+                outcome = error
+            delay = attempts.settle(outcome)
+            if delay is None:
+                assert isinstance(outcome, httpx.Response)
+                return outcome
             await asyncio.sleep(delay)
-            attempt += 1
 
     async def _submit(self, path: str, content: bytes, content_type: str = "application/json") -> Json:
         headers = {"content-type": content_type, "idempotency-key": secrets.token_hex(16)}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from qpeft.adapters.quantum import CircuitLayer, set_executor
-from qpeft.backends.base import Backend
+from qpeft.backends.base import Backend, close
 from qpeft.backends.budget import Budget, Cost, Ledger
 from qpeft.backends.cache import ResultCache
 from qpeft.backends.emulator import EmulatorBackend, NoisyExecutor
@@ -32,6 +31,7 @@ from qpeft.circuits.lattice import Lattice, LatticeExecutor
 from qpeft.circuits.simulate import Simulator
 from qpeft.errors import BudgetError, RunError
 from qpeft.training.config import BackendSection
+from qpeft.training.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +92,7 @@ class ChipSession:
             raise RunError("the adapter has no circuit, so nothing of it runs on a backend", cure="leave out the backend section")
 
     def _close(self) -> None:
-        if (close := getattr(self.backend, "close", None)) is not None:
-            close()
+        close(self.backend)
 
     def begin_step(self, step: int) -> None:
         """Before the first batch of the step after `step` steps. BudgetError, and nothing run, if it would break the budget."""
@@ -161,9 +160,7 @@ class ChipSession:
         }
 
     def _note(self) -> None:
-        scratch = self.folder / f"{SPENT}.partial"
-        scratch.write_text(json.dumps(dataclasses.asdict(self.ledger.spent)), encoding="utf-8")
-        os.replace(scratch, self.folder / SPENT)
+        write_whole(self.folder / SPENT, json.dumps(dataclasses.asdict(self.ledger.spent)))
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 
 from qpeft.adapters.controls import STORED
 from qpeft.adapters.quantum import QuantumLayer
-from qpeft.backends.base import Backend
+from qpeft.backends.base import Backend, close
 from qpeft.backends.budget import Ledger
 from qpeft.backends.executor import BackendExecutor
 from qpeft.circuits.lattice import LatticeExecutor, LatticeFunction
@@ -46,8 +46,7 @@ def export_lattice(run: AdaptedRun, scratch: Path, folder: Path, backend: str, s
         executor = LatticeExecutor(BackendExecutor(where, shots, seed=seed, ledger=ledger, progress=True))
         measured = {name: _measure(layer, executor, shots) for name, layer in layers.items()}
     finally:
-        if (close := getattr(where, "close", None)) is not None:
-            close()
+        close(where)
     settings = copy.copy(run.settings)
     settings.qnn = STORED
     student = get_peft_model(twin(run.base), settings).eval()

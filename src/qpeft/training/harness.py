@@ -9,18 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
-from qpeft.errors import MissingDependencyError, RunError
+from qpeft.errors import MissingDependencyError
 from qpeft.training import models
-from qpeft.training.config import RunConfig
-from qpeft.training.run import ADAPTER, RECIPE
-from qpeft.training.yaml_source import read_yaml
+from qpeft.training.run import ADAPTER, finished_config
 
 
 def model_arguments(folder: Path, *, with_adapter: bool = True) -> list[str]:
     """The options of `lm_eval` that mean this run: its base model as trained, and its adapter."""
-    if not (folder / ADAPTER / "adapter_config.json").exists() or not (folder / RECIPE).exists():
-        raise RunError("not a finished run", value=str(folder), bound=f"a folder with {RECIPE} and {ADAPTER}/")
-    section = RunConfig.from_resolved(read_yaml(folder / RECIPE).value).model
+    section = finished_config(folder).model
     given: dict[str, str | bool] = {"pretrained": models.resolve(section.model_name_or_path), "dtype": section.dtype}
     if section.revision is not None:
         given["revision"] = section.revision

@@ -27,6 +27,7 @@ from qpeft.training.adapter_section import build_adapter_config
 from qpeft.training.config import RunConfig
 from qpeft.training.data import data_hash, load_data
 from qpeft.training.evaluate import Rows, evaluate
+from qpeft.training.files import write_whole
 from qpeft.training.tokenization import collator, tokenize_all
 from qpeft.training.yaml_source import read_yaml
 
@@ -61,9 +62,9 @@ def train(config: RunConfig, folder: Path, *, overwrite: bool = False, baseline:
         try:
             record = _train(config, folder, baseline or folder / BASELINE)
         except Exception as error:
-            _write(folder / FAILURE, json.dumps({"error": f"{type(error).__name__}: {error}"}))
+            write_whole(folder / FAILURE, json.dumps({"error": f"{type(error).__name__}: {error}"}))
             raise
-        _write(folder / RECORD, record.to_json() + "\n")
+        write_whole(folder / RECORD, record.to_json() + "\n")
     return record
 
 
@@ -75,13 +76,18 @@ def read_record(folder: Path) -> RunRecord:
         raise RunError("not a finished run", value=str(folder), cure=f"qpeft train {folder / RECIPE} --output {folder}") from error
 
 
+def finished_config(folder: Path) -> RunConfig:
+    """The recipe of a finished run; RunError for any other folder."""
+    if not (folder / ADAPTER / "adapter_config.json").exists() or not (folder / RECIPE).exists():
+        raise RunError("not a finished run", value=str(folder), bound=f"a folder with {RECIPE} and {ADAPTER}/")
+    return RunConfig.from_resolved(read_yaml(folder / RECIPE).value)  # its data files may have moved since
+
+
 def load_run(folder: Path) -> tuple[RunConfig, Any, Any]:
     """`(config, model, tokenizer)` of a finished run, the adapter in place, in evaluation mode."""
     from peft import PeftModel
 
-    if not (folder / ADAPTER / "adapter_config.json").exists() or not (folder / RECIPE).exists():
-        raise RunError("not a finished run", value=str(folder), bound=f"a folder with {RECIPE} and {ADAPTER}/")
-    config = RunConfig.from_resolved(read_yaml(folder / RECIPE).value)  # its data files may have moved since
+    config = finished_config(folder)
     base, tokenizer = models.load_model(config.model), models.load_tokenizer(config.model)
     return config, PeftModel.from_pretrained(base, str(folder / ADAPTER)).eval(), tokenizer
 
@@ -112,7 +118,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path) -> RunRecord:
     before = _read_baseline(baseline, key)
     if before is None:
         before = evaluate(base, eval_rows, tokenizer, batch_size=batch_size, progress=progress) if eval_rows else {}
-        _write(baseline, json.dumps({"key": key, "metrics": before}))
+        write_whole(baseline, json.dumps({"key": key, "metrics": before}))
 
     set_seed(config.training.seed)  # before the adapter is made: its initial values are part of the run
     adapter_config = build_adapter_config(config.adapter or {})
@@ -253,7 +259,7 @@ def _make_trainer(
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            _write(checkpoint / WHOLE, json.dumps({"wall_s": clock.elapsed_s()}))
+            write_whole(checkpoint / WHOLE, json.dumps({"wall_s": clock.elapsed_s()}))
 
     class EvaluatingTrainer(Trainer):  # type: ignore[misc]
         measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
@@ -384,14 +390,14 @@ def claim(config: RunConfig, folder: Path, overwrite: bool, contents: Sequence[s
         if recipe.read_text(encoding="utf-8") == config.to_yaml():
             return
         if _same_but_for_its_budget(recipe, config):
-            _write(recipe, config.to_yaml())
+            write_whole(recipe, config.to_yaml())
             return
         if not overwrite:
             raise RunError("the folder holds a run of another recipe", value=str(folder), cure="another --output, or --overwrite")
         for name in contents:
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).unlink(missing_ok=True)
-    _write(recipe, config.to_yaml())
+    write_whole(recipe, config.to_yaml())
 
 
 def _same_but_for_its_budget(recipe: Path, config: RunConfig) -> bool:
@@ -420,10 +426,3 @@ def _start_from(model: Any, folder: Path) -> str:
     for name in sorted(weights):
         digest.update(name.encode() + weights[name].float().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)

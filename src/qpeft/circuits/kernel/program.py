@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qpeft.circuits.ir import Angle, Circuit, Observable, Op
+from qpeft.circuits.ir import Angle, Circuit, Observable, Op, commuting_groups
 from qpeft.circuits.kernel.stages import QUARTER, DataPhase, Phase, Schedule, Turn, UnsupportedError, X, Y, Z
 
 MAX_QUBITS = 12  # a group's state then takes 256 KiB with 256-bit vectors
@@ -218,18 +218,17 @@ def _begin(lists: Sequence[Sequence[object]]) -> list[int]:
 
 
 def _groups(observables: Sequence[Observable]) -> list[tuple[dict[int, str], list[tuple[int, tuple[int, ...], float]]]]:
-    """Words that agree on every qubit they share: their letters by qubit, and (observable, qubits, coefficient) of each word."""
-    groups: list[tuple[dict[int, str], list[tuple[int, tuple[int, ...], float]]]] = []
+    """Words that agree on every qubit they share: their letters by qubit, and (observable, qubits, coefficient) of each word.
+
+    The identity, which every group could take, goes to the first.
+    """
+    found = commuting_groups(observables) or [({}, [])]
+    place = {word: number for number, (_, words) in enumerate(found) for word in words}
+    members: list[list[tuple[int, tuple[int, ...], float]]] = [[] for _ in found]
     for k, observable in enumerate(observables):
         for coefficient, word in observable.terms:
-            fitting = (g for g in groups if all(g[0].get(q, p) == p for q, p in word))
-            group = next(fitting, None)
-            if group is None:
-                group = ({}, [])
-                groups.append(group)
-            group[0].update(word)
-            group[1].append((k, tuple(q for q, _ in word), coefficient))
-    return groups or [({}, [])]
+            members[place.get(word, 0)].append((k, tuple(q for q, _ in word), coefficient))
+    return [(letters, words) for (letters, _), words in zip(found, members, strict=True)]
 
 
 def compile_programs(circuit: Circuit, observables: Sequence[Observable]) -> tuple[Program, ...]:

@@ -6,17 +6,13 @@ is timed is the tokens after the first: the prompt is read in the first.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import harness, models
-from benchmarks.training import ARMS, reference_of
 
 
 def generation_of(model: Any, prompt: int, tokens: int, seen_s: list[float]) -> Callable[[], None]:
@@ -41,7 +37,7 @@ def generation_of(model: Any, prompt: int, tokens: int, seen_s: list[float]) -> 
 def page(records: list[dict[str, Any]]) -> str:
     """Markdown from records."""
     machine, rows = records[0], records[1:]
-    first, by_arm = rows[0], {row["arm"]: row for row in rows}
+    first = rows[0]
     lines = [
         "# Generation beside LoRA's",
         "",
@@ -53,26 +49,15 @@ def page(records: list[dict[str, Any]]) -> str:
         "|---|---|---|",
     ]
     for row in rows:
-        base, timing = by_arm.get(reference_of(row["arm"])), row["timing"]
-        ratio = "-"
-        if base is not None and base is not row:
-            least, middle = (timing[key] / base["timing"][key] for key in ("min_ms", "median_ms"))
-            ratio = f"{least:.3f} ({middle:.3f})"
+        timing, ratio = row["timing"], models.ratio(row, models.reference(rows, row))
         lines.append(f"| {row['arm']} | {timing['min_ms']:.1f}, {timing['median_ms']:.1f} | {ratio} |")
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-1.5b", help=f"a folder, or a shape: {', '.join(models.SHAPES)}")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--arms", default=ARMS, help="comma-separated: lora:R, qtha:R:L, qtha:R:L:QNN")
+    parser = models.arguments("generation", __doc__)
     parser.add_argument("--prompt", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each adapter")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("generation.jsonl"))
-    parser.add_argument("--page", type=Path, help="write this Markdown page from the records")
     arguments = parser.parse_args()
     names = arguments.arms.split(",")
     records = harness.Records(arguments.out)
@@ -94,21 +79,13 @@ def main() -> None:
     for name in names:
         records.add(
             {
-                "kind": "generation",
-                "arm": name,
-                "command": " ".join(["python -m benchmarks.generation", *sys.argv[1:]]),
-                "model": arguments.model if arguments.model in models.SHAPES else Path(arguments.model).name,
-                "dtype": arguments.dtype,
+                **models.described("generation", arguments, name),
                 "prompt": arguments.prompt,
                 "tokens": arguments.tokens,
                 "timing": harness.summary([1e3 * value for value in seen[name]]),
             }
         )
-    text = page(harness.read(arguments.out))
-    print(text)
-    if arguments.page:
-        arguments.page.parent.mkdir(parents=True, exist_ok=True)
-        arguments.page.write_text(text, encoding="utf-8")
+    models.publish(page(harness.read(arguments.out)), arguments.page)
 
 
 if __name__ == "__main__":

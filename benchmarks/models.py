@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 
 TARGETS = ["q_proj", "v_proj"]
+ARMS = "lora:4,qtha:4:1,lora:8,qtha:8:1,qtha:8:8"
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen2.5-1.5b": {
         "hidden_size": 1536,
@@ -91,3 +94,49 @@ def adapted(base: Any, arm: Arm) -> Any:
             if parameter.requires_grad:
                 parameter.add_(0.01 * torch.randn_like(parameter))
     return model
+
+
+def arguments(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with what every table beside LoRA is asked."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="qwen2.5-1.5b", help=f"a folder, or a shape: {', '.join(SHAPES)}")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--arms", default=ARMS, help="comma-separated: lora:R, qtha:R:L, qtha:R:L:QNN")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each adapter")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path(f"{module}.jsonl"))
+    parser.add_argument("--page", type=Path, help="write this Markdown page from the records")
+    return parser
+
+
+def described(module: str, given: argparse.Namespace, arm: str) -> dict[str, Any]:
+    """What a record says of an arm, before what was measured."""
+    return {
+        "kind": module,
+        "arm": arm,
+        "command": " ".join([f"python -m benchmarks.{module}", *sys.argv[1:]]),
+        "model": given.model if given.model in SHAPES else Path(given.model).name,
+        "dtype": given.dtype,
+    }
+
+
+def reference(rows: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of LoRA of equal rank, where it is among the rows and another one."""
+    wanted = f"lora:{row['arm'].split(':')[1]}"
+    return next((other for other in rows if other["arm"] == wanted and other is not row), None)
+
+
+def ratio(row: dict[str, Any], base: dict[str, Any] | None) -> str:
+    """Time beside LoRA's: of minima (and of medians)."""
+    if base is None:
+        return "-"
+    least, middle = (row["timing"][key] / base["timing"][key] for key in ("min_ms", "median_ms"))
+    return f"{least:.3f} ({middle:.3f})"
+
+
+def publish(text: str, page: Path | None) -> None:
+    """Print a page, and write it where it is wanted."""
+    print(text)
+    if page:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, encoding="utf-8")

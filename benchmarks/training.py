@@ -12,14 +12,11 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import harness, models
-
-ARMS = "lora:4,qtha:4:1,lora:8,qtha:8:1,qtha:8:8"
 
 
 def step_of(model: Any, batch: int, length: int) -> Callable[[], None]:
@@ -50,11 +47,6 @@ def peak_memory(arguments: argparse.Namespace, arm: str) -> int:
     return int(json.loads(done.stdout.splitlines()[-1])["peak_bytes"])
 
 
-def reference_of(arm: str) -> str:
-    """LoRA of the same rank."""
-    return f"lora:{arm.split(':')[1]}"
-
-
 def page(records: list[dict[str, Any]]) -> str:
     """Markdown from records."""
     machine, rows = records[0], records[1:]
@@ -69,17 +61,14 @@ def page(records: list[dict[str, Any]]) -> str:
         "| adapter | trained parameters | step, s (min, median) | time ratio | tokens/s | peak memory, GiB | memory ratio |",
         "|---|---|---|---|---|---|---|",
     ]
-    by_arm = {row["arm"]: row for row in rows}
     for row in rows:
-        base, timing = by_arm.get(reference_of(row["arm"])), row["timing"]
-        ratio = memory_ratio = "-"
-        if base is not None and base is not row:
-            times = [timing[key] / base["timing"][key] for key in ("min_ms", "median_ms")]
-            ratio = f"{times[0]:.3f} ({times[1]:.3f})"
-            memory_ratio = f"{row['peak_bytes'] / base['peak_bytes']:.3f}" if row["peak_bytes"] else "-"
+        base, timing = models.reference(rows, row), row["timing"]
+        memory_ratio = "-"
+        if base is not None and row["peak_bytes"]:
+            memory_ratio = f"{row['peak_bytes'] / base['peak_bytes']:.3f}"
         lines.append(
             f"| {row['arm']} | {row['trained_parameters']:,} "
-            f"| {timing['min_ms'] / 1e3:.2f}, {timing['median_ms'] / 1e3:.2f} | {ratio} "
+            f"| {timing['min_ms'] / 1e3:.2f}, {timing['median_ms'] / 1e3:.2f} | {models.ratio(row, base)} "
             f"| {row['batch'] * row['length'] / timing['min_ms'] * 1e3:.0f} "
             f"| {row['peak_bytes'] / 2**30:.2f} | {memory_ratio} |"
         )
@@ -87,17 +76,10 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-1.5b", help=f"a folder, or a shape: {', '.join(models.SHAPES)}")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--arms", default=ARMS, help="comma-separated: lora:R, qtha:R:L, qtha:R:L:QNN")
+    parser = models.arguments("training", __doc__)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each adapter")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
-    parser.add_argument("--out", type=Path, default=Path("training.jsonl"))
-    parser.add_argument("--page", type=Path, help="write this Markdown page from the records")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -127,11 +109,7 @@ def main() -> None:
     for name in names:
         records.add(
             {
-                "kind": "training",
-                "arm": name,
-                "command": " ".join(["python -m benchmarks.training", *sys.argv[1:]]),
-                "model": arguments.model if arguments.model in models.SHAPES else Path(arguments.model).name,
-                "dtype": arguments.dtype,
+                **models.described("training", arguments, name),
                 "batch": arguments.batch,
                 "length": arguments.length,
                 "trained_parameters": counts[name],
@@ -139,11 +117,7 @@ def main() -> None:
                 "peak_bytes": 0 if arguments.no_memory else peak_memory(arguments, name),
             }
         )
-    text = page(harness.read(arguments.out))
-    print(text)
-    if arguments.page:
-        arguments.page.parent.mkdir(parents=True, exist_ok=True)
-        arguments.page.write_text(text, encoding="utf-8")
+    models.publish(page(harness.read(arguments.out)), arguments.page)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from qpeft.adapters.qaa import QAA, QAAConfig
 from qpeft.errors import AdapterError, MergeError
 from qpeft.testing import SLOW, check_adapter
 from tests import reference
+from tests.adapters.derivatives import gradcheck
 
 SMALL: dict[str, Any] = {"r": 4, "n_layers": 2}
 
@@ -134,12 +135,7 @@ def test_twins_differ_in_the_unitary_alone() -> None:
 
 def test_gradients() -> None:
     delta = build(4, 3, r=3)
-    names, tensors = zip(*((n, p.detach().requires_grad_()) for n, p in delta.named_parameters()), strict=True)
-
-    def call(x: Tensor, *parameters: Tensor) -> Tensor:
-        return torch.func.functional_call(delta, dict(zip(names, parameters, strict=True)), (x,))
-
-    assert torch.autograd.gradcheck(call, (rows(4, 2).requires_grad_(), *tensors))
+    assert gradcheck(delta, rows(4, 2))
 
 
 @pytest.mark.parametrize(

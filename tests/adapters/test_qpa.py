@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
-from torch import Tensor, nn
+from torch import nn
 
 import qpeft
 from qpeft.adapters.generated import GENERATORS
@@ -18,6 +18,7 @@ from qpeft.adapters.qpa import QPA, QPAConfig
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
 from qpeft.testing.tools import llama
+from tests.adapters.derivatives import gradcheck
 
 SMALL: dict[str, Any] = {"r": 2, "chunk_size": 16, "hidden_sizes": [8], "map_width": 4, "n_layers": 2}
 
@@ -148,12 +149,7 @@ def test_gradients_are_finite_where_probabilities_are_zero(angles: float) -> Non
 
 def test_gradients() -> None:
     delta = build(4, 3, chunk_size=4, init_weights=False).double()
-    names, tensors = zip(*((n, p.detach().requires_grad_()) for n, p in delta.named_parameters()), strict=True)
-
-    def call(x: Tensor, *parameters: Tensor) -> Tensor:
-        return torch.func.functional_call(delta, dict(zip(names, parameters, strict=True)), (x,))
-
-    assert torch.autograd.gradcheck(call, (torch.randn(2, 4, dtype=torch.float64).requires_grad_(), *tensors))
+    assert gradcheck(delta, torch.randn(2, 4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from qpeft.circuits.ansatz import simplified_two_design
 from qpeft.circuits.state import columns
 from qpeft.errors import AdapterError, CircuitError
 from qpeft.testing import SLOW, check_adapter
+from tests.adapters.derivatives import gradcheck
 from tests.adapters.twins import assert_twins
 
 DOUBLE = torch.float64
@@ -156,13 +157,7 @@ def test_the_control_of_the_series_is_its_first_order() -> None:
 @pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
 def test_gradients(parametrisation: str) -> None:
     delta = build(5, 4, r=2, parametrisation=parametrisation)
-    names, tensors = zip(*((n, p.detach().requires_grad_()) for n, p in delta.named_parameters()), strict=True)
-    x = torch.randn(2, 5, dtype=DOUBLE, requires_grad=True)
-
-    def call(x: Tensor, *parameters: Tensor) -> Tensor:
-        return torch.func.functional_call(delta, dict(zip(names, parameters, strict=True)), (x,))
-
-    assert torch.autograd.gradcheck(call, (x, *tensors))
+    assert gradcheck(delta, torch.randn(2, 5, dtype=DOUBLE))
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.kills import kill_when_there
 from tests.test_cli import qpeft
 
 from qpeft.backends import emulator
@@ -288,14 +284,7 @@ def test_kill_9_between_two_jobs_of_a_step(recipe: Path, tmp_path: Path) -> None
         f"    if ran[0] == 6:\n        open({str(tmp_path / 'there')!r}, 'w').close(); time.sleep(300)\n"
         f"    return real(self, *a, **k)\nEmulated.run = run\nsys.argv = {command!r}\nfrom qpeft.cli import main; main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "there").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when_there(code, tmp_path / "there")
     record = run(recipe, folder, 4, *more, **chip)
     assert_equal_weights(tmp_path / "whole", folder)
     assert record.metrics == whole.metrics

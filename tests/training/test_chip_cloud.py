@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.backends.standin import StandIn
+from tests.kills import kill_when_there
 
 from qpeft.errors import BudgetError, JobError
 from qpeft.records import RunRecord
@@ -91,14 +87,7 @@ def test_kill_9_between_two_jobs(recipe: Path, tmp_path: Path, cloud: StandIn) -
         f"    if ran[0] == 6:\n        open({str(tmp_path / 'there')!r}, 'w').close(); time.sleep(300)\n"
         f"    return real(self, *a, **k)\nJournal.intent = intent\nsys.argv = {command!r}\nfrom qpeft.cli import main; main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "there").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when_there(code, tmp_path / "there")
     assert len(cloud.jobs) == 5  # step 1: values and two; step 2: values and the first of two
     record = run(recipe, folder, 3, *more, **chip)
     assert record.steps == 3

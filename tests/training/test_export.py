@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
+from tests.kills import kill_when_there
 
 from qpeft.adapters.registry import METHODS
 from qpeft.errors import AdapterError, DataError, MergeError, ModelError, RunError
@@ -331,14 +329,8 @@ def test_kill_9_leaves_no_half_written_folder(make_run: MakeRun, tmp_path: Path)
         "m._check_values = lambda *_: time.sleep(600)\n"  # after the LoRA is written, before the report
         "m.export(Path(sys.argv[1]), Path(sys.argv[2]), m.Options())"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(run), str(out)], stdout=-3, stderr=-3)
-    deadline, written = time.monotonic() + 120, tmp_path / ".out.partial" / "adapter_model.safetensors"
-    while not written.exists():
-        assert process.poll() is None, "the export ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    written = tmp_path / ".out.partial" / "adapter_model.safetensors"
+    kill_when_there(code, written, run, out)
     assert not out.exists()
     export(run, out, Options())  # what the kill left is no hindrance, and goes
     assert not written.parent.exists()

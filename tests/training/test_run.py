@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.kills import kill_when_there
 
 from qpeft.errors import RunError
 from qpeft.records import RunRecord, read_records
@@ -95,16 +93,7 @@ def test_kill_9_and_resume_ends_with_the_same_weights(recipe: Path, unkilled: Pa
         "def later(self, *a, **k):\n    time.sleep(0.3); return step(self, *a, **k)\n"
         f"m.AdamW.step = later\nsys.argv = {command[2:]!r}\nfrom qpeft.cli import main; main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    wanted = folder / "checkpoints" / f"checkpoint-{4 * after}" / "whole.json"
-    while not wanted.exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(0.45)  # into the next step
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when_there(code, folder / "checkpoints" / f"checkpoint-{4 * after}" / "whole.json", after_s=0.45)  # into the next step
     assert not (folder / "record.json").exists()
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "continuing from" in result.stderr

@@ -115,6 +115,9 @@ def test_an_unused_input_costs_one_point() -> None:
 def test_what_has_no_lattice_is_refused() -> None:
     with pytest.raises(CircuitError, match="common base"):
         Lattice.of(Circuit(1, (Op("ry", (0,), Angle(0)), Op("ry", (0,), Angle(0, math.sqrt(2)))), 1, 1))
+    for scale in (1e-7, 5e-324):
+        with pytest.raises(CircuitError, match="too small a frequency"):
+            Lattice.of(Circuit(1, (Op("rx", (0,), Angle(0, scale)),), 1, 1))
     with pytest.raises(CircuitError, match="too many points"):
         Lattice.of(ansatz.qtha(8, 8))
     run = LatticeExecutor(Simulator()).compile(ansatz.qtha(2, 1))

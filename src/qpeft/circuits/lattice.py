@@ -35,6 +35,7 @@ from qpeft.circuits.ir import Circuit, Observable
 from qpeft.errors import CircuitError
 
 MAX_POINTS = 2**20
+MIN_FREQUENCY = 1e-6  # per radian; below, the points of the lattice lie further out than angles are resolved
 COMMENSURATE = 4096  # largest denominator of a ratio of two frequencies of one input
 
 
@@ -153,6 +154,13 @@ def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[floa
     if not everything:
         return 1.0, 0
     smallest = everything[0]
+    if smallest < MIN_FREQUENCY:
+        raise CircuitError(
+            f"input {q} enters at too small a frequency for a lattice",
+            value=f"{smallest:g} per radian",
+            bound=f"at least {MIN_FREQUENCY:g}",
+            cure="a larger scale, or run the circuit directly",
+        )
     ratios = [Fraction(f / smallest).limit_denominator(COMMENSURATE) for f in everything]
     if any(abs(float(ratio) * smallest - f) > 1e-9 * f for ratio, f in zip(ratios, everything, strict=True)):
         raise CircuitError(

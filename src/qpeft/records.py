@@ -43,10 +43,11 @@ class RunRecord:
     (loss in nats a token, perplexity, token_accuracy in 0..1). `train_curve` holds logged training loss, `eval_curve`
     held-out loss by step, step 0 first. `wall_s` is training time alone; `train_tokens` counts non-padding tokens;
     `peak_memory_bytes` is the process's peak resident set. `config` is the resolved recipe, `versions` the packages,
-    `hashes` the data and the base model. `simulated` is true when circuits ran and a classical simulator ran them. `status` is "ok"
-    or "failed" (then `error` says why): failures are published too. `backend` is empty unless circuits ran on a backend; then it
-    holds its name, calibrations, `shots_per_circuit`, gradient, what was spent (`circuits`, `shots`, `programs`, `jobs`,
-    `chip_s`: estimated seconds of chip time, queue not counted) and `exact_loss`, the held-out loss with exact circuits.
+    `hashes` the data and the base model. `simulated` is true when circuits ran and a classical simulator ran them.
+    `status` is "ok", "failed" (then `error` says why: failures are published too) or "paused" (such a record is not kept).
+    `backend` is empty unless circuits ran on a backend; then it holds its name, calibrations, `shots_per_circuit`, gradient, what
+    was spent (`circuits`, `shots`, `programs`, `jobs`, `chip_s`: estimated seconds of chip time, queue not counted) and
+    `exact_loss`, the held-out loss with exact circuits.
 
     A field that is added later is left out of the JSON while it has its default, so that the ids of older records stay theirs and
     `SCHEMA` need not change. Changing or removing a field is another schema.

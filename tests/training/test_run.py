@@ -15,11 +15,11 @@ from tests.kills import kill_when_there
 
 from qpeft.errors import RunError
 from qpeft.records import RunRecord, read_records
-from qpeft.training import run as run_module
 from qpeft.training.compare import compare
 from qpeft.training.config import load_recipe
 from qpeft.training.data import load_data
 from qpeft.training.evaluate import evaluate
+from qpeft.training.folder import held_out_losses, read_record
 from qpeft.training.run import load_run, train
 from qpeft.training.tokenization import IGNORED, collator, tokenize_all
 
@@ -42,7 +42,7 @@ def unkilled(recipe: Path, tmp_path: Path) -> Path:
 
 
 def test_a_run_leaves_adapter_record_and_recipe(recipe: Path, unkilled: Path) -> None:
-    record = run_module.read_record(unkilled)
+    record = read_record(unkilled)
     assert record.status == "ok"
     assert record.method == "QTHA"
     assert record.steps == 12
@@ -63,7 +63,7 @@ def test_a_run_leaves_adapter_record_and_recipe(recipe: Path, unkilled: Path) ->
 
 def test_a_finished_run_is_not_trained_again(recipe: Path, unkilled: Path) -> None:
     before = (unkilled / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
-    assert train(load_recipe(recipe), unkilled) == run_module.read_record(unkilled)
+    assert train(load_recipe(recipe), unkilled) == read_record(unkilled)
     assert (unkilled / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
@@ -98,13 +98,29 @@ def test_kill_9_and_resume_ends_with_the_same_weights(recipe: Path, unkilled: Pa
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "continuing from" in result.stderr
     assert_equal_weights(unkilled, folder)
-    killed, whole = run_module.read_record(folder), run_module.read_record(unkilled)
+    killed, whole = read_record(folder), read_record(unkilled)
     assert killed.metrics == whole.metrics
     assert killed.train_tokens == whole.train_tokens
     assert killed.eval_curve == whole.eval_curve
     # the logged loss is a mean since the last log, which after a resume begins at the checkpoint: same steps, not same means
     assert [point.step for point in killed.train_curve] == [point.step for point in whole.train_curve]
     assert killed.wall_s > 0.3 * 4 * after  # the time before the kill counts
+
+
+def test_a_run_pauses_and_goes_on_as_if_it_had_not(recipe: Path, unkilled: Path, tmp_path: Path) -> None:
+    folder, config = tmp_path / "paused", load_recipe(recipe)
+    assert held_out_losses(folder) == {}
+    paused = train(config, folder, until=5)
+    assert (paused.status, paused.steps) == ("paused", 5)
+    assert held_out_losses(folder) == {5: paused.metrics["loss"]}
+    assert not (folder / "record.json").exists()
+    assert not (folder / "adapter").exists()
+    with pytest.raises(RunError, match="trained that far"):
+        train(config, folder, until=5)
+    record = train(config, folder)
+    assert_equal_weights(unkilled, folder)
+    assert record.metrics == read_record(unkilled).metrics
+    assert held_out_losses(folder).keys() == {5, 6, 12}
 
 
 def test_a_torn_checkpoint_is_thrown_away(recipe: Path, unkilled: Path, tmp_path: Path) -> None:
@@ -135,7 +151,7 @@ def test_load_run_gives_the_trained_model(recipe: Path, unkilled: Path) -> None:
     examples = load_data(load_recipe(recipe, [f"data.train={recipe.parent / 'moved.jsonl'}"]).data)[1]
     rows = tokenize_all(examples, tokenizer, config.data.max_length).rows
     measured = evaluate(model, rows, tokenizer)
-    record = run_module.read_record(unkilled)
+    record = read_record(unkilled)
     assert measured["loss"] == pytest.approx(record.metrics["loss"], abs=1e-6)
     with model.disable_adapter():
         assert evaluate(model, rows, tokenizer)["loss"] == pytest.approx(record.metrics_before["loss"], abs=1e-6)

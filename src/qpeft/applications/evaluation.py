@@ -19,7 +19,8 @@ from qpeft.training.chat import reply
 from qpeft.training.config import RunConfig
 from qpeft.training.data import Conversation, Example, load_examples
 from qpeft.training.evaluate import evaluate
-from qpeft.training.run import RECIPE, load_run, read_record
+from qpeft.training.folder import RECIPE, read_record
+from qpeft.training.run import load_run
 from qpeft.training.tokenization import tokenize_all
 from qpeft.training.yaml_source import read_yaml
 

@@ -12,7 +12,7 @@ from qpeft.errors import ModelError, RunError
 from qpeft.training import models
 from qpeft.training.adapted import twin
 from qpeft.training.data import Conversation, Message
-from qpeft.training.run import ADAPTER, finished_config
+from qpeft.training.folder import ADAPTER, finished_config
 from qpeft.training.tokenization import encode_prompt
 
 BASE = "base"

@@ -19,6 +19,7 @@ def train(
     output: Annotated[Path | None, typer.Option(help="Run folder; default runs/<recipe's name>.")] = None,
     overwrite: Overwrite = False,
     baseline: Annotated[Path | None, typer.Option(help="File in which runs share the base model's held-out metrics.")] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Pause after this step; the same command goes on.")] = None,
 ) -> None:
     """Train one adapter, or continue a run that was interrupted."""
     from qpeft.training.config import load_recipe
@@ -26,12 +27,16 @@ def train(
 
     config = load_recipe(recipe, settings or ())
     folder = output or Path("runs") / config.name
-    record = run(config, folder, overwrite=overwrite, baseline=baseline)
+    record = run(config, folder, overwrite=overwrite, baseline=baseline, until=until)
     loss = f", held-out loss {record.metrics_before['loss']:.4f} -> {record.metrics['loss']:.4f}" if record.metrics else ""
     print(
         f"{record.label}: {record.trainable_parameters:,} trainable parameters, {record.steps} steps in {record.wall_s:.0f} s{loss}"
     )
-    print(f"adapter: {folder / 'adapter'}")
+    print(
+        f"adapter: {folder / 'adapter'}"
+        if record.status == "ok"
+        else f"paused; the same command without --until goes on in {folder}"
+    )
 
 
 @app.command()

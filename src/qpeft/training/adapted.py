@@ -16,7 +16,7 @@ from qpeft.training import models
 from qpeft.training.config import RunConfig
 from qpeft.training.data import load_data, load_examples
 from qpeft.training.evaluate import Rows
-from qpeft.training.run import ADAPTER, RECIPE
+from qpeft.training.folder import ADAPTER, RECIPE
 from qpeft.training.tokenization import tokenize_all
 from qpeft.training.yaml_source import read_yaml
 

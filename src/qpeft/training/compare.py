@@ -19,7 +19,7 @@ from qpeft.errors import RunError
 from qpeft.records import RunRecord, append_record, read_records
 from qpeft.training import environment
 from qpeft.training.config import RunConfig
-from qpeft.training.run import BASELINE, FAILURE, RECORD, claim, read_record
+from qpeft.training.folder import BASELINE, FAILURE, RECORD, claim, read_record
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from unittest import mock
 
 from qpeft.errors import MissingDependencyError
 from qpeft.training import models
-from qpeft.training.run import ADAPTER, finished_config
+from qpeft.training.folder import ADAPTER, finished_config
 
 
 def model_arguments(folder: Path, *, with_adapter: bool = True) -> list[str]:

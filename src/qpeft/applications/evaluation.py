@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from qpeft.training.chat import reply
 from qpeft.training.config import RunConfig
 from qpeft.training.data import Conversation, Example, load_examples
 from qpeft.training.evaluate import evaluate
+from qpeft.training.files import write_whole
 from qpeft.training.folder import RECIPE, read_record
 from qpeft.training.run import load_run
 from qpeft.training.tokenization import tokenize_all
@@ -51,12 +52,14 @@ def evaluate_task(
     limit: int | None = None,
     batch_size: int = 8,
     unrelated: str | None = None,
+    base: Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Judge a finished run on the first `limit` rows of a part of its data, and write RUN/task-evaluation.json.
 
     Labels are judged by their likelihoods; for the other kinds of task greedy answers are judged, and the perplexity of the true
     ones. `unrelated` is a file of other text: how much worse the adapter models it than the base model is what was forgotten.
+    `base` is a file in which runs on the same model and rows keep what the base model answered for each other.
 
     Returns (and writes) a dict: `models` (name -> measures), for classification also `difference` (accuracy of the adapter minus
     that of each other model, with the 95% bootstrap interval over rows), `groups` (group -> value -> model -> measures) and
@@ -85,46 +88,56 @@ def evaluate_task(
         "versions": environment.versions(),
         "created_at": environment.now(),
     }
-    if task.kind == "classification":
-        train = read_part(place, "train")[: config.data.max_train_rows]
-        found |= _classification(task, train, rows, model, tokenizer, config.data.system, batch_size, progress)
-    else:
-        found["models"] = {ADAPTER: _generation(task, rows, model, tokenizer, config, batch_size)}
+    same = [record.hashes["model"], config.model.dtype, config.data.system, config.data.max_length]
+    rows_key = [*same, found["rows_sha256"], len(rows)]
+
+    def both(name: str, ask: Callable[[], Any], key: Sequence[Any]) -> dict[str, Any]:
+        """What the adapter answers, and the base model."""
+        told = {ADAPTER: ask()}
         with model.disable_adapter():
-            found["models"][BASE] = _generation(task, rows, model, tokenizer, config, batch_size)
+            return told | {BASE: _kept(base, name, key, ask)}
+
+    if task.kind == "classification":
+        prompts = [row["messages"][0]["content"] for row in rows]
+
+        def scores() -> list[list[float]]:
+            said = config.data.system
+            asked = label_log_likelihoods(
+                model, tokenizer, prompts, task.answers, system=said, batch_size=batch_size, progress=progress
+            )
+            answers: list[list[float]] = probabilities(asked).tolist()
+            return answers
+
+        train = read_part(place, "train")[: config.data.max_train_rows]
+        found |= _classification(task, train, rows, both("answers", scores, rows_key))
+    else:
+        found["models"] = both("measures", lambda: _generation(task, rows, model, tokenizer, config, batch_size), rows_key)
     if unrelated:
         texts = tokenize_all(load_examples(unrelated)[:limit], tokenizer, config.data.max_length).rows
-        found["unrelated"] = {ADAPTER: evaluate(model, texts, tokenizer, batch_size=batch_size)["loss"]}
-        with model.disable_adapter():
-            found["unrelated"][BASE] = evaluate(model, texts, tokenizer, batch_size=batch_size)["loss"]
+        key = [*same, hashlib.sha256(Path(unrelated).read_bytes()).hexdigest(), len(texts)]
+        found["unrelated"] = both("unrelated", lambda: evaluate(model, texts, tokenizer, batch_size=batch_size)["loss"], key)
     (run / RESULT).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found
 
 
+def _kept(file: Path | None, name: str, key: Sequence[Any], ask: Callable[[], Any]) -> Any:
+    """What `ask` returns, from the file if it was asked the same before."""
+    kept = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
+    if kept.get(name, {}).get("key") != list(key):
+        kept[name] = {"key": list(key), "value": ask()}
+        if file is not None:
+            write_whole(file, json.dumps(kept))
+    return kept[name]["value"]
+
+
 def _classification(
-    task: Task,
-    train: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    model: Any,
-    tokenizer: Any,
-    system: str | None,
-    batch_size: int,
-    progress: bool,
+    task: Task, train: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], given: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """The result's part on labels; `given` are the models' probabilities (name -> (rows, answers))."""
     import numpy as np
 
-    prompts = [row["messages"][0]["content"] for row in rows]
     truth = np.array([task.answers.index(row["label"]) for row in rows])
-
-    def ask() -> np.ndarray:
-        return probabilities(
-            label_log_likelihoods(model, tokenizer, prompts, task.answers, system=system, batch_size=batch_size, progress=progress)
-        )
-
-    told = {ADAPTER: ask()}
-    with model.disable_adapter():
-        told[BASE] = ask()
-    told |= baselines(task, train, rows)
+    told = {name: np.array(p) for name, p in given.items()} | baselines(task, train, rows)
 
     def measure(inside: np.ndarray) -> dict[str, dict[str, float]]:
         return {

@@ -135,11 +135,11 @@ class Deployment:
         return {kind: round(sum(psutil.Process(process.pid).cpu_times()[:2]), 1) for kind, process in self.processes.items()}
 
     def stop(self) -> None:
+        """The worker first, so that it can hand in what it has."""
         self.stopping = True
-        for process in self.processes.values():
-            process.send_signal(signal.SIGTERM)
-        for process in self.processes.values():
-            process.wait(60)
+        for kind in ("worker", "api"):
+            self.processes[kind].send_signal(signal.SIGTERM)
+            self.processes[kind].wait(60)
 
 
 async def _post(host: str, port: int, request: bytes, connection: list[Any]) -> int:
@@ -281,6 +281,8 @@ def latency(deployment: Deployment, options: argparse.Namespace) -> dict[str, An
     with deployment.client(heavy) as backlog, deployment.client(light) as other:
         other.result(other.submit(CIRCUIT, device="simulator", params=[0.0] * 4, output="expectations")["id"])
         circuit = CIRCUIT.to_dict()
+        with deployment.client() as admin:
+            admin.set_device("simulator", "maintenance", "the backlog is being queued")
         start = time.perf_counter()
         for first in range(0, options.backlog, 10_000):
             batch = [
@@ -289,6 +291,8 @@ def latency(deployment: Deployment, options: argparse.Namespace) -> dict[str, An
             ]
             backlog.submit_batch(batch, device="simulator", output="expectations")
         submitted_s = time.perf_counter() - start
+        with deployment.client() as admin:
+            admin.set_device("simulator", "online")
         if options.kill_s:
             deployment.kill_every(options.kill_s)
         queued = backlog.usage()["open_circuits"]

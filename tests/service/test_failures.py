@@ -136,6 +136,21 @@ def test_worker_processes_end_with_their_server(fresh_server: Callable[..., Serv
     until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
 
 
+def test_a_worker_whose_key_is_revoked_ends(fresh_server: Callable[..., Server]) -> None:
+    """In the middle of a lease, with results that it can hand in to nobody."""
+    server = fresh_server("--executors", "0")
+    client = server.client()
+    key = server.new_key("workers", "worker")
+    batch = client.submit_sweep(SLOW, np.linspace(0, 1, 3000)[:, None], device="simulator")
+    worker = server.worker(key)
+    try:
+        until(lambda: "running" in client.connection.request("GET", f"/v1/batches/{batch['id']}").json()["states"])
+        client.revoke_key(key.partition("_")[0])
+        assert worker.popen.wait(20) == 1
+    finally:
+        worker.kill()
+
+
 @pytest.mark.slow
 def test_a_full_disk_refuses_and_recovers(fresh_server: Callable[..., Server]) -> None:
     server = fresh_server("--executors", "0")

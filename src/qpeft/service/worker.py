@@ -6,6 +6,7 @@ main thread runs circuits. What is held is known to all three, since each lease 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -85,14 +86,22 @@ class Worker:
         self._hello()
         targets = (self._ask_for_leases, self._hand_in, self._live)
         threads = [threading.Thread(target=self._guarded, args=(target,), daemon=True) for target in targets]
+        self._hands = threads[1]
         for thread in threads:
             thread.start()
         while (lease := self._leases.get()) is not None:
             self._run_lease(lease)
-        self._ended.put(None)
-        threads[1].join()
+        self._offer(None)
+        self._hands.join()
         if self._failure is not None:
             raise self._failure
+
+    def _offer(self, ended: CompleteRequest | None) -> None:
+        """To the thread that hands results in; dropped when that thread has failed, or this one would wait for ever."""
+        while self._hands.is_alive():
+            with contextlib.suppress(queue.Full):
+                self._ended.put(ended, timeout=1.0)
+                return
 
     def _guarded(self, target: Any) -> None:
         try:
@@ -176,7 +185,7 @@ class Worker:
             else:
                 ended = device.run(chunk, lease.programs)
             estimate_s = sum(job.estimate_s for job in chunk)
-            self._ended.put(CompleteRequest(worker=self.worker, device=device.name, estimate_s=estimate_s, jobs=ended))
+            self._offer(CompleteRequest(worker=self.worker, device=device.name, estimate_s=estimate_s, jobs=ended))
 
     def _calibration(self, device: str, name: str) -> bytes:
         request = CalibrationRequest(device=device, id=name)

@@ -152,6 +152,7 @@ def test_a_chip_that_fails_loses_no_step_and_is_not_paid_twice(
     record = run(recipe, folder, 4, **chip)
     assert_equal_weights(tmp_path / "whole", folder)
     assert record.metrics == whole.metrics
+    assert record.train_tokens == whole.train_tokens  # none of the step that failed
     # a run that raised was charged before it failed, and once more when it was asked again; nothing else twice
     per_step = POINTS * (1 + (SHIFTS if gradient == "lattice-shift" else 2))
     assert whole.backend["circuits"] == 4 * per_step + POINTS
@@ -207,6 +208,8 @@ def test_drift_recalibrates_between_steps(recipe: Path, tmp_path: Path, monkeypa
         ({"name": "emulatr:wukong-72"}, "unknown backend|emulator"),
         ({"name": "simulator", "pack": True}, "only emulators pack"),
         ({"name": "emulator:wukong-72", "gradient": "emulator-autograd"}, "shots: null"),
+        ({"name": "emulator:wukong-72", "gradient": "emulator-autograd", "shots": None, "budget": {"jobs": 3}}, "paid for"),
+        ({"name": "emulator:wukong-72", "gradient": "emulator-autograd", "shots": None, "cache": True}, "kept"),
         ({"name": "simulator", "budget": {"shotz": 3}}, "shots"),
         ({"name": "simulator", "gradient": "adjoint"}, "lattice-shift"),
     ],

@@ -65,6 +65,8 @@ class BackendExecutor:
             raise BackendError("unknown gradient method", value=gradient, bound=", ".join(get_args(Gradient)))
         if shots is None and not backend.limits.exact:
             raise BackendError(f"{backend.name} has no exact probabilities", value="shots=None", cure="give a number of shots")
+        if shots is not None and backend.limits.max_shots is not None and shots > backend.limits.max_shots:
+            raise BackendError(f"{backend.name}: too many shots", value=shots, bound=f"at most {backend.limits.max_shots}")
         if not spsa_step > 0 or spsa_directions < 1:
             raise BackendError("SPSA needs a step above 0 and a direction", value=(spsa_step, spsa_directions))
         self.backend, self.shots, self.gradient = backend, shots, gradient
@@ -174,15 +176,16 @@ class Prepared:
         chunks = ((whole, CHUNK), (1, rest))
         return sum((cost_of(backend, compiled, n, shots) * times for compiled, _ in self.groups for times, n in chunks), Cost())
 
-    def gradient_rows(self, rows: int, *, inputs: bool = False) -> int:
-        """How many different rows the gradient of `rows` different rows runs: for the angles, and with `inputs` for those too."""
-        executor, first = self.executor, 0 if inputs else self.circuit.n_inputs
-        if executor.gradient == "adjoint" or first >= self.circuit.n_params:
+    def gradient_rows(self, rows: int, *, inputs: bool = False, angles: bool = True) -> int:
+        """How many different rows the gradient of `rows` different rows runs, for the angles, the inputs or both."""
+        executor, n_inputs = self.executor, self.circuit.n_inputs
+        wanted = [inputs if index < n_inputs else angles for index in range(self.circuit.n_params)]
+        if executor.gradient == "adjoint" or not any(wanted):
             return 0
         if executor.gradient == "spsa":
             return 2 * executor.spsa_directions * rows
         gates = zip(self.unrolled.gates, self.unrolled.index, self.unrolled.scale, strict=True)
-        return rows * sum(2 * len(shift_rule(gate)) for gate, index, scale in gates if index >= first and scale)
+        return rows * sum(2 * len(shift_rule(gate)) for gate, index, scale in gates if wanted[index] and scale)
 
     def evaluate(self, gate_angles: FloatArray) -> FloatArray:
         """`(rows, n_observables)`; equal rows run once."""

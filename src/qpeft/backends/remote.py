@@ -172,6 +172,9 @@ class RemoteBackend:
         self.simulated = bool(found["simulated"])
         self.calibration = str(found["calibration"])
 
+    def close(self) -> None:
+        self.connection.close()
+
     def compile(self, circuit: Circuit) -> CompiledRemote:
         check_circuit(self.name, self.limits, circuit)
         return CompiledRemote(self, circuit)

@@ -203,6 +203,12 @@ class LatticeExecutor:
         self._functions.append(weakref.ref(function))
         return function
 
+    def forget(self) -> None:
+        """Measure every lattice anew from here on, changed angles or not: a new step, or a new calibration."""
+        for reference in self._functions:
+            if (function := reference()) is not None:
+                function.forget()
+
     def flush(self) -> None:
         """Run the gradients that wait and add them to the angles'."""
         for reference in self._functions:
@@ -270,8 +276,7 @@ class LatticeFunction:
     def _found(self, angles: Tensor, recorded: bool) -> _Values:
         key = (angles.data_ptr(), angles._version, angles.dtype, angles.device)
         if self._known is None or self._known[0] != key or (recorded and not self._known[1].values.requires_grad):
-            if self._known is not None and self._known[1].waiting is not None:
-                raise CircuitError("angles changed while gradients waited for them", cure="flush() before the optimiser's step")
+            self.forget()
             if recorded and self._executor.deferred and not angles.is_leaf:
                 raise CircuitError("a deferred gradient needs angles that are a leaf", cure="deferred=False")
             points = torch.as_tensor(self.lattice.points(), dtype=angles.dtype, device=angles.device)
@@ -279,6 +284,12 @@ class LatticeFunction:
             values = self._run(points, leaf)
             self._known = (key, _Values(angles, leaf, values, self.lattice.coefficients(values)))
         return self._known[1]
+
+    def forget(self) -> None:
+        """See `LatticeExecutor.forget`; CircuitError where that would lose a gradient."""
+        if self._known is not None and self._known[1].waiting is not None:
+            raise CircuitError("angles changed while gradients waited for them", cure="flush() before the optimiser's step")
+        self._known = None
 
     def flush(self) -> None:
         """See `LatticeExecutor.flush`."""

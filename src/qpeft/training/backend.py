@@ -1,8 +1,8 @@
 """The backend of a training run: executors for the model's circuits, the sample of each step, and what it costs.
 
-A run's folder holds what makes it safe to go on: `spent.json` (the ledger, over all sessions), with a vendor's cloud `jobs/`
-(the journal, whose results are never paid twice), with `cache: true` `results.sqlite`. Seeds belong to steps, not to sessions,
-so a run that was cut off sees the shots of one that was not.
+A run's folder holds what makes it safe to go on: `spent.json` (the ledger over all sessions, the gradient that was chosen, the
+calibrations that were seen), with a vendor's cloud `jobs/` (the journal, whose results are never paid twice), with `cache: true`
+`results.sqlite`. Seeds belong to steps, not to sessions, so a run that was cut off sees the shots of one that was not.
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ class ChipSession:
     def __init__(self, section: BackendSection, folder: Path, model: nn.Module) -> None:
         self.section, self.folder, self.model = section, folder, model
         self.budget = Budget(**section.budget.model_dump())
-        self.ledger = Ledger(Budget() if needs_journal(section.name) else self.budget, _read_spent(folder / SPENT))
+        kept = _kept(folder)
+        self.ledger = Ledger(Budget() if needs_journal(section.name) else self.budget, Cost(**kept.get("spent", {})))
+        self.ledger.cached, self.ledger.deduplicated = kept.get("cached", 0), kept.get("deduplicated", 0)
         self.ledger.watch = lambda _: self._note()
         self.cache = ResultCache(folder / CACHE) if section.cache else None
-        self.calibrations: list[str] = []
+        self.calibrations: list[str] = kept.get("calibrations", [])
         self.runner: BackendExecutor | None = None
         self._last_step, self._before = Cost(), Cost()
         self.requests = requests(model)
@@ -90,6 +92,7 @@ class ChipSession:
         self.lattice = None if section.gradient.startswith("direct") else LatticeExecutor(inner, deferred=True)
         if not set_executor(self.model, self.lattice or inner):
             raise RunError("the adapter has no circuit, so nothing of it runs on a backend", cure="leave out the backend section")
+        self._note()
 
     def _close(self) -> None:
         close(self.backend)
@@ -99,14 +102,19 @@ class ChipSession:
         if step and self.section.recalibrate and step % self.section.recalibrate == 0:
             self._close()
             self._open()
-        if self.runner is not None:
-            self.runner.begin(step, 0)
+        self._begin(step, 0)
         self._before = self.spent
         self.budget.check(self.spent, self.step_cost())
 
     def begin_evaluation(self, step: int) -> None:
+        self._begin(step, 1)
+
+    def _begin(self, *sample: int) -> None:
+        """Circuits that are not trained are measured anew as well: what a step sees must not depend on where a session began."""
         if self.runner is not None:
-            self.runner.begin(step, 1)
+            self.runner.begin(*sample)
+        if self.lattice is not None:
+            self.lattice.forget()
 
     def flush(self) -> None:
         """After the last backward pass of a step: the gradients that wait."""
@@ -160,7 +168,14 @@ class ChipSession:
         }
 
     def _note(self) -> None:
-        write_whole(self.folder / SPENT, json.dumps(dataclasses.asdict(self.ledger.spent)))
+        kept = {
+            "gradient": self.section.gradient,
+            "calibrations": self.calibrations,
+            "spent": dataclasses.asdict(self.ledger.spent),
+            "cached": self.ledger.cached,
+            "deduplicated": self.ledger.deduplicated,
+        }
+        write_whole(self.folder / SPENT, json.dumps(kept))
 
 
 @dataclass
@@ -196,5 +211,11 @@ def lattice_cost(runner: BackendExecutor, request: Request, *, gradient: bool = 
     return cost + prepared.cost(prepared.gradient_rows(points)) if gradient and request.trained else cost
 
 
-def _read_spent(file: Path) -> Cost:
-    return Cost(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else Cost()
+def chosen_gradient(folder: Path) -> str | None:
+    """What a run in this folder trains with, if it has begun."""
+    return _kept(folder).get("gradient")
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    file = folder / SPENT
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

@@ -109,6 +109,9 @@ class BackendSection(Section):
             yield Problem(("pack",), "only emulators pack circuits here", "an emulator, or false")
         if self.gradient == "emulator-autograd" and not (emulator and self.shots is None and not self.pack):
             yield Problem(("gradient",), "emulator-autograd is exact", "name: emulator:CHIP, shots: null and pack: false")
+        for name, idle in (("cache", False), ("budget", BudgetSection())):
+            if self.gradient == "emulator-autograd" and getattr(self, name) != idle:
+                yield Problem((name,), "emulator-autograd runs no circuits that could be kept or paid for", "another gradient")
 
 
 class Arm(Section):
@@ -263,6 +266,14 @@ def _locate(values: dict[str, Any], folder: Path) -> Iterable[Problem]:
             yield Problem(("init_from",), f"no adapter here: {start!r}", "a folder with adapter_config.json")
         else:
             values["init_from"] = str(found)
+    backend = values.get("backend")
+    kind, _, chip = str(backend.get("name")).partition(":") if isinstance(backend, dict) else ("", "", "")
+    if isinstance(backend, dict) and kind == "emulator" and chip.endswith(".json"):
+        found = _first_existing(chip, (folder, Path.cwd()))
+        if found is None or not found.is_file():
+            yield Problem(("backend", "name"), f"no such file: {chip!r}", "a chip file beside the recipe or in the working folder")
+        else:
+            backend["name"] = f"emulator:{found}"
     for section, key in (("model", "model_name_or_path"), ("data", "train"), ("data", "eval")):
         inner = values.get(section)
         text = inner.get(key) if isinstance(inner, dict) else None

@@ -6,7 +6,8 @@ controlled one; 2 with SPSA), M modules that share the circuit and T token posit
     lattice   P (1 + G)      whatever T and M
     direct    M T (1 + G')   G' counts the inputs' gates too
 
-times the bases that the observables need. Direct execution of equal rows runs them once; the figure here is the most it may be.
+times the bases that the observables need; an evaluation is P, or M times its positions. Direct execution of equal rows runs them
+once, and the T of a step is a mean: the figure is an estimate from above. The lattice's figures are exact.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from qpeft.adapters.peft import DeltaLayer
 from qpeft.adapters.quantum import CircuitLayer
-from qpeft.backends.base import Backend
+from qpeft.backends.base import Backend, close
 from qpeft.backends.budget import Budget, Cost
 from qpeft.backends.executor import BackendExecutor
 from qpeft.circuits.lattice import Lattice
 from qpeft.errors import BudgetError, CircuitError, RunError
-from qpeft.training.backend import INNER, Request, lattice_cost, make_executor, open_backend, requests
+from qpeft.training.arguments import TrainingSection
+from qpeft.training.backend import INNER, Request, chosen_gradient, lattice_cost, make_executor, open_backend, requests
 from qpeft.training.config import BackendSection, RunConfig
+from qpeft.training.evaluate import Rows
 
 QUEUE_S = (3.0, 2820.0)  # shortest and longest wait of a job seen on Wukong-72; used for chips of which none is known
 MOST_CHIP_S = 600.0  # of one step: above this, SPSA is chosen
@@ -36,11 +39,12 @@ TOKENS = 1000  # the unit in which inference is told
 
 @dataclass(frozen=True)
 class Usage:
-    """What a run does: its steps, token positions (padding included) of one step's batches, evaluations and their positions."""
+    """What a run does: its steps, evaluations, and the token positions (padding included) of the batches of either."""
 
     steps: int
     batches: tuple[int, ...]
     evaluations: int
+    held_out: tuple[int, ...] = ()
 
     @property
     def positions(self) -> int:
@@ -48,24 +52,37 @@ class Usage:
         return sum(self.batches)
 
 
-def usage(config: RunConfig, lengths: Sequence[int], eval_rows: int) -> Usage:
-    """From the rows' lengths in tokens; a step is the mean over an epoch in random order, batches padded to their longest row."""
+def usage(config: RunConfig, train_rows: Rows, eval_rows: Rows) -> Usage:
+    """A step is the mean over an epoch in random order, batches padded to their longest row."""
     section = config.training
+    lengths, held_out = ([len(row["input_ids"]) for row in rows] for rows in (train_rows, eval_rows))
     size, parts = section.per_device_train_batch_size, section.gradient_accumulation_steps
     per_epoch = max(1, math.ceil(len(lengths) / (size * parts)))
     epochs = 3.0 if section.num_train_epochs is None else section.num_train_epochs
     steps = section.max_steps if section.max_steps is not None else math.ceil(epochs * per_epoch)
     order = random.Random(0).sample(list(lengths), len(lengths))
-    padded = [max(order[i : i + size]) * len(order[i : i + size]) for i in range(0, len(order), size)]
+    padded = _padded(order, size)
     mean = math.ceil(sum(padded) / max(1, len(padded)))
-    evaluations = 0
-    if eval_rows:
+    batches = _padded(sorted(held_out), section.per_device_eval_batch_size)
+    return Usage(steps, (mean,) * parts, _evaluations(section, steps, per_epoch) if held_out else 0, tuple(batches))
+
+
+def _padded(lengths: Sequence[int], size: int) -> list[int]:
+    """Positions of each batch of `size` rows."""
+    return [max(lengths[i : i + size]) * len(lengths[i : i + size]) for i in range(0, len(lengths), size)]
+
+
+def _evaluations(section: TrainingSection, steps: int, per_epoch: int) -> int:
+    """During training, the last step always among them, and once more at the end if the weights are not those evaluated last."""
+    if section.eval_strategy == "epoch":
+        at = [k for k in range(1, steps + 1) if (k % per_epoch == 0 or k == steps) and k / per_epoch >= section.eval_delay]
+    elif section.eval_strategy == "steps":
         every = section.eval_steps if section.eval_steps is not None else section.logging_steps
         stride = max(1, math.ceil(steps * every) if every < 1 else int(every))
-        during = {"no": 0, "steps": steps // stride, "epoch": steps // per_epoch}[section.eval_strategy]
-        last = {"no": False, "steps": steps % stride == 0, "epoch": steps % per_epoch == 0}[section.eval_strategy]
-        evaluations = during + (not last or section.load_best_model_at_end) + section.eval_on_start
-    return Usage(steps, (mean,) * parts, evaluations)
+        at = [k for k in range(1, steps + 1) if (k % stride == 0 or k == steps) and k >= section.eval_delay]
+    else:
+        at = []
+    return len(at) + (steps not in at or section.load_best_model_at_end) + section.eval_on_start
 
 
 def modules_of(model: Any) -> dict[int, int]:
@@ -103,7 +120,10 @@ def ways(config: RunConfig, section: BackendSection, backend: Backend, model: An
                 rounds = 2 * used.steps + used.evaluations
             else:
                 step = sum((_direct(runner, request, modules[id(request.layer)], used.batches) for request in asked), Cost())
-                training, rounds = step * used.steps, 2 * used.steps * len(used.batches) * sum(modules.values())
+                once = sum((_forward(runner, request, modules[id(request.layer)], used.held_out) for request in asked), Cost())
+                training = step * used.steps + once * used.evaluations
+                runs = 2 * used.steps * len(used.batches) + used.evaluations * len(used.held_out)
+                rounds = runs * sum(modules.values())
         except CircuitError:
             continue
         low, high = queue_of(backend)
@@ -114,9 +134,19 @@ def ways(config: RunConfig, section: BackendSection, backend: Backend, model: An
 def _direct(runner: BackendExecutor, request: Request, modules: int, batches: Sequence[int]) -> Cost:
     """A step of one circuit, every position of every module a row of its own."""
     prepared, total = runner.prepare(request.circuit, request.observables), Cost()
-    for rows in batches if request.circuit.n_inputs else (1,) * len(batches):
-        total += prepared.cost(rows) + prepared.cost(prepared.gradient_rows(rows, inputs=bool(request.circuit.n_inputs)))
-    return total * modules
+    for rows in _rows(request, batches):
+        total += prepared.cost(prepared.gradient_rows(rows, inputs=True, angles=request.trained))
+    return total * modules + _forward(runner, request, modules, batches)
+
+
+def _forward(runner: BackendExecutor, request: Request, modules: int, batches: Sequence[int]) -> Cost:
+    """Batches of one circuit without gradients, as in an evaluation."""
+    prepared = runner.prepare(request.circuit, request.observables)
+    return sum((prepared.cost(rows) for rows in _rows(request, batches)), Cost()) * modules
+
+
+def _rows(request: Request, batches: Sequence[int]) -> Sequence[int]:
+    return batches if request.circuit.n_inputs else (1,) * len(batches)
 
 
 def queue_of(backend: Backend) -> tuple[float, float]:
@@ -158,14 +188,17 @@ def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usa
     return f"{kind}-shift", f"{why}; parameter shift is unbiased and takes {shift.step.seconds:,.1f} s of chip time a step"
 
 
-def decided(config: RunConfig, model: Any, lengths: Sequence[int], eval_rows: int) -> BackendSection:
-    """The backend section of a recipe with `gradient: auto` resolved."""
+def decided(config: RunConfig, model: Any, train_rows: Rows, eval_rows: Rows, folder: Path) -> BackendSection:
+    """The backend section of a recipe with `gradient: auto` resolved: once for a run, whatever its budget becomes later."""
     section = config.backend
     assert section is not None
     if section.gradient != "auto":
         return section
-    found, backend = usage(config, lengths, eval_rows), _standing(section)
-    choice, _ = choose(section, ways(config, section, backend, model, found), model, found)
+    choice = chosen_gradient(folder)
+    if choice is None:
+        found, backend = usage(config, train_rows, eval_rows), _standing(section)
+        choice, _ = choose(section, ways(config, section, backend, model, found), model, found)
+        close(backend)
     return section.model_copy(update={"gradient": choice})
 
 
@@ -185,24 +218,20 @@ def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
     if config.adapter is None:
         raise RunError("the recipe has no adapter section", value=config.name, cure="a recipe of one adapter")
     train, held_out = load_data(config.data)
-    rows = tokenize_all(train, models.load_tokenizer(config.model), config.data.max_length).rows
+    tokenizer = models.load_tokenizer(config.model)
+    rows, held_out_rows = (tokenize_all(part, tokenizer, config.data.max_length).rows if part else [] for part in (train, held_out))
     model = get_peft_model(models.empty_model(config.model), build_adapter_config(config.adapter))
     asked, modules = requests(model), modules_of(model)
     if not asked:
         raise RunError("the adapter has no circuit, so nothing of it runs on a backend")
     backend = _standing(section)
-    used = usage(config, [len(row["input_ids"]) for row in rows], len(held_out))
+    used = usage(config, rows, held_out_rows)
     found = ways(config, section, backend, model, used)
     choice, why = choose(section, found, model, used)
     runner = make_executor(backend, section.model_copy(update={"gradient": "lattice-shift"}))
     compiled = [runner.prepare(request.circuit, request.observables) for request in asked]
-    direct = Cost()
-    for prepared, request in zip(compiled, asked, strict=True):
-        direct += prepared.cost(TOKENS) * modules[id(request.layer)] if request.circuit.n_inputs else Cost()
-    inference: dict[str, Any] = {"direct_per_1000_tokens": asdict(direct)}
-    if "lattice-shift" in found:
-        once = sum((lattice_cost(runner, request, gradient=False) for request in asked), Cost())
-        inference["lattice_once"] = asdict(once)
+    inference = _inference(section, backend, asked, modules)
+    close(backend)
     return {
         "recipe": config.name,
         "backend": section.name,
@@ -229,6 +258,21 @@ def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
         "choice": choice,
         "why": why,
     }
+
+
+def _inference(
+    section: BackendSection, backend: Backend, asked: Sequence[Request], modules: Mapping[int, int]
+) -> dict[str, dict[str, float]]:
+    """Cost of `qpeft export --to lattice`, and of running every token directly. Neither packs."""
+    if section.pack:
+        section = section.model_copy(update={"pack": False})
+        backend = _standing(section)
+    runner = make_executor(backend, section.model_copy(update={"gradient": "lattice-shift"}))
+    each = [_forward(runner, request, modules[id(request.layer)], (TOKENS,)) for request in asked if request.circuit.n_inputs]
+    found = {"direct_per_1000_tokens": asdict(sum(each, Cost()))}
+    if all(_points(request) is not None for request in asked):
+        found["lattice_once"] = asdict(sum((lattice_cost(runner, request, gradient=False) for request in asked), Cost()))
+    return found
 
 
 def _points(request: Request) -> int | None:

@@ -126,7 +126,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
             from qpeft.training.backend import ChipSession
             from qpeft.training.plan import decided
 
-            section = decided(config, model, [len(row["input_ids"]) for row in train_rows], len(eval_rows))
+            section = decided(config, model, train_rows, eval_rows, folder)
             chip = stack.enter_context(ChipSession(section, folder, model))
         trainer = make_trainer(config, folder, model, tokenizer, train_rows, eval_rows, clock, chip, until)
         checkpoint = newest_whole_checkpoint(folder)

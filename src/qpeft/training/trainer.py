@@ -56,7 +56,7 @@ def make_trainer(
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Watch(TrainerCallback):  # type: ignore[misc]
-        random: tuple[Any, ...] = (-1, None, None, None)  # the last step that was done, and the generators after it
+        last: tuple[Any, ...] = (-1, 0, None, None, None)  # the last step that was done; tokens and generators after it
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             clock.start()
@@ -76,7 +76,8 @@ def make_trainer(
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if chip is not None:
-                self.random = (int(state.global_step), random.getstate(), np.random.get_state(), torch.get_rng_state())
+                generators = (random.getstate(), np.random.get_state(), torch.get_rng_state())
+                self.last = (int(state.global_step), state.num_input_tokens_seen, *generators)
             if until is not None and state.global_step >= until:
                 control.should_training_stop = control.should_save = True
                 control.should_evaluate = bool(eval_rows)
@@ -105,9 +106,10 @@ def make_trainer(
             return loss
 
         def save_last_step(self) -> None:
-            step, python, numpy, generator = watch.random
+            step, tokens, python, numpy, generator = watch.last
             if step != self.state.global_step or (Path(self.args.output_dir) / f"checkpoint-{step}" / WHOLE).exists():
                 return  # no step was done since the last checkpoint
+            self.state.num_input_tokens_seen = tokens
             random.setstate(python)
             np.random.set_state(numpy)
             torch.set_rng_state(generator)

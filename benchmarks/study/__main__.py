@@ -1,0 +1,48 @@
+"""A study by its plan, resumable: `python -m benchmarks.study --plan recipes/studies/breadth.yaml`.
+
+Tunes every method with the same learning rates and steps on validation rows, trains the winners with every seed, judges them on
+test rows, and keeps a line for each trial and a record for each run. Killed, the same command goes on. `--status` says what is
+left; `qpeft report docs/benchmarks/study/NAME.jsonl --out FOLDER` makes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from benchmarks.study.ledger import Ledger
+from benchmarks.study.plan import load_plan
+from benchmarks.study.work import Study
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--records", type=Path, default=Path("docs/benchmarks/study"), help="folder of trials and records")
+    parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="folder of runs at work")
+    parser.add_argument("--task", action="append", help="these tasks of the plan alone")
+    parser.add_argument("--arm", action="append", help="these arms of the plan alone")
+    parser.add_argument("--seeds", type=int, help="the first seeds alone")
+    parser.add_argument("--status", action="store_true", help="say what is done, and do nothing")
+    arguments = parser.parse_args(given)
+    plan = load_plan(arguments.plan)
+    if arguments.seeds:
+        plan = plan.model_copy(update={"seeds": plan.seeds[: arguments.seeds]})
+    study = Study(plan, Ledger(arguments.records, plan.name), arguments.runs / plan.name)
+    done, planned = study.left()
+    print(f"{plan.name}: {done} of {planned} runs done; tuning costs each method {plan.tuning.steps()} steps a task")
+    if arguments.status:
+        return
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    tasks = tuple(task for task in plan.tasks if arguments.task is None or task.name in arguments.task)
+    arms = tuple(arm for arm in plan.arms if arguments.arm is None or arm.label in arguments.arm)
+    if not tasks or not arms:
+        parser.error("no task or no arm of that name in the plan")
+    for record in study.work(tasks, arms):
+        measured = ", ".join(f"{name} {record.metrics[name]:.4f}" for name in ("loss", "accuracy") if name in record.metrics)
+        print(f"{record.group}: {record.label}, seed {record.seed}: {measured or record.error}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

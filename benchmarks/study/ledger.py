@@ -1,0 +1,66 @@
+"""What a study knows: a line for each learning rate and rung, and a record for each finished run. Both files are append-only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qpeft.records import RunRecord, append_record, read_records
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One learning rate of an arm on a task, trained to `step`: held-out loss on validation rows, or the error that ended it."""
+
+    task: str
+    arm: str
+    learning_rate: float
+    step: int
+    loss: float | None
+    fingerprint: str
+    error: str = ""
+
+
+class Ledger:
+    """The two files of a study, and what they hold."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.trials_file, self.records_file = folder / f"{name}-tuning.jsonl", folder / f"{name}.jsonl"
+        self.trials: dict[tuple[str, int], Trial] = {}
+        if self.trials_file.exists():
+            for line in self.trials_file.read_text(encoding="utf-8").splitlines():
+                self._keep(Trial(**json.loads(line)))
+        self.records: dict[str, RunRecord] = {}
+        if self.records_file.exists():
+            self.records = {fingerprint_of(record): record for record in read_records(self.records_file)}
+
+    def _keep(self, trial: Trial) -> None:
+        self.trials[trial.fingerprint, trial.step] = trial
+
+    def add_trial(self, trial: Trial) -> None:
+        """Write a line, then know it."""
+        with self.trials_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(trial), sort_keys=True) + "\n")
+        self._keep(trial)
+
+    def add_record(self, record: RunRecord) -> None:
+        """Write a record, then know it."""
+        append_record(self.records_file, record)
+        self.records[fingerprint_of(record)] = record
+
+
+def fingerprint_of(record: RunRecord) -> str:
+    """The fingerprint of the run behind a record."""
+    from benchmarks.study.plan import fingerprint
+    from qpeft.training.config import RunConfig
+
+    return fingerprint(RunConfig.from_resolved(dict(record.config)))
+
+
+def chosen(losses: Mapping[float, float | None], keep: int) -> list[float]:
+    """The `keep` learning rates of lowest loss, ties to the smaller; those that failed (None) only when nothing else is left."""
+    order = sorted(losses, key=lambda rate: (losses[rate] is None, losses[rate] or 0.0, rate))
+    return order[:keep]

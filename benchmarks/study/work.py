@@ -1,0 +1,159 @@
+"""The work of a study: tune every arm on every task, then train and judge the seeds. What the ledger knows is not done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.study.ledger import Ledger, Trial, chosen
+from benchmarks.study.plan import Arm, Plan, Task, fingerprint
+from qpeft.errors import QpeftError
+from qpeft.records import RunRecord
+from qpeft.training import environment
+from qpeft.training.config import RunConfig
+
+logger = logging.getLogger(__name__)
+
+
+class Study:
+    """A plan at work: `runs` is where runs live until they are in the ledger."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, runs: Path) -> None:
+        self.plan, self.ledger, self.runs = plan, ledger, runs
+
+    def prepare(self, task: Task) -> None:
+        """Make the task's rows, if they are not there."""
+        if task.prepare and not Path(task.folder).exists():
+            from qpeft.applications.catalogue import CATALOGUE
+            from qpeft.applications.prepare import prepare
+
+            prepare(CATALOGUE[task.prepare], Path(task.folder))
+
+    def _folder(self, config: RunConfig) -> Path:
+        name = re.sub(r"[^a-z0-9]+", "-", f"{config.label} {config.training.learning_rate:g}".lower()).strip("-")
+        return self.runs / f"{name}-{fingerprint(config)}"
+
+    def _trial(self, task: Task, arm: Arm, rate: float, step: int) -> Trial:
+        """Train a learning rate up to `step` and write down the loss on validation rows."""
+        from qpeft.training.folder import held_out_losses
+        from qpeft.training.run import train
+
+        config = self.plan.run(task, arm, "validation", rate, self.plan.tuning.seed)
+        mark = fingerprint(config)
+        if (known := self.ledger.trials.get((mark, step))) is not None:
+            return known
+        folder = self._folder(config)
+        found: float | None = None
+        error = ""
+        try:
+            if step not in held_out_losses(folder):
+                train(config, folder, baseline=self._baseline(task, "validation"), until=step)
+            found = held_out_losses(folder)[step]
+        except (QpeftError, RuntimeError, ValueError) as problem:
+            error = f"{type(problem).__name__}: {problem}"
+        if found is not None and not math.isfinite(found):
+            found, error = None, "the loss is not finite"
+        trial = Trial(task.name, arm.label, rate, step, found, mark, error)
+        self.ledger.add_trial(trial)
+        return trial
+
+    def _baseline(self, task: Task, part: str) -> Path:
+        self.runs.mkdir(parents=True, exist_ok=True)
+        return self.runs / f"baseline-{re.sub(r'[^a-z0-9]+', '-', task.name.lower())}-{part}.json"
+
+    def tune(self, task: Task, arm: Arm) -> float:
+        """The learning rate that wins the ladder; all arms climb the same one."""
+        alive = list(self.plan.tuning.learning_rates)
+        for rung in self.plan.tuning.rungs:
+            losses = {rate: self._trial(task, arm, rate, rung.step).loss for rate in alive}
+            logger.warning("%s, %s, step %d: %s", task.name, arm.label, rung.step, losses)
+            alive = chosen(losses, rung.keep)
+        for rate in self.plan.tuning.learning_rates:
+            shutil.rmtree(self._folder(self.plan.run(task, arm, "validation", rate, self.plan.tuning.seed)), ignore_errors=True)
+        return alive[0]
+
+    def final(self, task: Task, arm: Arm, rate: float, seed: int) -> RunRecord:
+        """One run of the study: trained with the tuned learning rate, judged on test rows."""
+        from qpeft.training.run import train
+
+        config = self.plan.run(task, arm, "test", rate, seed)
+        if (known := self.ledger.records.get(fingerprint(config))) is not None:
+            return known
+        folder = self._folder(config).with_name(f"{self._folder(config).name}-seed-{seed}")
+        try:
+            record = train(config, folder, baseline=self._baseline(task, "test"))
+            record = dataclasses.replace(record, metrics={**record.metrics, **judge(folder, task)})
+        except (QpeftError, RuntimeError, ValueError) as problem:
+            logger.error("%s, %s, seed %d failed: %s", task.name, arm.label, seed, problem)
+            record = RunRecord(
+                label=arm.label,
+                method=str(arm.adapter["peft_type"]).upper(),
+                group=config.name,
+                seed=seed,
+                model=config.model.model_name_or_path,
+                status="failed",
+                error=f"{type(problem).__name__}: {problem}",
+                config=config.resolved(),
+                versions=environment.versions(),
+                created_at=environment.now(),
+            )
+        self.ledger.add_record(record)
+        shutil.rmtree(folder, ignore_errors=True)
+        return record
+
+    def work(self, tasks: tuple[Task, ...], arms: tuple[Arm, ...]) -> Iterator[RunRecord]:
+        """Task by task: tune all arms, then seed by seed all arms, so that paired results come early."""
+        for task in tasks:
+            self.prepare(task)
+            rates = {arm.label: self.tune(task, arm) for arm in arms}
+            for seed in self.plan.seeds:
+                for arm in arms:
+                    yield self.final(task, arm, rates[arm.label], seed)
+                    gc.collect()
+
+    def left(self) -> tuple[int, int]:
+        """(runs done, runs planned), tuning not counted."""
+        wanted = {arm.label for arm in self.plan.arms}
+        groups = {self.plan.run(task, self.plan.arms[0], "test", 1e-3, 0).name for task in self.plan.tasks}
+        done = {(r.group, r.label, r.seed) for r in self.ledger.records.values() if r.group in groups and r.label in wanted}
+        return len(done), len(self.plan.tasks) * len(self.plan.arms) * len(self.plan.seeds)
+
+
+def judge(folder: Path, task: Task) -> dict[str, float]:
+    """Measures of the task on test rows, and how much the loss on unrelated text rose (nats a token)."""
+    import numpy as np
+
+    from qpeft.applications import metrics
+    from qpeft.applications.classify import label_log_likelihoods, probabilities
+    from qpeft.applications.prepare import read_part
+    from qpeft.applications.tables import FILE
+    from qpeft.applications.tables import Task as Prepared
+    from qpeft.training.data import load_examples
+    from qpeft.training.evaluate import evaluate
+    from qpeft.training.run import load_run
+    from qpeft.training.tokenization import tokenize_all
+
+    found: dict[str, float] = {}
+    if not task.judge_rows and not task.unrelated:
+        return found
+    config, model, tokenizer = load_run(folder)
+    batch = config.training.per_device_eval_batch_size
+    if task.judge_rows:
+        prepared = Prepared.read(Path(task.folder) / FILE)
+        rows = read_part(Path(task.folder), "test")[: task.judge_rows]
+        truth = np.array([prepared.answers.index(row["label"]) for row in rows])
+        prompts = [row["messages"][0]["content"] for row in rows]
+        told = probabilities(label_log_likelihoods(model, tokenizer, prompts, prepared.answers, batch_size=batch))
+        found |= metrics.classification(told, truth, prepared.answers, positive=prepared.positive, cost=prepared.cost)
+    if task.unrelated:
+        texts = tokenize_all(load_examples(task.unrelated)[: task.unrelated_rows], tokenizer, task.max_length).rows
+        after = evaluate(model, texts, tokenizer, batch_size=batch)["loss"]
+        with model.disable_adapter():
+            found["forgetting"] = after - evaluate(model, texts, tokenizer, batch_size=batch)["loss"]
+    return found

@@ -1,0 +1,112 @@
+"""A study on a tiny model: equal ladders, judged on test rows, resumable from its files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.study.__main__ import main
+from benchmarks.study.ledger import Ledger, chosen
+from benchmarks.study.plan import load_plan
+
+from qpeft.errors import ConfigError
+from qpeft.records import read_records
+from tests.applications.conftest import clinic  # noqa: F401  (fixture)
+from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
+
+
+@pytest.fixture
+def plan(tmp_path: Path, tiny_model: Path, clinic: Path) -> Path:  # noqa: F811
+    file = tmp_path / "tiny.yaml"
+    file.write_text(
+        f"""
+model: {{model_name_or_path: {tiny_model}, dtype: float32}}
+training: {{max_steps: 4, per_device_train_batch_size: 2}}
+tuning:
+  learning_rates: [1.0e-3, 1.0e-2, 1.0e+6]
+  rungs: [{{step: 1, keep: 2}}, {{step: 3, keep: 1}}]
+seeds: [0, 1]
+tasks:
+  - name: clinic
+    folder: {clinic}
+    max_length: 512
+    tuning_rows: 4
+    test_rows: 4
+    judge_rows: 6
+    unrelated: {clinic}/validation.jsonl
+    unrelated_rows: 3
+arms:
+  - {{label: LoRA, kind: lora, adapter: {{peft_type: LORA, r: 1, target_modules: [q_proj]}}}}
+  - {{label: QTHA, kind: quantum, adapter: {{peft_type: QTHA, r: 2, hidden_size: 8, bond_dim: 2, target_modules: [q_proj]}}}}
+"""
+    )
+    return file
+
+
+def run(plan: Path, *more: str) -> Ledger:
+    folder = plan.parent
+    main(["--plan", str(plan), "--records", str(folder / "kept"), "--runs", str(folder / "runs"), *more])
+    return Ledger(folder / "kept", "tiny")
+
+
+def test_every_arm_climbs_the_same_ladder_and_is_judged(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = run(plan)
+    for label in ("LoRA", "QTHA"):
+        climbed = [(trial.learning_rate, trial.step) for trial in ledger.trials.values() if trial.arm == label]
+        assert sorted(step for _, step in climbed) == [1, 1, 1, 3, 3]
+        first = {t.learning_rate: t.loss for t in ledger.trials.values() if t.arm == label and t.step == 1}
+        assert {rate for rate, step in climbed if step == 3} == set(chosen(first, 2))
+        last = {t.learning_rate: t.loss for t in ledger.trials.values() if t.arm == label and t.step == 3}
+        used = {r.config["training"]["learning_rate"] for r in ledger.records.values() if r.label == label}
+        assert used == set(chosen(last, 1))
+    records = list(read_records(ledger.records_file))
+    assert {(r.label, r.seed, r.status) for r in records} == {(a, s, "ok") for a in ("LoRA", "QTHA") for s in (0, 1)}
+    assert all({"loss", "accuracy", "balanced_accuracy", "forgetting"} <= r.metrics.keys() for r in records)
+    assert all(r.config["data"]["eval"].endswith("test.jsonl") for r in records)
+
+    again = run(plan, "--status")
+    assert "4 of 4 runs done" in capsys.readouterr().out
+    assert run(plan).records.keys() == again.records.keys()  # nothing is done twice
+    assert len(list(read_records(ledger.records_file))) == 4
+
+
+def test_what_was_cut_off_goes_on_from_the_files(plan: Path) -> None:
+    whole = run(plan)
+    trials, records = whole.trials_file.read_text(), whole.records_file.read_text()
+    losses = {(r.label, r.seed): r.metrics["loss"] for r in whole.records.values()}
+    whole.trials_file.write_text("".join(trials.splitlines(keepends=True)[:2]))
+    whole.records_file.write_text(records.splitlines(keepends=True)[0])
+    later = run(plan)
+    assert {(r.label, r.seed): r.metrics["loss"] for r in later.records.values()} == losses
+    assert [json.loads(line) for line in later.trials_file.read_text().splitlines()] == list(map(json.loads, trials.splitlines()))
+
+
+def test_a_failed_run_is_recorded(plan: Path) -> None:
+    plan.write_text(plan.read_text().replace("target_modules: [q_proj]}}\n  -", "target_modules: [no_such]}}\n  -", 1))
+    ledger = run(plan, "--seeds", "1")
+    failed = [record for record in ledger.records.values() if record.status == "failed"]
+    assert [(r.label, "no_such" in r.error) for r in failed] == [("LoRA", True)]
+    assert all(trial.error and trial.loss is None for trial in ledger.trials.values() if trial.arm == "LoRA")
+
+
+def test_failures_lose_against_losses() -> None:
+    assert chosen({1e-3: 2.0, 1e-2: None, 1e-4: 1.0}, 2) == [1e-4, 1e-3]
+    assert chosen({1e-3: None, 1e-2: None}, 1) == [1e-3]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("keep: 1}", "keep: 2}", "keep < 2"),
+        ("seeds: [0, 1]", "seeds: [0, 1000]", "seed of the study"),
+        ("max_steps: 4", "max_steps: 2", "at most max_steps"),
+        ("{max_steps: 4", "{learning_rate: 0.1, max_steps: 4", "decided by the study"),
+        ("peft_type: LORA", "peft_type: LORAX", "LORAX"),
+        ("label: QTHA", "label: LoRA", "appears twice"),
+    ],
+)
+def test_a_wrong_plan_says_what_is_wrong(plan: Path, old: str, new: str, told: str) -> None:
+    plan.write_text(plan.read_text().replace(old, new))
+    with pytest.raises(ConfigError, match=told):
+        load_plan(plan)

@@ -3,6 +3,10 @@
 Counts come from the formulas of `qpeft plan`, which never run the language model. At two sizes they are checked by a real step:
 every circuit of every module is run on random activations, forward and backward, and the backend's counter is read. Then the
 lattice's evaluation is timed beside the simulator's, interleaved, and the sizes at which the lattice stops paying are listed.
+
+`--train FOLDER [--arms exact ...] [--set key=value]` trains `recipes/chip.yaml` instead: with exact circuits, on the emulated chip
+by parameter shift and by SPSA, and with the circuit frozen, which is the control. It tells how far the angles moved, and the loss
+with the trained angles put back to their initial values: whether training them mattered.
 """
 
 from __future__ import annotations
@@ -18,17 +22,30 @@ from typing import Any
 import torch
 
 from benchmarks import harness
+from qpeft.adapters.quantum import QuantumLayer
 from qpeft.backends.budget import Cost, Ledger
 from qpeft.backends.emulator import EmulatorBackend
 from qpeft.backends.executor import BackendExecutor, Gradient
 from qpeft.circuits import ansatz
 from qpeft.circuits.lattice import Lattice, LatticeExecutor
 from qpeft.circuits.simulate import Simulator
+from qpeft.training.config import load_recipe
+from qpeft.training.data import load_data
+from qpeft.training.evaluate import evaluate
+from qpeft.training.run import load_run, train
+from qpeft.training.tokenization import tokenize_all
 
 TOKENS = (128, 256, 512, 1024, 2048, 4096)
 CHECKED = (128, 4096)
 MODULES = 60  # q_proj and v_proj of SmolLM2-135M
 QUBITS, LAYERS, SHOTS = 4, 1, 1000
+RECIPE = Path(__file__).parents[1] / "recipes" / "chip.yaml"
+ARMS = {
+    "frozen": ["backend=null", "adapter.qnn=frozen"],  # its angles are the initial ones of the others
+    "exact": ["backend=null"],
+    "shift": ["backend.gradient=lattice-shift"],
+    "spsa": ["backend.gradient=lattice-spsa"],
+}
 
 
 def executor(gradient: Gradient, pack: bool) -> BackendExecutor:
@@ -83,6 +100,39 @@ def sizes() -> list[dict[str, Any]]:
     return rows
 
 
+def trained(folder: Path, arm: str, settings: list[str]) -> dict[str, Any]:
+    """One arm; a run that is there already is not run again. Losses are nats a token on the held-out rows, moves radians."""
+    config = load_recipe(RECIPE, [*settings, *ARMS[arm]])
+    record = train(config, folder / arm)
+    found = {
+        "kind": "training",
+        "arm": arm,
+        "settings": settings,
+        "loss_before": record.metrics_before["loss"],
+        "loss": record.metrics["loss"],
+        "loss_exact": record.backend.get("exact_loss", record.metrics["loss"]),
+        "wall_s": record.wall_s,
+        "backend": record.backend,
+    }
+    if arm != "frozen" and (folder / "frozen" / "record.json").exists():
+        initial = _angles(load_run(folder / "frozen")[1])
+        _, model, tokenizer = load_run(folder / arm)
+        angles = _angles(model)
+        found["angles_moved_rms"] = float((angles - initial).square().mean().sqrt())
+        with torch.no_grad():
+            angles.copy_(initial)
+        _, held_out = load_data(config.data)
+        rows = tokenize_all(held_out, tokenizer, config.data.max_length).rows
+        found["loss_with_initial_angles"] = evaluate(model, rows, tokenizer)["loss"]
+    return found
+
+
+def _angles(model: torch.nn.Module) -> torch.Tensor:
+    """Of the one circuit that all modules share."""
+    (layer,) = (module for module in model.modules() if isinstance(module, QuantumLayer))
+    return layer.angles
+
+
 def plot(records: list[dict[str, Any]], file: Path) -> None:
     import matplotlib.pyplot as plt
 
@@ -110,11 +160,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("chip.jsonl"))
     parser.add_argument("--plot", type=Path, help="write this PNG")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each evaluation")
+    parser.add_argument("--train", type=Path, metavar="FOLDER", help="train in this folder instead")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--set", action="append", default=[], help="a setting of the recipe, key=value")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     records = harness.Records(arguments.out)
     records.add(harness.machine(1))
+    if arguments.train:
+        for arm in arguments.arms:
+            records.add(trained(arguments.train, arm, arguments.set))
+        return
     gradients: tuple[Gradient, ...] = ("parameter-shift", "spsa")
     for gradient in gradients:
         for tokens in TOKENS:

@@ -18,7 +18,8 @@ from qpeft.errors import DataError
 from qpeft.training.data import load_examples
 from tests.applications.conftest import clinic_rows, write_csv
 
-SMALL = ("german-credit", "pima-diabetes", "breast-cancer", "word-problems")
+CARDS = Path(__file__).parents[2] / "recipes" / "applications" / "cards"
+SMALL = ("german-credit", "german-credit-reasons", "pima-diabetes", "breast-cancer", "word-problems")
 
 
 def fetched(name: str) -> None:
@@ -45,6 +46,7 @@ def test_a_real_data_set_is_frozen_and_does_not_leak(name: str, tmp_path: Path) 
     card = (made.folder / "CARD.md").read_text()
     for fact in (find(name).licence, find(name).tests, find(name).limits[0], find(name).source.sha256):  # type: ignore[union-attr]
         assert fact in card
+    assert card == (CARDS / f"{name}.md").read_text()
     task = read_task(made.folder)
     for row in read_part(made.folder, "train")[:50] if task.kind == "classification" else []:
         assert task.refusals(row["values"]) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qpeft.applications.tables import Task
+from qpeft.applications.tables import Field, Task
 from qpeft.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -39,43 +39,62 @@ def baselines(
     return found
 
 
-def _columns(task: Task, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """A text task's texts; a table as a data frame of numbers and of words."""
-    if len(task.fields) == 1 and task.fields[0].kind == "text":
-        return [row["values"][task.fields[0].name] for row in rows]
+def table(fields: Sequence[Field], rows: Sequence[Mapping[str, str]]) -> Any:
+    """A data frame of these columns: numbers, NaN where there is none, and words."""
     import pandas
 
-    frame = pandas.DataFrame([row["values"] for row in rows])[[f.name for f in task.fields]]
-    for f in task.fields:
+    frame = pandas.DataFrame([{f.name: row[f.name] for f in fields} for row in rows])
+    for f in fields:
         if f.kind == "number":
             frame[f.name] = pandas.to_numeric(frame[f.name].replace("", None), errors="coerce").astype(float)
     return frame
+
+
+def linear(fields: Sequence[Field], *, exact: bool = False) -> Any:
+    """Logistic regression on a table: numbers standardised, missing ones at the median with a mark, categories one-hot.
+
+    The transformer has a part for each column, by its name. `exact` solves to the last digits, whatever the machine.
+    """
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    def part(field: Field) -> Any:
+        if field.kind == "category":
+            return OneHotEncoder(handle_unknown="ignore")
+        return make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
+
+    read = ColumnTransformer([(f.name, part(f), [f.name]) for f in fields if f.kind != "text"])
+    solver = {"solver": "newton-cholesky", "tol": 1e-12} if exact else {}
+    return make_pipeline(read, LogisticRegression(max_iter=2000, **solver))
+
+
+def _columns(task: Task, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A text task's texts; a table as a data frame."""
+    if len(task.fields) == 1 and task.fields[0].kind == "text":
+        return [row["values"][task.fields[0].name] for row in rows]
+    return table(task.fields, [row["values"] for row in rows])
 
 
 def _models(task: Task, seed: int) -> dict[str, Any]:
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+    from sklearn.preprocessing import OrdinalEncoder
 
     if len(task.fields) == 1 and task.fields[0].kind == "text":
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
         return {"TF-IDF + logistic regression": make_pipeline(words, LogisticRegression(max_iter=2000))}
     numbers = [f.name for f in task.fields if f.kind == "number"]
     categories = [f.name for f in task.fields if f.kind == "category"]
-    linear = ColumnTransformer(
-        [
-            ("numbers", make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler()), numbers),
-            ("categories", OneHotEncoder(handle_unknown="ignore"), categories),
-        ]
-    )
     codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     trees = ColumnTransformer([("categories", codes, categories), ("numbers", "passthrough", numbers)])
     marked = list(range(len(categories)))
     return {
-        "logistic regression": make_pipeline(linear, LogisticRegression(max_iter=2000)),
+        "logistic regression": linear(task.fields),
         "gradient boosting": make_pipeline(trees, HistGradientBoostingClassifier(categorical_features=marked, random_state=seed)),
     }

@@ -32,6 +32,18 @@ def card(
     if task.kind == "classification":
         lines += ["", "## Labels", "", f"| answer | {' | '.join(PARTS)} |", "|---|--:|--:|--:|"]
         lines += [f"| {answer} | {' | '.join(f'{counts[part].get(answer, 0):,}' for part in PARTS)} |" for answer in task.answers]
+    if task.reasons:
+        never = ", ".join(group.field for group in task.groups)
+        lines += [
+            "",
+            "## Reasons",
+            "",
+            f"Each answer names the {task.reasons} columns that speak most for it by a rule: a logistic regression of the training "
+            "rows, and how far each column moves its log-odds from the mean of the training rows towards the label "
+            "(`qpeft/applications/reasons.py`). They are the rule's reasons: not the lender's, not causes, no ground for a "
+            "notice to an applicant."
+            + (f" These columns are kept out of the rule and are never a reason: {never}." if never else ""),
+        ]
     if task.cost:
         lines += [
             "",

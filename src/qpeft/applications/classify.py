@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from qpeft.applications.tables import Task
 from qpeft.errors import DataError
 from qpeft.training.data import Conversation, Message
 from qpeft.training.tokenization import IGNORED, tokenize
@@ -22,13 +23,15 @@ def label_log_likelihoods(
     prompts: Sequence[str],
     answers: Sequence[str],
     *,
+    goes_on: bool = False,
     system: str | None = None,
     batch_size: int = 8,
     progress: bool = False,
 ) -> np.ndarray:
     """`(prompts, answers)`, float64: the sum of log p(token | what precedes it) over an answer's tokens, its end of turn included.
 
-    These are the very tokens that training puts its loss on. What the answers of one prompt share is computed once: the prompts
+    These are the very tokens that training puts its loss on. Where an answer only begins what is said (`goes_on`), the tokens that
+    all answers end in do not count. What the answers of one prompt share is computed once: the prompts
     of a batch run once, and all their answers in one second pass over the kept keys and values.
 
     Raises DataError if two answers are the same tokens.
@@ -36,7 +39,7 @@ def label_log_likelihoods(
     import numpy as np
     from tqdm.auto import tqdm
 
-    encoded = [_encode(tokenizer, prompt, answers, system) for prompt in prompts]
+    encoded = [_encode(tokenizer, prompt, answers, system, goes_on) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i][0]))
     scores = np.zeros((len(prompts), len(answers)))
     training = model.training
@@ -58,10 +61,18 @@ def probabilities(scores: np.ndarray) -> np.ndarray:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
+def ask(model: Any, tokenizer: Any, task: Task, prompts: Sequence[str], **options: Any) -> np.ndarray:
+    """`(prompts, task.answers)`: how probable the model finds each answer; options as above."""
+    scores = label_log_likelihoods(model, tokenizer, prompts, task.beginnings, goes_on=bool(task.reasons), **options)
+    return probabilities(scores)
+
+
 _Tail = tuple[list[int], list[bool]]
 
 
-def _encode(tokenizer: Any, prompt: str, answers: Sequence[str], system: str | None) -> tuple[list[int], list[_Tail]]:
+def _encode(
+    tokenizer: Any, prompt: str, answers: Sequence[str], system: str | None, goes_on: bool
+) -> tuple[list[int], list[_Tail]]:
     """(ids that all answers share but the last, for each answer the ids from that one on and which of them count)."""
     start = (Message("system", system),) if system else ()
     whole = [
@@ -75,8 +86,16 @@ def _encode(tokenizer: Any, prompt: str, answers: Sequence[str], system: str | N
     shared = 0
     while shared < first and len({ids[shared] for ids in rows}) == 1:
         shared += 1
-    cut = max(shared - 1, 0)
-    return rows[0][:cut], [(row["input_ids"][cut:], [label != IGNORED for label in row["labels"][cut:]]) for row in whole]
+    cut, end = max(shared - 1, 0), 0
+    while goes_on and len({ids[-1 - end] for ids in rows}) == 1:
+        end += 1
+    return rows[0][:cut], [
+        (
+            row["input_ids"][cut:],
+            [at < len(row["labels"]) - end and row["labels"][at] != IGNORED for at in range(cut, len(row["labels"]))],
+        )
+        for row in whole
+    ]
 
 
 def _cache_name(model: Any) -> str:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qpeft.applications import metrics
+from qpeft.applications import metrics, reasons
+from qpeft.applications.answers import answers, conversation
 from qpeft.applications.baselines import baselines
-from qpeft.applications.classify import label_log_likelihoods, probabilities
+from qpeft.applications.classify import ask
 from qpeft.applications.prepare import read_part
 from qpeft.applications.tables import FILE, Task
 from qpeft.errors import DataError, RunError
 from qpeft.training import environment
-from qpeft.training.chat import reply
 from qpeft.training.config import RunConfig
 from qpeft.training.data import Conversation, Example, load_examples
 from qpeft.training.evaluate import evaluate
@@ -27,7 +27,7 @@ from qpeft.training.yaml_source import read_yaml
 
 RESULT = "task-evaluation.json"
 BASE, ADAPTER = "base model", "adapter"
-MAX_NEW_TOKENS = 320
+MAX_NEW_TOKENS, MAX_REASON = 320, 48  # of an answer in words, and of a label with its reasons
 
 
 def find_task(run: Path, folder: Path | None = None) -> tuple[Task, Path]:
@@ -63,7 +63,8 @@ def evaluate_task(
 
     Returns (and writes) a dict: `models` (name -> measures), for classification also `difference` (accuracy of the adapter minus
     that of each other model, with the 95% bootstrap interval over rows), `groups` (group -> value -> model -> measures) and
-    `reliability` (name -> curve), `unrelated` (name -> loss in nats a token), and what identifies the run and the rows.
+    `reliability` (name -> curve), where the answers have reasons `reasons` (name -> measures of `reasons.judge`), `unrelated`
+    (name -> loss in nats a token), and what identifies the run and the rows.
     """
     task, place = find_task(run, folder)
     rows: list[Any] = (
@@ -88,46 +89,46 @@ def evaluate_task(
         "versions": environment.versions(),
         "created_at": environment.now(),
     }
-    same = [record.hashes["model"], config.model.dtype, config.data.system, config.data.max_length]
-    rows_key = [*same, found["rows_sha256"], len(rows)]
-
-    def both(name: str, ask: Callable[[], Any], key: Sequence[Any]) -> dict[str, Any]:
-        """What the adapter answers, and the base model."""
-        told = {ADAPTER: ask()}
-        with model.disable_adapter():
-            return told | {BASE: _kept(base, name, key, ask)}
-
+    both = _Both(model, base, [record.hashes["model"], config.model.dtype, config.data.system, config.data.max_length])
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    rows_key = [found["rows_sha256"], len(rows)]
     if task.kind == "classification":
-        prompts = [row["messages"][0]["content"] for row in rows]
-
-        def scores() -> list[list[float]]:
-            said = config.data.system
-            asked = label_log_likelihoods(
-                model, tokenizer, prompts, task.answers, system=said, batch_size=batch_size, progress=progress
-            )
-            answers: list[list[float]] = probabilities(asked).tolist()
-            return answers
-
         train = read_part(place, "train")[: config.data.max_train_rows]
-        found |= _classification(task, train, rows, both("answers", scores, rows_key))
+        prompts = [row["messages"][0]["content"] for row in rows]
+        system = config.data.system
+        told = both("answers", rows_key, lambda: ask(model, tokenizer, task, prompts, system=system, **options).tolist())
+        found |= _classification(task, train, rows, told)
+        if task.reasons:
+            asked = [conversation(prompt, system) for prompt in prompts]
+            said = both("reasons", rows_key, lambda: answers(model, tokenizer, asked, max_new_tokens=MAX_REASON, **options))
+            found["reasons"] = reasons.judged(task, train, rows, said)
     else:
-        found["models"] = both("measures", lambda: _generation(task, rows, model, tokenizer, config, batch_size), rows_key)
+        found["models"] = both("measures", rows_key, lambda: _generation(task, rows, model, tokenizer, config, **options))
     if unrelated:
         texts = tokenize_all(load_examples(unrelated)[:limit], tokenizer, config.data.max_length).rows
-        key = [*same, hashlib.sha256(Path(unrelated).read_bytes()).hexdigest(), len(texts)]
-        found["unrelated"] = both("unrelated", lambda: evaluate(model, texts, tokenizer, batch_size=batch_size)["loss"], key)
+        key = [hashlib.sha256(Path(unrelated).read_bytes()).hexdigest(), len(texts)]
+        found["unrelated"] = both("unrelated", key, lambda: evaluate(model, texts, tokenizer, batch_size=batch_size)["loss"])
     (run / RESULT).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found
 
 
-def _kept(file: Path | None, name: str, key: Sequence[Any], ask: Callable[[], Any]) -> Any:
-    """What `ask` returns, from the file if it was asked the same before."""
-    kept = json.loads(file.read_text(encoding="utf-8")) if file is not None and file.exists() else {}
-    if kept.get(name, {}).get("key") != list(key):
-        kept[name] = {"key": list(key), "value": ask()}
-        if file is not None:
-            write_whole(file, json.dumps(kept))
-    return kept[name]["value"]
+class _Both:
+    """What the adapter and the base model answer; the base model's answers are kept in a file, if there is one, by what decides
+    them: `same` and a key of each question.
+    """
+
+    def __init__(self, model: Any, file: Path | None, same: Sequence[Any]) -> None:
+        self.model, self.file, self.same = model, file, same
+
+    def __call__(self, name: str, key: Sequence[Any], ask: Callable[[], Any]) -> dict[str, Any]:
+        told = {ADAPTER: ask()}
+        kept = json.loads(self.file.read_text(encoding="utf-8")) if self.file is not None and self.file.exists() else {}
+        if kept.get(name, {}).get("key") != [*self.same, *key]:
+            with self.model.disable_adapter():
+                kept[name] = {"key": [*self.same, *key], "value": ask()}
+            if self.file is not None:
+                write_whole(self.file, json.dumps(kept))
+        return told | {BASE: kept[name]["value"]}
 
 
 def _classification(
@@ -194,17 +195,18 @@ def subgroups(task: Task, rows: Sequence[Mapping[str, Any]], told: Mapping[str, 
 
 
 def _generation(
-    task: Task, rows: Sequence[Example], model: Any, tokenizer: Any, config: RunConfig, batch_size: int
+    task: Task, rows: Sequence[Example], model: Any, tokenizer: Any, config: RunConfig, *, batch_size: int, progress: bool
 ) -> dict[str, float]:
     """Greedy answers to the last turn of each conversation against the true one, and the perplexity of the true turns."""
-    answers, truths = [], []
+    talks = []
     for row in rows:
         if not isinstance(row, Conversation):
             raise DataError("a row is no conversation", file=row.place, expected="messages")
-        answers.append(reply(model, tokenizer, row.messages[:-1], max_new_tokens=MAX_NEW_TOKENS, stream=False))
-        truths.append(row.messages[-1].content)
+        talks.append(row.messages)
+    asked, truths = [turns[:-1] for turns in talks], [turns[-1].content for turns in talks]
+    said = answers(model, tokenizer, asked, max_new_tokens=MAX_NEW_TOKENS, batch_size=batch_size, progress=progress)
     told = evaluate(model, tokenize_all(rows, tokenizer, config.data.max_length).rows, tokenizer, batch_size=batch_size)
-    found = {"exact_match": metrics.exact_match(answers, truths)} if task.kind == "number" else metrics.rouge(answers, truths)
+    found = {"exact_match": metrics.exact_match(said, truths)} if task.kind == "number" else metrics.rouge(said, truths)
     return {**found, "perplexity": told["perplexity"]}
 
 

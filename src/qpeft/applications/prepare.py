@@ -1,7 +1,8 @@
 """From a data set's source to a folder of rows: train.jsonl, validation.jsonl, test.jsonl, task.json and CARD.md.
 
 A row is `{"messages": [...], "label": answer, "values": {column: text}}`; `label` and `values` are there for classification, for
-baselines, subgroups and prediction. The schema is learned from the training rows alone.
+baselines, subgroups and prediction; where reasons are asked for, `reasons` holds the rule's for each answer. The schema and the
+rule are learned from the training rows alone.
 """
 
 from __future__ import annotations
@@ -81,11 +82,13 @@ def own_data(
     drop: Sequence[str] = (),
     group: str = "",
     groups: Sequence[str] = (),
+    reasons: int = 0,
 ) -> DataSet:
     """A data set of the user's own: one table (CSV, TSV, JSON, JSON Lines, Parquet) whose column `label` is to be predicted.
 
     `group` names a column whose equal values must stay together (a patient, a customer), `groups` columns whose values are
-    reported apart, `drop` columns that are no input, `positive` the value to rank by where there are two.
+    reported apart, `drop` columns that are no input, `positive` the value to rank by where there are two. With `reasons` each
+    answer is followed by so many columns that speak for it, by the rule of reasons.py.
     """
     rows = _local(file)
     columns = list(rows[0])
@@ -97,6 +100,7 @@ def own_data(
         raise DataError(f"{len(seen)} different labels", file=str(file), field=label, expected="2 to 60")
     if positive and positive not in seen:
         raise DataError(f"got {positive!r}", file=str(file), field="positive", expected=f"one of {', '.join(seen)}")
+    why = f", and the {reasons} facts that speak most for it" if reasons else ""
     edges = {g: infer_fields(rows, [g])[0] for g in groups}
     return DataSet(
         name=name or file.stem,
@@ -106,7 +110,8 @@ def own_data(
         licence="the user's own: fill in who may use the data",
         use="fill in what the data was collected for",
         limits=("Fill in whom the rows stand for, and what no decision may rest on.",),
-        instruction=instruction or f"What is the {spelled(label)}? Answer with one of: {', '.join(seen)}.",
+        instruction=instruction or f"What is the {spelled(label)}? Answer with one of: {', '.join(seen)}{why}.",
+        reasons=reasons,
         target=label,
         positive=positive or (seen[-1] if len(seen) == 2 else ""),
         drop=(*drop, *([group] if group else ())),
@@ -186,14 +191,26 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
         positive=data.positive,
         cost=data.cost,
         groups=data.groups,
+        reasons=data.reasons,
     )
     kept = (*columns, *(g.field for g in data.groups if g.field not in columns))
 
-    def written(row: Mapping[str, str]) -> dict[str, Any]:
-        turns = [{"role": "user", "content": task.prompt(row)}, {"role": "assistant", "content": task.answer(row)}]
-        return {"messages": turns, "label": task.answer(row), "values": {name: row[name] for name in kept}}
+    def written(row: Mapping[str, str], why: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        answer = task.answer(row)
+        said = task.explained(answer, why[answer]) if why else answer
+        turns = [{"role": "user", "content": task.prompt(row)}, {"role": "assistant", "content": said}]
+        whole = {"messages": turns, "label": answer, "values": {name: row[name] for name in kept}}
+        return whole | ({"reasons": why} if why else {})
 
-    return Split({part: [written(row) for row in parts.parts[part]] for part in PARTS}, parts.left_out), task
+    def explained(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+        found: Sequence[Mapping[str, Sequence[str]]] = [{}] * len(rows)
+        if task.reasons:
+            from qpeft.applications.reasons import reasons as by_rule
+
+            found = by_rule(task, parts.parts["train"], rows)
+        return [written(row, why) for row, why in zip(rows, found, strict=True)]
+
+    return Split({part: explained(parts.parts[part]) for part in PARTS}, parts.left_out), task
 
 
 def _messages(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[Split, Task]:

@@ -20,6 +20,7 @@ from qpeft.errors import DataError
 MAX_CATEGORIES = 60
 MAX_TEXT = 600
 FILE = "task.json"
+BECAUSE = ", because of "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,8 @@ class Task:
     `kind`: "classification" (the answer is one of `labels`), "number" (exact match of the last number) or "text" (ROUGE).
     `labels` maps a value of the column `target` to the answer. `positive` is the answer whose probability ranks rows, for two
     labels. `cost[true][predicted]` weighs errors. `groups` are reported apart. `fields` is empty for kinds other than
-    classification, whose rows are messages already.
+    classification, whose rows are messages already. With `reasons` the label is followed by so many columns that speak for it, in
+    words: "bad, because of savings; the duration of the loan" (see reasons.py).
     """
 
     name: str
@@ -123,6 +125,7 @@ class Task:
     positive: str = ""
     cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
+    reasons: int = 0
 
     def refusals(self, row: Mapping[str, str]) -> list[str]:
         """Every reason why the row is out of the schema."""
@@ -147,6 +150,25 @@ class Task:
     def answers(self) -> list[str]:
         """The answers, each once, in order."""
         return list(dict.fromkeys(self.labels.values()))
+
+    @property
+    def beginnings(self) -> list[str]:
+        """What the assistant begins with for each of the answers: all it says, or all up to its reasons."""
+        return [answer + BECAUSE.rstrip() for answer in self.answers] if self.reasons else self.answers
+
+    def explained(self, answer: str, names: Sequence[str]) -> str:
+        """The answer with the columns that are its reasons."""
+        words = {f.name: f.words for f in self.fields}
+        return answer + BECAUSE + "; ".join(words[name] for name in names)
+
+    def parse(self, text: str) -> tuple[str, list[str]] | None:
+        """The answer and the columns that a text of the form of `explained` names, or None for another form."""
+        answer, because, rest = text.strip().partition(BECAUSE)
+        columns = {f.words: f.name for f in self.fields}
+        names = [columns.get(part.strip()) for part in rest.removesuffix(".").split(";")]
+        found = [name for name in names if name is not None]
+        well_formed = because and answer in self.answers and len(found) == len(names) == len(set(found)) == self.reasons
+        return (answer, found) if well_formed else None
 
     def write(self, folder: Path) -> None:
         (folder / FILE).write_text(json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -35,6 +35,7 @@ def prepare(
     group: Annotated[str, typer.Option(help="Your own table: rows equal in this stay on one side.", metavar="COLUMN")] = "",
     subgroup: Annotated[list[str] | None, typer.Option(help="Your own table: report its values apart.", metavar="COLUMN")] = None,
     instruction: Annotated[str | None, typer.Option(help="Your own table: what the model is asked.")] = None,
+    reasons: Annotated[int, typer.Option(min=0, help="Your own table: answers name so many reasons, made by a rule.")] = 0,
     file: Annotated[Path | None, typer.Option(help="A local copy of a hub dataset.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split; the catalogue's test sets are frozen at 0.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
@@ -47,9 +48,16 @@ def prepare(
 
     if label is not None:
         chosen = own_data(
-            Path(name), label, instruction=instruction, positive=positive, drop=drop or (), group=group, groups=subgroup or ()
+            Path(name),
+            label,
+            instruction=instruction,
+            positive=positive,
+            drop=drop or (),
+            group=group,
+            groups=subgroup or (),
+            reasons=reasons,
         )
-    elif positive or drop or group or subgroup or instruction:
+    elif positive or drop or group or subgroup or instruction or reasons:
         raise DataError("options of your own table without its label", cure="--label COLUMN")
     else:
         chosen = find(name)

@@ -46,4 +46,5 @@ class DataSet:
     groups: tuple[Group, ...] = ()
     cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     max_text: int = MAX_TEXT
+    reasons: int = 0
     tests: str = ""

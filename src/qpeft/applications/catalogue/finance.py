@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from qpeft.applications import raw
@@ -248,4 +249,25 @@ REUTERS = DataSet(
     tests="5c6070a74eda6b597bdd0b50fc08b00151f4a4bdfa4577d24f53cb8ed592933d",
 )
 
-SETS = (GERMAN_CREDIT, LENDING_CLUB, CREDIT_DATA, REUTERS)
+
+def _explained(data: DataSet, question: str, tests: str) -> DataSet:
+    """The same rows, answered by the label and two reasons of the rule."""
+    return dataclasses.replace(
+        data,
+        name=f"{data.name}-reasons",
+        title=f"{data.title} With two reasons, made by a rule",
+        instruction=f"{question} Answer good or bad, and the two facts that speak most for it.",
+        reasons=2,
+        limits=(*data.limits, "The reasons are made by a rule from the table (see Reasons): they are not the lender's."),
+        tests=tests,
+    )
+
+
+GERMAN_CREDIT_REASONS = _explained(
+    GERMAN_CREDIT, "Is this loan a good or a bad credit risk?", "414912a543ad30bb6ab339a7a4a6bdae6d91b7380f5c9731997ca57aa3746fe1"
+)
+LENDING_CLUB_REASONS = _explained(
+    LENDING_CLUB, "Will this loan be good or go bad?", "e2eb2ec7f6d0fd99ef5fd53d19ea7571b30380d1fdfcde7b954cd74ffdd61cc4"
+)
+
+SETS = (GERMAN_CREDIT, GERMAN_CREDIT_REASONS, LENDING_CLUB, LENDING_CLUB_REASONS, CREDIT_DATA, REUTERS)

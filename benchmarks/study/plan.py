@@ -32,6 +32,7 @@ class Task(Section):
     folder: Annotated[str, Field(min_length=1)]
     prepare: str | None = None
     max_length: Annotated[int, Field(ge=2)] = 256
+    system: str | None = None
     train_rows: Count | None = None
     tuning_rows: Count | None = None
     test_rows: Count | None = None
@@ -48,6 +49,7 @@ class Task(Section):
             max_length=self.max_length,
             max_train_rows=self.train_rows,
             max_eval_rows=held_out,
+            system=self.system,
         )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -210,8 +211,14 @@ class Cloud:
                     "the vendor returned another number of results", value=len(found), bound=len(payload["programs"])
                 )
             factor = shots if self.corrects_readout else 1
-            rows += [{word.zfill(n_qubits)[::-1]: value * factor for word, value in row.items()} for row in found]
-        return Counts.from_strings(n_qubits, rows, shots)
+            rows += [{word: value * factor for word, value in row.items()} for row in found]
+        return counts_of(rows, n_qubits, shots)
+
+
+def counts_of(rows: Sequence[Mapping[str, float]], n_qubits: int, shots: int) -> Counts:
+    """From the vendor's words, qubit 0 rightmost."""
+    turned = [{word.zfill(n_qubits)[::-1]: value for word, value in row.items()} for row in rows]
+    return Counts.from_strings(n_qubits, turned, shots)
 
 
 class CompiledCloud:

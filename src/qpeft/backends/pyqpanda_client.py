@@ -53,6 +53,7 @@ class Client:
         return dict(self._call("chip_info", chip=chip))
 
     def submit(self, payload: Any) -> str:
+        """`payload["tag"]`, if there is one, travels along as the vendor's batch number."""
         sent = {name: value for name, value in payload.items() if name != "sample"}  # which is the journal's
         return str(self._call("submit", **sent))
 
@@ -176,12 +177,20 @@ class _Worker:
         }
 
     def submit(
-        self, chip: str, programs: list[str], shots: int, amend: bool, mapping: bool, optimization: bool, block: list[int]
+        self,
+        chip: str,
+        programs: list[str],
+        shots: int,
+        amend: bool,
+        mapping: bool,
+        optimization: bool,
+        block: list[int],
+        tag: str = "",
     ) -> str:
         options = self.qcloud.QCloudOptions(int(amend), mapping=mapping, optimization=optimization, specified_block=block)
         read = sdk("intermediate_compiler").convert_originir_string_to_qprog
         progs = [read(text) for text in programs]
-        return str(self.service.backend(chip).run(progs, shots, options).job_id())
+        return str(self.service.backend(chip).run(progs, shots, options, batch_id=tag).job_id())
 
     def poll(self, job: str) -> tuple[str, str, Any]:
         result = self.qcloud.QCloudJob(job).query()

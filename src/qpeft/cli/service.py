@@ -13,6 +13,9 @@ from qpeft.cli.common import AsJson, app, print_table
 keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke the service's keys.")
 app.add_typer(keys_app, name="keys")
 
+vendor_app = typer.Typer(no_args_is_help=True, help="What was sent to vendors, and what became of it.")
+app.add_typer(vendor_app, name="vendor-tasks")
+
 Url = Annotated[str | None, typer.Option(envvar="QPEFT_SERVICE_URL", help="The service's address.")]
 Key = Annotated[str | None, typer.Option(envvar="QPEFT_SERVICE_KEY", help="Your key; better in the environment than here.")]
 DataDir = Annotated[Path, typer.Option(help="Where the service keeps its database.")]
@@ -168,6 +171,42 @@ def keys_revoke(
 
     with Client(url, key) as client:
         client.revoke_key(prefix)
+
+
+@vendor_app.command("list")
+def vendor_list(
+    url: Url = None,
+    key: Key = None,
+    state: Annotated[str | None, typer.Option(help="intent (nobody knows whether it arrived), sent, refused or absent.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List tasks at vendors, newest first."""
+    from qpeft.service.client import Client
+
+    with Client(url, key) as client:
+        found = client.vendor_tasks(state)
+    if as_json:
+        print(json.dumps(found))
+        return
+    columns = ("id", "device", "state", "vendor_job", "circuits", "shots", "created_at", "reason")
+    print_table(columns, [tuple(str(task[c]) for c in columns) for task in found])
+
+
+@vendor_app.command("resolve")
+def vendor_resolve(
+    task: Annotated[str, typer.Argument(help="A task in state intent; its id is the vendor's batch number.")],
+    vendor_job: Annotated[str | None, typer.Option(help="The vendor's id of it.")] = None,
+    absent: Annotated[bool, typer.Option("--absent", help="It never arrived: send it again.")] = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Say what became of a task whose sending was cut off, after looking for it at the vendor's."""
+    from qpeft.service.client import Client
+
+    if (vendor_job is None) != absent:
+        raise typer.BadParameter("either --vendor-job ID or --absent")
+    with Client(url, key) as client:
+        print(client.resolve_vendor_task(task, vendor_job)["state"])
 
 
 @app.command()

@@ -207,6 +207,18 @@ class Client:
     def revoke_key(self, prefix: str) -> None:
         self.connection.request("DELETE", f"/v1/keys/{prefix}", retry=False)
 
+    def vendor_tasks(self, state: str | None = None, limit: int = 100) -> list[Json]:
+        """What was sent to vendors, newest first; state "intent": nobody knows whether it arrived."""
+        query = {"limit": limit} if state is None else {"limit": limit, "state": state}
+        found: list[Json] = self._get("/v1/vendor-tasks", query)["tasks"]
+        return found
+
+    def resolve_vendor_task(self, task: str, vendor_job: str | None) -> Json:
+        """Say what became of an intent: the vendor's id of it, or None when it never arrived and may be sent again."""
+        body = json.dumps({"vendor_job": vendor_job}).encode()
+        found: Json = self.connection.request("POST", f"/v1/vendor-tasks/{task}/resolve", content=body).json()
+        return found
+
     def set_calibration(self, device: str, calibration: str | Mapping[str, Any]) -> Json:
         """Run a chip under a calibration from now on: a chip file's content, or the id of one it had before."""
         body = {"id": calibration} if isinstance(calibration, str) else {"chip": calibration}

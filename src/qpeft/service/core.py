@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from qpeft.errors import ServiceError
-from qpeft.service import admin, leases, store
+from qpeft.service import admin, leases, store, vendor_tasks
 from qpeft.service.clock import Clock
 from qpeft.service.database import Database
 from qpeft.service.devices import DeviceBook
@@ -50,7 +50,8 @@ class Service:
         self.book = DeviceBook()
         self.submit = store.Submit(settings)
         self.hello = leases.Register(settings)
-        self.lease = leases.LeaseJobs(settings)
+        self.lease = leases.LeaseJobs(settings, self.book.lease_budget_s)
+        self.intend = vendor_tasks.Intend(settings)
         self.complete = leases.Complete(settings)
         self.purge = admin.PurgeOld(self.submit.known)
         self._lose = leases.Lose(settings)
@@ -124,7 +125,8 @@ class Service:
         observables = _observables(request, self.settings)
         # each slice has a seed of its own, so that with a seed the cuts must not depend on what the service has learned
         one_s = self.book.estimate(request.device, program, 1, request.shots, learned=request.seed is None)
-        size = max(1, min(self.settings.slice_rows, int(self.settings.slice_s / one_s) if one_s > 0 else self.settings.slice_rows))
+        most = self.book.rows(request.device, self.settings.slice_rows)
+        size = max(1, min(most, int(self.settings.slice_s / one_s) if one_s > 0 else most))
         width = len(params) // rows
         items = []
         for first in range(0, rows, size):

@@ -60,6 +60,14 @@ class DeviceBook:
             one += program.n_ops * info.gate_s * info.base ** min(program.n_qubits, 64)
         return min(rows * one * (self.ratio.get(device, 1.0) if learned else 1.0), MAX_COST_S)
 
+    def lease_budget_s(self, device: str, default: float) -> float:
+        """Device seconds to give out in one lease."""
+        return self.info.get(device, UNKNOWN).lease_s or default
+
+    def rows(self, device: str, default: int) -> int:
+        """Circuits that one job may hold."""
+        return min(self.info.get(device, UNKNOWN).max_rows or default, default)
+
     def learn(self, device: str, estimated_s: float, actual_s: float) -> None:
         if estimated_s > 0 and actual_s > 0:
             old = self.ratio.get(device, 1.0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -133,7 +134,7 @@ class Device:
         ended = []
         for together in tenants(jobs):
             start = time.perf_counter()
-            ready = [one for job in together if (one := _prepared(job, programs[job.program])) is not None]
+            ready = list(_together(together, programs))
             shots = together[0].shots
             assert shots is not None
             try:
@@ -235,8 +236,8 @@ def _check_size(group: Group, circuit: Circuit, rows: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """One job, read and checked, of those that share a chip."""
+class Prepared:
+    """One job, read and checked, of those that run as part of something larger: a shared chip's program, a vendor's task."""
 
     job: LeasedJob
     circuit: Circuit
@@ -244,10 +245,10 @@ class _Prepared:
     observables: list[Observable] | None
     params: FloatArray
 
-    def result(self, counts: Counts, qubits: tuple[int, ...], tenants: int) -> Result:
+    def result(self, counts: Counts, qubits: tuple[int, ...] | None = None, tenants: int = 1) -> Result:
         kept = counts
         if self.bits is not None:
-            kept, qubits = counts.marginal(self.bits), tuple(qubits[q] for q in self.bits)
+            kept, qubits = counts.marginal(self.bits), qubits and tuple(qubits[q] for q in self.bits)
         kind = self.job.output
         if kind == "counts":
             return Result(kind=kind, counts=kept.counts, qubits=qubits, tenants=tenants)
@@ -256,18 +257,24 @@ class _Prepared:
         return Result(kind=kind, columns=table.shape[1], data=data, qubits=qubits, tenants=tenants)
 
 
-def _prepared(job: LeasedJob, program: LeasedProgram) -> _Prepared | None:
-    """None for what must run alone: to say why it fails, or to measure X and Y."""
-    try:
-        circuit, bits = circuit_of(program.format, program.text)
-        _check_params(job, circuit)
-        _check_size(Group(job.program, job.shots, job.output, job.observables, None, (job,)), circuit, 1)
-        observables = _observables(job.observables, circuit)
-    except QpeftError:
-        return None
+def prepare(job: LeasedJob, program: LeasedProgram) -> Prepared:
+    """Raises CircuitError for what cannot run, or needs X and Y measured."""
+    circuit, bits = circuit_of(program.format, program.text)
+    _check_params(job, circuit)
+    _check_size(Group(job.program, job.shots, job.output, job.observables, None, (job,)), circuit, job.rows)
+    observables = _observables(job.observables, circuit)
     if not _z_only(observables):
-        return None
-    return _Prepared(job, circuit, bits, observables, np.frombuffer(job.params, "<f8").reshape(1, circuit.n_params))
+        raise CircuitError(
+            "only Z is measured here", value="X or Y", cure="turn the qubit in the circuit: H before measuring X, SDG and H for Y"
+        )
+    return Prepared(job, circuit, bits, observables, np.frombuffer(job.params, "<f8").reshape(job.rows, circuit.n_params))
+
+
+def _together(jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> Iterator[Prepared]:
+    """Those that can; what must run alone, to say why it fails or to measure X and Y, is left out."""
+    for job in jobs:
+        with contextlib.suppress(QpeftError):
+            yield prepare(job, programs[job.program])
 
 
 def _check_params(job: LeasedJob, circuit: Circuit) -> None:

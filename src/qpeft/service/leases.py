@@ -7,16 +7,17 @@ hold (the answer was lost on the way) go back to the queue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from qpeft.backends.registry import needs_journal
 from qpeft.errors import ServiceError
 from qpeft.service.bulk import execute_many
 from qpeft.service.ledger import Ledger
 from qpeft.service.scheduler import Candidate, Flow, select
-from qpeft.service.schema import HELD_SQL, QUEUED_SQL, Row, calibrations, devices, jobs, programs, results, workers
+from qpeft.service.schema import HELD_SQL, QUEUED_SQL, Row, calibrations, devices, jobs, programs, results, vendor_members, workers
 from qpeft.service.settings import Settings
 from qpeft.service.store import ACCOUNT, finish
 from qpeft.service.writer import Transaction
@@ -62,6 +63,8 @@ class Lease:
     programs: dict[str, Row]
     drop: tuple[int, ...]
     calibration: str | None = None
+    vendor: tuple[Row, ...] = ()
+    """Which of the jobs are part of a vendor's task already."""
 
 
 @dataclass(frozen=True)
@@ -113,19 +116,24 @@ def _register(txn: Transaction, arguments: Sequence[Hello]) -> list[str]:
         txn.connection.execute(sa.delete(workers).where(workers.c.id == argument.worker, workers.c.owner == argument.owner))
         txn.connection.execute(workers.insert(), row)
         for device, name, data in argument.calibrations:
-            known = sa.select(calibrations.c.id).where(calibrations.c.device == device, calibrations.c.id == name)
-            if txn.connection.execute(known).first() is None:
-                calibration = {"device": device, "id": name, "created_at": txn.now, "data": data}
-                txn.connection.execute(calibrations.insert(), calibration)
-            free = sa.update(devices).where(devices.c.id == device, devices.c.pinned.is_(False))
-            txn.connection.execute(free.values(calibration=name))
+            keep_calibration(txn, device, name, data)
         for device, info in argument.info:
             txn.connection.execute(sa.update(devices).where(devices.c.id == device).values(info=info))
         txn.changed.add("devices")
     return [argument.worker for argument in arguments]
 
 
-def _alive(txn: Transaction, worker: str, owner: str) -> ServiceError | None:
+def keep_calibration(txn: Transaction, device: str, name: str, data: bytes) -> None:
+    """What the device runs under from now on, unless an administrator has chosen."""
+    known = sa.select(calibrations.c.id).where(calibrations.c.device == device, calibrations.c.id == name)
+    if txn.connection.execute(known).first() is None:
+        calibration = {"device": device, "id": name, "created_at": txn.now, "data": data}
+        txn.connection.execute(calibrations.insert(), calibration)
+    free = sa.update(devices).where(devices.c.id == device, devices.c.pinned.is_(False))
+    txn.connection.execute(free.values(calibration=name))
+
+
+def alive(txn: Transaction, worker: str, owner: str) -> ServiceError | None:
     """Count a sign of life; the refusal when the worker is not known or was given up."""
     beat = sa.update(workers).where(workers.c.id == worker, workers.c.owner == owner, workers.c.lost.is_(False))
     if txn.connection.execute(beat.values(beats=workers.c.beats + 1, seen_at=txn.now)).rowcount:
@@ -148,18 +156,27 @@ def _drop(held: Sequence[Row], holding: Sequence[tuple[int, int]]) -> tuple[int,
 def heartbeat(txn: Transaction, beats: Sequence[Beat]) -> list[tuple[int, ...] | ServiceError]:
     outcomes: list[tuple[int, ...] | ServiceError] = []
     for beat in beats:
-        refusal = _alive(txn, beat.worker, beat.owner)
+        refusal = alive(txn, beat.worker, beat.owner)
         outcomes.append(refusal or _drop(_held(txn, beat.worker), beat.holding))
     return outcomes
 
 
+def _members(txn: Transaction, seqs: Sequence[int]) -> Sequence[Row]:
+    return txn.connection.execute(sa.select(vendor_members).where(vendor_members.c.seq.in_(seqs))).all()
+
+
 def release(txn: Transaction, ledger: Ledger, rows: Sequence[Row], why: str, max_attempts: int) -> None:
-    """Take jobs from a worker: back to the queue, or to their end when they were being cancelled or were tried often enough."""
+    """Take jobs from a worker: back to the queue, or to their end when they were being cancelled or were tried often enough.
+
+    What a vendor has is taken up again however often workers were lost meanwhile: giving it up would lose what was paid for.
+    """
     endings, back = [], []
+    tired = [row.seq for row in rows if row.attempt >= max_attempts]
+    at_vendor = {row.seq for row in _members(txn, tired)} if tired else set()
     for row in rows:
         if row.state == "cancelling":
             endings.append((row, "cancelled", "cancelled by its owner", 0.0, None))
-        elif row.attempt >= max_attempts:
+        elif row.attempt >= max_attempts and row.seq not in at_vendor:
             reason = f"{why}, at attempt {row.attempt} of {max_attempts}: the job may be what ends its workers"
             endings.append((row, "failed", reason, row.estimate_s, None))
         else:
@@ -182,12 +199,14 @@ class LeaseJobs:
     """The operation `lease`: give each worker the jobs whose turn it is on one of its devices."""
 
     settings: Settings
+    budget_s: Callable[[str, float], float] = lambda device, default: default
+    """Device seconds to give out in one lease on a device."""
     turn: int = 0
 
     def __call__(self, txn: Transaction, requests: Sequence[LeaseRequest]) -> list[Lease | ServiceError]:
         outcomes: list[Lease | ServiceError] = []
         for request in requests:
-            refusal = _alive(txn, request.worker, request.owner)
+            refusal = alive(txn, request.worker, request.owner)
             outcomes.append(refusal or self._lease(txn, request))
         return outcomes
 
@@ -206,7 +225,8 @@ class LeaseJobs:
         hashes = {row.program for row in leased}
         found = txn.connection.execute(sa.select(programs).where(programs.c.hash.in_(hashes))).all() if hashes else ()
         pinned = txn.connection.execute(_PINNED, {"device": leased[0].device}).scalar_one_or_none() if leased else None
-        return Lease(leased, {row.hash: row for row in found}, _drop(held, request.holding), pinned)
+        sent = tuple(_members(txn, [row.seq for row in leased])) if leased and needs_journal(leased[0].device) else ()
+        return Lease(leased, {row.hash: row for row in found}, _drop(held, request.holding), pinned, sent)
 
     def _lease_device(self, txn: Transaction, ledger: Ledger, request: LeaseRequest, device: str) -> tuple[Row, ...]:
         status = txn.connection.execute(_STATUS, {"device": device}).scalar_one_or_none()
@@ -222,7 +242,7 @@ class LeaseJobs:
         selection = select(
             selection_flows,
             peek,
-            budget_s=self.settings.lease_budget_s,
+            budget_s=self.budget_s(device, self.settings.lease_budget_s),
             max_jobs=min(request.max_jobs, self.settings.lease_jobs),
             share=self.settings.interactive_share,
         )
@@ -282,7 +302,7 @@ class Complete:
         ledger = Ledger(txn)
         outcomes: list[list[bool] | ServiceError] = []
         for completion in completions:
-            refusal = _alive(txn, completion.worker, completion.owner)
+            refusal = alive(txn, completion.worker, completion.owner)
             outcomes.append(refusal or self._complete(txn, ledger, completion))
         ledger.close()
         return outcomes
@@ -290,7 +310,8 @@ class Complete:
     def _complete(self, txn: Transaction, ledger: Ledger, completion: Completion) -> list[bool]:
         seqs = [ending.seq for ending in completion.endings]
         rows = {row.seq: row for row in txn.connection.execute(_ACCOUNTS, {"seqs": seqs})}
-        accepted, endings, payloads, released = [], [], [], []
+        accepted, endings, payloads = [], [], []
+        released: dict[str, list[Row]] = {}
         for ending in completion.endings:
             row = rows.pop(ending.seq, None)
             mine = row is not None and row.worker == completion.worker and row.attempt == ending.attempt
@@ -298,7 +319,7 @@ class Complete:
             if row is None or not mine or row.state not in ("running", "cancelling"):
                 continue
             if ending.released:
-                released.append(row)
+                released.setdefault(ending.reason or "its worker stopped", []).append(row)
             elif row.state == "cancelling":
                 endings.append((row, "cancelled", "cancelled by its owner", ending.device_s, ending.calibration))
             elif ending.payload is None:
@@ -309,7 +330,8 @@ class Complete:
         finish(txn, ledger, endings)
         if payloads:
             execute_many(txn.connection, _INSERT_RESULT, payloads)
-        release(txn, ledger, released, "its worker stopped", self.settings.max_attempts)
+        for why, rows_back in released.items():
+            release(txn, ledger, rows_back, why, self.settings.max_attempts)
         return accepted
 
 

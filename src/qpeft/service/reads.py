@@ -24,6 +24,8 @@ from qpeft.service.schema import (
     results,
     sessions,
     usage,
+    vendor_members,
+    vendor_tasks,
     workers,
 )
 
@@ -209,6 +211,20 @@ class Reads:
 
     def owner(self, owner: str) -> Row:
         return self._all(sa.select(owners).where(owners.c.id == owner))[0]
+
+    def vendor_tasks(self, state: str | None, limit: int) -> Sequence[Row]:
+        """Newest first."""
+        query = sa.select(vendor_tasks).order_by(vendor_tasks.c.created_at.desc()).limit(limit)
+        return self._all(query if state is None else query.where(vendor_tasks.c.state == state))
+
+    def vendor_task(self, task: str) -> tuple[Row, bool]:
+        """A task, and whether one of its jobs is still wanted."""
+        row = self._first(sa.select(vendor_tasks).where(vendor_tasks.c.id == task))
+        if row is None:
+            raise ServiceError("no such task", status=404, code="not_found", value=task)
+        members = sa.select(jobs.c.seq).join(vendor_members, vendor_members.c.seq == jobs.c.seq)
+        wanted = members.where(vendor_members.c.task == task, jobs.c.state.in_(("queued", "running"))).limit(1)
+        return row, bool(self._all(wanted))
 
     def audit(self, limit: int) -> Sequence[Row]:
         return self._all(sa.select(audit).order_by(audit.c.seq.desc()).limit(limit))

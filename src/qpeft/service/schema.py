@@ -207,6 +207,30 @@ workers = sa.Table(
     sa.Column("lost", sa.Boolean, nullable=False),
 )
 
+vendor_tasks = sa.Table(
+    "vendor_tasks",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("device", sa.String(128), nullable=False),
+    sa.Column("state", sa.String(8), nullable=False),
+    sa.Column("vendor_job", sa.String(200), nullable=False),
+    sa.Column("reason", sa.String(1000), nullable=False),
+    sa.Column("circuits", Big, nullable=False),
+    sa.Column("shots", Big, nullable=False),
+    sa.Column("calibration", sa.String(64)),
+    sa.Column("created_at", Real, nullable=False),
+    sa.Index("vendor_tasks_by_time", "created_at"),
+)
+
+vendor_members = sa.Table(
+    "vendor_members",
+    metadata,
+    sa.Column("seq", Big, primary_key=True, autoincrement=False),
+    sa.Column("task", sa.String(32), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Index("vendor_members_of_task", "task"),
+)
+
 audit = sa.Table(
     "audit",
     metadata,

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qpeft.backends.registry import needs_journal
 from qpeft.errors import ServiceError
 from qpeft.service import admin
 from qpeft.service.clock import Clock
@@ -136,7 +137,7 @@ def serve(settings: Settings, admin_key_file: Path | None = None) -> None:
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(f"serving on {url}", flush=True)
         executors = _Children(
-            [_executor_command(settings, url, number) for number in range(settings.executors)],
+            _executor_commands(settings, url),
             {**os.environ, "QPEFT_SERVICE_KEY": internal},
         )
         starter = threading.Thread(target=_start_when_ready, args=(url, executors), daemon=True)
@@ -216,10 +217,17 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         service.close()
 
 
-def _executor_command(settings: Settings, url: str, number: int) -> list[str]:
-    name = f"{socket.gethostname()} {settings.data_dir.resolve()} {number}"[-128:]
-    arguments = {"url": url, "devices": settings.devices, "parent": os.getpid(), "name": name}
-    return [sys.executable, "-m", "qpeft.service.worker", json.dumps(arguments)]
+def _executor_commands(settings: Settings, url: str) -> list[list[str]]:
+    """Each runs every device of this machine; a vendor's device has one of its own."""
+    here = [name for name in settings.devices if not needs_journal(name)]
+    vendors = [name for name in settings.devices if needs_journal(name)]
+    shares = [here] * settings.executors * bool(here) + [[name] for name in vendors if settings.executors]
+    commands = []
+    for number, devices in enumerate(shares):
+        name = f"{socket.gethostname()} {settings.data_dir.resolve()} {number}"[-128:]
+        arguments = {"url": url, "devices": devices, "parent": os.getpid(), "name": name}
+        commands.append([sys.executable, "-m", "qpeft.service.worker", json.dumps(arguments)])
+    return commands
 
 
 def _start_when_ready(url: str, executors: _Children) -> None:

@@ -16,7 +16,7 @@ from qpeft.errors import ServiceError
 from qpeft.service.bulk import execute_many
 from qpeft.service.ledger import Ledger, upsert
 from qpeft.service.scheduler import BULK, INTERACTIVE
-from qpeft.service.schema import TERMINAL, batches, idempotency, jobs, programs, results
+from qpeft.service.schema import TERMINAL, batches, idempotency, jobs, programs, results, vendor_members
 from qpeft.service.settings import Settings
 from qpeft.service.writer import Transaction
 
@@ -341,6 +341,7 @@ def remove(txn: Transaction, seqs: Sequence[int]) -> None:
     for start in range(0, len(seqs), 5000):
         part = list(seqs[start : start + 5000])
         txn.connection.execute(sa.delete(results).where(results.c.seq.in_(part)))
+        txn.connection.execute(sa.delete(vendor_members).where(vendor_members.c.seq.in_(part)))
         txn.connection.execute(sa.delete(jobs).where(jobs.c.seq.in_(part)))
 
 

@@ -120,6 +120,10 @@ class DeviceInfo(Strict):
     shot_s: float = 0.0
     gate_s: float = 0.0
     base: float = 2.0
+    max_rows: int | None = None
+    """Circuits that one job may hold."""
+    lease_s: float | None = None
+    """Device seconds to give out in one lease, where that is not the service's `lease_budget_s`."""
 
 
 class CalibrationChoice(Strict):
@@ -179,6 +183,54 @@ class LeasedJob(Strict):
     estimate_s: float
 
 
+class VendorMember(Strict):
+    """A leased job that is part of a vendor's task already; `position` is its first program there."""
+
+    seq: int
+    task: str
+    position: int
+
+
+class VendorIntent(Strict):
+    """What a worker is about to send to a vendor: `members` are `(seq, attempt, rows)` in the order of the programs. `task` is a
+    new random name, so that the same intent may be told again."""
+
+    worker: Annotated[str, Meta(max_length=32)]
+    task: Annotated[str, Meta(pattern=r"^t[0-9a-z]{26}$")]
+    device: Device
+    shots: Shots
+    members: Annotated[list[tuple[int, int, int]], Meta(min_length=1, max_length=4096)]
+    calibration: Calibration | None = None
+
+
+class VendorNews(Strict):
+    """What became of it: `state` "sent" with the vendor's id, "refused" (it cost nothing), or still "intent", with the reason."""
+
+    task: Annotated[str, Meta(max_length=32)]
+    state: Literal["intent", "sent", "refused"]
+    vendor_job: Annotated[str, Meta(max_length=200)] = ""
+    reason: Annotated[str, Meta(max_length=4000)] = ""
+
+
+class VendorLook(Strict):
+    task: Annotated[str, Meta(max_length=32)]
+
+
+class VendorTask(Strict):
+    """`wanted` is False when all its jobs are cancelled."""
+
+    task: str
+    state: str
+    vendor_job: str
+    wanted: bool
+
+
+class VendorResolution(Strict):
+    """What an administrator found out at the vendor's: its id of the task, or null when it never arrived."""
+
+    vendor_job: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None
+
+
 class LeasedProgram(Strict):
     format: str
     text: bytes
@@ -189,6 +241,7 @@ class LeaseAnswer(Strict):
     jobs: list[LeasedJob]
     programs: dict[str, LeasedProgram]
     drop: list[int]
+    vendor: list[VendorMember] = []
     calibration: str | None = None
     """What to run these jobs under; None is the worker's own."""
 

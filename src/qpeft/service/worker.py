@@ -21,11 +21,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from qpeft.backends.registry import get_backend, needs_journal
 from qpeft.backends.remote import Connection, Retries
 from qpeft.errors import ServiceError
 from qpeft.service.execute import Device
 from qpeft.service.logs import configure
 from qpeft.service.parent import end_with
+from qpeft.service.vendor import Forwarder, given_back, open_vendor
 from qpeft.service.wire import (
     CalibrationRequest,
     CompleteRequest,
@@ -57,7 +59,7 @@ class Worker:
     def __init__(
         self,
         connection: Connection,
-        devices: Sequence[Device],
+        devices: Sequence[Device | Forwarder],
         *,
         name: str | None = None,
         max_jobs: int = 256,
@@ -111,7 +113,7 @@ class Worker:
             self._stopping.set()
             self._leases.put(None)
 
-    def _call(self, path: str, content: Any, kind: type[T], wait_s: float = 0.0) -> T:
+    def call(self, path: str, content: Any, kind: type[T], wait_s: float = 0.0) -> T:
         """One call of the protocol, repeated until the service answers; ServiceError for a refusal."""
         while True:
             try:
@@ -132,7 +134,7 @@ class Worker:
         request = HelloRequest(
             name=self.name[:128], takes_over=self.named, devices=list(self.devices), info=info, calibrations=calibrations
         )
-        answer = self._call("hello", request, dict[str, Any])
+        answer = self.call("hello", request, dict[str, Any])
         with self._lock:
             self.worker, self.lease_s = answer["worker"], float(answer["lease_s"])
             self._dropped.update(self._holding)
@@ -158,7 +160,7 @@ class Worker:
                 wait_s=min(WAIT_S, self.lease_s / 2),
             )
             try:
-                lease = self._call("lease", request, LeaseAnswer, request.wait_s)
+                lease = self.call("lease", request, LeaseAnswer, request.wait_s)
             except ServiceError as error:
                 if self._stopping.is_set():
                     break
@@ -175,21 +177,38 @@ class Worker:
     def _run_lease(self, lease: LeaseAnswer) -> None:
         assert lease.device is not None
         device = self.devices[lease.device]
+        if isinstance(device, Forwarder):
+            for ended in device.run(self._still_held(lease.jobs), lease, self):
+                self._finish(device.name, lease.jobs, ended)
+            return
         device.recalibrate(lease.calibration, lambda name: self._calibration(device.name, name))
         for start in range(0, len(lease.jobs), CHUNK):
             chunk = self._still_held(lease.jobs[start : start + CHUNK])
             if not chunk:
                 continue
-            if self._stopping.is_set():
-                ended = [EndedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, released=True) for job in chunk]
-            else:
-                ended = device.run(chunk, lease.programs)
-            estimate_s = sum(job.estimate_s for job in chunk)
-            self._offer(CompleteRequest(worker=self.worker, device=device.name, estimate_s=estimate_s, jobs=ended))
+            ended = [given_back(job) for job in chunk] if self._stopping.is_set() else device.run(chunk, lease.programs)
+            self._finish(device.name, chunk, ended)
+
+    def _finish(self, device: str, jobs: Sequence[LeasedJob], ended: list[EndedJob]) -> None:
+        seqs = {one.seq for one in ended}
+        estimate_s = sum(job.estimate_s for job in jobs if job.seq in seqs)
+        self._offer(CompleteRequest(worker=self.worker, device=device, estimate_s=estimate_s, jobs=ended))
+
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not longer than until the worker is to stop."""
+        self._stopping.wait(seconds)
+
+    def dropped(self, seq: int) -> bool:
+        """True when the job is no longer this worker's, or is being cancelled."""
+        with self._lock:
+            return seq in self._dropped
 
     def _calibration(self, device: str, name: str) -> bytes:
         request = CalibrationRequest(device=device, id=name)
-        return bytes(self._call("calibration", request, dict[str, Any])["data"])
+        return bytes(self.call("calibration", request, dict[str, Any])["data"])
 
     def _still_held(self, jobs: Sequence[LeasedJob]) -> list[LeasedJob]:
         with self._lock:
@@ -211,7 +230,7 @@ class Worker:
                 request.estimate_s += following.estimate_s
             request.jobs = jobs
             try:
-                self._call("complete", request, dict[str, Any])
+                self.call("complete", request, dict[str, Any])
             except ServiceError as error:
                 self._register_again(error)
             with self._lock:
@@ -223,7 +242,7 @@ class Worker:
             with self._lock:
                 request = HeartbeatRequest(worker=self.worker, holding=list(self._holding.items()))
             try:
-                answer = self._call("heartbeat", request, dict[str, Any])
+                answer = self.call("heartbeat", request, dict[str, Any])
             except ServiceError as error:
                 if error.code == "worker_lost":
                     continue  # the thread that leases registers again
@@ -232,11 +251,13 @@ class Worker:
                 self._dropped.update(answer["drop"])
 
 
-def open_devices(names: Sequence[str]) -> list[Device]:
-    """Devices by their backends' names; the error of the registry says what is missing."""
-    from qpeft.backends.registry import get_backend
-
-    return [Device(name, get_backend(name)) for name in names]
+def open_devices(names: Sequence[str]) -> list[Device | Forwarder]:
+    """Devices by their backends' names; the error of the registry says what is missing. A vendor's device comes alone: it waits for
+    the vendor, and nothing else may wait with it."""
+    vendors = [name for name in names if needs_journal(name)]
+    if vendors and len(names) > 1:
+        raise ServiceError("a vendor's device needs a worker of its own", status=0, value=", ".join(names), bound=vendors[0])
+    return [open_vendor(vendors[0])] if vendors else [Device(name, get_backend(name)) for name in names]
 
 
 def run_worker(

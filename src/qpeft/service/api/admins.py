@@ -6,14 +6,15 @@ import msgspec
 from starlette.responses import Response
 
 from qpeft.errors import ServiceError
-from qpeft.service import admin
+from qpeft.service import admin, vendor_tasks
 from qpeft.service.api.routes import Context, Route, answer
 from qpeft.service.ids import new_key
 from qpeft.service.reads import stamp
-from qpeft.service.wire import CalibrationChoice, DeviceStatus, KeyRequest
+from qpeft.service.wire import CalibrationChoice, DeviceStatus, KeyRequest, VendorResolution
 
 _KEY = msgspec.json.Decoder(KeyRequest)
 _CALIBRATION = msgspec.json.Decoder(CalibrationChoice)
+_RESOLUTION = msgspec.json.Decoder(VendorResolution)
 _STATUS = msgspec.json.Decoder(DeviceStatus)
 
 
@@ -93,6 +94,22 @@ async def list_workers(context: Context) -> Response:
     return answer({"workers": workers})
 
 
+async def list_vendor_tasks(context: Context) -> Response:
+    """What was sent to vendors, newest first; `?state=intent` are those whose fate is not known."""
+    state = context.request.query_params.get("state")
+    rows = await context.service.ask(context.service.reads.vendor_tasks, state, int(context.number("limit", 100, 1, 1000)))
+    names = ("id", "device", "state", "vendor_job", "reason", "circuits", "shots", "calibration")
+    tasks = [{**{name: getattr(row, name) for name in names}, "created_at": stamp(row.created_at)} for row in rows]
+    return answer({"tasks": tasks})
+
+
+async def resolve_vendor_task(context: Context) -> Response:
+    """Say what became of an intent: the vendor's id of it, or null when it never arrived and may be sent again."""
+    request, _ = await context.json(_RESOLUTION)
+    resolution = vendor_tasks.Resolution(context.principal.prefix, context.path("id"), request.vendor_job)
+    return answer({"id": resolution.task, "state": await context.service.writer.call(vendor_tasks.resolve, resolution)})
+
+
 async def read_audit(context: Context) -> Response:
     rows = await context.service.ask(context.service.reads.audit, int(context.number("limit", 100, 1, 1000)))
     return answer({"audit": [{"at": stamp(row.at), "actor": row.actor, "act": row.act, "detail": row.detail} for row in rows]})
@@ -105,5 +122,7 @@ ROUTES = [
     Route("POST", "/v1/devices/{id}/status", "admin", set_device, "Drain a device, maintain it, bring it back", DeviceStatus),
     Route("POST", "/v1/devices/{id}/calibration", "admin", set_calibration, "Set a chip's calibration", CalibrationChoice),
     Route("GET", "/v1/workers", "admin", list_workers, "Workers"),
+    Route("GET", "/v1/vendor-tasks", "admin", list_vendor_tasks, "What was sent to vendors", query=("state", "limit")),
+    Route("POST", "/v1/vendor-tasks/{id}/resolve", "admin", resolve_vendor_task, "Say what became of a task", VendorResolution),
     Route("GET", "/v1/audit", "admin", read_audit, "What administrators did", query=("limit",)),
 ]

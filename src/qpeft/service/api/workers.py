@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from qpeft.errors import ServiceError
-from qpeft.service import leases, metrics
+from qpeft.service import leases, metrics, vendor_tasks
 from qpeft.service.api.routes import MSGPACK, Context, Route, decode
 from qpeft.service.ids import new_id
 from qpeft.service.wire import (
@@ -21,6 +21,11 @@ from qpeft.service.wire import (
     LeasedJob,
     LeasedProgram,
     LeaseRequest,
+    VendorIntent,
+    VendorLook,
+    VendorMember,
+    VendorNews,
+    VendorTask,
     pack,
 )
 
@@ -28,6 +33,9 @@ _HELLO = msgspec.msgpack.Decoder(HelloRequest)
 _CALIBRATION = msgspec.msgpack.Decoder(CalibrationRequest)
 _LEASE = msgspec.msgpack.Decoder(LeaseRequest)
 _BEAT = msgspec.msgpack.Decoder(HeartbeatRequest)
+_INTENT = msgspec.msgpack.Decoder(VendorIntent)
+_NEWS = msgspec.msgpack.Decoder(VendorNews)
+_LOOK = msgspec.msgpack.Decoder(VendorLook)
 _COMPLETE = msgspec.msgpack.Decoder(CompleteRequest)
 
 
@@ -87,7 +95,10 @@ def _lease_answer(given: leases.Lease) -> LeaseAnswer:
     jobs = [LeasedJob(**{name: getattr(row, name) for name in LeasedJob.__struct_fields__}) for row in given.jobs]
     programs = {name: LeasedProgram(format=row.format, text=bytes(row.text)) for name, row in given.programs.items()}
     device = given.jobs[0].device if given.jobs else None
-    return LeaseAnswer(device=device, jobs=jobs, programs=programs, drop=list(given.drop), calibration=given.calibration)
+    vendor = [VendorMember(seq=row.seq, task=row.task, position=row.position) for row in given.vendor]
+    return LeaseAnswer(
+        device=device, jobs=jobs, programs=programs, drop=list(given.drop), vendor=vendor, calibration=given.calibration
+    )
 
 
 async def calibration(context: Context) -> Response:
@@ -96,6 +107,34 @@ async def calibration(context: Context) -> Response:
     if row is None:
         raise ServiceError("no such calibration", status=404, code="not_found", value=request.id)
     return _answer({"data": bytes(row.data)})
+
+
+async def vendor_intent(context: Context) -> Response:
+    """Write down what is about to be sent. Only after this answer may it be sent."""
+    request: VendorIntent = await _read(context, _INTENT)
+    told = request.calibration
+    intent = vendor_tasks.Intent(
+        request.worker,
+        context.owner,
+        request.task,
+        request.device,
+        request.shots,
+        tuple(request.members),
+        None if told is None else (told.id, told.data),
+    )
+    return _answer({"task": await context.service.writer.call(context.service.intend, intent)})
+
+
+async def vendor_news(context: Context) -> Response:
+    request: VendorNews = await _read(context, _NEWS)
+    news = vendor_tasks.News(request.task, request.state, request.vendor_job, request.reason)
+    return _answer({"state": await context.service.writer.call(vendor_tasks.settle, news)})
+
+
+async def vendor_look(context: Context) -> Response:
+    request: VendorLook = await _read(context, _LOOK)
+    row, wanted = await context.service.ask(context.service.reads.vendor_task, request.task)
+    return _answer(VendorTask(task=row.id, state=row.state, vendor_job=row.vendor_job, wanted=wanted))
 
 
 async def heartbeat(context: Context) -> Response:
@@ -135,5 +174,17 @@ ROUTES = [
         MSGPACK,
         body=(MSGPACK,),
     ),
+    Route(
+        "POST",
+        "/v1/worker/vendor/intent",
+        "worker",
+        vendor_intent,
+        "About to send",
+        VendorIntent,
+        MSGPACK,
+        body=(MSGPACK,),
+    ),
+    Route("POST", "/v1/worker/vendor/news", "worker", vendor_news, "What a vendor answered", VendorNews, MSGPACK, body=(MSGPACK,)),
+    Route("POST", "/v1/worker/vendor/look", "worker", vendor_look, "A vendor's task", VendorLook, MSGPACK, body=(MSGPACK,)),
     Route("POST", "/v1/worker/complete", "worker", complete, "Hand results in", CompleteRequest, MSGPACK, body=(MSGPACK,)),
 ]

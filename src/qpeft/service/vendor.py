@@ -1,0 +1,284 @@
+"""A vendor's chip as a device: a worker that sends jobs on, and pays for none of them twice.
+
+Before anything is sent, what is sent is written down by the service (vendor_tasks.py); the vendor's id of it right after. Whoever
+leases the jobs later, after whatever crash, finds the task and takes it up: polls it when the vendor's id is known, and when it is
+not, waits for an administrator's word instead of sending it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from qpeft.backends.base import Counts
+from qpeft.backends.jobs import KeyRefusedError, NotSentError, VendorClient, find_key, warn_if_unencrypted
+from qpeft.backends.pyqpanda import (
+    DEFAULT_ADDRESS,
+    KEY_VARIABLE,
+    MAX_CIRCUITS_PER_JOB,
+    SECONDS_PER_SHOT,
+    URL_VARIABLE,
+    counts_of,
+)
+from qpeft.backends.pyqpanda_client import Client
+from qpeft.circuits.originir import to_originir
+from qpeft.errors import BackendError, CircuitError, ConfigError, QpeftError, ServiceError
+from qpeft.service.execute import Prepared, prepare
+from qpeft.service.ids import new_id
+from qpeft.service.wire import (
+    Calibration,
+    DeviceInfo,
+    EndedJob,
+    LeaseAnswer,
+    LeasedJob,
+    VendorIntent,
+    VendorLook,
+    VendorNews,
+    VendorTask,
+    pack,
+)
+
+log = logging.getLogger("qpeft.service.worker")
+T = TypeVar("T")
+TRIES = 3  # of a submission that certainly did not arrive
+LONGEST_POLL_S = 15.0
+SETTINGS = {"amend": False, "mapping": True, "optimization": True, "block": []}
+
+
+class Desk(Protocol):
+    """What a forwarder needs of its worker."""
+
+    worker: str
+
+    def call(self, path: str, content: Any, kind: type[T]) -> T: ...
+    def stopping(self) -> bool: ...
+    def pause(self, seconds: float) -> None: ...
+    def dropped(self, seq: int) -> bool: ...
+
+
+class ChipClient(VendorClient, Protocol):
+    def chip_info(self, chip: str) -> dict[str, Any]: ...
+
+
+@dataclass
+class Task:
+    """One submission; `members` are its jobs that are ours, with each one's first program."""
+
+    id: str
+    members: list[tuple[Prepared, int]] = field(default_factory=list)
+
+
+class Forwarder:
+    """A chip in Origin Quantum's cloud. The vendor's key is this worker's alone (PYQPANDA_API_KEY or the keyring)."""
+
+    def __init__(self, name: str, chip: str, client: ChipClient, poll_s: float = 1.0) -> None:
+        self.name, self.chip, self.client, self.poll_s = name, chip, client, poll_s
+        self._snapshot()
+
+    def _snapshot(self) -> Calibration:
+        """What the chip tells of itself now."""
+        from qpeft.backends.chip_formats import from_chip_info
+
+        try:
+            info = self.client.chip_info(self.chip)
+        except Exception as error:
+            raise BackendError(f"{self.name} cannot be reached", value=str(error), cure="check address, key and chip") from error
+        self.n_qubits = len(info["AvailableQubits"])
+        text = json.dumps(info, sort_keys=True)
+        try:
+            data = from_chip_info(info, name=self.chip).to_json()
+        except ConfigError as error:
+            log.warning("%s: kept as the vendor tells it: %s", self.name, error)
+            data = text
+        self._known = Calibration(device=self.name, id=hashlib.sha256(text.encode()).hexdigest(), data=data.encode())
+        return self._known
+
+    def info(self) -> DeviceInfo:
+        return DeviceInfo(
+            max_qubits=self.n_qubits,
+            simulated=False,
+            description=f"a vendor's chip, {self.chip}",
+            shot_s=SECONDS_PER_SHOT,
+            max_rows=MAX_CIRCUITS_PER_JOB,
+            lease_s=MAX_CIRCUITS_PER_JOB * 1000 * SECONDS_PER_SHOT,
+        )
+
+    def calibration(self) -> Calibration:
+        return self._known
+
+    def run(self, jobs: Sequence[LeasedJob], lease: LeaseAnswer, desk: Desk) -> Iterator[list[EndedJob]]:
+        """Take up what the vendor has, send the rest, and wait: the ends of jobs as they come."""
+        placed = {member.seq: member for member in lease.vendor}
+        tasks: dict[str, Task] = {}
+        fresh: list[Prepared] = []
+        for job in jobs:
+            try:
+                one = self._prepare(job, lease)
+            except QpeftError as error:
+                yield [_failed(job, str(error))]
+                continue
+            if job.seq in placed:
+                member = placed[job.seq]
+                tasks.setdefault(member.task, Task(member.task)).members.append((one, member.position))
+            else:
+                fresh.append(one)
+        open_tasks = list(tasks.values())
+        calibration = self._snapshot() if fresh else None
+        for bundle in _bundles(fresh):
+            outcome = self._send(bundle, desk, calibration)
+            if isinstance(outcome, Task):
+                open_tasks.append(outcome)
+            else:
+                yield outcome
+        yield from self._wait(open_tasks, desk)
+
+    def _prepare(self, job: LeasedJob, lease: LeaseAnswer) -> Prepared:
+        if job.rows > MAX_CIRCUITS_PER_JOB:
+            raise CircuitError(
+                "too many circuits in one job", value=job.rows, bound=MAX_CIRCUITS_PER_JOB, cure="send smaller sweeps"
+            )
+        one = prepare(job, lease.programs[job.program])
+        if one.circuit.n_qubits > self.n_qubits:
+            raise CircuitError(f"{self.name} has too few qubits", value=one.circuit.n_qubits, bound=f"at most {self.n_qubits}")
+        return one
+
+    def _send(self, bundle: list[Prepared], desk: Desk, calibration: Calibration | None) -> Task | list[EndedJob]:
+        """The task, sent or of unknown fate; or the ends of jobs that were certainly not sent."""
+        jobs = [one.job for one in bundle]
+        shots = jobs[0].shots
+        assert shots is not None  # the service asks for a number
+        programs = [to_originir(one.circuit, row.tolist()) for one in bundle for row in one.params]
+        reason = ""
+        for attempt in range(TRIES):
+            if desk.stopping():
+                return [given_back(job) for job in jobs]
+            task = new_id("t")
+            members = [(job.seq, job.attempt, job.rows) for job in jobs]
+            intent = VendorIntent(
+                worker=desk.worker, task=task, device=self.name, shots=shots, members=members, calibration=calibration
+            )
+            try:
+                desk.call("vendor/intent", intent, dict[str, Any])
+            except ServiceError as refusal:
+                if refusal.code == "budget":
+                    return [_failed(job, str(refusal)) for job in jobs]
+                log.warning("%s: %s", self.name, refusal)
+                return [given_back(job) for job in jobs]
+            payload = {"chip": self.chip, "programs": programs, "shots": shots, "tag": task, **SETTINGS}
+            try:
+                vendor_job = self.client.submit(payload)
+            except (NotSentError, KeyRefusedError) as error:
+                reason = f"the vendor did not take it: {error}"
+                self._tell(desk, task, "refused", reason=reason)
+                desk.pause(self.poll_s * 2**attempt)
+                continue
+            except Exception as error:
+                reason = f"sending was cut off ({error}): the vendor may or may not have it, under batch number {task}"
+                log.error("%s: %s; an administrator has to resolve it", self.name, reason)
+                self._tell(desk, task, "intent", reason=reason)
+            else:
+                self._tell(desk, task, "sent", vendor_job=vendor_job)
+            return _task_of(task, bundle)
+        return [_failed(job, reason) for job in jobs]
+
+    @staticmethod
+    def _tell(desk: Desk, task: str, state: Any, *, vendor_job: str = "", reason: str = "") -> None:
+        news = VendorNews(task=task, state=state, vendor_job=vendor_job, reason=reason[:4000])
+        desk.call("vendor/news", news, dict[str, Any])
+
+    def _wait(self, tasks: list[Task], desk: Desk) -> Iterator[list[EndedJob]]:
+        pause = self.poll_s
+        while tasks:
+            if desk.stopping():
+                yield [given_back(one.job) for task in tasks for one, _ in task.members]
+                return
+            for task in tuple(tasks):
+                ended = self._look(task, desk)
+                if ended is not None:
+                    tasks.remove(task)
+                    yield ended
+            if tasks:
+                desk.pause(pause)
+                pause = min(1.5 * pause, LONGEST_POLL_S)
+
+    def _look(self, task: Task, desk: Desk) -> list[EndedJob] | None:
+        """The ends of a task's jobs, None while it goes on."""
+        known = desk.call("vendor/look", VendorLook(task=task.id), VendorTask)
+        jobs = [one.job for one, _ in task.members]
+        if known.state in ("refused", "absent"):
+            return [given_back(job, "it never reached the vendor") for job in jobs]
+        if not known.wanted or all(desk.dropped(job.seq) for job in jobs):
+            if known.state == "sent" and not known.wanted:
+                self._cancel(known.vendor_job)
+            return [_failed(job, "cancelled, or no longer this worker's") for job in jobs]
+        if known.state != "sent":
+            return None
+        try:
+            status = self.client.poll(known.vendor_job)
+        except Exception as error:
+            log.warning("%s: task %s: no answer (%s); asking again", self.name, known.vendor_job, error)
+            return None
+        if status.state == "done":
+            return [self._end(one, status.result["counts"][first : first + one.job.rows]) for one, first in task.members]
+        if status.state in ("failed", "cancelled"):
+            why = f"the vendor's task {known.vendor_job} {status.state}: {status.detail or 'no reason was given'}"
+            return [_failed(job, why) for job in jobs]
+        return None
+
+    def _cancel(self, vendor_job: str) -> None:
+        try:
+            self.client.cancel(vendor_job)
+        except Exception as error:
+            log.warning("%s: task %s could not be cancelled: %s", self.name, vendor_job, error)
+
+    def _end(self, one: Prepared, found: list[dict[str, float]]) -> EndedJob:
+        job = one.job
+        assert job.shots is not None
+        if len(found) != job.rows:
+            return _failed(job, f"the vendor returned {len(found)} results for {job.rows} circuits")
+        counts: Counts = counts_of(found, one.circuit.n_qubits, job.shots)
+        seconds = job.rows * job.shots * SECONDS_PER_SHOT
+        return EndedJob(
+            seq=job.seq, attempt=job.attempt, device_s=seconds, payload=pack(one.result(counts)), calibration=self._known.id
+        )
+
+
+def open_vendor(name: str) -> Forwarder:
+    """The forwarder of a device's name, with the key that this machine has."""
+    key, url = find_key(KEY_VARIABLE, "pyqpanda"), os.environ.get(URL_VARIABLE) or None
+    warn_if_unencrypted(DEFAULT_ADDRESS if url is None else url)
+    return Forwarder(name, name.partition(":")[2], Client(key, url))
+
+
+def given_back(job: LeasedJob, reason: str = "") -> EndedJob:
+    """The job's lease, returned; the job goes on elsewhere."""
+    return EndedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason, released=True)
+
+
+def _failed(job: LeasedJob, reason: str) -> EndedJob:
+    return EndedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason[:4000])
+
+
+def _task_of(task: str, bundle: Sequence[Prepared]) -> Task:
+    made, first = Task(task), 0
+    for one in bundle:
+        made.members.append((one, first))
+        first += one.job.rows
+    return made
+
+
+def _bundles(ready: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+    """Jobs of equal shots, at most `MAX_CIRCUITS_PER_JOB` circuits together."""
+    by_shots: dict[int | None, list[Prepared]] = {}
+    for one in ready:
+        bundle = by_shots.setdefault(one.job.shots, [])
+        if sum(other.job.rows for other in bundle) + one.job.rows > MAX_CIRCUITS_PER_JOB:
+            yield bundle
+            bundle = by_shots[one.job.shots] = []
+        bundle.append(one)
+    yield from by_shots.values()

@@ -1,0 +1,179 @@
+"""What is sent to a vendor, written down before it is sent. Each function is an operation of writer.py.
+
+A vendor's task holds the programs of some jobs. Its states:
+
+    intent -> sent      the vendor has it, under `vendor_job`
+           -> refused   it certainly was not taken and cost nothing; its jobs may be sent again
+           -> absent    an administrator looked at the vendor's: it never arrived; its jobs may be sent again
+
+While a task is an intent its jobs are not sent again by anybody, whatever dies: it may have arrived, and be paid for. A vendor that
+can be asked for its tasks by our id would settle that by itself; Origin Quantum's client has no such call, it only carries the id
+(`batchNo`) to the vendor's own pages, so that an administrator looks it up and resolves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from qpeft.errors import ServiceError
+from qpeft.service.admin import note
+from qpeft.service.leases import alive, keep_calibration
+from qpeft.service.schema import Row, jobs, vendor_members, vendor_tasks
+from qpeft.service.settings import Settings
+from qpeft.service.writer import Transaction
+
+PAID: Final = ("intent", "sent")
+
+
+@dataclass(frozen=True)
+class Intent:
+    """`task` is the worker's choice, so that it may say the same again; `members` are `(seq, attempt, rows)`; `calibration` is
+    `(id, JSON)` of what the chip tells of itself now."""
+
+    worker: str
+    owner: str
+    task: str
+    device: str
+    shots: int
+    members: tuple[tuple[int, int, int], ...]
+    calibration: tuple[str, bytes] | None = None
+
+
+@dataclass(frozen=True)
+class News:
+    """From a worker. Not fenced: what happened at the vendor's is true whoever holds the jobs by now."""
+
+    task: str
+    state: str
+    vendor_job: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Resolution:
+    actor: str
+    task: str
+    vendor_job: str | None
+
+
+@dataclass(eq=False)
+class Intend:
+    """The operation `intend`: once it is committed, and not before, the worker may send."""
+
+    settings: Settings
+
+    def __call__(self, txn: Transaction, intents: Sequence[Intent]) -> list[str | ServiceError]:
+        outcomes: list[str | ServiceError] = []
+        for intent in intents:
+            if _task(txn, intent.task) is not None:  # the answer to the same call was lost
+                outcomes.append(intent.task)
+                continue
+            outcomes.append(alive(txn, intent.worker, intent.owner) or self._refusal(txn, intent) or self._write(txn, intent))
+        return outcomes
+
+    def _refusal(self, txn: Transaction, intent: Intent) -> ServiceError | None:
+        seqs = [seq for seq, _, _ in intent.members]
+        columns = (jobs.c.seq, jobs.c.attempt, jobs.c.worker, jobs.c.state, vendor_members.c.task)
+        query = sa.select(*columns).join(vendor_members, vendor_members.c.seq == jobs.c.seq, isouter=True)
+        rows = {row.seq: row for row in txn.connection.execute(query.where(jobs.c.seq.in_(seqs)))}
+        for seq, attempt, _ in intent.members:
+            row = rows.get(seq)
+            if row is None or (row.worker, row.attempt, row.state) != (intent.worker, attempt, "running"):
+                return ServiceError("a job is not the worker's any more", status=409, code="lease", value=seq)
+            if row.task is not None:
+                return ServiceError("a job is with the vendor already", status=409, code="forwarded", value=row.task)
+        bound = self.settings.max_vendor_shots
+        if bound is not None:
+            paid = sa.select(sa.func.coalesce(sa.func.sum(vendor_tasks.c.shots), 0)).where(vendor_tasks.c.state.in_(PAID))
+            total = int(txn.connection.execute(paid).scalar_one()) + _shots(intent)
+            if total > bound:
+                return ServiceError(
+                    "the budget for vendors is spent", status=409, code="budget", value=total, bound=f"{bound} shots"
+                )
+        return None
+
+    def _write(self, txn: Transaction, intent: Intent) -> str:
+        if intent.calibration is not None:
+            keep_calibration(txn, intent.device, *intent.calibration)
+        row = {
+            "id": intent.task,
+            "device": intent.device,
+            "state": "intent",
+            "vendor_job": "",
+            "reason": "",
+            "circuits": sum(rows for _, _, rows in intent.members),
+            "shots": _shots(intent),
+            "calibration": intent.calibration[0] if intent.calibration else None,
+            "created_at": txn.now,
+        }
+        txn.connection.execute(vendor_tasks.insert(), row)
+        position, members = 0, []
+        for seq, _, rows in intent.members:
+            members.append({"seq": seq, "task": intent.task, "position": position})
+            position += rows
+        txn.connection.execute(vendor_members.insert(), members)
+        return intent.task
+
+
+def _shots(intent: Intent) -> int:
+    return intent.shots * sum(rows for _, _, rows in intent.members)
+
+
+def _task(txn: Transaction, task: str) -> Row | None:
+    return txn.connection.execute(sa.select(vendor_tasks).where(vendor_tasks.c.id == task)).one_or_none()
+
+
+def _set(txn: Transaction, task: str, **values: Any) -> None:
+    txn.connection.execute(sa.update(vendor_tasks).where(vendor_tasks.c.id == task).values(**values))
+
+
+def _let_go(txn: Transaction, task: str) -> None:
+    """Its jobs may be sent again."""
+    txn.connection.execute(sa.delete(vendor_members).where(vendor_members.c.task == task))
+
+
+def settle(txn: Transaction, reports: Sequence[News]) -> list[str | ServiceError]:
+    """Take a worker's news; returns the task's state. The same news again changes nothing."""
+    outcomes: list[str | ServiceError] = []
+    for news in reports:
+        row = _task(txn, news.task)
+        if row is None:
+            outcomes.append(ServiceError("no such task", status=404, code="not_found", value=news.task))
+        elif row.state == "intent":
+            _set(txn, news.task, state=news.state, vendor_job=news.vendor_job, reason=news.reason[:1000])
+            if news.state == "refused":
+                _let_go(txn, news.task)
+            outcomes.append(news.state)
+        else:
+            if row.state == "absent" and news.state == "sent":
+                said = f"said to be absent, but the vendor has it as {news.vendor_job}"
+                _set(txn, news.task, vendor_job=news.vendor_job, reason=said)
+                note(txn, "service", "vendor.contradiction", f"{news.task}: {said}")
+            outcomes.append(row.state)
+    return outcomes
+
+
+def resolve(txn: Transaction, resolutions: Sequence[Resolution]) -> list[str | ServiceError]:
+    """Take an administrator's word for what became of an intent; returns the task's state."""
+    outcomes: list[str | ServiceError] = []
+    for resolution in resolutions:
+        row = _task(txn, resolution.task)
+        if row is None:
+            outcomes.append(ServiceError("no such task", status=404, code="not_found", value=resolution.task))
+            continue
+        if row.state != "intent":
+            outcomes.append(
+                ServiceError("the task needs no resolving", status=409, code="resolved", value=row.state, bound="intent")
+            )
+            continue
+        state = "absent" if resolution.vendor_job is None else "sent"
+        _set(txn, resolution.task, state=state, vendor_job=resolution.vendor_job or "", reason="resolved by an administrator")
+        if state == "absent":
+            _let_go(txn, resolution.task)
+        note(txn, resolution.actor, "vendor.resolve", f"{resolution.task}: {resolution.vendor_job or 'never arrived'}")
+        outcomes.append(state)
+    return outcomes

@@ -150,3 +150,14 @@ def test_own_data_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not empty"):
         prepare(own_data(file, "ill"), tmp_path / "out")
     prepare(own_data(file, "ill"), tmp_path / "out", overwrite=True)
+
+
+def test_texts_that_are_the_same_as_far_as_they_are_read_stay_together(tmp_path: Path) -> None:
+    same = "word " * 200  # longer than what a prompt holds
+    rows = [{"text": f"{same} ending {i}", "label": "ab"[i % 2]} for i in range(20)]
+    rows += [{"text": f"number {i} of its kind", "label": "ab"[i % 2]} for i in range(40)]
+    made = prepare(own_data(write_csv(tmp_path / "a.csv", rows), "label"), tmp_path / "out")
+    held = [part for part in PARTS for row in read_part(made.folder, part) if "word word" in row["messages"][0]["content"]]
+    assert len(held) == 2  # one a label
+    assert len(set(held)) == 1
+    assert made.left_out == 18

@@ -96,7 +96,8 @@ def test_a_run_gives_reasons(explained: Path, tiny_model: Path, tmp_path: Path) 
     recipe.write_text(
         f"""
 model: {{model_name_or_path: {tiny_model}, dtype: float32}}
-adapter: {{peft_type: LORA, r: 16, lora_alpha: 16, target_modules: all-linear, modules_to_save: [embed_tokens], ensure_weight_tying: true}}
+adapter:
+  {{peft_type: LORA, r: 16, lora_alpha: 16, target_modules: all-linear, modules_to_save: [embed_tokens], ensure_weight_tying: true}}
 data: {{train: {explained}/train.jsonl, max_length: 512}}
 training: {{max_steps: 300, per_device_train_batch_size: 4, learning_rate: 1.5e-2, disable_tqdm: true, save_strategy: "no"}}
 """

@@ -23,7 +23,7 @@ from qpeft.applications.card import card
 from qpeft.applications.catalogue.base import DataSet
 from qpeft.applications.sources import FileSource, HubSource, PackageSource
 from qpeft.applications.splits import PARTS, Split, normalised, split
-from qpeft.applications.tables import FILE, Group, Task, infer_fields, spelled
+from qpeft.applications.tables import FILE, Group, Task, cut, infer_fields, spelled
 from qpeft.errors import DataError, MissingDependencyError
 from qpeft.training.data import Conversation, load_examples
 from qpeft.training.data_files import read_rows
@@ -171,9 +171,15 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
     if unknown := sorted({row[data.target] for row in rows} - labels.keys()):
         raise DataError(f"got {unknown[0]!r}", file=data.name, field=data.target, expected=f"one of {', '.join(labels)}")
     columns = [name for name in rows[0] if name != data.target and name not in data.drop]
+
+    def prompt(row: Mapping[str, str]) -> str:
+        """What the model will read of the row: texts that are the same up to where they are cut are the same."""
+        read = [cut(row[column], data.max_text) for column in columns]
+        return normalised(read[0]) if len(read) == 1 else json.dumps(read)
+
     parts = split(
         rows,
-        prompt=lambda row: normalised(row[columns[0]]) if len(columns) == 1 else json.dumps([row[column] for column in columns]),
+        prompt=prompt,
         label=lambda row: labels[row[data.target]],
         group=(lambda row: str(row[data.group])) if data.group else None,
         in_test=data.in_test,

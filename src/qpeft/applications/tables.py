@@ -64,7 +64,12 @@ class Field:
             return self.values.get(value, value)
         if self.kind == "number":
             return f"{_plain(value)} {self.unit}".strip()
-        return value if len(value) <= self.max_text else value[: self.max_text].rsplit(" ", 1)[0] + " ..."
+        return cut(value, self.max_text)
+
+
+def cut(text: str, length: int) -> str:
+    """The text, cut at a space where it has more characters."""
+    return text if len(text) <= length else text[:length].rsplit(" ", 1)[0] + " ..."
 
 
 def _number(value: str) -> float | None:

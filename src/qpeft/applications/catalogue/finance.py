@@ -238,7 +238,12 @@ REUTERS = DataSet(
     ),
     licence="Reuters-21578: free for research; not to be redistributed here. The package is GPL-3+ or BSD (see its LICENSE)",
     use="studies of text classification",
-    limits=("News of 1987, lower-cased and stripped of numbers: topics and words of another time.", LENDING),
+    limits=(
+        LENDING,
+        "News of 1987, lower-cased and stripped of numbers: topics and words of another time.",
+        "Standing items (bill auctions, discount rates) recur nearly word for word: 5 test rows have a training row with a TF-IDF "
+        "cosine above 0.9.",
+    ),
     read=_reuters,
     instruction=f"What is the topic of this news item? Answer with one of: {', '.join(_TOPICS.values())}.",
     target="Category",
@@ -246,7 +251,7 @@ REUTERS = DataSet(
     drop=("part",),
     in_test=lambda row: row["part"] == "test",
     max_text=500,
-    tests="5c6070a74eda6b597bdd0b50fc08b00151f4a4bdfa4577d24f53cb8ed592933d",
+    tests="80fa391afee3f0ce333c6db7823b97c46e46394ea6d41c9a85b3956e41af958f",
 )
 
 

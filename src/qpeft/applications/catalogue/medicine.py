@@ -104,6 +104,8 @@ THYROID = DataSet(
         CLINICAL,
         "Patients of the Garvan Institute, Sydney, 1984 to 1987; assays and reference ranges are of that time.",
         "That a hormone was measured at all tells what the physician suspected.",
+        "Every row has a patient_id of its own, so two visits of one patient cannot be told from two patients; 32 of the 1,374 "
+        "test rows differ from some training row in one column of 23.",
     ),
     read=_thyroid,
     instruction="Which thyroid disorder does this patient have? Answer with one of: none, hyperthyroid, hypothyroid, other.",

@@ -36,6 +36,7 @@ WORD_PROBLEMS = DataSet(
     limits=(
         "The rows are the published test file, split anew: no result here is a GSM8K result, and a model trained on it must never "
         "be scored on GSM8K.",
+        "One test problem rewords a training problem (TF-IDF cosine 0.94).",
     ),
     read=_word_problems,
     tests="9354bd3a812bfd83f77556d16ad323b3c68625ce3bf78cd9b64e9aa1d8197b86",

@@ -18,7 +18,7 @@ from typing import Any
 from qpeft.errors import ConfigError
 
 SCHEMA = 1
-ADDED = frozenset({"backend"})  # fields younger than the schema
+ADDED = frozenset({"backend", "stored_parameters", "inference_parameters"})  # fields younger than the schema
 
 
 def _refuse(constant: str) -> None:
@@ -42,8 +42,10 @@ class RunRecord:
     `metrics` is measured on held-out rows after training, `metrics_before` on the same rows with the untouched model
     (loss in nats a token, perplexity, token_accuracy in 0..1). `train_curve` holds logged training loss, `eval_curve`
     held-out loss by step, step 0 first. `wall_s` is training time alone; `train_tokens` counts non-padding tokens;
-    `peak_memory_bytes` is the process's peak resident set. `config` is the resolved recipe, `versions` the packages,
-    `hashes` the data and the base model. `simulated` is true when circuits ran and a classical simulator ran them.
+    `peak_memory_bytes` is the largest resident set while it ran. `stored_parameters` counts the numbers in the adapter's file,
+    frozen ones too; `inference_parameters` those that inference needs beside the base model: none where the adapter merges.
+    `config` is the resolved recipe, `versions` the packages, `hashes` the data and the base model. `simulated` is true when
+    circuits ran and a classical simulator ran them.
     `status` is "ok", "failed" (then `error` says why: failures are published too) or "paused" (such a record is not kept).
     `backend` is empty unless circuits ran on a backend; then it holds its name, calibrations, `shots_per_circuit`, gradient, what
     was spent (`circuits`, `shots`, `programs`, `jobs`, `chip_s`: estimated seconds of chip time, queue not counted) and
@@ -62,6 +64,8 @@ class RunRecord:
     error: str = ""
     trainable_parameters: int = 0
     base_parameters: int = 0
+    stored_parameters: int | None = None
+    inference_parameters: int | None = None
     reference_lora_parameters: int | None = None
     steps: int = 0
     train_tokens: int = 0
@@ -91,7 +95,7 @@ class RunRecord:
     def to_json(self) -> str:
         """Canonical JSON on one line."""
         plain = json.loads(json.dumps(dataclasses.asdict(self), allow_nan=False))  # keys become text before they are sorted
-        plain = {name: value for name, value in plain.items() if name not in ADDED or value}
+        plain = {name: value for name, value in plain.items() if name not in ADDED or value not in (None, {})}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
     @classmethod

@@ -47,6 +47,7 @@ def test_a_run_leaves_adapter_record_and_recipe(recipe: Path, unkilled: Path) ->
     assert record.method == "QTHA"
     assert record.steps == 12
     assert record.trainable_parameters == sum(t.numel() for t in weights(unkilled).values())
+    assert record.stored_parameters == record.trainable_parameters == record.inference_parameters  # a circuit does not merge
     assert record.reference_lora_parameters == 2 * 2 * (24 + 24 + 24 + 8)  # layers x r x (q: in + out, v: in + out)
     assert [point.step for point in record.eval_curve] == [0, 6, 12]
     assert record.eval_curve[0].loss == record.metrics_before["loss"]
@@ -59,6 +60,14 @@ def test_a_run_leaves_adapter_record_and_recipe(recipe: Path, unkilled: Path) ->
     assert set(record.hashes) == {"model", "train", "eval"}
     assert RunRecord.from_json(record.to_json()) == record
     assert load_recipe(unkilled / "recipe.yaml") == load_recipe(recipe)
+
+
+def test_what_merges_costs_nothing_at_inference(recipe: Path, tmp_path: Path) -> None:
+    for adapter in ("LORA", "QUANTA", "IA3"):
+        fields = {"peft_type": adapter, "target_modules": ["q_proj"], **({"feedforward_modules": []} if adapter == "IA3" else {})}
+        record = train(load_recipe(recipe, [f"adapter={json.dumps(fields)}", "training.max_steps=1"]), tmp_path / adapter)
+        assert record.stored_parameters, adapter
+        assert record.inference_parameters == 0, adapter
 
 
 def test_a_finished_run_is_not_trained_again(recipe: Path, unkilled: Path) -> None:
@@ -213,5 +222,6 @@ def test_smollm2_from_its_package_trains(recipe: Path, tmp_path: Path) -> None:
     ]
     record = train(load_recipe(recipe, settings), tmp_path / "smol")
     assert record.base_parameters == 134_515_008
+    assert record.stored_parameters == record.trainable_parameters == record.inference_parameters  # a circuit does not merge
     assert record.reference_lora_parameters == 2 * 57_600
     assert record.metrics["loss"] < record.metrics_before["loss"]

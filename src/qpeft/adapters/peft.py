@@ -361,6 +361,16 @@ def lora_parameters(model: nn.Module, config: PeftConfig) -> int:
     return total
 
 
+def merges(model: nn.Module) -> bool:
+    """Whether the active adapter of a PEFT model, ours or PEFT's, merges into the base weights; tried on a copy of one layer."""
+    layer: Any = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
+    try:
+        copy.deepcopy(layer).merge()
+    except (MergeError, NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError):
+        return False
+    return True
+
+
 def target_layers(model: nn.Module, target_modules: list[str] | str | None = None) -> list[tuple[str, int, int]]:
     """`(path, d_in, d_out)` of the layers that PEFT adapts for `target_modules` (None: its defaults for the model), in order.
 

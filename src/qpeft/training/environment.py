@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
 import platform
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -62,8 +64,18 @@ def slow_in_bfloat16(device_type: str) -> bool:
     return device_type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2")
 
 
+def forget_peak_memory() -> None:
+    """Measure peak memory from here on, where the system can: Linux forgets a peak when `clear_refs` is told 5."""
+    import torch
+
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_bytes() -> int:
-    """Largest resident set of this process so far, plus, with a GPU, the most memory torch held on it."""
+    """Largest resident set of this process since the peak was forgotten, plus, with a GPU, the most memory torch held on it."""
     import torch
 
     unit = 1 if sys.platform == "darwin" else 1024

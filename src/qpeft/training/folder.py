@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -67,13 +68,17 @@ def held_out_losses(folder: Path) -> dict[int, float]:
     return {int(entry["step"]): float(entry["eval_loss"]) for entry in state["log_history"] if "eval_loss" in entry}
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write `adapter/` whole or not at all."""
+def save_adapter(model: Any, folder: Path) -> int:
+    """Write `adapter/` whole or not at all; how many numbers its file holds."""
+    from safetensors import safe_open
+
     scratch = folder / f"{ADAPTER}.partial"
     shutil.rmtree(scratch, ignore_errors=True)
     model.save_pretrained(str(scratch))
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     os.replace(scratch, folder / ADAPTER)
+    with safe_open(str(folder / ADAPTER / "adapter_model.safetensors"), "pt") as weights:
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118 (no iterator)
 
 
 @contextlib.contextmanager

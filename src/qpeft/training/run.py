@@ -86,7 +86,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
     from peft import get_peft_model
     from transformers import set_seed
 
-    from qpeft.adapters.peft import lora_parameters
+    from qpeft.adapters.peft import lora_parameters, merges
     from qpeft.adapters.quantum import QuantumLayer
 
     train_examples, eval_examples = load_data(config.data)
@@ -118,6 +118,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     logger.info("%s: %s trainable of %s parameters", config.label or config.name, f"{trainable:,}", f"{base_parameters:,}")
 
+    environment.forget_peak_memory()
     clock = Clock()
     on_chip: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
@@ -156,8 +157,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
     if on_chip and eval_rows:
         on_chip["exact_loss"] = evaluate(model, eval_rows, tokenizer, batch_size=batch_size)["loss"]
     finished = int(trainer.state.global_step) >= int(trainer.state.max_steps)
-    if finished:
-        save_adapter(model, folder)
+    stored = save_adapter(model, folder) if finished else None
     tokens = int(trainer.state.num_input_tokens_seen)
     return RunRecord(
         label=config.label or str(adapter_config.peft_type.value),
@@ -168,6 +168,8 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
         status="ok" if finished else "paused",
         trainable_parameters=trainable,
         base_parameters=base_parameters,
+        stored_parameters=stored,
+        inference_parameters=0 if merges(model) else stored,
         reference_lora_parameters=lora_parameters(model, adapter_config) or None,
         steps=int(trainer.state.global_step),
         train_tokens=tokens,

@@ -83,7 +83,10 @@ def lm_eval(
     run: Run,
     base: Annotated[bool, typer.Option("--base", help="Without the adapter, to compare.")] = False,
 ) -> None:
-    """Run lm-evaluation-harness on a run. What follows RUN are its own options, such as --tasks arc_easy --limit 100."""
+    """Run lm-evaluation-harness on a run. What follows RUN are its own options, such as --tasks arc_easy --limit 100.
+
+    --tasks medical and --tasks financial are sets of exam questions.
+    """
     from qpeft.training.harness import lm_eval as evaluate
     from qpeft.training.harness import model_arguments
 

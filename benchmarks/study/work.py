@@ -149,7 +149,9 @@ def judge(folder: Path, task: Task) -> dict[str, float]:
         rows = read_part(Path(task.folder), "test")[: task.judge_rows]
         truth = np.array([prepared.answers.index(row["label"]) for row in rows])
         prompts = [row["messages"][0]["content"] for row in rows]
-        told = probabilities(label_log_likelihoods(model, tokenizer, prompts, prepared.answers, system=task.system, batch_size=batch))
+        told = probabilities(
+            label_log_likelihoods(model, tokenizer, prompts, prepared.answers, system=task.system, batch_size=batch)
+        )
         found |= metrics.classification(told, truth, prepared.answers, positive=prepared.positive, cost=prepared.cost)
     if task.unrelated:
         texts = tokenize_all(load_examples(task.unrelated)[: task.unrelated_rows], tokenizer, task.max_length).rows

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -66,7 +66,7 @@ class Lattice:
             )
         return cls(base, degrees)
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Points, and coefficients, along each input."""
         return tuple(2 * d + 1 for d in self.degrees)
@@ -74,6 +74,11 @@ class Lattice:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether phases are the inputs themselves."""
+        return all(w == 1 for w in self.base)
 
     def points(self) -> npt.NDArray[np.float64]:
         """Inputs `(size, n_inputs)` in radians, the first input varying slowest."""
@@ -93,7 +98,7 @@ class Lattice:
 
         See polynomial.py. For the backward pass nothing is kept but the arguments.
         """
-        out: Tensor = _Evaluate.apply(coefficients, inputs, self)  # type: ignore[no-untyped-call]
+        out: Tensor = _Evaluate.apply(coefficients, inputs, self, None, None)  # type: ignore[no-untyped-call]
         return out
 
     def weights(self, inputs: Tensor) -> Tensor:
@@ -122,30 +127,34 @@ class Lattice:
 
 
 class _Evaluate(torch.autograd.Function):
+    """Coefficients that were measured at some angles may come as plain numbers, with the angles and `pull`, which takes the
+    gradient of the coefficients and returns that of the angles, or None if it keeps it."""
+
     @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, inputs: Tensor, lattice: Lattice) -> Tensor:
+    def forward(
+        ctx: Any, coefficients: Tensor, inputs: Tensor, lattice: Lattice, angles: Tensor | None, pull: Callable[..., Any] | None
+    ) -> Tensor:
         ctx.save_for_backward(coefficients, inputs)
-        ctx.lattice = lattice
-        return polynomial.values(coefficients, _phases(lattice, inputs), lattice.shape).T
+        ctx.lattice, ctx.pull = lattice, pull
+        return polynomial.values(coefficients, _scaled(lattice, inputs.T), lattice.shape).T
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None]:
         coefficients, inputs = ctx.saved_tensors
         lattice: Lattice = ctx.lattice
-        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
-        t = _phases(lattice, inputs)
-        by_coefficients, by_t = polynomial.gradients(grad.T, coefficients, t, lattice.shape, wanted=wanted)
-        return by_coefficients, None if by_t is None else (by_t * _base(lattice, inputs)).T, None
+        own, by_input, _, by_angle, _ = ctx.needs_input_grad
+        t = _scaled(lattice, inputs.T)
+        by_coefficients, by_t = polynomial.gradients(grad.T, coefficients, t, lattice.shape, wanted=(own or by_angle, by_input))
+        by_angles = ctx.pull(by_coefficients) if by_angle else None
+        return by_coefficients if own else None, None if by_t is None else _scaled(lattice, by_t).T, None, by_angles, None
 
 
-def _base(lattice: Lattice, like: Tensor) -> Tensor:
-    return torch.tensor(lattice.base, dtype=like.dtype, device=like.device)[:, None]
-
-
-def _phases(lattice: Lattice, inputs: Tensor) -> Tensor:
-    """`w_q u_q`, `(n_inputs, B)`."""
-    return inputs.T * _base(lattice, inputs)
+def _scaled(lattice: Lattice, rows: Tensor) -> Tensor:
+    """Row q times `w_q`: phases `(n_inputs, B)` from inputs, and the inputs' gradient from that of phases."""
+    if lattice.plain:
+        return rows
+    return rows * torch.tensor(lattice.base, dtype=rows.dtype, device=rows.device)[:, None]
 
 
 def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[float, int]:
@@ -219,34 +228,22 @@ class LatticeExecutor:
 @dataclass
 class _Values:
     """What was measured at some angles: the angles as given, a leaf that stands for them, lattice values and coefficients as
-    functions of the leaf. `waiting` is the gradient of the coefficients that has not been passed on."""
+    functions of the leaf, `plain` coefficients without their record. `waiting` is the gradient of the coefficients that has not
+    been passed on."""
 
     angles: Tensor
     leaf: Tensor
     values: Tensor
     coefficients: Tensor
+    plain: Tensor
     waiting: Tensor | None = None
 
     def gradient(self, grad: Tensor) -> Tensor:
         # the record is kept: another batch of the step may come back to it
-        return torch.autograd.grad(self.coefficients, self.leaf, grad.to(self.coefficients.dtype), retain_graph=True)[0]
+        return torch.autograd.grad(self.coefficients, self.leaf, grad.to(self.coefficients), retain_graph=True)[0]
 
-
-class _Recall(torch.autograd.Function):
-    """Hands out remembered coefficients and leads their gradient to where they came from."""
-
-    @staticmethod
-    def forward(ctx: Any, angles: Tensor, found: _Values, deferred: bool) -> Tensor:
-        ctx.found, ctx.deferred = found, deferred
-        return found.coefficients.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
-        found: _Values = ctx.found
-        if not ctx.deferred:
-            return found.gradient(grads[0]), None, None
-        found.waiting = grads[0] if found.waiting is None else found.waiting + grads[0]
-        return None, None, None
+    def keep(self, grad: Tensor) -> None:
+        self.waiting = grad if self.waiting is None else self.waiting.add_(grad)  # it is _Evaluate's own and nobody else's
 
 
 class LatticeFunction:
@@ -265,13 +262,9 @@ class LatticeFunction:
             return self._found(angles, recorded=False).values.detach()
 
     def coefficients(self, angles: Tensor) -> Tensor:
-        """Coefficients `(*shape, K)`, run if the angles have changed since the last call; differentiable in the angles."""
-        recorded = torch.is_grad_enabled() and angles.requires_grad
-        found = self._found(angles, recorded)
-        if not recorded:
-            return found.coefficients.detach()
-        out: Tensor = _Recall.apply(angles, found, self._executor.deferred)  # type: ignore[no-untyped-call]
-        return out
+        """Coefficients `(*shape, K)`, without a record; run if the angles have changed since the last call."""
+        with torch.no_grad():
+            return self._found(angles, recorded=False).plain
 
     def _found(self, angles: Tensor, recorded: bool) -> _Values:
         key = (angles.data_ptr(), angles._version, angles.dtype, angles.device)
@@ -282,7 +275,8 @@ class LatticeFunction:
             points = torch.as_tensor(self.lattice.points(), dtype=angles.dtype, device=angles.device)
             leaf = angles.detach().clone().requires_grad_(recorded)
             values = self._run(points, leaf)
-            self._known = (key, _Values(angles, leaf, values, self.lattice.coefficients(values)))
+            coefficients = self.lattice.coefficients(values)
+            self._known = (key, _Values(angles, leaf, values, coefficients, coefficients.detach().contiguous()))
         return self._known[1]
 
     def forget(self) -> None:
@@ -302,9 +296,14 @@ class LatticeFunction:
         found.waiting = None
 
     def __call__(self, inputs: Tensor, angles: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(inputs.device.type):
+            with torch.autocast(inputs.device.type, enabled=False):
+                return self(inputs, angles)
         check_arguments(self.circuit, inputs, angles)
         dtype = working_dtype(inputs, angles)
-        with torch.autocast(inputs.device.type, enabled=False):
-            coefficients = self.coefficients(angles).to(inputs.device, dtype)
-            found = self.lattice.evaluate(coefficients, as_rows(inputs).to(dtype))
-            return found.reshape(*inputs.shape[:-1], coefficients.shape[-1])
+        recorded = torch.is_grad_enabled() and angles.requires_grad
+        found = self._found(angles, recorded)
+        pull = None if not recorded else found.keep if self._executor.deferred else found.gradient
+        coefficients, rows = found.plain.to(inputs.device, dtype), as_rows(inputs).to(dtype)
+        out: Tensor = _Evaluate.apply(coefficients, rows, self.lattice, angles if recorded else None, pull)  # type: ignore[no-untyped-call]
+        return out if inputs.dim() == 2 else out.reshape(*inputs.shape[:-1], out.shape[-1])

@@ -5,6 +5,7 @@
 The basis functions of the first variables and of the last ones multiply out to two halves `a (L, B)` and `b (R, B)`, and
 `z_k = a^T C_k b`: one matrix product for all samples and one sum of products. Variables are `t (n, B)`, samples last; coefficients
 are `(*shape, K)`, where `shape[q]`, odd, counts the basis functions of variable q. Samples pass in chunks that stay in cache.
+On the CPU the compiled kernel does the same, where there is one.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from qpeft.circuits.kernel import polynomials as kernel
+
 CHUNK_BYTES = 1 << 19  # of one buffer (R, K, B); a backward pass holds about three
 
 
 def values(coefficients: Tensor, t: Tensor, shape: tuple[int, ...]) -> Tensor:
     """`(K, B)`."""
+    if kernel.supports(coefficients, t):
+        return kernel.values(coefficients, t, shape, _cut(shape))
     matrix = _matrix(coefficients, shape)
     out = t.new_empty(coefficients.shape[-1], t.shape[1])
     for part in _chunks(t, matrix):
@@ -34,6 +39,8 @@ def gradients(
     grad: Tensor, coefficients: Tensor, t: Tensor, shape: tuple[int, ...], *, wanted: tuple[bool, bool] = (True, True)
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of `(grad * values).sum()`, grad `(K, B)`, for coefficients and variables; None where not wanted."""
+    if kernel.supports(coefficients, t):
+        return kernel.gradients(grad, coefficients, t, shape, _cut(shape), wanted)
     matrix, k, grad = _matrix(coefficients, shape), coefficients.shape[-1], grad.contiguous()
     by_matrix: Tensor | None = None
     slopes: list[Tensor] = []

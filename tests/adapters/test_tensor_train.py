@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from qpeft.adapters import tensor_train
-from qpeft.adapters.tensor_train import PUBLISHED_MODES, TensorTrain, contraction_cost, factorise, parameter_count
+from qpeft.adapters.tensor_train import PUBLISHED_MODES, TensorTrain, contraction_cost, factorise, orders, parameter_count
 from qpeft.errors import AdapterError
 
 DOUBLE = torch.float64
@@ -87,20 +86,36 @@ def test_matrix_equals_the_sum_written_out(shape: tuple[int, int, int, int]) -> 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products_without_the_matrix(shape: tuple[int, int, int, int]) -> None:
-    made, (d_in, d_out, *_) = train(*shape), shape
+    check_products(train(*shape))
+
+
+def check_products(made: TensorTrain) -> None:
+    d_in, d_out = made.d_in, made.d_out
     matrix = torch.tensor(dense(made))
     rows, columns = torch.randn(3, d_out, dtype=DOUBLE), torch.randn(d_in, 5, dtype=DOUBLE)
     torch.testing.assert_close(made.rows_times(rows), rows @ matrix, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(made.times_columns(columns), matrix @ columns, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("costs", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_either_order_of_contraction(
-    shape: tuple[int, int, int, int], costs: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tensor_train, "contraction_cost", lambda *_: costs)
-    test_products_without_the_matrix(shape)
+def test_every_order_of_contraction(shape: tuple[int, int, int, int]) -> None:
+    made = train(*shape)
+    shapes = tuple(tuple(core.shape) for core in made.cores)
+    choices = [orders(shapes, axis, 3 - axis, 3) for axis in (0, 3)]
+    assert [len(each) for each in choices] == [2 if len(shapes) == 1 else 4] * 2
+    for rows, columns in zip(*choices, strict=True):
+        made._orders = {0: rows[1], 3: columns[1]}
+        check_products(made)
+
+
+def test_the_cheapest_order_is_taken() -> None:
+    """Counted by hand for cores (j, b, a, i) = (2, 3, 1, 5), (7, 1, 3, 11) and 4 rows; these halves are the cores themselves."""
+    shapes = ((2, 3, 1, 5), (7, 1, 3, 11))
+    costs = [cost for cost, _ in orders(shapes, 0, 3, 4)]
+    assert costs == [4 * (2 * 3 * 5 * 7 + 5 * 3 * 7 * 11), 4 * (2 * 7 * 3 * 11 + 11 * 2 * 3 * 5)] * 2
+    wide = ((4, 8, 1, 8), (4, 8, 8, 8), (4, 8, 8, 6), (4, 1, 8, 4))
+    assert [len(turn.group) for turn in TensorTrain(1536, 256, 8)._orders[0].turns] == [2, 2]
+    assert orders(wide, 0, 3, 8)[3][0] == 2**13 * 8 + 4 * 64 * 6 * 16 + 8 * (16 * 16 * 8 * 24 + 16 * 8 * 24 * 64)
 
 
 def test_cost_of_contraction_by_hand() -> None:

@@ -5,10 +5,11 @@ A method file holds both and nothing of PEFT: names, dtypes, several adapters, m
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,7 @@ class RankConfig(AdapterConfig):
 
 
 Place = Literal["beside", "before", "after"]
+Kept = TypeVar("Kept")
 
 
 class Delta(nn.Module):
@@ -118,6 +120,7 @@ class Delta(nn.Module):
     def __init__(self, d_in: int, d_out: int, config: AdapterConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__()
         self.d_in, self.d_out = d_in, d_out
+        self._watch: Watch | None = None  # over what `_kept` was made from
         self._kept: dict[str, Any] = {}
 
     @property
@@ -154,7 +157,7 @@ class Delta(nn.Module):
         construction; None otherwise. What export to LoRA takes."""
         return None
 
-    def kept(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+    def kept(self, name: str, make: Callable[[], Kept]) -> Kept:
         """`make()`, which depends on parameters alone; remembered between calls in evaluation that record no gradient.
 
         Generation asks for the same small matrices at every token. What is kept is dropped as soon as a parameter or buffer is
@@ -162,18 +165,17 @@ class Delta(nn.Module):
         are the exception: call `train()` once after them.
         """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            self._kept.clear()
+            self._watch = None
             return make()
-        state = tuple((t.data_ptr(), t._version) for t in (*self.parameters(), *self.buffers()))
-        if self._kept.get("state") != state:
-            self._kept = {"state": state}
+        if self._watch is None or not self._watch.unchanged():
+            self._watch, self._kept = Watch(self), {}
         if name not in self._kept:
             self._kept[name] = make()
-        found: Tensor = self._kept[name]
+        found: Kept = self._kept[name]
         return found
 
     def train(self, mode: bool = True) -> Self:
-        self._kept.clear()
+        self._watch = None
         return super().train(mode)
 
     @property
@@ -186,13 +188,29 @@ class Delta(nn.Module):
 
     def _first_tensor(self) -> Tensor:
         """A parameter, or a floating buffer where the delta has borrowed all its parameters."""
-        for tensor in (*self.parameters(), *self.buffers()):
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
             if tensor.is_floating_point():
                 return tensor
         raise AdapterError(f"{type(self).__name__} holds no tensor of its own, so it has no dtype", cure="register a buffer")
 
     def extra_repr(self) -> str:
         return f"{self.d_in} -> {self.d_out}"
+
+
+class Watch:
+    """Notices when a tensor of a module is written to, moved or replaced; asked at every token, so it walks the module once."""
+
+    def __init__(self, module: nn.Module) -> None:
+        places = [own for part in module.modules() for own in (part._modules, part._parameters, part._buffers)]
+        self._held = [(own, name, held) for own in places for name, held in own.items()]
+        self._tensors = [held for _, _, held in self._held if isinstance(held, Tensor)]
+        self._state = self._now()
+
+    def _now(self) -> list[tuple[int, int]]:
+        return [(tensor.data_ptr(), tensor._version) for tensor in self._tensors]
+
+    def unchanged(self) -> bool:
+        return all(own.get(name) is held for own, name, held in self._held) and self._now() == self._state
 
 
 def make_dropout(probability: float) -> nn.Module:

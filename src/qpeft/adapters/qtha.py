@@ -155,7 +155,7 @@ class QTHA(Delta):
         self.tt_a = self.tt_b = None
         if config.tensor:
             m, bond = config.outer_sizes(d_in, d_out)
-            self.tt_a, self.tt_b = TensorTrain(d_in, m, bond, config.n_cores), TensorTrain(m, d_out, bond, config.n_cores)
+            self.tt_a, self.tt_b = (TensorTrain(*sizes, bond, config.n_cores, rows=r) for sizes in ((d_in, m), (m, d_out)))
             inner_in = inner_out = m
         self.mlp_a, self.mlp_b = Linear(inner_in, r), Linear(r, inner_out)
         self.qnn: nn.Module | None = None
@@ -190,7 +190,8 @@ class QTHA(Delta):
 
     def up(self) -> Tensor:
         """`(alpha / r) TT_B MLP_B` as one matrix `(d_out, r)`."""
-        return self.scale * (self.mlp_b.weight if self.tt_b is None else self.tt_b.times_columns(self.mlp_b.weight))
+        scaled = self.scale * self.mlp_b.weight
+        return scaled if self.tt_b is None else self.tt_b.times_columns(scaled)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """Without a circuit, or anything else that is not linear in its place, the delta is of rank r."""
@@ -200,8 +201,11 @@ class QTHA(Delta):
         return self.up(), self.classical_map.weight @ self.down()
 
     def forward(self, x: Tensor) -> Tensor:
-        u = nn.functional.linear(self.dropout(x), self.kept("down", self.down))
-        return nn.functional.linear(self.mix(u), self.kept("up", self.up))
+        down, up = self.kept("ends", self._ends)
+        return nn.functional.linear(self.mix(nn.functional.linear(self.dropout(x), down)), up)
+
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        return self.down(), self.up()
 
     def mix(self, u: Tensor) -> Tensor:
         """`v` from `u`, both `(..., r)`: the circuit beside the classical path."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from qpeft.errors import AdapterError
+
+Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 # Modes published with QTHA (arXiv 2503.12790); every other size is factorised by `factorise`.
 PUBLISHED_MODES: dict[int, tuple[int, int, int, int]] = {
@@ -52,7 +57,7 @@ def parameter_count(d_in: int, d_out: int, bond: int, n_cores: int = 4) -> int:
 
 
 @functools.lru_cache(maxsize=8192)
-def contraction_cost(cores: tuple[tuple[int, ...], ...], summed: int, left: int) -> tuple[int, int]:
+def contraction_cost(cores: Shapes, summed: int, left: int) -> tuple[int, int]:
     """Multiplications per row of contracting cores `(j, a_{k+1}, a_k, i)` from the first on, and from the last back.
 
     `summed` and `left` are the axes of a core that are summed over and left over: 0 for j, 3 for i.
@@ -66,13 +71,72 @@ def contraction_cost(cores: tuple[tuple[int, ...], ...], summed: int, left: int)
     return forwards, backwards
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One step of a contraction: a group of cores as a matrix `(rows, columns)` on the middle axis of the state.
+
+    `axes` permutes the group's `(j_1 .. j_g, b, a, i_1 .. i_g)`. The state's first axis is divided by `before` ahead of the step
+    and multiplied by `after` behind it.
+    """
+
+    group: tuple[int, ...]
+    axes: tuple[int, ...]
+    rows: int
+    columns: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """How rows go through a tensor train: `outer` first axes of the state for each row, and the steps."""
+
+    outer: int
+    turns: tuple[Turn, ...]
+
+
+@functools.lru_cache(maxsize=8192)
+def orders(cores: Shapes, summed: int, left: int, rows: int) -> tuple[tuple[float, Order], ...]:
+    """Orders of contraction over the axis `summed` of cores of these shapes, and the multiplications each takes for so many rows.
+
+    Cores one by one or merged to two halves first, from the first on or from the last back. From the first on, the state is
+    `(rows done, bond summed_k, remaining)`, from the last back `(rows remaining, summed_k bond, done)`: no axis ever moves.
+    """
+    half, found = len(cores) // 2, []
+    halves = (tuple(range(half)), tuple(range(half, len(cores))))
+    for groups in (tuple((k,) for k in range(len(cores))), *([halves] if half else [])):
+        merged, work = [], 0.0
+        for group in groups:
+            shape = cores[group[0]]
+            for j, b, _, i in (cores[k] for k in group[1:]):
+                work += math.prod(shape) * j * b * i
+                shape = (shape[0] * j, b, shape[2], shape[3] * i)
+            merged.append(shape)
+        for backwards, each in enumerate(contraction_cost(tuple(merged), summed, left)):
+            found.append((work + rows * each, _order(groups, tuple(merged), summed, left, bool(backwards))))
+    return tuple(found)
+
+
+def _order(groups: Sequence[tuple[int, ...]], shapes: Shapes, summed: int, left: int, backwards: bool) -> Order:
+    turns = []
+    for group, shape in zip(groups, shapes, strict=True):
+        g = len(group)
+        axes = {0: tuple(range(g)), 1: (g,), 2: (g + 1,), 3: tuple(range(g + 2, 2 * g + 2))}
+        to, by = ((2, left), (summed, 1)) if backwards else ((left, 1), (2, summed))
+        sizes = [shape[to[0]] * shape[to[1]], shape[by[0]] * shape[by[1]]]
+        steps = (shape[summed], 1) if backwards else (1, shape[left])
+        turns.append(Turn(group, (*axes[to[0]], *axes[to[1]], *axes[by[0]], *axes[by[1]]), sizes[0], sizes[1], *steps))
+    return Order(math.prod(s[summed] for s in shapes), tuple(turns[::-1])) if backwards else Order(1, tuple(turns))
+
+
 class TensorTrain(nn.Module):
     """A `(d_out, d_in)` matrix as a chain of cores `G_k` of shape `(j_k, a_{k+1}, a_k, i_k)`, bond dimensions `1, R, ..., R, 1`.
 
     Row-major: `W[j1 j2 .., i1 i2 ..] = sum over bonds of prod_k G_k[j_k, a_{k+1}, a_k, i_k]`.
     """
 
-    def __init__(self, d_in: int, d_out: int, bond: int, n_cores: int = 4) -> None:
+    def __init__(self, d_in: int, d_out: int, bond: int, n_cores: int = 4, *, rows: int = 8) -> None:
+        """`rows`: how many rows or columns there will mostly be, for which the order of contraction is chosen."""
         super().__init__()
         ins, outs = factorise(d_in, n_cores), factorise(d_out, n_cores)
         bonds = (1, *(bond,) * (n_cores - 1), 1)
@@ -80,9 +144,10 @@ class TensorTrain(nn.Module):
         self.cores = nn.ParameterList(
             nn.Parameter(torch.empty(j, bonds[k + 1], bonds[k], i)) for k, (i, j) in enumerate(zip(ins, outs, strict=True))
         )
-        shapes = tuple(tuple(core.shape) for core in self.cores)
-        costs = {summed: contraction_cost(shapes, summed, left) for summed, left in ((0, 3), (3, 0))}
-        self._from_first = {summed: forwards <= backwards for summed, (forwards, backwards) in costs.items()}
+        shapes = tuple((j, bonds[k + 1], bonds[k], i) for k, (i, j) in enumerate(zip(ins, outs, strict=True)))
+        self._orders = {
+            axis: min(orders(shapes, axis, 3 - axis, rows), key=lambda pair: pair[0])[1] for axis in (0, 3)
+        }  # by the axis that is summed over
 
     @torch.no_grad()
     def initialise(self, gain: float) -> None:
@@ -92,41 +157,37 @@ class TensorTrain(nn.Module):
 
     def rows_times(self, rows: Tensor) -> Tensor:
         """`rows @ W` for rows `(p, d_out)`: `(p, d_in)`, without forming W."""
-        return self._contract(rows, 0, 3)
+        return contract(rows, list(self.cores), self._orders[0])
 
     def times_columns(self, columns: Tensor) -> Tensor:
         """`W @ columns` for columns `(d_in, p)`: `(d_out, p)`, without forming W."""
-        return self._contract(columns.T, 3, 0).T
-
-    def _contract(self, rows: Tensor, summed: int, left: int) -> Tensor:
-        """Rows `(p, sizes of one side)` to `(p, sizes of the other)`, a core at a time, from whichever end costs less.
-
-        A step is one product of a core, as a matrix, with the middle axis of the state. From the first core on the state is
-        `(p done, bond summed_k, remaining)`, from the last one back `(p remaining, summed_k bond, done)`: no axis ever moves.
-        """
-        state, outer = rows, rows.shape[0]
-        if self._from_first[summed]:
-            for core in self.cores:
-                _, b, a, _ = core.shape
-                matrix = core.permute(left, 1, 2, summed).reshape(core.shape[left] * b, a * core.shape[summed])
-                state = _middle(matrix, state.reshape(outer, matrix.shape[1], -1))
-                outer *= core.shape[left]
-        else:
-            outer *= rows.shape[1]
-            for core in reversed(self.cores):
-                _, b, a, _ = core.shape
-                matrix = core.permute(2, left, summed, 1).reshape(a * core.shape[left], core.shape[summed] * b)
-                outer //= core.shape[summed]
-                state = _middle(matrix, state.reshape(outer, matrix.shape[1], -1))
-        return state.reshape(rows.shape[0], -1)
+        return contract(columns.T, list(self.cores), self._orders[3]).T
 
     def matrix(self) -> Tensor:
         """The dense `(d_out, d_in)` matrix."""
         return self.rows_times(torch.eye(self.d_out, dtype=self.cores[0].dtype, device=self.cores[0].device))
 
 
-def _middle(matrix: Tensor, state: Tensor) -> Tensor:
-    """`matrix (m, k)` applied to the middle axis of `state (x, k, y)`: `(x, m, y)`."""
-    if state.shape[2] == 1:  # one product instead of x small ones
-        return (state.squeeze(2) @ matrix.T).unsqueeze(2)
-    return matrix @ state
+def contract(rows: Tensor, cores: Sequence[Tensor], how: Order) -> Tensor:
+    """Rows `(p, sizes of one side)` to `(p, sizes of the other)` through the cores."""
+    outer, state = rows.shape[0] * how.outer, rows
+    for turn in how.turns:
+        matrix = merged([cores[k] for k in turn.group]).permute(turn.axes).reshape(turn.rows, turn.columns)
+        outer //= turn.before
+        state = state.reshape(outer, turn.columns, -1)
+        alone = state.shape[2] == 1  # one product instead of many small ones
+        state = state.squeeze(2) @ matrix.T if alone else torch.bmm(matrix.expand(outer, -1, -1), state)
+        outer *= turn.after
+    return state.reshape(rows.shape[0], -1)
+
+
+def merged(cores: Sequence[Tensor]) -> Tensor:
+    """Neighbouring cores as one group `(j_1 .. j_g, b, a, i_1 .. i_g)`, summed over the bonds between them."""
+    group = cores[0]
+    for g, core in enumerate(cores[1:], 1):
+        *js, c, a = group.shape[: g + 2]
+        left = group.movedim(g, -1).reshape(-1, c)  # (j.. a i.., c)
+        right = core.permute(2, 0, 1, 3).reshape(c, -1)  # (c, j b i)
+        product = (left @ right).view(*js, a, *group.shape[g + 2 :], core.shape[0], core.shape[1], core.shape[3])
+        group = product.movedim((2 * g + 1, 2 * g + 2), (g, g + 1))
+    return group

@@ -81,11 +81,18 @@ def run(plan: Plan, inputs: Tensor, angles: Tensor, *, gradient: Gradient = "adj
     """`expectations` of a compiled circuit."""
     check_arguments(plan.circuit, inputs, angles)
     if gradient == "adjoint" and not (torch.compiler.is_compiling() or type(inputs) not in _PLAIN or _transformed()):
-        out: Tensor = _Adjoint.apply(inputs, angles, plan)  # type: ignore[no-untyped-call]
-        return out
+        if torch.is_grad_enabled():
+            out: Tensor = _Adjoint.apply(inputs, angles, plan)  # type: ignore[no-untyped-call]
+            return out
+        return _shaped(_values(*_flat(inputs, angles), plan), inputs)
     flat, angles = _flat(inputs, angles)
     out = _recorded(plan, flat, angles) if gradient == "autograd" else _expectations(flat, angles, plan.key)
-    return out.view(*inputs.shape[:-1], len(plan.observables))
+    return _shaped(out, inputs)
+
+
+def _shaped(rows: Tensor, inputs: Tensor) -> Tensor:
+    """Values `(B, n_observables)` in the shape of the inputs."""
+    return rows if inputs.dim() == 2 else rows.view(*inputs.shape[:-1], rows.shape[1])
 
 
 def _transformed() -> bool:
@@ -233,8 +240,7 @@ class _Adjoint(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
         ctx.save_for_backward(inputs, angles)
         ctx.plan = plan
-        out = _values(*_flat(inputs, angles), plan)
-        return out if inputs.dim() == 2 else out.view(*inputs.shape[:-1], len(plan.observables))
+        return _shaped(_values(*_flat(inputs, angles), plan), inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:

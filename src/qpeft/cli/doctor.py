@@ -22,7 +22,7 @@ def doctor(as_json: AsJson = False) -> None:
         "memory": f"{machine['memory_bytes'] / 2**30:.1f} GiB",
         "accelerators": ", ".join(machine["gpus"]) or "none",
         "circuits on the CPU": native.describe(),
-        "bfloat16 on the CPU": "slow here: use float32" if environment.slow_in_bfloat16("cpu") else "fast",
+        "bfloat16 on the CPU": "no instructions: products in float32" if environment.slow_in_bfloat16("cpu") else "fast",
     }
     extras = _extras()
     if as_json:

@@ -37,10 +37,15 @@ AdapterFields = Annotated[dict[str, Any], AfterValidator(_names_a_method)]
 
 
 class ModelSection(Section):
-    """What `from_pretrained` needs. `package:NAME` is a model that ships inside an installed Python package."""
+    """What `from_pretrained` needs. `package:NAME` is a model that ships inside an installed Python package.
+
+    `compute_dtype` is that of the base model's matrix products: the model's own ("native"), float32 for weights of 16 bits, widened
+    block by block (wide.py), or by "auto" the latter on processors without instructions for bfloat16, where it is faster.
+    """
 
     model_name_or_path: Annotated[str, Field(min_length=1, description="a hub id, a folder or package:NAME")]
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compute_dtype: Literal["auto", "float32", "native"] = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
     attn_implementation: str | None = None

@@ -61,7 +61,12 @@ def slow_in_bfloat16(device_type: str) -> bool:
     """True on a processor without bfloat16 instructions, where bfloat16 is several times slower than float32."""
     import torch
 
-    return device_type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2")
+    if device_type != "cpu":
+        return False
+    have = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if have.get("architecture") == "x86_64":
+        return not (have.get("avx512_bf16") or have.get("amx_bf16"))
+    return torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2")
 
 
 def forget_peak_memory() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.errors import MissingDependencyError, ModelError
+from qpeft.training import environment
 from qpeft.training.config import ModelSection
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ def load_model(model: ModelSection) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from qpeft.training.wide import widen
+
     given = {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
     with _explained(model):
         loaded = AutoModelForCausalLM.from_pretrained(
@@ -83,7 +86,10 @@ def load_model(model: ModelSection) -> Any:
             trust_remote_code=model.trust_remote_code,
             **given,
         )
-    return loaded.to("cuda") if torch.cuda.is_available() else loaded
+    placed = loaded.to("cuda") if torch.cuda.is_available() else loaded
+    if model.compute_dtype == "float32" or (model.compute_dtype == "auto" and environment.slow_in_bfloat16(placed.device.type)):
+        widen(placed)
+    return placed
 
 
 def base_hash(model_name_or_path: str, config: Any) -> str:

@@ -94,8 +94,6 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
     train_rows = tokenize_all(train_examples, tokenizer, config.data.max_length).rows
     eval_rows = tokenize_all(eval_examples, tokenizer, config.data.max_length).rows if eval_examples else []
     base = models.load_model(config.model)
-    if str(base.dtype) == "torch.bfloat16" and environment.slow_in_bfloat16(base.device.type):
-        logger.warning("this processor has no bfloat16 instructions: model.dtype: float32 is several times faster here")
     base_parameters = sum(p.numel() for p in base.parameters())
     batch_size = config.training.per_device_eval_batch_size
     progress = not config.training.disable_tqdm

@@ -1,0 +1,73 @@
+"""Products of 16-bit weights in float32, block by block."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from qpeft.training import wide
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_values_and_gradients_are_those_of_float32(dtype: torch.dtype, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wide, "BLOCK", 24 * 10)  # 37 outputs in four blocks
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 37, bias=bias, dtype=dtype).requires_grad_(False)
+    twin = nn.Linear(24, 37, bias=bias).requires_grad_(False)
+    twin.load_state_dict(layer.state_dict())
+    assert wide.widen(layer) == 1
+    x = torch.randn(2, 9, 24, dtype=dtype, requires_grad=True)
+    y = x.detach().float().requires_grad_()
+    out, want = layer(x), twin(y)
+    assert out.dtype == dtype
+    assert torch.equal(out, want.to(dtype))
+    grad = torch.randn(2, 9, 37, dtype=dtype)
+    out.backward(grad)
+    want.backward(grad.float())
+    torch.testing.assert_close(x.grad, y.grad.to(dtype))
+
+
+def test_what_is_left_as_it_is() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, dtype=torch.bfloat16), nn.Embedding(3, 4, dtype=torch.bfloat16))
+    before = model.state_dict()
+    assert wide.widen(model) == 1
+    assert wide.widen(model) == 0
+    assert [type(part) for part in model] == [nn.Linear, wide.WideLinear, nn.Embedding]
+    assert all(value is before[name] or torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_weight_that_is_trained_has_its_gradient() -> None:
+    layer = nn.Linear(8, 8, dtype=torch.bfloat16)
+    wide.widen(layer)
+    layer(torch.randn(16, 8, dtype=torch.bfloat16)).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_lora_beside_a_widened_layer_of_a_whole_model() -> None:
+    """Loss and gradients of a small model in bfloat16 storage are within bfloat16's rounding of the native ones."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def made() -> nn.Module:
+        torch.manual_seed(0)
+        sizes = dict.fromkeys(("hidden_size", "intermediate_size"), 32)
+        model = LlamaForCausalLM(
+            LlamaConfig(vocab_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, **sizes)
+        )
+        return model.to(torch.bfloat16)
+
+    losses = []
+    for widened in (False, True):
+        base = made()
+        if widened:
+            assert wide.widen(base) == 2 * 7 + 1
+        torch.manual_seed(1)
+        model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+        tokens = torch.arange(32)[None]
+        loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        losses.append(loss.item())
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)

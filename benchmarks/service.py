@@ -3,6 +3,7 @@
     python -m benchmarks.service singles --jobs 350000 --kill-s 5     accept to stored result, submit latency of 64 clients
     python -m benchmarks.service sweeps --circuits 350000             the same circuits as sweeps of 1,000
     python -m benchmarks.service latency --backlog 400000             another user's single job behind a backlog
+    python -m benchmarks.service soak --circuits 1000000              resident memory, round after round
 
 Each prints one JSON object. With `--kill-s N` a worker and the API are killed (SIGKILL) in turn every N seconds and started again.
 `--database postgresql+psycopg://...` takes an empty PostgreSQL database instead of SQLite.
@@ -312,21 +313,47 @@ def latency(deployment: Deployment, options: argparse.Namespace) -> dict[str, An
     }
 
 
+def soak(deployment: Deployment, options: argparse.Namespace) -> dict[str, Any]:
+    """Rounds of 10,000 jobs in a batch and 10,000 circuits in sweeps, results read back; memory after each round."""
+    key = deployment.key("soak")
+    circuit, generator = CIRCUIT.to_dict(), np.random.default_rng(0)
+    curve: list[dict[str, float]] = []
+    jobs = done = 0
+    start = time.perf_counter()
+    with deployment.client(key) as client:
+        if options.kill_s:
+            deployment.kill_every(options.kill_s)
+        while done < options.circuits:
+            params = generator.uniform(-3, 3, (10_000, 4)).astype(np.float32)
+            singles = [{"circuit": circuit, "params": row} for row in params.tolist()]
+            batches = [client.submit_batch(singles, device="simulator", output="expectations")]
+            batches += [client.submit_sweep(CIRCUIT, params[i : i + 1000], device="simulator") for i in range(0, 10_000, 1000)]
+            read = sum(len(line["expectations"]) for batch in batches for line in client.results(batch["id"]))
+            assert read == 20_000, read
+            jobs += sum(batch["jobs"] for batch in batches)
+            done += read
+            curve.append({"circuits": done, **deployment.memory_mib()})
+    seconds = time.perf_counter() - start
+    deployment.stopping = True
+    return {"circuits": done, "seconds": round(seconds, 1), "rss_mib": curve, **_verify(deployment, jobs)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("singles", "sweeps", "latency"))
+    parser.add_argument("what", choices=("singles", "sweeps", "latency", "soak"))
     parser.add_argument("--jobs", type=int, default=350_000)
-    parser.add_argument("--circuits", type=int, default=350_000)
+    parser.add_argument("--circuits", type=int, help="default 350,000; of a soak 1,000,000")
     parser.add_argument("--backlog", type=int, default=400_000)
     parser.add_argument("--probes", type=int, default=300)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--kill-s", type=float, default=0.0)
     parser.add_argument("--database")
     options = parser.parse_args()
+    options.circuits = options.circuits or (1_000_000 if options.what == "soak" else 350_000)
     with tempfile.TemporaryDirectory() as folder:
         deployment = Deployment(Path(folder), options.database)
         try:
-            figures = {"singles": singles, "sweeps": sweeps, "latency": latency}[options.what](deployment, options)
+            figures = {"singles": singles, "sweeps": sweeps, "latency": latency, "soak": soak}[options.what](deployment, options)
             figures["kills"] = deployment.kills
             figures["memory_mib"], figures["cpu_s"] = deployment.memory_mib(), deployment.cpu_s()
         finally:

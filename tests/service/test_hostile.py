@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from qpeft.circuits.ir import Angle, Circuit, Op
@@ -168,12 +169,12 @@ def test_scopes(server: Server, http: httpx.Client) -> None:
     assert reader.get("/v1/jobs").status_code == 200
     worker = server.http(server.new_key("mallory", "worker"))
     assert worker.get("/v1/jobs").status_code == 403
-    for path in ("/v1/keys", "/v1/workers", "/v1/audit"):
+    for path in ("/v1/keys", "/v1/workers", "/v1/audit", "/v1/vendor-tasks"):
         assert http.get(path).status_code == 403
     assert http.get("/v1/usage", params={"all": 1}).status_code == 403
     assert http.post("/v1/devices/simulator/status", json={"status": "maintenance"}).status_code == 403
     msgpack = {"content-type": "application/msgpack"}
-    for path in ("hello", "lease", "heartbeat", "complete"):
+    for path in ("hello", "lease", "heartbeat", "complete", "vendor/intent", "vendor/news", "vendor/look"):
         assert http.post(f"/v1/worker/{path}", content=b"\x80", headers=msgpack).status_code == 403
     assert server.http().post("/v1/worker/lease", content=b"\x80", headers=msgpack).status_code == 403
     anonymous = httpx.get(f"{server.url}/v1/jobs", timeout=10)
@@ -241,3 +242,64 @@ def test_the_description_covers_every_route(http: httpx.Client) -> None:
     assert document["openapi"] == "3.1.0"
     committed = Path(__file__).parents[2] / "docs" / "openapi.json"
     assert json.loads(committed.read_text()) == document, "run: python -m qpeft.service.api > docs/openapi.json"
+
+
+@pytest.mark.slow
+def test_a_reader_that_does_not_read_costs_others_nothing(fresh_server: Callable[..., Server]) -> None:
+    """A stream of 6,000 events that nobody reads: memory stays, others are served, and nothing is missed when it is read later."""
+    server = fresh_server("--executors", "0")
+    client = server.client()
+    assert server.process is not None
+    process = psutil.Process(server.process.pid)
+    circuits = [{"circuit": RY.to_dict(), "params": [0.1]}] * 1500
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 15)
+        slow.settimeout(30)
+        slow.connect(("127.0.0.1", server.port))
+        slow.sendall(f"GET /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.key}\r\n\r\n".encode())
+        seen = slow.recv(64)
+        batches = [client.submit_batch(circuits, device="simulator", shots=1)["id"]]
+        time.sleep(1.0)
+        before = process.memory_info().rss
+        batches += [client.submit_batch(circuits, device="simulator", shots=1)["id"] for _ in range(3)]
+        start = time.monotonic()
+        for _ in range(20):
+            client.devices()
+        assert time.monotonic() - start < 5
+        assert process.memory_info().rss - before < 40 * 2**20
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
+        pieces = [seen]
+        while sum(piece.count(b"\nevent: job") for piece in pieces) < 5_990:
+            pieces.append(slow.recv(1 << 20))
+            assert pieces[-1], "the stream ended"
+        seen = b"".join(pieces)
+        while seen.count(b"\nevent: job") < 6_000:
+            seen += slow.recv(1 << 20)
+    assert all(seen.count(batch.encode()) >= 1499 for batch in batches)
+
+
+def test_a_stranger_reads_nothing_anywhere(server: Server) -> None:
+    """Every route of the description that reads, asked by another user: no name, id or parameter of the victim's in any answer.
+
+    What the stranger asked for by its id, and is told that there is none of, is not counted. The dashboard's pages are in
+    test_dashboard.py.
+    """
+    marks = ("victim-of-reads", "private-name-77", "0.777125")
+    with server.client(server.new_key(marks[0])) as victim:
+        job = victim.submit(RY, device="simulator", params=[float(marks[2])], shots=5, name=marks[1])["id"]
+        batch = victim.submit_sweep(RY, [[float(marks[2])]], device="simulator", name=marks[1])["id"]
+        victim.wait(job)
+        victim.wait_batch(batch)
+    stranger = server.http(server.new_key("stranger-of-reads"))
+    reads = [path for path, methods in stranger.get("/openapi.json").json()["paths"].items() if "get" in methods]
+    assert len(reads) > 15
+    for path in [*reads, "/metrics"]:
+        for name in (job, batch, "simulator"):
+            url = path.replace("{id}", name).replace("{prefix}", name)
+            if path == "/v1/events":
+                with stranger.stream("GET", url, headers={"last-event-id": "0-0"}) as stream:
+                    text = next(stream.iter_text())
+            else:
+                text = stranger.get(url, params={"all": 1} if path == "/v1/usage" else {}).text
+            told = [mark for mark in (*marks, job, batch) if mark != name and mark in text]
+            assert not told, (url, told, text[:300])

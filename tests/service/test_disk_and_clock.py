@@ -1,0 +1,157 @@
+"""A disk that is full, a disk that becomes read-only, a clock that jumps: real file systems, real processes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from qpeft.errors import ServiceError
+from qpeft.service.client import Client
+from tests.service.processes import CLI, Server
+from tests.service.test_failures import RY, SHORT_LEASE, SLOW, audit_database, sqlite_url, until
+
+FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
+
+
+def mount(*arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MiB of its own; making one needs root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not mount("-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)):
+        pytest.skip("mounting a file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def refused(work: Callable[[], object]) -> None:
+    """503 with a time to come back, whatever the disk said."""
+    with pytest.raises(ServiceError) as caught:
+        work()
+    assert (caught.value.status, caught.value.code) == (503, "storage")
+    assert caught.value.retry_after_s
+
+
+@pytest.fixture
+def served(tmp_path: Path, disk: Path) -> Iterator[Server]:
+    server = Server(tmp_path, "--executors", "0")
+    server.data_dir = disk / "data"
+    server.start()
+    yield server
+    server.close()
+    server.kill()
+
+
+def test_a_full_disk_refuses_keeps_what_it_has_and_recovers(served: Server, disk: Path) -> None:
+    client = served.client(total_s=0.1)
+
+    def fill() -> None:
+        for k in range(200):
+            client.submit_sweep(RY, np.full((500, 1), 0.001 * k), device="simulator")
+
+    refused(fill)
+    acknowledged = {job["id"] for job in client.jobs(limit=1000)}
+    assert acknowledged
+    assert httpx.get(f"{served.url}/healthz", timeout=5).status_code == 200
+    served.kill()  # what a full disk and a crash together leave
+    assert mount("-o", "remount,size=32m", str(disk))
+    served.start()
+    worker = served.worker(served.new_key("workers", "worker"))
+    try:
+        there = served.client()
+        until(lambda: there.usage()["open_circuits"] == 0)
+        assert {job["id"] for job in there.jobs(limit=1000)} == acknowledged
+        audit_database(sqlite_url(served), len(acknowledged))
+    finally:
+        worker.stop()
+
+
+@pytest.mark.slow
+def test_a_full_disk_that_is_emptied_needs_no_restart(served: Server, disk: Path) -> None:
+    client = served.client(total_s=0.1)
+    kept = client.submit(RY, device="simulator", params=[0.1], shots=5)["id"]
+    (disk / "filler").write_bytes(b"\0" * (shutil.disk_usage(disk).free - 8192))
+    refused(lambda: [client.submit_sweep(RY, np.zeros((500, 1)), device="simulator") for _ in range(50)])
+    (disk / "filler").unlink()
+    until(lambda: accepts(client))
+    assert client.job(kept)["state"] == "queued"
+
+
+def accepts(client: Client) -> bool:
+    try:
+        client.submit(RY, device="simulator", params=[0.2], shots=5)
+    except ServiceError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_a_disk_that_becomes_read_only_and_writable_again(served: Server, disk: Path) -> None:
+    """What was acknowledged is read from it all the while; a service that is started on it says what is wrong."""
+    client = served.client(total_s=0.1)
+    kept = client.submit(RY, device="simulator", params=[0.1], shots=5)["id"]
+    served.stop()
+    assert mount("-o", "remount,ro", str(disk))
+    command = [*CLI, "serve", "--port", "0", "--data-dir", str(served.data_dir), "--executors", "0"]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert failed.returncode != 0
+    assert "read-only" in (failed.stdout + failed.stderr).lower()
+    assert mount("-o", "remount,rw", str(disk))
+    served.start()
+    assert served.client().job(kept)["state"] == "queued"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed (Debian: apt-get install faketime)")
+def test_a_clock_that_jumps_expires_nothing_and_reorders_nothing(tmp_path: Path) -> None:
+    offset = tmp_path / "offset"
+    environment = {
+        **SHORT_LEASE,
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+    def jump(hours: float) -> None:
+        offset.write_text(f"{hours * 3600:+.0f}\n")
+
+    jump(0)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    server = Server(folder, "--executors", "1", environment=environment, devices=("simulator", "emulator:wukong-72")).start()
+    try:
+        client = server.client()
+        client.set_device("emulator:wukong-72", "maintenance")
+        waiting = client.submit(RY, device="emulator:wukong-72", params=[0.1], shots=5, expires_s=3600.0)["id"]
+        batch = client.submit_sweep(SLOW, np.linspace(0, 1, 300)[:, None], device="simulator")
+        for hours in (5, -7, 400):
+            until(lambda: client.connection.request("GET", f"/v1/batches/{batch['id']}").json()["states"].get("running", 0) > 0)
+            jump(hours)
+            time.sleep(0.5)
+            client.submit(RY, device="simulator", params=[0.1], output="expectations")
+        done = client.wait_batch(batch["id"], timeout_s=60)
+        assert done["states"] == {"succeeded": done["jobs"]}
+        jobs = client.jobs(limit=1000)
+        assert {job["attempt"] for job in jobs if job["device"] == "simulator"} == {1}  # no lease ended
+        made = [job["created_at"] for job in jobs]
+        assert made == sorted(made, reverse=True)
+        assert client.job(waiting)["state"] == "queued"  # an hour has not passed
+        jump(-48)  # and a service that starts when the clock is two days behind
+        server.stop()
+        server.start()
+        assert client.wait(client.submit(RY, device="simulator", params=[0.2], shots=5)["id"], timeout_s=40)["state"] == "succeeded"
+    finally:
+        server.close()
+        server.kill()

@@ -1,8 +1,9 @@
 """Special jobs, end to end and resumable: `python -m benchmarks.applications pima-diabetes german-credit reuters-r8`.
 
 For each seed and each recipe of recipes/applications: prepare the data if they are not there, train every arm that is not trained
-yet, judge every run that is not judged yet, and write results (JSON Lines), the page and its pictures. Killed, the same command
-goes on; a result that is in the file is not made again. Without a name the page is made from the results alone.
+yet, judge every run that is not judged yet, and write results (JSON Lines), the results part of docs/applications.md and its
+picture. Killed, the same command goes on; a result that is in the file is not made again. Without a name the page is made from the
+results alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from typing import Any
 from benchmarks import applications_page
 
 RECIPES = Path("recipes/applications")
-RESULTS, PAGE = Path("docs/benchmarks/applications.jsonl"), Path("docs/applications.md")
+RESULTS, PAGE, PICTURE = (
+    Path("docs/benchmarks/applications.jsonl"),
+    Path("docs/applications.md"),
+    Path("docs/images/applications.png"),
+)
 UNRELATED, UNRELATED_ROWS = Path("recipes/data/alpaca-demo/test.jsonl"), 40
 
 # The arms are the same for every task, each with the learning rate that recipes/demo.yaml found for its method on other data; no
@@ -67,9 +72,10 @@ def unrelated(folder: Path) -> Path:
     return file
 
 
-def read() -> list[dict[str, Any]]:
+def read(root: Path = Path()) -> list[dict[str, Any]]:
     """The results that are known."""
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
+    file = root / RESULTS
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
 
 
 def main(given: list[str] | None = None) -> None:
@@ -87,7 +93,7 @@ def main(given: list[str] | None = None) -> None:
         for name, arm in itertools.product(arguments.recipes, ARMS):
             if arguments.arms is None or arm["label"] in arguments.arms:
                 work(name, arm, seed, arguments)
-    applications_page.write(read(), PAGE)
+    applications_page.write(read(), PAGE, PICTURE)
     print(PAGE)
 
 

@@ -1,12 +1,15 @@
-"""The page of the special jobs and its pictures, from results alone."""
+"""The results part of docs/applications.md and its picture, from results alone."""
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qpeft.report.statistics import estimate
+from qpeft.report.statistics import estimate, holm, paired_difference
+from qpeft.report.style import LIGHT, drawing, marks
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -14,108 +17,191 @@ MEASURES = {
     "f1": "F1",
     "auroc": "AUROC",
     "ece": "ECE",
-    "cost": "cost of the likeliest answer",
-    "cost_best": "cost of the cheapest answer",
+    "log_loss": "log loss, nats",
+    "cost": "cost, likeliest answer",
+    "cost_best": "cost, cheapest answer",
     "exact_match": "exact match",
     "rouge1": "ROUGE-1",
     "rougeL": "ROUGE-L",
     "perplexity": "perplexity",
 }
+MARK = "<!-- results: everything below is made by python -m benchmarks.applications -->"
+ADAPTER, BASE, FLOOR = "adapter", "base model", "most frequent"
 Results = list[dict[str, Any]]
+Lines = dict[str, list[dict[str, float]]]
 
 
-def page(results: Results) -> str:
-    """Markdown: for each task a table of models by measures, then subgroups."""
-    lines = [
-        "# Special jobs: results",
-        "",
-        "Made by `python -m benchmarks.applications` from `docs/benchmarks/applications.jsonl`. A number is the mean over seeds, "
-        "with the half width of its 95% t interval where there are two seeds or more; baselines and the base model do not depend "
-        "on the training's seed. Every line of a task is measured on the same held-out rows. No advantage of a quantum method is "
-        "claimed: circuits of this size are simulated on a classical computer.",
-    ]
-    tasks: dict[str, Results] = defaultdict(list)
+def write(results: Results, path: Path, picture: Path) -> None:
+    """Replace what stands below MARK, and the picture."""
+    head = path.read_text(encoding="utf-8").partition(MARK)[0]
+    told = "\n".join(["", *page(results)]) + "\n" if results else "\nNo results yet.\n"
+    path.write_text(f"{head}{MARK}\n{told}", encoding="utf-8")
+    drawn = {task: found for task, found in tasks(results).items() if "reliability" in found[0]}
+    if drawn:
+        draw(drawn, picture)
+
+
+def tasks(results: Results) -> dict[tuple[str, str], Results]:
+    """The results by task and model, in order of appearance."""
+    found: dict[tuple[str, str], Results] = defaultdict(list)
     for result in results:
-        tasks[result["task"]].append(result)
-    for task, found in tasks.items():
-        lines += ["", f"## {task}", "", *_facts(found), "", *_table(found)]
-        if any("groups" in result and result["groups"] for result in found):
-            lines += ["", *_groups(found)]
-    return "\n".join(lines) + "\n"
+        found[result["task"], result["model"]].append(result)
+    return dict(found)
 
 
-def _facts(found: Results) -> list[str]:
-    first = found[0]
-    training = first["training"]
-    seeds = sorted({result["seed"] for result in found})
-    return [
-        f"{first['model']}, {first['rows']:,} {first['part']} rows (file SHA-256 `{first['rows_sha256'][:16]}`), "
-        f"seeds {', '.join(map(str, seeds))}, {training['max_steps']} steps of {training['per_device_train_batch_size']} rows, "
-        f"rows cut at {training['max_length']} tokens."
-    ]
-
-
-def _values(found: Results) -> dict[str, Results]:
-    """Name of a line -> the measures behind it; the adapter's lines are told apart by arm."""
-    lines: dict[str, Results] = defaultdict(list)
-    for result in found:
-        for name, measures in result["models"].items():
-            if name == "adapter":
-                unrelated = result.get("unrelated", {})
-                lost = {"forgotten": unrelated["adapter"] - unrelated["base model"]} if unrelated else {}
-                parameters = {"parameters": result["trainable_parameters"]}
-                lines[f"{result['label']} on the model"].append({**measures, **lost, **parameters})
-            elif not lines[name]:
-                lines[name].append(measures)
+def values(found: Results) -> Lines:
+    """Name of a line -> the measures of each seed behind it. An adapter's lines are told apart by arm; the base model and the
+    baselines do not depend on the seed and are given once.
+    """
+    lines: Lines = defaultdict(list)
+    for result in sorted(found, key=lambda result: result["seed"]):
+        more = {"parameters": result["trainable_parameters"]}
+        if unrelated := result.get("unrelated"):
+            more["forgotten"] = unrelated[ADAPTER] - unrelated[BASE]
+        lines[result["label"]].append({**result["models"][ADAPTER], **more})
+    lines |= {name: [measures] for name, measures in found[0]["models"].items() if name != ADAPTER}
     return lines
 
 
-def _table(found: Results) -> list[str]:
-    lines = _values(found)
-    keys = [key for key in MEASURES if any(key in measures for many in lines.values() for measures in many)]
-    forgotten = any("forgotten" in measures for many in lines.values() for measures in many)
-    header = ["", "trained parameters", *(MEASURES[key] for key in keys), *(["forgotten, nats a token"] if forgotten else [])]
-    rows = [f"| {' | '.join(header)} |", "|---" + "|--:" * (len(header) - 1) + "|"]
+def page(results: Results) -> list[str]:
+    """For each task and model: what was run, measures, differences between arms, subgroups."""
+    lines = []
+    for (task, model), found in tasks(results).items():
+        lines += [f"## {task}, {model}", "", _facts(found), "", *_table(values(found)), "", *_paired(found), *_reasons(found)]
+        lines += [*_groups(found), ""] if found[0].get("groups") else []
+    return lines[:-1]
+
+
+def _facts(found: Results) -> str:
+    first, training = found[0], found[0]["training"]
+    seeds = sorted({result["seed"] for result in found})
+    return (
+        f"{first['rows']:,} {first['part']} rows (file SHA-256 `{first['rows_sha256'][:16]}`), seeds {', '.join(map(str, seeds))}, "
+        f"{training['max_steps']} steps of {training['per_device_train_batch_size']} rows, cut at {training['max_length']} tokens."
+    )
+
+
+def _rows(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(header)} |", "|---" + "|--:" * (len(header) - 1) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _table(lines: Lines) -> list[str]:
+    keys = {key: words for key, words in MEASURES.items() if any(key in m for many in lines.values() for m in many)}
+    keys |= {"forgotten": "forgotten, nats a token"} if any("forgotten" in m for many in lines.values() for m in many) else {}
+    rows = []
     for name, many in lines.items():
         parameters = f"{many[0]['parameters']:,}" if "parameters" in many[0] else "-"
-        cells = [_cell([m[key] for m in many if key in m]) for key in keys]
-        cells += [_cell([m["forgotten"] for m in many if "forgotten" in m])] if forgotten else []
-        rows.append(f"| {name} | {parameters} | {' | '.join(cells)} |")
-    return rows
+        rows.append([name, parameters, *(_cell([m[key] for m in many if key in m]) for key in keys)])
+    return _rows(["", "trained parameters", *keys.values()], rows)
 
 
-def _cell(values: list[float]) -> str:
-    if not values:
+def _cell(numbers: list[float]) -> str:
+    if not numbers:
         return "-"
-    found = estimate(values)
+    found = estimate(numbers)
     return f"{found.mean:.3f}" + (f" ± {found.half_width:.3f}" if found.half_width is not None else "")
 
 
+def _paired(found: Results) -> list[str]:
+    """Every pair of arms on the seeds that both have: the difference of a ranking measure, with Holm's correction."""
+    measure = "auroc" if all("auroc" in result["models"][ADAPTER] for result in found) else "accuracy"
+    arms: dict[str, dict[int, float]] = defaultdict(dict)
+    for result in found:
+        if measure in result["models"][ADAPTER]:
+            arms[result["label"]][result["seed"]] = result["models"][ADAPTER][measure]
+    pairs = []
+    for one, other in itertools.combinations(arms, 2):
+        seeds = sorted(arms[one].keys() & arms[other].keys())
+        if len(seeds) > 1:
+            pairs.append(paired_difference(one, [arms[one][s] for s in seeds], other, [arms[other][s] for s in seeds]))
+    if not pairs:
+        return []
+    tested = [pair for pair in pairs if pair.p is not None]
+    corrected = dict(zip(map(id, tested), holm([pair.p for pair in tested if pair.p is not None]), strict=True))
+    rows = []
+    for pair in pairs:
+        gap = pair.difference
+        p = f"{corrected[id(pair)]:.2f}" if id(pair) in corrected else "-"
+        rows.append([f"{pair.label} − {pair.reference}", str(gap.n), f"{gap.mean:+.3f} ± {gap.half_width:.3f}", p])
+    return [*_rows([f"{MEASURES[measure]}, paired by seed", "seeds", "difference", "p (Holm)"], rows), ""]
+
+
+def _reasons(found: Results) -> list[str]:
+    """Reasons: how many texts parse, and how many reasons are the rule's."""
+    if "reasons" not in found[0]:
+        return []
+    lines: Lines = defaultdict(list)
+    for result in found:
+        lines[result["label"]].append(result["reasons"][ADAPTER])
+    lines |= {name: [measured] for name, measured in found[0]["reasons"].items() if name != ADAPTER}
+    keys = {"parses": "texts that parse", "reasons_agree": "reasons that are the rule's", "first_agrees": "first reason agrees"}
+    rows = [[name, *(_cell([m[key] for m in many]) for key in keys)] for name, many in lines.items()]
+    return [*_rows(["reasons", *keys.values()], rows), ""]
+
+
 def _groups(found: Results) -> list[str]:
-    """Accuracy, and the rate of true positives, by subgroup: the first seed of each arm, beside the baselines."""
+    """Accuracy, and the share of true positives found, by subgroup: the first seed of each arm, beside the baselines."""
     seen: dict[str, dict[str, Any]] = {}
     for result in sorted(found, key=lambda result: result["seed"]):
         seen.setdefault(result["label"], result)
     first = next(iter(seen.values()))
-    baselines = [name for name in first["models"] if name not in ("adapter", "most frequent")]
+    others = [name for name in first["models"] if name not in (ADAPTER, FLOOR)]
     lines = []
-    for group, values in first["groups"].items():
-        head = [*(f"{label} (seed {result['seed']})" for label, result in seen.items()), *baselines]
-        lines += [f"By {group}: accuracy, and in brackets the share of true positives found.", ""]
-        lines += [f"| {group} | rows | {' | '.join(head)} |", "|---" + "|--:" * (len(head) + 1) + "|"]
-        for value, cell in values.items():
-            cells = [_group_cell(result["groups"][group][value]["adapter"]) for result in seen.values()]
-            cells += [_group_cell(cell[name]) for name in baselines]
-            lines.append(f"| {value} | {cell['rows']:,} | {' | '.join(cells)} |")
-        lines.append("")
+    for group, inside in first["groups"].items():
+        rows = []
+        for value, cell in inside.items():
+            arms = [_group_cell(result["groups"][group][value][ADAPTER]) for result in seen.values()]
+            rows.append([value, f"{cell['rows']:,}", *arms, *(_group_cell(cell[name]) for name in others)])
+        lines += [f"By {group}: accuracy, and in brackets the share of true positives found. Arms: their first seed.", ""]
+        lines += [*_rows([group, "rows", *seen, *others], rows), ""]
     return lines[:-1]
 
 
-def _group_cell(measured: dict[str, float]) -> str:
+def _group_cell(measured: Mapping[str, float]) -> str:
     rate = measured.get("true_positive_rate")
     return f"{measured['accuracy']:.2f}" + (f" ({rate:.2f})" if rate is not None else "")
 
 
-def write(results: Results, path: Path) -> None:
-    """The page."""
-    path.write_text(page(results), encoding="utf-8")
+def draw(drawn: Mapping[tuple[str, str], Results], path: Path) -> None:
+    """A row a task: balanced accuracy and AUROC with 95% t intervals over seeds, and how far probabilities can be believed."""
+    look = marks(name for found in drawn.values() for name in values(found) if name != FLOOR)
+    with drawing(LIGHT):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11.5, 3.4 * len(drawn)), layout="constrained")
+        for row, ((task, model), found) in zip(figure.subplots(len(drawn), 3, squeeze=False), drawn.items(), strict=True):
+            lines = {name: many for name, many in values(found).items() if name != FLOOR}
+            for axes, key in zip(row, ("balanced_accuracy", "auroc"), strict=False):
+                for place, (name, many) in enumerate(lines.items()):
+                    told = estimate([m[key] for m in many if key in m]) if any(key in m for m in many) else None
+                    if told is not None:
+                        style = {"color": look[name].color(LIGHT), "marker": look[name].marker, "capsize": 3}
+                        axes.errorbar(told.mean, place, xerr=told.half_width or 0, linestyle="none", **style)
+                axes.axvline(found[0]["models"][FLOOR].get(key, 0.5), color=LIGHT.muted, linestyle="dashed", linewidth=1)
+                axes.set_yticks(range(len(lines)), list(lines) if axes is row[0] else [])
+                axes.invert_yaxis()
+                axes.margins(y=0.12)
+                axes.set_xlabel(MEASURES[key])
+            _reliability(row[2], found, lines, look)
+            row[1].set_title(f"{task}: {found[0]['rows']:,} held-out rows, {model}", fontsize=10)
+        figure.savefig(path, dpi=130)
+
+
+def _reliability(axes: Any, found: Results, lines: Lines, look: Mapping[str, Any]) -> None:
+    """Curves of arms pool the bins of all their seeds."""
+    axes.plot([0, 1], [0, 1], color=LIGHT.muted, linestyle="dashed", linewidth=1)
+    for name in lines:
+        curves = [r["reliability"][ADAPTER] for r in found if r["label"] == name] or [found[0]["reliability"][name]]
+        bins: dict[int, list[dict[str, float]]] = defaultdict(list)
+        for part in itertools.chain.from_iterable(curves):
+            bins[min(int(part["confidence"] * 10), 9)].append(part)
+        pooled = []
+        for _, parts in sorted(bins.items()):
+            count = sum(p["count"] for p in parts)
+            pooled.append([sum(p["count"] * p[key] for p in parts) / count for key in ("confidence", "accuracy")])
+        style = {"color": look[name].color(LIGHT), "marker": look[name].marker, "linestyle": look[name].dash}
+        axes.plot([x for x, _ in pooled], [y for _, y in pooled], markersize=4, linewidth=1, **style)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy at that confidence")

@@ -11,6 +11,7 @@ import pytest
 
 from qpeft.applications.classify import label_log_likelihoods, probabilities
 from qpeft.applications.evaluation import BASE, evaluate_task, read_result
+from qpeft.applications.model_card import NO_DEVICE
 from qpeft.applications.predict import predict
 from qpeft.applications.prepare import read_part, read_task
 from qpeft.errors import DataError, RunError
@@ -74,6 +75,9 @@ def test_a_run_is_judged_beside_base_and_baselines(run: Path, clinic: Path) -> N
     whole = sum(cell["rows"] * cell["adapter"]["accuracy"] for cell in smokers.values()) / len(rows)
     assert whole == pytest.approx(found["models"]["adapter"]["accuracy"])
     assert sum(b["count"] for b in found["reliability"]["adapter"]) == len(rows)
+    card = (run / "MODEL_CARD.md").read_text()
+    for words in (NO_DEVICE, read_task(clinic).limits[0], found["rows_sha256"], f"{found['models'][BASE]['accuracy']:.3f}"):
+        assert words in card
 
 
 def test_predictions_and_refusals(run: Path, clinic: Path, tmp_path: Path) -> None:

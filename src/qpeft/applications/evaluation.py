@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qpeft.applications import metrics, reasons
+from qpeft.applications import metrics, model_card, reasons
 from qpeft.applications.answers import answers, conversation
 from qpeft.applications.baselines import baselines
 from qpeft.applications.classify import ask
@@ -55,7 +55,7 @@ def evaluate_task(
     base: Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Judge a finished run on the first `limit` rows of a part of its data, and write RUN/task-evaluation.json.
+    """Judge a finished run on the first `limit` rows of a part of its data; write RUN/task-evaluation.json and RUN/MODEL_CARD.md.
 
     Labels are judged by their likelihoods; for the other kinds of task greedy answers are judged, and the perplexity of the true
     ones. `unrelated` is a file of other text: how much worse the adapter models it than the base model is what was forgotten.
@@ -109,6 +109,7 @@ def evaluate_task(
         key = [hashlib.sha256(Path(unrelated).read_bytes()).hexdigest(), len(texts)]
         found["unrelated"] = both("unrelated", key, lambda: evaluate(model, texts, tokenizer, batch_size=batch_size)["loss"])
     (run / RESULT).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (run / model_card.FILE).write_text(model_card.model_card(task, record, found), encoding="utf-8")
     return found
 
 

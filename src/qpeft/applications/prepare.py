@@ -198,6 +198,7 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
         cost=data.cost,
         groups=data.groups,
         reasons=data.reasons,
+        **_words(data),
     )
     kept = (*columns, *(g.field for g in data.groups if g.field not in columns))
 
@@ -219,6 +220,11 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
     return Split({part: explained(parts.parts[part]) for part in PARTS}, parts.left_out), task
 
 
+def _words(data: DataSet) -> dict[str, Any]:
+    """What a run's card says of its data."""
+    return {"licence": data.licence, "use": data.use, "limits": data.limits}
+
+
 def _messages(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[Split, Task]:
     with tempfile.TemporaryDirectory() as scratch:  # through the one reader that checks formats
         file = Path(scratch) / f"{data.name}.jsonl"
@@ -235,7 +241,7 @@ def _messages(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int) -> tu
         label=lambda row: "",
         seed=seed,
     )
-    return parts, Task(name=data.name, title=data.title, kind=data.kind)
+    return parts, Task(name=data.name, title=data.title, kind=data.kind, **_words(data))
 
 
 def read_part(folder: Path, part: str) -> list[dict[str, Any]]:

@@ -117,7 +117,7 @@ class Task:
     `labels` maps a value of the column `target` to the answer. `positive` is the answer whose probability ranks rows, for two
     labels. `cost[true][predicted]` weighs errors. `groups` are reported apart. `fields` is empty for kinds other than
     classification, whose rows are messages already. With `reasons` the label is followed by so many columns that speak for it, in
-    words: "bad, because of savings; the duration of the loan" (see reasons.py).
+    words: "bad, because of savings; the duration of the loan" (see reasons.py). `licence`, `use` and `limits` are those of the data.
     """
 
     name: str
@@ -131,6 +131,9 @@ class Task:
     cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
     reasons: int = 0
+    licence: str = ""
+    use: str = ""
+    limits: tuple[str, ...] = ()
 
     def refusals(self, row: Mapping[str, str]) -> list[str]:
         """Every reason why the row is out of the schema."""
@@ -185,6 +188,7 @@ class Task:
             given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             given["fields"] = tuple(Field(**f) for f in given.get("fields", ()))
             given["groups"] = tuple(Group(**g) for g in given.get("groups", ()))
+            given["limits"] = tuple(given.get("limits", ()))
             return cls(**given)
         except FileNotFoundError as error:
             raise DataError("no such file", file=str(path), cure="qpeft data prepare writes it beside the rows") from error

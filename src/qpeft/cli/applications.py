@@ -25,6 +25,7 @@ def evaluate_task(
     """Judge a run on its task beside the base model and plain baselines, on the same rows, with tables by subgroup."""
     from qpeft.applications.evaluation import RESULT
     from qpeft.applications.evaluation import evaluate_task as judge
+    from qpeft.applications.model_card import FILE as CARD
 
     found = judge(run, folder=data, part=part, limit=limit, batch_size=batch_size, unrelated=unrelated, progress=not as_json)
     if as_json:
@@ -45,7 +46,7 @@ def evaluate_task(
         print(
             f"loss on unrelated text: {', '.join(f'{name} {loss:.4f}' for name, loss in found['unrelated'].items())} nats a token"
         )
-    print(f"written: {run / RESULT}")
+    print(f"written: {run / RESULT}, {run / CARD}")
     if picture is not None:
         from qpeft.applications.picture import draw
 

@@ -9,7 +9,10 @@ from qpeft.applications.tables import Task
 from qpeft.records import RunRecord
 
 FILE = "MODEL_CARD.md"
-NO_DEVICE = "It is no medical device and no lending system. It was made to study fine-tuning; no decision about a person may rest on its answers."
+NO_DEVICE = (
+    "It is no medical device and no lending system. "
+    "It was made to study fine-tuning: no decision about a person may rest on its answers."
+)
 _SHOWN = ("accuracy", "balanced_accuracy", "f1", "auroc", "ece", "cost", "exact_match", "rougeL", "perplexity")
 
 

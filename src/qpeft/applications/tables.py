@@ -117,7 +117,7 @@ class Task:
     `labels` maps a value of the column `target` to the answer. `positive` is the answer whose probability ranks rows, for two
     labels. `cost[true][predicted]` weighs errors. `groups` are reported apart. `fields` is empty for kinds other than
     classification, whose rows are messages already. With `reasons` the label is followed by so many columns that speak for it, in
-    words: "bad, because of savings; the duration of the loan" (see reasons.py). `licence`, `use` and `limits` are those of the data.
+    words: "bad, because of savings; the duration of the loan" (see reasons.py). `licence`, `use` and `limits` are the data's.
     """
 
     name: str

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from benchmarks.study.__main__ import main
 from benchmarks.study.ledger import Ledger, chosen
+from benchmarks.study.page import main as page_main
 from benchmarks.study.plan import load_plan
 
 from qpeft.errors import ConfigError
@@ -64,6 +66,17 @@ def test_every_arm_climbs_the_same_ladder_and_is_judged(plan: Path, capsys: pyte
     assert {(r.label, r.seed, r.status) for r in records} == {(a, s, "ok") for a in ("LoRA", "QTHA") for s in (0, 1)}
     assert all({"loss", "accuracy", "balanced_accuracy", "forgetting"} <= r.metrics.keys() for r in records)
     assert all(r.config["data"]["eval"].endswith("test.jsonl") for r in records)
+
+    page_main(
+        ["--plan", str(plan), "--records", str(plan.parent / "kept"), "--out", str(plan.parent), "--images", str(plan.parent)]
+    )
+    page = (plan.parent / "study-tiny.md").read_text()
+    assert "4 of 4 runs done" in page
+    for record in ledger.records.values():
+        assert f"{record.trainable_parameters:,} |" in page
+    losses = {label: fmean(r.metrics["loss"] for r in ledger.records.values() if r.label == label) for label in ("LoRA", "QTHA")}
+    assert all(f"{loss:.3f} ±" in page for loss in losses.values())
+    assert (plan.parent / "study-tiny-clinic.png").stat().st_size > 10_000
 
     again = run(plan, "--status")
     assert "4 of 4 runs done" in capsys.readouterr().out

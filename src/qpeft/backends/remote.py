@@ -22,7 +22,7 @@ import numpy as np
 
 from qpeft.backends.base import Counts, FloatArray, Limits, check_circuit, check_run
 from qpeft.circuits.ir import Circuit
-from qpeft.errors import BackendError, MissingDependencyError, ServiceError
+from qpeft.errors import BackendError, MissingDependencyError, QpeftError, ServiceError
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 ENV_URL, ENV_KEY = "QPEFT_SERVICE_URL", "QPEFT_SERVICE_KEY"
@@ -165,12 +165,20 @@ class RemoteBackend:
         self.connection = Connection(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", key)
         self.timeout_s = timeout_s
         self.name = f"remote:{self.connection.url}?device={self.device}"
-        found = self.connection.request("GET", f"/v1/devices/{self.device}").json()
-        if found["max_qubits"] is None:
-            raise BackendError(f"no worker of {self.device} has told its limits yet", cure="start a worker: qpeft worker")
+        try:
+            found = self._described()
+        except QpeftError:
+            self.close()
+            raise
         self.limits = Limits(found["max_qubits"], found["max_shots"], exact=bool(found["exact"]))
         self.simulated = bool(found["simulated"])
         self.calibration = str(found["calibration"])
+
+    def _described(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.connection.request("GET", f"/v1/devices/{self.device}").json()
+        if found["max_qubits"] is None:
+            raise BackendError(f"no worker of {self.device} has told its limits yet", cure="start a worker: qpeft worker")
+        return found
 
     def close(self) -> None:
         self.connection.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qpeft.applications.tables import Field, Task
+from qpeft.applications.tables import Field, Task, number
 from qpeft.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def table(fields: Sequence[Field], rows: Sequence[Mapping[str, str]]) -> Any:
     frame = pandas.DataFrame([{f.name: row[f.name] for f in fields} for row in rows])
     for f in fields:
         if f.kind == "number":
-            frame[f.name] = pandas.to_numeric(frame[f.name].replace("", None), errors="coerce").astype(float)
+            frame[f.name] = [number(row[f.name]) for row in rows]
+            frame[f.name] = frame[f.name].astype(float)
     return frame
 
 

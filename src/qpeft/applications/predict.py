@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-import io
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qpeft.applications.answers import answers, conversation
 from qpeft.applications.classify import ask
 from qpeft.applications.evaluation import MAX_REASON, find_task
-from qpeft.applications.tables import BECAUSE, Task
+from qpeft.applications.tables import BECAUSE, Task, read_table
 from qpeft.errors import DataError, RunError
-from qpeft.training.data_files import read_rows
-from qpeft.training.files import write_whole
+from qpeft.training.folder import read_record
 from qpeft.training.run import load_run
 
 COLUMNS = ("label", "probability", "reasons", "refused")
+CHUNK = 200  # rows answered, written and counted at once
 
 
 def predict(
@@ -26,49 +27,86 @@ def predict(
     label, its probability, its reasons where the task has them, and why the row was refused (then the others are empty). Columns
     of the input that have one of these names are not taken over.
 
+    Rows are written as they are answered, to a file beside the target that becomes the target in the end: killed, the same call
+    goes on after the last whole chunk of rows.
+
     Returns counts: {"rows", "refused"}.
 
     Raises:
         RunError: the run's task has no labels.
         DataError: the input lacks a column of the task, or the output exists (unless `overwrite`).
     """
+    from tqdm.auto import tqdm
+
     task, _ = find_task(run)
     if task.kind != "classification":
         raise RunError("the run's task has no labels to predict", value=task.kind, cure="qpeft chat, or qpeft serve-model")
     if target.exists() and not overwrite:
         raise DataError("the file exists", file=str(target), cure="another --output, or --overwrite")
-    rows = [{k: "" if v is None or v != v else str(v).strip() for k, v in row.values.items()} for row in read_rows(source)]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    if lacking := [f.name for f in task.fields if f.name not in columns]:
+    rows = read_table(source)
+    if lacking := [f.name for f in task.fields if f.name not in rows[0]]:
         raise DataError("columns are missing", file=str(source), field=", ".join(lacking), expected="every column of the task")
-    refusals = [task.refusals(row) for row in rows]
-    asked = [i for i, reasons in enumerate(refusals) if not reasons]
-    answered: dict[int, tuple[str, str, str]] = {}
-    if asked:
-        config, model, tokenizer = load_run(run)
-        prompts, system = [task.prompt(rows[i]) for i in asked], config.data.system
-        options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-        likely = ask(model, tokenizer, task, prompts, system=system, **options)
-        labels = [task.answers[k] for k in likely.argmax(axis=1)]
-        why = [""] * len(asked)
-        if task.reasons:
-            texts = answers(model, tokenizer, [conversation(p, system) for p in prompts], max_new_tokens=MAX_REASON, **options)
-            why = [_reasons(task, text, label) for text, label in zip(texts, labels, strict=True)]
-        for i, label, p, reason in zip(asked, labels, likely.max(axis=1), why, strict=True):
-            answered[i] = (label, f"{p:.6f}", reason)
     added = [name for name in COLUMNS if name != "reasons" or task.reasons]
-    kept = [column for column in columns if column not in added]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*kept, *added], restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for i, row in enumerate(rows):
-        said = dict(zip(COLUMNS, (*answered.get(i, ("", "", "")), "; ".join(refusals[i])), strict=True))
-        writer.writerow({**row, **said})
-    write_whole(target, text.getvalue())
-    return {"rows": len(rows), "refused": len(rows) - len(asked)}
+    kept = [column for column in rows[0] if column not in added]
+    part = target.with_name(f"{target.name}.{read_record(run).id[:12]}.part")
+    done = _answered(part, rows, kept, added)
+    model = _Model(run, task, batch_size)
+    with part.open("w", newline="", encoding="utf-8") as stream, tqdm(total=len(rows), unit="row", disable=not progress) as bar:
+        writer = csv.DictWriter(stream, [*kept, *added], restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(done)
+        bar.update(len(done))
+        for start in range(len(done), len(rows), CHUNK):
+            chunk = model.answer(rows[start : start + CHUNK])
+            writer.writerows(chunk)
+            stream.flush()
+            done += chunk
+            bar.update(len(chunk))
+    os.replace(part, target)
+    return {"rows": len(rows), "refused": sum(bool(row["refused"]) for row in done)}
 
 
-def _reasons(task: Task, text: str, label: str) -> str:
-    """The reasons in words, if the text is of the right form and its label the likeliest one; else nothing."""
-    read = task.parse(text)
-    return text.partition(BECAUSE)[2].strip() if read is not None and read[0] == label else ""
+def _answered(part: Path, rows: Sequence[Mapping[str, str]], kept: Sequence[str], added: Sequence[str]) -> list[dict[str, str]]:
+    """The rows that a killed call left, as far as they are those of the input; of a last chunk cut short nothing."""
+    if not part.exists():
+        return []
+    with part.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        found = list(reader)
+    if reader.fieldnames != [*kept, *added]:
+        return []
+    whole = found[: len(found) // CHUNK * CHUNK]
+    same = all(old[column] == row[column] for old, row in zip(whole, rows, strict=False) for column in kept)
+    return whole if same else []
+
+
+class _Model:
+    """The run's model, loaded when the first row needs it."""
+
+    def __init__(self, run: Path, task: Task, batch_size: int) -> None:
+        self.run, self.task, self.batch_size = run, task, batch_size
+        self.loaded: tuple[Any, Any, Any] | None = None
+
+    def answer(self, rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        """Each row with what is added to it."""
+        told = [{**row, "refused": "; ".join(self.task.refusals(row))} for row in rows]
+        asked = [row for row in told if not row["refused"]]
+        if not asked:
+            return told
+        self.loaded = self.loaded or load_run(self.run)
+        config, model, tokenizer = self.loaded
+        prompts, system = [self.task.prompt(row) for row in asked], config.data.system
+        likely = ask(model, tokenizer, self.task, prompts, system=system, batch_size=self.batch_size)
+        for row, p in zip(asked, likely, strict=True):
+            row |= {"label": self.task.answers[int(p.argmax())], "probability": f"{p.max():.6f}"}
+        if self.task.reasons:
+            talks = [conversation(prompt, system) for prompt in prompts]
+            texts = answers(model, tokenizer, talks, max_new_tokens=MAX_REASON, batch_size=self.batch_size)
+            for row, text in zip(asked, texts, strict=True):
+                row["reasons"] = self._reasons(text, row["label"])
+        return told
+
+    def _reasons(self, text: str, label: str) -> str:
+        """The reasons in words, if the text is of the right form and its label the likeliest one; else nothing."""
+        read = self.task.parse(text)
+        return text.partition(BECAUSE)[2].strip() if read is not None and read[0] == label else ""

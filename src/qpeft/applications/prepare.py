@@ -23,7 +23,7 @@ from qpeft.applications.card import card
 from qpeft.applications.catalogue.base import DataSet
 from qpeft.applications.sources import FileSource, HubSource, PackageSource
 from qpeft.applications.splits import PARTS, Split, normalised, split
-from qpeft.applications.tables import FILE, Group, Task, cut, infer_fields, spelled
+from qpeft.applications.tables import FILE, Group, Task, cut, infer_fields, number, read_table, spelled
 from qpeft.errors import DataError, MissingDependencyError
 from qpeft.training.data import Conversation, load_examples
 from qpeft.training.data_files import read_rows
@@ -90,7 +90,7 @@ def own_data(
     reported apart, `drop` columns that are no input, `positive` the value to rank by where there are two. With `reasons` each
     answer is followed by so many columns that speak for it, by the rule of reasons.py.
     """
-    rows = _local(file)
+    rows = read_table(file)
     columns = list(rows[0])
     for column in (label, *drop, *filter(None, (group,)), *groups):
         if column not in columns:
@@ -123,7 +123,7 @@ def own_data(
 
 
 def _quartiles(rows: Sequence[Mapping[str, str]], column: str) -> tuple[float, ...]:
-    values = sorted(float(row[column]) for row in rows if row[column])
+    values = sorted(n for row in rows if (n := number(row[column])) is not None)
     return tuple(sorted({values[len(values) * q // 4] for q in (1, 2, 3)}))
 
 
@@ -136,7 +136,7 @@ def read(data: DataSet, file: Path | None = None) -> list[Mapping[str, Any]]:
         assert data.read is not None
         return list(data.read(source.read()))
     if isinstance(source, FileSource):
-        return list(_local(source.path))
+        return list(read_table(source.path))
     assert data.convert is not None
     given = [row.values for row in read_rows(file)] if file else _hub(source)
     try:
@@ -156,13 +156,6 @@ def _hub(source: HubSource) -> list[dict[str, Any]]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         cure = "connect to the hub, or give a local copy with --file"
         raise DataError(f"the dataset cannot be loaded: {reason}", file=source.dataset, cure=cure) from error
-
-
-def _local(file: Path) -> list[dict[str, str]]:
-    """A table as text, whatever types its format has."""
-    rows = [{k: "" if v is None or v != v else str(v).strip() for k, v in row.values.items()} for row in read_rows(file)]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    return [{column: row.get(column, "") for column in columns} for row in rows]
 
 
 def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[Split, Task]:

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.errors import DataError
+from qpeft.training.data_files import read_rows
 
 MAX_CATEGORIES = 60
 MAX_TEXT = 600
 FILE = "task.json"
 BECAUSE = ", because of "
+MISSING = frozenset({"NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "?"})
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +51,10 @@ class Field:
         if self.kind == "category" and value not in self.values:
             return f"{self.name} is {value[:40]!r}, which no training row had"
         if self.kind == "number":
-            number = _number(value)
-            if number is None:
+            found = number(value)
+            if found is None:
                 return f"{self.name} is {value[:40]!r}, not a number"
-            if self.low is not None and self.high is not None and not self.low <= number <= self.high:
+            if self.low is not None and self.high is not None and not self.low <= found <= self.high:
                 return f"{self.name} is {value}, outside {self.low:g} to {self.high:g}"
         return None
 
@@ -72,12 +75,13 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[:length].rsplit(" ", 1)[0] + " ..."
 
 
-def _number(value: str) -> float | None:
+def number(value: str) -> float | None:
+    """The number that a text is, with or without commas between thousands; None for any other text, and for no finite number."""
     try:
-        number = float(value)
+        found = float(value.replace(",", "") if _THOUSANDS.fullmatch(value.strip()) else value)
     except ValueError:
         return None
-    return number if abs(number) < float("inf") else None
+    return found if abs(found) < float("inf") else None
 
 
 def _plain(value: str) -> str:
@@ -99,11 +103,11 @@ class Group:
         value = (row.get(self.field) or "").strip()
         if not self.edges:
             return self.values.get(value, value) or "unknown"
-        number = _number(value)
-        if number is None:
+        found = number(value)
+        if found is None:
             return "unknown"
-        below = [edge for edge in self.edges if edge <= number]
-        above = [edge for edge in self.edges if edge > number]
+        below = [edge for edge in self.edges if edge <= found]
+        above = [edge for edge in self.edges if edge > found]
         if not below:
             return f"below {above[0]:g}"
         return f"{below[-1]:g} to below {above[0]:g}" if above else f"{below[-1]:g} and above"
@@ -196,6 +200,21 @@ class Task:
             raise DataError(f"not a task: {error}", file=str(path), expected="what qpeft data prepare writes") from error
 
 
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a user's file (CSV, TSV, JSON, JSON Lines, Parquet) as text, every row with every column.
+
+    What is empty, and what `MISSING` names (R, pandas and spreadsheets write it so), is an empty text.
+    """
+    rows = [{column: _text(value) for column, value in row.values.items()} for row in read_rows(path)]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return [{column: row.get(column, "") for column in columns} for row in rows]
+
+
+def _text(value: Any) -> str:
+    text = "" if value is None or value != value else str(value).strip()  # NaN is unequal to itself
+    return "" if text in MISSING else text
+
+
 def infer_fields(
     rows: Sequence[Mapping[str, str]],
     columns: Sequence[str],
@@ -215,10 +234,10 @@ def infer_fields(
     for name in columns:
         present = [v for row in rows if (v := (row.get(name) or "").strip())]
         common: dict[str, Any] = {"name": name, "words": words.get(name, spelled(name)), "optional": len(present) < len(rows)}
-        numbers = [_number(value) for value in present]
+        numbers = [number(value) for value in present]
         counts = Counter(present)
         if name not in values and numbers and None not in numbers:
-            found = [number for number in numbers if number is not None]
+            found = [n for n in numbers if n is not None]
             fields.append(Field(kind="number", unit=units.get(name, ""), low=min(found), high=max(found), **common))
         elif len(counts) <= MAX_CATEGORIES and (name in values or 2 * len(counts) <= len(present)):
             said = values.get(name, {})

@@ -103,7 +103,7 @@ def sizes() -> list[dict[str, Any]]:
 def trained(folder: Path, arm: str, settings: list[str]) -> dict[str, Any]:
     """One arm; a run that is there already is not run again. Losses are nats a token on the held-out rows, moves radians."""
     config = load_recipe(RECIPE, [*settings, *ARMS[arm]])
-    record = train(config, folder / arm)
+    record = train(config, folder / arm, baseline=folder / "baseline.json")
     found = {
         "kind": "training",
         "arm": arm,

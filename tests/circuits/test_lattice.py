@@ -203,6 +203,21 @@ def test_deferred_gradients_are_never_lost_or_late() -> None:
         LatticeExecutor(Simulator(), deferred=True).compile(circuit)(uniform(3, 2), angles * 1.0)
 
 
+def test_a_lattice_that_is_forgotten_is_measured_anew() -> None:
+    circuit, counting = ansatz.qtha(2, 1), Counting()
+    executor = LatticeExecutor(counting, deferred=True)
+    run, angles = executor.compile(circuit), uniform(circuit.n_angles)
+    run(uniform(3, 2), angles), run(uniform(3, 2), angles)
+    assert counting.samples == 9
+    executor.forget()
+    run(uniform(3, 2), angles.requires_grad_()).sum().backward()
+    assert counting.samples == 18
+    with pytest.raises(CircuitError, match="flush"):
+        executor.forget()
+    executor.flush()
+    executor.forget()
+
+
 def test_float32_leading_shapes_and_no_samples() -> None:
     circuit = ansatz.qtha(3, 1)
     run, direct = LatticeExecutor(Simulator()).compile(circuit), Simulator().compile(circuit)

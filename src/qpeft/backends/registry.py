@@ -42,7 +42,7 @@ KINDS: dict[str, Kind] = {
     ),
     "pennylane": Kind("qpeft.backends.pennylane:PennyLaneBackend", "any PennyLane device", "DEVICE", "pennylane", simulated=False),
     "remote": Kind(
-        "qpeft.backends.remote:RemoteBackend", "a device of a qpeft task service", "URL/DEVICE", "service", simulated=False
+        "qpeft.backends.remote:RemoteBackend", "a device of a qpeft task service", "URL/?device=NAME", "service", simulated=False
     ),
 }
 

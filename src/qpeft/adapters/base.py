@@ -136,6 +136,9 @@ class Delta(nn.Module):
         """The map itself: `(..., inputs) -> (..., outputs)` of `sizes`, in the adapter's dtype."""
         raise NotImplementedError
 
+    def start_from(self, weight: Tensor) -> None:
+        """For methods whose start depends on the layer they adapt: called once with `W0 (d_out, d_in)`, of the adapter's dtype."""
+
     def weight(self) -> Tensor:
         """The map as a matrix `(outputs, inputs)`, for linear deltas; raises MergeError for others."""
         if not self.linear:

@@ -79,6 +79,9 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         method = METHODS[str(config.peft_type)]  # type: ignore[attr-defined]
         self.deltas[adapter_name] = method.delta(self.in_features, self.out_features, config, scope)
         self._move_adapter_to_device_of_base_layer(adapter_name)
+        delta = self._delta(adapter_name)
+        if method.delta.start_from is not Delta.start_from and not any(p.is_meta for p in delta.parameters()):
+            delta.start_from(self._weight_as_seen(delta))
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)  # type: ignore[attr-defined]
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
@@ -145,6 +148,16 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
                 cure="load the base model without quantisation to merge",
             )
         return weight
+
+    @torch.no_grad()
+    def _weight_as_seen(self, delta: Delta) -> Tensor:
+        """`W0 (d_out, d_in)` in the delta's dtype; of a quantised layer, what it makes of the identity."""
+        layer = self.get_base_layer()
+        if isinstance(getattr(layer, "weight", None), Tensor) and layer.weight.dtype in MERGEABLE:
+            return self._unmerged_weight().to(delta.dtype)
+        identity = torch.eye(self.in_features, dtype=delta.dtype, device=delta.device)
+        through: Tensor = layer(identity) - layer(torch.zeros_like(identity[:1]))
+        return through.T.to(delta.dtype)
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -151,6 +152,28 @@ def test_a_client_that_leaves_frees_the_model(client: openai.OpenAI) -> None:
         next(iter(stream))
     client.chat.completions.create(**given, max_tokens=1)  # type: ignore[call-overload]
     assert time.monotonic() - began < 10
+
+
+def test_a_client_that_gives_up_waiting_frees_the_model(client: openai.OpenAI) -> None:
+    began = time.monotonic()
+    with pytest.raises(openai.APITimeoutError):
+        client.chat.completions.create(model="first", messages=ASKED, max_tokens=1900, temperature=1.0, timeout=0.5)  # type: ignore[arg-type]
+    client.chat.completions.create(model="first", messages=ASKED, max_tokens=1)  # type: ignore[arg-type]
+    assert time.monotonic() - began < 10
+
+
+def test_twenty_clients_at_once_get_the_answers_they_would_get_alone(client: openai.OpenAI) -> None:
+    def say(number: int) -> str | None:
+        asked = [{"role": "user", "content": f"Is patient {number % 5} ill?"}]
+        given = {"model": ("base", "first")[number % 2], "messages": asked, "max_tokens": 8, "temperature": 0}
+        if number % 3:
+            return client.chat.completions.create(**given).choices[0].message.content  # type: ignore[call-overload]
+        chunks = client.chat.completions.create(**given, stream=True)  # type: ignore[call-overload]
+        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+
+    alone = [say(number) for number in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(say, range(20))) == alone
 
 
 def test_keys_and_hosts(adapters: Adapters, address: str) -> None:

@@ -33,6 +33,7 @@ from qpeft.applications.serving import Adapters, Answer, Served
 from qpeft.training.data import Message
 
 MAX_NEW_TOKENS = 512  # of an answer whose request names no bound
+LOOK_S = 0.3  # how often it is looked whether a client still waits
 _UNSUPPORTED = ("tools", "functions", "logprobs", "top_logprobs", "stop", "response_format", "logit_bias", "audio")
 
 
@@ -141,7 +142,7 @@ def create_app(adapters: Adapters, *, api_key: str | None = None, max_new_tokens
         return {"id": name, "deleted": True}
 
     @app.post("/v1/chat/completions", response_model=None)
-    async def _chat(given: ChatRequest) -> Any:
+    async def _chat(given: ChatRequest, request: Request) -> Any:
         if names := given.unsupported():
             return refused(400, f"not supported: {', '.join(names)}", "unsupported_parameter")
         served = adapters.get(given.model)
@@ -154,7 +155,7 @@ def create_app(adapters: Adapters, *, api_key: str | None = None, max_new_tokens
         if given.stream:
             usage = given.stream_options is not None and given.stream_options.include_usage
             return StreamingResponse(job.events(usage), media_type="text/event-stream", headers={"cache-control": "no-store"})
-        answer = await asyncio.to_thread(job.run)
+        answer = await job.whole(request)
         message = {"role": "assistant", "content": answer.text}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
         return job.envelope("chat.completion", [choice]) | {"usage": _usage(answer)}
@@ -181,6 +182,14 @@ class _Job:
             streamer=streamer,
             stopped=self.stop.is_set,
         )
+
+    async def whole(self, request: Request) -> Answer:
+        """The answer; when the client goes away it stops at its next token, or its first if others are still answered."""
+        answering = asyncio.ensure_future(asyncio.to_thread(self.run))
+        while not (await asyncio.wait([answering], timeout=LOOK_S))[0]:
+            if await request.is_disconnected():
+                self.stop.set()
+        return answering.result()
 
     def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.given.model, "choices": choices}

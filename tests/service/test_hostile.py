@@ -80,7 +80,10 @@ def test_headers_content_types_and_paths(http: httpx.Client) -> None:
     assert http.get("/v1/jobs", params={"limit": "nan"}).status_code == 422
     assert http.get("/v1/jobs/%2e%2e%2fdata").status_code == 404
     assert http.get("/nowhere").status_code == 404
-    assert http.put("/v1/jobs").status_code in (404, 405)
+    for path, allowed in (("/v1/jobs", "GET, POST"), ("/healthz", "GET, HEAD"), ("/v1/jobs/j1", "DELETE, GET")):
+        answer = http.put(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    assert http.get("/v1/events", params={"after": "\u00b2-1"}).status_code == 422
     answer = http.get("/v1/devices")
     for header in ("x-content-type-options", "content-security-policy", "referrer-policy", "x-frame-options"):
         assert header in answer.headers

@@ -27,6 +27,7 @@ from qpeft.service.settings import Settings
 from qpeft.service.writer import Transaction
 
 PAID: Final = ("intent", "sent")
+TASK_STATES: Final = (*PAID, "refused", "absent")
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ class Worker:
             thread.start()
         while (lease := self._leases.get()) is not None:
             self._run_lease(lease)
+            with self._lock:
+                self._dropped.difference_update(job.seq for job in lease.jobs if job.seq not in self._holding)
         self._offer(None)
         self._hands.join()
         if self._failure is not None:
@@ -167,7 +169,7 @@ class Worker:
                 self._register_again(error)
                 continue
             with self._lock:
-                self._dropped.update(lease.drop)
+                self._dropped.update(self._holding.keys() & lease.drop)  # others have ended since it was asked
                 self._holding.update((job.seq, job.attempt) for job in lease.jobs)
                 self._dropped.difference_update(job.seq for job in lease.jobs)
             if lease.jobs:
@@ -236,6 +238,7 @@ class Worker:
             with self._lock:
                 for job in jobs:
                     self._holding.pop(job.seq, None)
+                    self._dropped.discard(job.seq)
 
     def _live(self) -> None:
         while not self._stopping.wait(min(2.0, self.lease_s / 4)):
@@ -248,7 +251,7 @@ class Worker:
                     continue  # the thread that leases registers again
                 raise
             with self._lock:
-                self._dropped.update(answer["drop"])
+                self._dropped.update(self._holding.keys() & answer["drop"])
 
 
 def open_devices(names: Sequence[str]) -> list[Device | Forwarder]:

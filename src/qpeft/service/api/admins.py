@@ -96,8 +96,8 @@ async def list_workers(context: Context) -> Response:
 
 async def list_vendor_tasks(context: Context) -> Response:
     """What was sent to vendors, newest first; `?state=intent` are those whose fate is not known."""
-    state = context.request.query_params.get("state")
-    rows = await context.service.ask(context.service.reads.vendor_tasks, state, int(context.number("limit", 100, 1, 1000)))
+    state = context.choice("state", "task_state")
+    rows = await context.service.ask(context.service.reads.vendor_tasks, state, int(context.number("limit", 100)))
     names = ("id", "device", "state", "vendor_job", "reason", "circuits", "shots", "calibration")
     tasks = [{**{name: getattr(row, name) for name in names}, "created_at": stamp(row.created_at)} for row in rows]
     return answer({"tasks": tasks})
@@ -111,7 +111,7 @@ async def resolve_vendor_task(context: Context) -> Response:
 
 
 async def read_audit(context: Context) -> Response:
-    rows = await context.service.ask(context.service.reads.audit, int(context.number("limit", 100, 1, 1000)))
+    rows = await context.service.ask(context.service.reads.audit, int(context.number("limit", 100)))
     return answer({"audit": [{"at": stamp(row.at), "actor": row.actor, "act": row.act, "detail": row.detail} for row in rows]})
 
 
@@ -122,7 +122,7 @@ ROUTES = [
     Route("POST", "/v1/devices/{id}/status", "admin", set_device, "Drain a device, maintain it, bring it back", DeviceStatus),
     Route("POST", "/v1/devices/{id}/calibration", "admin", set_calibration, "Set a chip's calibration", CalibrationChoice),
     Route("GET", "/v1/workers", "admin", list_workers, "Workers"),
-    Route("GET", "/v1/vendor-tasks", "admin", list_vendor_tasks, "What was sent to vendors", query=("state", "limit")),
+    Route("GET", "/v1/vendor-tasks", "admin", list_vendor_tasks, "What was sent to vendors", query=("task_state", "limit")),
     Route("POST", "/v1/vendor-tasks/{id}/resolve", "admin", resolve_vendor_task, "Say what became of a task", VendorResolution),
     Route("GET", "/v1/audit", "admin", read_audit, "What administrators did", query=("limit",)),
 ]

@@ -101,7 +101,9 @@ def _add_open_routes(application: FastAPI, service: Service) -> None:
 
 async def _http_error(_: Request, error: HTTPException) -> Response:
     words = {404: "no such route", 405: "the route does not take this method"}
-    return problem(ServiceError(words.get(error.status_code, error.detail), status=error.status_code, code="http"))
+    answer = problem(ServiceError(words.get(error.status_code, error.detail), status=error.status_code, code="http"))
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _refusal(_: Request, error: Exception) -> Response:

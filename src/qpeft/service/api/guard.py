@@ -65,7 +65,9 @@ class Guard:
         try:
             bounded = self._bounded(scope, receive)
             endpoint = self._find(scope)
-            if endpoint is None:
+            if endpoint is None and (methods := self._methods(scope["path"])):
+                await _not_this_method(scope["method"], methods)(scope, bounded, guarded_send)
+            elif endpoint is None:
                 await self.rest(scope, bounded, guarded_send)
             else:
                 response = await endpoint(Request(scope, bounded))
@@ -93,6 +95,11 @@ class Guard:
                     scope["path_params"] = found.groupdict()
                     return candidate
         return endpoint
+
+    def _methods(self, path: str) -> list[str]:
+        """What the path takes."""
+        exact = {method for method, known in self._exact if known == path}
+        return sorted(exact.union(method for method, pattern, _ in self._patterns if pattern.fullmatch(path)))
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         limit = self.settings.max_body_bytes
@@ -134,6 +141,15 @@ def _announced(scope: Scope) -> int | None:
         if name == b"transfer-encoding":
             return None
     return 0
+
+
+def _not_this_method(method: str, methods: Sequence[str]) -> Response:
+    allowed = ", ".join(methods)
+    answer = problem(
+        ServiceError("the route does not take this method", status=405, code="method", value=method[:20], bound=allowed)
+    )
+    answer.headers["allow"] = allowed
+    return answer
 
 
 def _too_large(size: int, limit: int) -> ServiceError:

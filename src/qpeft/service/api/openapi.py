@@ -10,19 +10,8 @@ from typing import Any
 import msgspec
 
 import qpeft
-from qpeft.service.api.routes import Route
+from qpeft.service.api.routes import QUERY, Route
 
-QUERY = {
-    "wait": ("number", "seconds to wait for the end, at most 60"),
-    "limit": ("integer", "how many at most"),
-    "cursor": ("integer", "where to go on, from the answer before"),
-    "state": ("string", "only jobs in this state"),
-    "device": ("string", "only jobs of this device"),
-    "after": ("string", "the id of the last event seen, like the header Last-Event-ID"),
-    "id": ("string", "a calibration of the past"),
-    "days": ("integer", "how many days back"),
-    "all": ("integer", "1: of every user (administrators)"),
-}
 PROBLEM = {
     "type": "object",
     "required": ["type", "title", "status", "detail"],
@@ -83,8 +72,9 @@ def _operation(route: Route, by_type: dict[type[msgspec.Struct], dict[str, Any]]
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in re.findall(r"{(\w+)}", route.path)
     ]
     for name in route.query:
-        kind, words = QUERY[name]
-        parameters.append({"name": name, "in": "query", "description": words, "schema": {"type": kind}})
+        schema = dict(QUERY[name])
+        words = schema.pop("description")
+        parameters.append({"name": name.removeprefix("task_"), "in": "query", "description": words, "schema": schema})
     if route.scope == "submit" and route.takes is not None:
         parameters.append({"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 128}})
     problem = {

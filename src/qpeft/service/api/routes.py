@@ -13,10 +13,31 @@ from starlette.responses import Response
 from qpeft.errors import ServiceError
 from qpeft.service.api.auth import Keys, Principal
 from qpeft.service.core import Service
+from qpeft.service.schema import STATES
+from qpeft.service.vendor_tasks import TASK_STATES
 
 T = TypeVar("T")
 JSON, MSGPACK, BINARY, NDJSON = "application/json", "application/msgpack", "application/octet-stream", "application/x-ndjson"
 encode = msgspec.json.Encoder().encode
+
+
+QUERY: dict[str, dict[str, Any]] = {
+    "wait": {"type": "number", "minimum": 0, "maximum": 60, "description": "seconds to wait for the end"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "how many at most"},
+    "cursor": {"type": "integer", "minimum": 0, "maximum": 2**53 - 1, "description": "where to go on, from the answer before"},
+    "state": {"type": "string", "enum": STATES, "description": "only jobs in this state"},
+    "task_state": {"type": "string", "enum": TASK_STATES, "description": "only tasks in this state"},
+    "device": {"type": "string", "description": "only jobs of this device"},
+    "after": {
+        "type": "string",
+        "pattern": r"^[0-9]{1,18}-[0-9]{1,18}$",
+        "description": "the id of the last event seen, like the header Last-Event-ID",
+    },
+    "id": {"type": "string", "description": "a calibration of the past"},
+    "days": {"type": "integer", "minimum": 1, "maximum": 3660, "description": "how many days back"},
+    "all": {"type": "integer", "minimum": 0, "maximum": 1, "description": "1: of every user (administrators)"},
+}
+"""What may be in a query, as JSON schemas. A whole number may be written as `3` or `3.0`."""
 
 
 @dataclass
@@ -35,20 +56,29 @@ class Context:
     def path(self, name: str) -> str:
         return str(self.request.path_params[name])
 
-    def number(self, name: str, default: float, low: float, high: float) -> float:
-        """A number of the query, refused outside its bounds."""
+    def number(self, name: str, default: float) -> float:
+        """A number of the query, refused outside its bounds in `QUERY`."""
         text = self.request.query_params.get(name)
         if text is None:
             return default
+        schema = QUERY[name]
+        low, high = schema["minimum"], schema["maximum"]
         try:
             value = float(text)
         except ValueError:
             value = float("nan")
-        if not low <= value <= high:
+        if not low <= value <= high or (schema["type"] == "integer" and not value.is_integer()):
             raise ServiceError(
                 f"{name} is not a number in its bounds", status=422, code="query", value=text[:40], bound=f"{low:g}..{high:g}"
             )
         return value
+
+    def choice(self, name: str, schema: str | None = None) -> str | None:
+        """A word of the query that is one of those that `QUERY[schema or name]` lists."""
+        text = self.request.query_params.get(name)
+        if text is not None and text not in (allowed := QUERY[schema or name]["enum"]):
+            raise ServiceError(f"no such {name}", status=422, code="query", value=text[:40], bound=", ".join(allowed))
+        return text
 
     def idempotency_key(self) -> str | None:
         key = self.request.headers.get("idempotency-key")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,7 +12,7 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from qpeft.errors import ServiceError
-from qpeft.service.api.routes import JSON, Context, Route, answer, encode
+from qpeft.service.api.routes import JSON, QUERY, Context, Route, answer, encode
 from qpeft.service.core import Service
 from qpeft.service.reads import job_view, stamp
 from qpeft.service.schema import Row
@@ -30,9 +31,9 @@ async def events(context: Context) -> Response:
 
 
 def _place(text: str) -> tuple[int, int]:
-    changed, _, seq = text.partition("-")
-    if not (changed.isdigit() and seq.isdigit() and len(text) < 40):
+    if not re.fullmatch(QUERY["after"]["pattern"], text):
         raise ServiceError("not an event's id", status=422, code="event_id", value=text[:40])
+    changed, seq = text.split("-")
     return int(changed), int(seq)
 
 
@@ -132,8 +133,8 @@ async def get_queue(context: Context) -> Response:
 
 async def get_usage(context: Context) -> Response:
     """By day and device; `?all=1` is every user's, for administrators."""
-    days = int(context.number("days", 30, 1, 3660))
-    everyone = context.request.query_params.get("all") == "1"
+    days = int(context.number("days", 30))
+    everyone = context.number("all", 0) == 1
     if everyone and "admin" not in context.principal.scopes:
         raise ServiceError("the usage of all users is for administrators", status=403, code="scope", bound="admin")
     since = time.strftime("%Y-%m-%d", time.gmtime(context.service.clock.now() - days * 86400))

@@ -114,13 +114,16 @@ def test_numbers_and_missing_values_as_people_write_them(tmp_path: Path) -> None
         7,
     ]
     kinds = ("plain", 'with "quotes", and commas', "on two\nlines")
-    rows = [
+    rows = [{"weight": "5", "note": "nobody knows", "kind": "NA"}]
+    rows += [
         {"weight": f"{1000 + i:,}" if i % 9 else "NA", "note": f"{kinds[i % 3]} {i}", "kind": "rare" if i % 12 == 0 else "common"}
         for i in range(120)
     ]
     file = write_csv(tmp_path / "a.csv", rows)
     assert [row["note"] for row in read_table(file)] == [row["note"] for row in rows]
-    task = read_task(prepare(own_data(file, "kind", groups=("weight",)), tmp_path / "out").folder)
+    made = prepare(own_data(file, "kind", groups=("weight",)), tmp_path / "out")
+    assert made.left_out == 1  # a row without a label
+    task = read_task(made.folder)
     [weight, note] = task.fields
     assert (weight.kind, weight.optional, note.kind) == ("number", True, "text")
     assert weight.low is not None

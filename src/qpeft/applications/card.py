@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qpeft.applications.catalogue.base import DataSet
-from qpeft.applications.sources import HubSource, PackageSource
+from qpeft.applications.sources import FileSource, HubSource, PackageSource
 from qpeft.applications.splits import PARTS
 from qpeft.applications.tables import Task
 
@@ -24,7 +24,8 @@ def card(
     own = "the source's own test rows; validation cut from its training rows" if data.in_test else "70% / 15% / 15%"
     strata = ", stratified by label" if data.kind == "classification" else ""
     lines.append(f"| split | {own}{kin}{strata}, by content hash, seed {seed} |")
-    lines.append(f"| left out | {left_out} rows: copies{', or kin of a test row' if data.in_test else ''} |")
+    others = ", or kin of a test row" if data.in_test else ", or without a label" if isinstance(data.source, FileSource) else ""
+    lines.append(f"| left out | {left_out} rows: copies{others} |")
     for part in PARTS:
         lines.append(f"| {part} | {sum(counts[part].values()):,} rows, SHA-256 `{hashes[part]}` |")
     lines += [f"| intended use | {data.use} |", "", "## Limits", ""]

@@ -33,7 +33,7 @@ CARD = "CARD.md"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What was written: rows and SHA-256 of each part, and the rows that were left out as copies."""
+    """What was written: rows and SHA-256 of each part, and the rows that were left out as copies or without a label."""
 
     folder: Path
     rows: Mapping[str, int]
@@ -159,6 +159,7 @@ def _hub(source: HubSource) -> list[dict[str, Any]]:
 
 
 def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[Split, Task]:
+    unlabelled = sum(not row[data.target] for row in rows)
     rows = [row for row in rows if row[data.target]]
     labels = dict(data.labels) or {value: value for value in sorted({row[data.target] for row in rows})}
     if unknown := sorted({row[data.target] for row in rows} - labels.keys()):
@@ -210,7 +211,7 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
             found = by_rule(task, parts.parts["train"], rows)
         return [written(row, why) for row, why in zip(rows, found, strict=True)]
 
-    return Split({part: explained(parts.parts[part]) for part in PARTS}, parts.left_out), task
+    return Split({part: explained(parts.parts[part]) for part in PARTS}, parts.left_out + unlabelled), task
 
 
 def _words(data: DataSet) -> dict[str, Any]:

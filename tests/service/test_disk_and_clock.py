@@ -97,8 +97,8 @@ def accepts(client: Client) -> bool:
 
 
 @pytest.mark.slow
-def test_a_disk_that_becomes_read_only_and_writable_again(served: Server, disk: Path) -> None:
-    """What was acknowledged is read from it all the while; a service that is started on it says what is wrong."""
+def test_a_disk_that_is_read_only_is_said_at_the_start(served: Server, disk: Path) -> None:
+    """And once it is writable again, everything is there."""
     client = served.client(total_s=0.1)
     kept = client.submit(RY, device="simulator", params=[0.1], shots=5)["id"]
     served.stop()

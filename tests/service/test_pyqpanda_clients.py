@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -69,6 +70,22 @@ answer({"backends": service.backends(), "qubits": info.qubits_num(), "edges": le
     assert found["backends"]["72"] is True
     assert found["qubits"] == 72
     assert found["edges"] > 80
+
+
+def test_the_best_qubits_are_lines_of_the_chip(cloud: Server, key: str) -> None:
+    script = """
+chip = service.backend("72")
+found = chip.best_qubit_blocks(5, 1, 3)
+edges = [tuple(pair.get_qubits()) for pair in chip.chip_info().double_qubits_info() if pair.get_fidelity() > 0]
+many = service.best_qubit_blocks("72", 30, 1, 16)
+answer({"blocks": found.qubit_blocks, "edges": edges, "chip": found.chip_id, "many": many.size()})
+"""
+    found = sdk(cloud, script, key)
+    edges = {frozenset(map(int, pair)) for pair in found["edges"]}
+    assert [len(block) for block in found["blocks"]] == [5, 5, 5]
+    assert len({qubit for block in found["blocks"] for qubit in block}) == 15
+    assert all(frozenset(pair) in edges for block in found["blocks"] for pair in itertools.pairwise(block))
+    assert (found["chip"], 1 <= found["many"] <= 2) == ("72", True)
 
 
 def test_two_hundred_circuits_on_the_emulated_chip(cloud: Server, key: str) -> None:

@@ -7,9 +7,11 @@ The protocol was observed, not specified: what is answered here is what pyqpanda
 
 from __future__ import annotations
 
-from typing import Any, Final
+import functools
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 from starlette.responses import Response
 
 from qpeft.errors import ServiceError
@@ -46,8 +48,16 @@ class ChipId(msgspec.Struct):
     ChipID: str
 
 
+class Blocks(msgspec.Struct):
+    chipId: str
+    qubitNum: Annotated[int, Meta(ge=1, le=64)]
+    qubitBlockNum: Annotated[int, Meta(ge=1, le=16)] = 1
+    label: Annotated[int, Meta(ge=0, le=1000)] = 1
+
+
 _TASK = msgspec.json.Decoder(Task)
 _TASK_ID = msgspec.json.Decoder(TaskId)
+_BLOCKS = msgspec.json.Decoder(Blocks)
 _CHIP_ID = msgspec.json.Decoder(ChipId)
 
 
@@ -77,13 +87,17 @@ def _device(context: Context, chip: str) -> str:
 async def chip_info(context: Context) -> Response:
     """A chip's calibration in the vendor's form."""
     chip = decode(_CHIP_ID, await context.request.body()).ChipID
+    return _reply(_vendor_form(chip, msgspec.json.decode(await _calibration(context, chip))))
+
+
+async def _calibration(context: Context, chip: str) -> bytes:
+    """The chip file of what it runs under."""
     row = await context.service.ask(context.service.reads.calibration, _device(context, chip))
-    data = msgspec.json.decode(row.data) if row is not None else {}
-    if "qubits" not in data:
+    if row is None or "qubits" not in msgspec.json.decode(row.data):
         raise ServiceError(
             "the chip has told no calibration", status=404, code="not_found", value=chip[:64], cure="start its worker"
         )
-    return _reply(_vendor_form(chip, data))
+    return bytes(row.data)
 
 
 def _vendor_form(chip: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +134,38 @@ def _vendor_form(chip: str, data: dict[str, Any]) -> dict[str, Any]:
             {"gateType": "CZ", "IntValue": round(times["cz"]["time_ns"])},
         ],
     }
+
+
+async def best_blocks(context: Context) -> Response:
+    """The best disjoint lines of `qubitNum` qubits by the chip's calibration; as many as there are, at most `qubitBlockNum`."""
+    request = decode(_BLOCKS, await context.request.body())
+    data = await _calibration(context, request.chipId)
+    blocks = await context.service.ask(_lines, bytes(data), request.qubitNum, request.qubitBlockNum)
+    return _reply(
+        {
+            "ChipID": request.chipId,
+            "QubitNum": request.qubitNum,
+            "Label": request.label,
+            "QubitBlockNum": request.qubitBlockNum,
+            "QubitBlocks": blocks,
+        }
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _lines(data: bytes, n_qubits: int, number: int) -> list[tuple[int, ...]]:
+    from qpeft.backends.chips import Chip
+    from qpeft.backends.routing import Shape, best_place
+
+    chip = Chip.from_json(data)
+    pairs = tuple(((q, q + 1), 1) for q in range(n_qubits - 1))
+    shape = Shape(n_qubits, pairs, (1,) * n_qubits, (1,) * n_qubits)
+    blocks: list[tuple[int, ...]] = []
+    free = set(chip.live_qubits)
+    while len(blocks) < number and (place := best_place(shape, chip, free)) is not None:
+        blocks.append(place)
+        free -= set(place)
+    return blocks
 
 
 async def submit(context: Context) -> Response:
@@ -180,6 +226,9 @@ async def cancel(context: Context) -> Response:
 ROUTES = [
     Route("GET", "/oqcs/task/getResourceList.json", "read", resources, "pyqpanda3: chips"),
     Route("POST", "/oqcs/task/origin/chipInfo.json", "read", chip_info, "pyqpanda3: a chip's calibration", ChipId, JSON),
+    Route(
+        "POST", "/oqcs/task/management/bestQubitBlocks.json", "read", best_blocks, "pyqpanda3: a chip's best qubits", Blocks, JSON
+    ),
     Route("POST", "/oqcs/task/origin/submit.json", "submit", submit, "pyqpanda3: submit a task", Task, JSON),
     Route("POST", "/oqcs/task/origin/taskDetail.json", "read", detail, "pyqpanda3: state and results of a task", TaskId, JSON),
     Route("POST", "/oqcs/task/cancelTask.json", "submit", cancel, "pyqpanda3: cancel a task", TaskId, JSON),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from qpeft.applications import reasons
 from qpeft.applications.answers import answers, conversation
@@ -19,6 +20,7 @@ from qpeft.applications.evaluation import BASE, evaluate_task
 from qpeft.applications.predict import predict
 from qpeft.applications.prepare import own_data, prepare, read_part, read_task
 from qpeft.applications.tables import BECAUSE
+from qpeft.cli import app
 from qpeft.errors import DataError
 from qpeft.training.chat import reply
 from qpeft.training.config import load_recipe
@@ -113,6 +115,9 @@ training: {{max_steps: 300, per_device_train_batch_size: 4, learning_rate: 1.5e-
     assert set(found["reasons"]) == {"adapter", BASE, "the label's commonest reasons"}
     assert found["reasons"][BASE]["parses"] == 0
     assert found["reasons"]["adapter"]["parses"] > 0.5
+
+    said = CliRunner().invoke(app, ["evaluate-task", str(run), "--limit", "3"])
+    assert "the label's commonest reasons" in said.output, said.output
 
     _, model, tokenizer = load_run(run)
     task, rows = read_task(explained), read_part(explained, "test")

@@ -37,6 +37,10 @@ def evaluate_task(
     print_table(("model", *keys), rows)
     for name, gap in found.get("difference", {}).items():
         print(f"accuracy, adapter minus {name}: {gap['accuracy']:+.3f} (95% interval {gap['low']:+.3f} to {gap['high']:+.3f})")
+    if "reasons" in found:
+        print("reasons, against those of the rule (a rule's, not a lender's or a physician's)")
+        cells = [(name, *(f"{value:.3f}" for value in told.values())) for name, told in found["reasons"].items()]
+        print_table(("model", *next(iter(found["reasons"].values()))), cells)
     for group, values in found.get("groups", {}).items():
         cells = [
             (value, f"{cell['rows']:,}", *(f"{cell[m]['accuracy']:.3f}" for m in found["models"])) for value, cell in values.items()

@@ -201,7 +201,7 @@ def _reliability(axes: Any, found: Results, lines: Lines, look: Mapping[str, Any
             pooled.append([sum(p["count"] * p[key] for p in parts) / count for key in ("confidence", "accuracy")])
         style = {"color": look[name].color(LIGHT), "marker": look[name].marker, "linestyle": look[name].dash}
         axes.plot([x for x, _ in pooled], [y for _, y in pooled], markersize=4, linewidth=1, **style)
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("confidence")
     axes.set_ylabel("accuracy at that confidence")

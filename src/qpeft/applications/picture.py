@@ -42,7 +42,7 @@ def draw(result: Mapping[str, Any], path: Path) -> Path:
                 linestyle=look[name].dash,
                 label=f"{name} (ECE {result['models'][name]['ece']:.2f})",
             )
-        right.set_xlim(0, 1)
+        right.set_xlim(0, 1.02)
         right.set_ylim(0, 1.02)
         right.set_xlabel("confidence")
         right.set_ylabel("accuracy at that confidence")

@@ -85,3 +85,15 @@ def test_exact_match_and_rouge() -> None:
     scores = rouge(["the cat sat"], ["the cat ran"])
     assert scores["rouge1"] == pytest.approx(2 / 3)
     assert scores["rouge2"] == pytest.approx(1 / 2)
+
+
+def test_rouge_is_the_package_s_in_english_and_counts_characters_in_chinese() -> None:
+    from rouge_score import rouge_scorer
+
+    truth, answer = "The cats_were running: 2.5 miles, weren't they?", "A cat ran 2 miles; the cats were tired."
+    stock = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True).score(truth, answer)
+    assert rouge([answer], [truth]) == {name: pytest.approx(score.fmeasure) for name, score in stock.items()}
+    chinese = rouge(["我很高兴"], ["我不高兴"])
+    assert chinese == {"rouge1": pytest.approx(0.75), "rouge2": pytest.approx(1 / 3), "rougeL": pytest.approx(0.75)}
+    assert rouge(["Größe"], ["Größe"])["rouge1"] == 1
+    assert rouge(["Größe"], ["Grüße"])["rouge1"] == 0

@@ -114,14 +114,32 @@ def exact_match(answers: Sequence[str], truths: Sequence[str]) -> float:
 
 
 def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, float]:
-    """Mean F-measures of ROUGE-1, -2 and -L (with stemming), in 0..1, of the package rouge-score."""
+    """Mean F-measures of ROUGE-1, -2 and -L, in 0..1, of the package rouge-score; English is stemmed as the package does it."""
     try:
         from rouge_score import rouge_scorer
     except ImportError as error:
         raise MissingDependencyError("rouge-score", "applications", "ROUGE") from error
-    scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_Words())
     scores = [scorer.score(truth, answer) for answer, truth in zip(answers, truths, strict=True)]
     return {name: sum(score[name].fmeasure for score in scores) / len(scores) for name in ("rouge1", "rouge2", "rougeL")}
+
+
+class _Words:
+    """rouge-score's own words for ASCII; it drops all else, so other letters make words here, and each Chinese, Japanese or Korean
+    character is one, as is usual where words are not spaced.
+    """
+
+    _unspaced = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    _word = re.compile(rf"[{_unspaced}]|[^\W_{_unspaced}]+")
+
+    def __init__(self) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self._english = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        found = self._word.findall(text.lower())
+        return [part for word in found for part in (self._english.tokenize(word) if word.isascii() else [word])]
 
 
 def _sklearn_metrics() -> Any:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from benchmarks.study import methods
 from qpeft.errors import ConfigError
 from qpeft.training.adapter_section import read_adapter
 from qpeft.training.arguments import Count, Natural, Positive, Seed, TrainingSection
@@ -147,8 +146,7 @@ def fingerprint(config: RunConfig) -> str:
 
 
 def load_plan(path: Path) -> Plan:
-    """Read and check a plan; every problem found is in the one ConfigError raised. Enters the studied methods into PEFT."""
-    methods.enter()
+    """Read and check a plan; every problem found is in the one ConfigError raised."""
     source = read_yaml(path)
     problems = list(source.problems)
     plan = None

@@ -54,6 +54,10 @@ class AdapterConfig:
         """Modules of which scope share state: "none", "layer" or "model"."""
         return "none"
 
+    def gradient_batches(self) -> int:
+        """How many batches of training data the start looks at (first_gradients.py); most methods look at none."""
+        return 0
+
     @classmethod
     def budget_grid(cls, rank: int) -> list[dict[str, Any]]:
         """Settings from few parameters to many, among which a budget finds the largest that fits; beside LoRA of rank `rank`.
@@ -138,6 +142,9 @@ class Delta(nn.Module):
 
     def start_from(self, weight: Tensor) -> None:
         """For methods whose start depends on the layer they adapt: called once with `W0 (d_out, d_in)`, of the adapter's dtype."""
+
+    def start_from_gradient(self, gradient: Tensor) -> None:
+        """For methods whose start depends on the training data: the loss's gradient in `W0 (d_out, d_in)`; first_gradients.py."""
 
     def weight(self) -> Tensor:
         """The map as a matrix `(outputs, inputs)`, for linear deltas; raises MergeError for others."""
@@ -225,6 +232,12 @@ def positive(name: str, value: Any) -> None:
     """Raise AdapterError unless `value` is a whole number of at least one."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise AdapterError(f"{name} must be a whole number of at least 1", value=value)
+
+
+def natural(name: str, value: Any) -> None:
+    """Raise AdapterError unless `value` is a whole number, zero or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise AdapterError(f"{name} must be a whole number, 0 or more", value=value)
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from qpeft.adapters.cayley import CayleyConfig, CayleyUnitary
 from qpeft.adapters.controls import QNN_KINDS
 from qpeft.adapters.generated import GENERATORS
 from qpeft.adapters.qaa import QAA, QAAConfig
+from qpeft.adapters.qcore import QCore, QCoreConfig
 from qpeft.adapters.qpa import QPA, QPAConfig
 from qpeft.adapters.qtha import QTHA, QTHAConfig
 from qpeft.adapters.quanta import QuanTA, QuanTAConfig
@@ -57,6 +58,16 @@ METHODS: dict[str, Method] = {
             QTHA,
             "arXiv 2503.12790",
             "tensor trains around a data re-uploading circuit",
+            kind="circuit",
+            runs_on=("simulator", "chip"),
+            controls={kind: {"qnn": kind} for kind in QNN_KINDS if kind != "circuit"},
+        ),
+        Method(
+            "QCORE",
+            QCoreConfig,
+            QCore,
+            "ours",
+            "a core with a circuit between frozen frames, taken from the first gradients",
             kind="circuit",
             runs_on=("simulator", "chip"),
             controls={kind: {"qnn": kind} for kind in QNN_KINDS if kind != "circuit"},

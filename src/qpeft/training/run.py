@@ -11,6 +11,8 @@ import contextlib
 import hashlib
 import json
 import logging
+import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from qpeft.training import environment, models
 from qpeft.training.adapter_section import build_adapter_config
 from qpeft.training.config import RunConfig
 from qpeft.training.data import data_hash, load_data
-from qpeft.training.evaluate import evaluate
+from qpeft.training.evaluate import Rows, evaluate
 from qpeft.training.files import write_whole
 from qpeft.training.folder import (
     ADAPTER,
@@ -37,7 +39,7 @@ from qpeft.training.folder import (
     save_adapter,
     step_of,
 )
-from qpeft.training.tokenization import tokenize_all
+from qpeft.training.tokenization import collator, tokenize_all
 from qpeft.training.trainer import Clock, make_trainer
 
 logger = logging.getLogger(__name__)
@@ -127,8 +129,10 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
 
             section = decided(config, model, train_rows, eval_rows, folder)
             chip = stack.enter_context(ChipSession(section, folder, model))
-        trainer = make_trainer(config, folder, model, tokenizer, train_rows, eval_rows, clock, chip, until)
         checkpoint = newest_whole_checkpoint(folder)
+        if checkpoint is None and config.init_from is None:
+            clock.earlier_s = _look_at_gradients(config, model, tokenizer, train_rows)
+        trainer = make_trainer(config, folder, model, tokenizer, train_rows, eval_rows, clock, chip, until)
         if checkpoint is not None:
             clock.earlier_s = json.loads((checkpoint / WHOLE).read_text())["wall_s"]
             logger.warning("continuing from %s", checkpoint)
@@ -188,6 +192,20 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
         machine=environment.machine(),
         created_at=environment.now(),
     )
+
+
+def _look_at_gradients(config: RunConfig, model: Any, tokenizer: Any, rows: Rows) -> float:
+    """For methods that start from the first gradients: batches of training rows, drawn by the run's seed. The seconds it took."""
+    from qpeft.adapters.first_gradients import gradient_batches, start_from_gradients
+
+    size, count = config.training.per_device_train_batch_size, gradient_batches(model)
+    if not count:
+        return 0.0
+    started, collate, draw = time.monotonic(), collator(tokenizer), random.Random(config.training.seed)
+    batches = (collate([rows[draw.randrange(len(rows))] for _ in range(size)]) for _ in range(count))
+    model.train()
+    start_from_gradients(model, ({name: value.to(model.device) for name, value in batch.items()} for batch in batches))
+    return time.monotonic() - started
 
 
 def _read_baseline(file: Path, key: list[Any]) -> dict[str, float] | None:

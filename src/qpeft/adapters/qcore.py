@@ -1,0 +1,132 @@
+"""QCORE, our own: a small trained core, with a circuit in it, between frozen frames.
+
+    delta(x) = (alpha / r) U (M u + K z(G u)),   u = V^T x
+
+V `(d_in, r)` and U `(d_out, r)` are frozen, orthonormal in their columns; M `(r, r)`, K `(r, n)` and G `(n, r)` are trained, M and
+K zero at the start; z is QTHA's circuit of n qubits (ansatz.qtha), or what stands in its place. Where the frames come from:
+
+    gradient   the r largest singular vectors of the loss's gradient in W0, over some batches of training data at the start:
+               what a step of full fine-tuning would move (first_gradients.py; a recipe's run does it by itself)
+    weight     those of W0
+    scaled     those of W0, U times its singular values: LoRA-XS (arXiv 2405.17604) with `qubits=0`
+    random     drawn at random
+
+Frames are saved with the adapter and never trained: `r (d_in + d_out)` stored numbers beside `r^2 + 2 n r` trained ones. Gradient
+frames for a trained core are LoRA-SB's idea (arXiv 2411.19557), which starts M at the gradient itself; here the start is a no-op.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qpeft.adapters.base import Delta, RankConfig, make_dropout, natural, one_of, positive
+from qpeft.adapters.controls import QNN_KINDS, Linear, make_qnn
+from qpeft.errors import AdapterError
+
+FRAMES = ("gradient", "weight", "scaled", "random")
+
+
+@dataclass
+class QCoreConfig(RankConfig):
+    """Settings of QCORE."""
+
+    r: int = field(default=32, metadata={"help": "Rank of the frames; the core is r x r."})
+    frames: str = field(default="gradient", metadata={"help": f"Where the frames come from: {', '.join(FRAMES)}."})
+    batches: int = field(default=8, metadata={"help": "Batches of training data for the gradient."})
+    qubits: int = field(default=4, metadata={"help": "Qubits of the circuit in the core; 0 leaves it out."})
+    n_layers: int = field(default=1, metadata={"help": "Layers of the circuit."})
+    qnn: str = field(default="circuit", metadata={"help": f"The circuit or what stands in its place: {', '.join(QNN_KINDS)}."})
+    matrix: bool = field(default=True, metadata={"help": "False leaves out M u: the circuit alone."})
+
+    def check(self) -> None:
+        super().check()
+        one_of("frames", self.frames, FRAMES)
+        one_of("qnn", self.qnn, QNN_KINDS)
+        positive("batches", self.batches)
+        positive("n_layers", self.n_layers)
+        natural("qubits", self.qubits)
+        if not self.matrix and (self.qubits == 0 or self.qnn == "none"):
+            raise AdapterError("nothing is left without the matrix", value=f"qubits={self.qubits}, qnn={self.qnn}")
+
+    def gradient_batches(self) -> int:
+        return self.batches if self.frames == "gradient" else 0
+
+    @classmethod
+    def budget_grid(cls, rank: int) -> list[dict[str, Any]]:
+        """Frames of several ranks around a circuit of four qubits; the rank of LoRA does not matter."""
+        return [{"r": r} for r in (4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64)]
+
+
+class QCore(Delta):
+    """The delta of QCORE; see the module's docstring."""
+
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, d_in: int, d_out: int, config: QCoreConfig, scope: dict[str, nn.Module]) -> None:
+        super().__init__(d_in, d_out, config, scope)
+        r = min(config.r, d_in, d_out)
+        self.frames, self.scale, self.dropout = config.frames, config.scale, make_dropout(config.dropout)
+        self.register_buffer("down", torch.zeros(r, d_in))  # V^T
+        self.register_buffer("up", torch.zeros(d_out, r))
+        self.core = nn.Parameter(torch.zeros(r, r)) if config.matrix else None
+        self.qnn = make_qnn(config.qnn, config.qubits, config.n_layers) if config.qubits else None
+        self.encode = Linear(r, config.qubits) if self.qnn is not None else None
+        self.decode = nn.Parameter(torch.zeros(r, config.qubits)) if self.qnn is not None else None
+        if not config.init_weights:
+            for parameter in (self.core, self.decode):
+                if parameter is not None:
+                    parameter.data = torch.randn_like(parameter).sign() / math.sqrt(r)
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor) -> None:
+        r = self.down.shape[0]
+        if self.frames == "random":
+            for frame, size in ((self.down.T, self.d_in), (self.up, self.d_out)):
+                frame.copy_(torch.linalg.qr(torch.randn(size, r).to(frame))[0])
+            return
+        values = self._span(weight)
+        if self.frames == "scaled":
+            self.up.mul_(values)
+
+    def start_from_gradient(self, gradient: Tensor) -> None:
+        self._span(gradient)
+
+    @torch.no_grad()
+    def _span(self, matrix: Tensor) -> Tensor:
+        """Frames from the largest singular vectors of a `(d_out, d_in)` matrix; its r largest singular values."""
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        r = self.down.shape[0]
+        signs = left[:, :r].sum(dim=0).sign()  # a singular vector's sign is arbitrary: the same on every machine
+        signs[signs == 0] = 1
+        self.down.copy_(right[:r] * signs[:, None])
+        self.up.copy_(left[:, :r] * signs)
+        return values[:r]
+
+    @property
+    def linear(self) -> bool:
+        return self.qnn is None
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Without a circuit the delta is of rank r."""
+        if not self.linear:
+            return None
+        assert self.core is not None  # checked by the config
+        return self.up, self.scale * self.core @ self.down
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = nn.functional.linear(self.dropout(x), self.down)
+        v = nn.functional.linear(u, self.core) if self.core is not None else None
+        if self.qnn is not None:
+            assert self.encode is not None
+            assert self.decode is not None
+            quantum = nn.functional.linear(self.qnn(self.encode(u)).to(u.dtype), self.decode)
+            v = quantum if v is None else v + quantum
+        assert v is not None  # checked by the config
+        out: Tensor = nn.functional.linear(self.scale * v, self.up)
+        return out

@@ -156,6 +156,13 @@ def test_a_new_calibration_is_what_jobs_run_under_and_say(chip_server: tuple[Ser
     assert old["data"]["qubits"][0]["p1_given_0"] == 0.3
 
 
+def test_the_dashboard_says_that_a_calibration_is_synthetic(chip_server: tuple[Server, Process]) -> None:
+    server, _ = chip_server
+    with httpx.Client(base_url=server.url, timeout=20, follow_redirects=True) as browser:
+        browser.post("/login", data={"key": server.key})
+        assert "Synthetic" in browser.get(f"/devices/{DEVICE}").text
+
+
 def test_calibrations_that_are_none_are_refused(chip_server: tuple[Server, Process]) -> None:
     server, _ = chip_server
     path, admin = f"/v1/devices/{DEVICE}/calibration", server.http()

@@ -28,6 +28,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
 
     table = Table(*header)
+    table.columns[0].no_wrap = True  # what names the row is typed again, whole
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:

@@ -20,6 +20,12 @@ def without_keys(_: Any, __: str, event: Any) -> Any:
     }
 
 
+def _one_form(_: Any, __: str, event: Any) -> Any:
+    """Without uvicorn's second copy of its message, meant for terminals."""
+    event.pop("color_message", None)
+    return event
+
+
 def configure(level: int = logging.INFO) -> None:
     """Send the loggers of the service and of uvicorn to standard error as JSON lines."""
     shared: list[Any] = [
@@ -32,6 +38,7 @@ def configure(level: int = logging.INFO) -> None:
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            _one_form,
             structlog.processors.format_exc_info,
             without_keys,
             structlog.processors.JSONRenderer(),

@@ -236,7 +236,8 @@ async def device_page(visit: Visit) -> Response:
     row = await visit.service.ask(visit.service.reads.calibration, name)
     data = msgspec.json.decode(row.data) if row is not None else {}
     since = stamp(row.created_at) if row is not None else None
-    return visit.render("device", device=device, qubits=data.get("qubits", []), since=since)
+    synthetic = bool(data.get("synthetic"))
+    return visit.render("device", device=device, qubits=data.get("qubits", []), since=since, synthetic=synthetic)
 
 
 async def calibration_data(visit: Visit) -> Response:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import applications
 from benchmarks import applications_page as page
+from tests.applications.test_prepare import fetched
+from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
+
+ROOT = Path(__file__).parents[2]
 
 CURVE = [{"confidence": 0.6, "accuracy": 0.5, "count": 4.0}, {"confidence": 0.9, "accuracy": 1.0, "count": 6.0}]
 PLAIN = {"base model": 0.5, "logistic regression": 0.8, "most frequent": 0.5}
@@ -75,9 +81,55 @@ def test_what_stands_above_the_mark_stays(results: list[dict[str, Any]], tmp_pat
 
 
 def test_the_committed_page_is_that_of_the_committed_results() -> None:
-    from benchmarks.applications import PAGE, read
-
-    root = Path(__file__).parents[2]
-    told = (root / PAGE).read_text(encoding="utf-8").partition(page.MARK)[2]
-    if results := read(root):
+    told = (ROOT / applications.PAGE).read_text(encoding="utf-8").partition(page.MARK)[2]
+    if results := applications.read(ROOT):
         assert told == "\n\n" + "\n".join(page.page(results)) + "\n", "run: python -m benchmarks.applications"
+
+
+@pytest.mark.slow
+def test_a_result_is_made_once(
+    tiny_model: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    fetched("pima-diabetes")
+    monkeypatch.chdir(tmp_path)
+    for name in ("RECIPES", "UNRELATED"):
+        monkeypatch.setattr(applications, name, ROOT / getattr(applications, name))
+    for folder in ("docs/benchmarks", "docs/images"):
+        (tmp_path / folder).mkdir(parents=True)
+    applications.PAGE.write_text("By hand.\n")
+    given = [
+        "pima-diabetes",
+        "--seeds",
+        "1",
+        "--arms",
+        "LoRA r=1",
+        "--limit",
+        "12",
+        "--called",
+        "tiny",
+        "--set",
+        "training.max_steps=1",
+    ]
+    given += [
+        "--set",
+        f"model.model_name_or_path={tiny_model}",
+        "--set",
+        "training.disable_tqdm=true",
+        "--set",
+        "data.max_length=1024",
+    ]
+    applications.main(given)
+    text = applications.RESULTS.read_text()
+    [result] = applications.read()
+    assert (result["model"], result["label"], result["seed"], result["rows"]) == ("tiny", "LoRA r=1", 0, 12)
+    assert "## pima-diabetes, tiny" in applications.PAGE.read_text()
+    assert applications.PICTURE.read_bytes().startswith(b"\x89PNG")
+    shutil.rmtree(tmp_path / "runs")
+    applications.main(given)  # known: neither trained nor judged again, though the run is gone
+    assert applications.RESULTS.read_text() == text
+    assert not list((tmp_path / "runs").rglob("adapter"))
+    applications.main([*given, "--seeds", "2"])
+    assert [r["seed"] for r in applications.read()] == [0, 1]

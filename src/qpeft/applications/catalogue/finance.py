@@ -138,6 +138,7 @@ LENDING_CLUB = DataSet(
         LENDING,
         "The interest rate and the grade are the lender's own judgement of the risk: a model may learn to repeat it.",
         "Only granted loans are in the table, so nothing is known of those refused.",
+        "The state is an input and may be a reason; it can stand in for groups of people that the table does not name.",
     ),
     read=lambda files: raw.read_frame(files[0]),
     instruction="Will this loan be good or go bad? Answer with one word: good or bad.",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qpeft.applications.tables import group_order
 from qpeft.report.statistics import estimate, holm, paired_difference
 from qpeft.report.style import LIGHT, drawing, marks
 
@@ -149,7 +150,7 @@ def _groups(found: Results) -> list[str]:
     lines = []
     for group, inside in first["groups"].items():
         rows = []
-        for value, cell in inside.items():
+        for value, cell in sorted(inside.items(), key=lambda item: group_order(item[0])):
             arms = [_group_cell(result["groups"][group][value][ADAPTER]) for result in seen.values()]
             rows.append([value, f"{cell['rows']:,}", *arms, *(_group_cell(cell[name]) for name in others)])
         lines += [f"By {group}: accuracy, and in brackets the share of true positives found. Arms: their first seed.", ""]

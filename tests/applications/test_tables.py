@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qpeft.applications.tables import Field, Group, Task, infer_fields, spelled
+from qpeft.applications.tables import Field, Group, Task, group_order, infer_fields, spelled
 from qpeft.errors import DataError
 
 ROWS = [
@@ -21,6 +21,12 @@ def task() -> Task:
     return Task(
         name="t", title="T", kind="classification", instruction="Ill?", target="ill", fields=fields, labels={"1": "yes", "0": "no"}
     )
+
+
+def test_groups_are_in_the_order_of_their_edges() -> None:
+    group = Group(name="age", field="age", edges=(5, 30, 100))
+    names = {group.of({"age": age}) for age in ("1", "7", "40", "200", "")} | {"female"}
+    assert sorted(names, key=group_order) == ["below 5", "5 to below 30", "30 to below 100", "100 and above", "female", "unknown"]
 
 
 def test_a_row_is_one_sentence(task: Task) -> None:

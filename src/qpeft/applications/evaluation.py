@@ -13,7 +13,7 @@ from qpeft.applications.answers import answers, conversation
 from qpeft.applications.baselines import baselines
 from qpeft.applications.classify import ask
 from qpeft.applications.prepare import read_part
-from qpeft.applications.tables import FILE, Task
+from qpeft.applications.tables import FILE, Task, group_order
 from qpeft.errors import DataError, RunError
 from qpeft.training import environment
 from qpeft.training.config import RunConfig
@@ -176,7 +176,7 @@ def subgroups(task: Task, rows: Sequence[Mapping[str, Any]], told: Mapping[str, 
     for group in task.groups:
         values = np.array([group.of(row["values"]) for row in rows])
         found[group.name] = {}
-        for value in sorted(set(values.tolist())):
+        for value in sorted(set(values.tolist()), key=group_order):
             inside = values == value
             true = truth[inside]
             cell: dict[str, Any] = {"rows": int(inside.sum())}

@@ -113,6 +113,13 @@ class Group:
         return f"{below[-1]:g} to below {above[0]:g}" if above else f"{below[-1]:g} and above"
 
 
+def group_order(name: str) -> tuple[float, str]:
+    """Sorts the names of groups: intervals by their lower edge, then names."""
+    first = name.partition(" ")[0]
+    edge = number(first)
+    return (float("-inf") if first == "below" else float("inf") if edge is None else edge, name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What a model is asked, and how its answers are judged.

@@ -6,10 +6,12 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp
 
 import qpeft
@@ -32,22 +34,16 @@ def app(service: Service) -> ASGIApp:
     keys = Keys(service)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         service.start()
         yield
         await service.stop()
 
-    application = FastAPI(
-        title="qpeft quantum task service",
-        version=qpeft.__version__,
+    application = Starlette(
         lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
+        routes=_open_routes(service),
+        exception_handlers={ServiceError: _refusal, HTTPException: _http_error},
     )
-    _add_open_routes(application, service)
-    application.add_exception_handler(ServiceError, _refusal)
-    application.add_exception_handler(HTTPException, _http_error)  # type: ignore[arg-type]
     routes = [(route.method, route.path, _endpoint(service, keys, route)) for route in ROUTES]
     routes += dashboard.endpoints(service, keys)
     return Guard(application, service.settings, routes)
@@ -65,7 +61,7 @@ def _endpoint(service: Service, keys: Keys, route: Route) -> Callable[[Request],
     return endpoint
 
 
-def _add_open_routes(application: FastAPI, service: Service) -> None:
+def _open_routes(service: Service) -> list[BaseRoute]:
     """Routes that need no key: they tell nothing of anybody's work."""
 
     async def healthz(_: Request) -> Response:
@@ -89,17 +85,18 @@ def _add_open_routes(application: FastAPI, service: Service) -> None:
         metrics.WRITES.set(service.writer.calls)
         return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    for path, handler in (
+    table = (
         ("/healthz", healthz),
         ("/readyz", readyz),
         ("/metrics", prometheus),
         ("/openapi.json", description),
         ("/v1/openapi.json", description),
-    ):
-        application.router.add_route(path, handler, methods=["GET"])
+    )
+    return [StarletteRoute(path, handler, methods=["GET"]) for path, handler in table]
 
 
-async def _http_error(_: Request, error: HTTPException) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
     words = {404: "no such route", 405: "the route does not take this method"}
     answer = problem(ServiceError(words.get(error.status_code, error.detail), status=error.status_code, code="http"))
     answer.headers.update(error.headers or {})

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from torch import Tensor
 from qpeft.circuits.blocks import Builder, Tensors, kron_states
 from qpeft.circuits.plan import Plan, Program, Step, local_value
 from qpeft.circuits.register import Register
+
+Halves: TypeAlias = "tuple[Tensor, Tensor]"
 
 
 class Upload:
@@ -53,15 +56,14 @@ class Upload:
         turned = torch.complex(exponent.cos(), exponent.sin())
         return torch.stack([torch.ones_like(turned), turned], dim=1)
 
-    def of_register(self, qubits: Tensor | None, inputs: Tensor) -> Tensor:
-        """`(D, B)`."""
-        factor = kron_states(qubits) if qubits is not None else None
-        if self.has_pair:
-            exponent = torch.addmm(self.pair_shift, self.pair, inputs)
-            turned = torch.complex(exponent.cos(), exponent.sin())
-            factor = turned if factor is None else factor * turned
-        assert factor is not None  # a data step has gates
-        return factor
+    def of_register(self, qubits: Tensor | None, inputs: Tensor) -> Halves:
+        """Halves of `(D, B)`; with gates on two qubits the first is all of it."""
+        if not self.has_pair:
+            assert qubits is not None  # a data step has gates
+            return halves_of(qubits)
+        exponent = torch.addmm(self.pair_shift, self.pair, inputs)
+        turned = torch.complex(exponent.cos(), exponent.sin())
+        return turned if qubits is None else kron_states(qubits) * turned, torch.ones_like(turned[:1, :1])
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,11 @@ def readout_tensors(
 
 def start(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
     """The state after the prefix, `(D, B or 1)`, then the factors `(D, B)` of each upload of the steps, in order of first use."""
+    return spread(ends(k, inputs, prefix))
+
+
+def ends(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
+    """What `start` returns as the halves of each, one after the other: `2^(n/2)` numbers a sample instead of `2^n`."""
     qubits = [upload.of_qubits(inputs) if upload.has_single else None for upload in k.uploads]
     state, own = k.ground, iter(prefix)
     for which in k.prefix_upload:
@@ -126,7 +133,32 @@ def start(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
             assert factor is not None  # data steps of the prefix act on single qubits
             state = state * factor
     used = dict.fromkeys(which for which in k.step_upload if which is not None)
-    return [kron_states(state), *(k.uploads[which].of_register(qubits[which], inputs) for which in used)]
+    pairs = [halves_of(state), *(k.uploads[which].of_register(qubits[which], inputs) for which in used)]
+    return [half for pair in pairs for half in pair]
+
+
+def halves_of(qubits: Tensor) -> Halves:
+    """The two halves of a product state of qubits `(n, 2, B)`: their Kronecker product is the state."""
+    cut = len(qubits) // 2
+    left = kron_states(qubits[:cut]) if cut else torch.ones_like(qubits[0, :1, :1])
+    return left, kron_states(qubits[cut:])
+
+
+def spread(halves: Sequence[Tensor]) -> Tensors:
+    """Kronecker products `(L R, B)` of pairs of halves `(L, B)` and `(R, B)`."""
+    pairs = zip(halves[::2], halves[1::2], strict=True)
+    return [(left[:, None] * right).flatten(0, 1) for left, right in pairs]
+
+
+def gather(grads: Sequence[Tensor], halves: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+    """Add to `out` the gradients of halves from those of what they spread to."""
+    for place, grad in enumerate(grads):
+        left, right = halves[2 * place], halves[2 * place + 1]
+        each = grad.view(left.shape[0], right.shape[0], -1)
+        for half, whole, axis in ((0, right.conj(), 1), (1, left.conj()[:, None], 0)):
+            own = (each * whole).sum(axis)
+            target = out[2 * place + half]
+            target += own if own.shape[1] == target.shape[1] else own.sum(1, keepdim=True)
 
 
 def _views(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> Tensor:
@@ -148,7 +180,7 @@ def apply_block(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> T
 def forward(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
     """Final states `(D, B)` from what `start` returned; plain torch, differentiable by autograd."""
     psi, n = started[0], k.program.n_qubits
-    factors = _by_upload(k, started)
+    factors = _by_upload(k, started[1:])
     for step, positions, perm, which, qubits in zip(
         k.program.steps, k.builder.steps, k.builder.perms, k.step_upload, k.blocks, strict=True
     ):
@@ -164,15 +196,26 @@ def forward(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor]) -> Ten
     return psi
 
 
-def _by_upload(k: Kit, started: Sequence[Tensor]) -> dict[int, Tensor]:
+def _by_upload(k: Kit, factors: Sequence[Tensor]) -> dict[int, Tensor]:
     used = dict.fromkeys(which for which in k.step_upload if which is not None)
-    return dict(zip(used, started[1:], strict=True))
+    return dict(zip(used, factors, strict=True))
 
 
-def run(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], register: Register) -> None:
+def load(k: Kit, halves: Sequence[Tensor], count: int, room: Register | None) -> tuple[Register, Tensors]:
+    """The first state of a register spread from the first two of `ends`' halves, and the uploads' factors from the others.
+
+    `room` is used again where it fits; `run` needs a count of 1, `backward` of 2.
+    """
+    (left, right), batch = halves[:2], max(half.shape[1] for half in halves)
+    if room is None or room.batch != batch:
+        room = Register(k.program.n_qubits, left.new_empty(count, left.shape[0] * right.shape[0], batch))
+    torch.mul(left.expand(-1, batch)[:, None], right, out=room.states[0].view(left.shape[0], right.shape[0], batch))
+    return room, spread(halves[2:])
+
+
+def run(k: Kit, spread_factors: Sequence[Tensor], tensors: Sequence[Tensor], register: Register) -> None:
     """`forward` in place, on the first state of a register."""
-    factors = _by_upload(k, started)
-    register.states[0] = started[0]
+    factors = _by_upload(k, spread_factors)
     for step, positions, perm, which, qubits in zip(
         k.program.steps, k.builder.steps, k.builder.perms, k.step_upload, k.blocks, strict=True
     ):
@@ -187,41 +230,32 @@ def run(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], register: 
                 register.turn(tensors[position], block, 1)
 
 
-def register(k: Kit, started: Sequence[Tensor], count: int) -> Register:
-    """Room for what `run` (count 1) and `backward` (count 2) need."""
-    batch = max(state.shape[1] for state in started)
-    return Register(k.program.n_qubits, started[0].new_empty(count, started[0].shape[0], batch))
-
-
 def backward(
     plan: Plan,
     k: Kit,
-    started: Sequence[Tensor],
+    factors: Sequence[Tensor],
     tensors: Sequence[Tensor],
     grad: Tensor,
     grads: list[Tensor | None],
-    room: Register | None = None,
+    register: Register,
 ) -> Tensors:
-    """From the gradient of the values `(n_observables, B)`: run the steps again, then `undo` them."""
-    batch = max(state.shape[1] for state in started)
-    room = room if room is not None and room.batch == batch else register(k, started, 2)
-    run(k, started, tensors, room)
-    both = room.states
-    costate(plan, both[0], grad if batch == grad.shape[1] else grad.sum(1, keepdim=True), both[1])
-    return _undo(k, started, tensors, room, grads)
+    """From the gradient of the values `(n_observables, B)`: run the steps on what `load` returned, then `undo` them."""
+    run(k, factors, tensors, register)
+    both = register.states
+    costate(plan, both[0], grad if register.batch == grad.shape[1] else grad.sum(1, keepdim=True), both[1])
+    return undo(k, factors, tensors, register, grads)
 
 
-def undo(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], both: Tensor, grads: list[Tensor | None]) -> Tensors:
-    """Undo the steps on final states and their costates side by side, `both (2, D, B)`, which is overwritten.
+def undo(
+    k: Kit, spread_factors: Sequence[Tensor], tensors: Sequence[Tensor], register: Register, grads: list[Tensor | None]
+) -> Tensors:
+    """Undo the steps on final states and their costates side by side, in a register of two.
 
-    Adds the gradients of `tensors` to `grads` and returns those of `started`.
+    Adds the gradients of `tensors` to `grads` and returns those of the first state and of the factors.
     """
-    return _undo(k, started, tensors, Register(k.program.n_qubits, both), grads)
-
-
-def _undo(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], register: Register, grads: list[Tensor | None]) -> Tensors:
-    factors = _by_upload(k, started)
-    inverse = {which: factor.conj().resolve_conj() for which, factor in factors.items()}
+    factors = _by_upload(k, spread_factors)
+    for factor in factors.values():  # in place, until the end
+        torch.conj_physical_(factor)
     collected: dict[int, Tensor] = {}
     product: Tensor | None = None  # lam conj(psi), which diagonal steps leave as it is
     for position in range(len(k.program.steps) - 1, -1, -1):
@@ -240,7 +274,7 @@ def _undo(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], register
             if which is not None:
                 assert product is not None
                 collected[which] = collected[which].add_(product) if which in collected else product.clone()
-                register.states.mul_(inverse[which])
+                register.states.mul_(factors[which])
             else:
                 if k.builder.trainable[places[0]]:
                     assert product is not None
@@ -253,9 +287,7 @@ def _undo(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor], register
                 register.turn(matrix.mH, qubits, 2)
                 if k.builder.trainable[place]:
                     add(grads, place, register.correlation(not matrix.is_complex(), qubits))
-    lam = register.states[1]
-    first = lam if started[0].shape[1] == lam.shape[1] else lam.sum(1, keepdim=True)
-    return [first, *(collected[which].mul_(factor) for which, factor in factors.items())]
+    return [register.states[1], *(collected[which].mul_(torch.conj_physical_(factor)) for which, factor in factors.items())]
 
 
 def add(grads: list[Tensor | None], place: int, value: Tensor) -> None:

@@ -154,21 +154,23 @@ class Heisenberg:
         self.axis = sum(isinstance(stage, int) for stage in self.stages) % 2  # which axis of `observables` is that of words
         self.observables = like.new_tensor(np.ascontiguousarray(observables if self.axis else observables.T))
 
-    def values(self, inputs: Tensor, angles: Tensor) -> Tensor:
-        """Expectation values `(B, K)` from inputs `(B, n_inputs)`."""
-        coefficients = self._carry(angles).coefficients
-        return polynomial.values(coefficients, self.upload.phases(inputs), self.shape).t()
-
-    def gradients(self, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
-        """Gradients of `(grad * values).sum()`, grad `(B, K)`, for inputs and angles."""
+    def values(self, inputs: Tensor, angles: Tensor, kept: list[Record] | None = None) -> Tensor:
+        """Expectation values `(B, K)` from inputs `(B, n_inputs)`; what `gradients` uses again goes to `kept`, if it is small."""
         record = self._carry(angles)
+        if kept is not None and self.observables.numel() <= SMALL:
+            kept.append(record)
+        return polynomial.values(record.coefficients, self.upload.phases(inputs), self.shape).t()
+
+    def gradients(self, grad: Tensor, inputs: Tensor, angles: Tensor, kept: Sequence[Record] = ()) -> list[Tensor]:
+        """Gradients of `(grad * values).sum()`, grad `(B, K)`, for inputs and angles."""
+        record = kept[0] if kept else self._carry(angles)
         t = self.upload.phases(inputs)
         by_coefficients, by_t = polynomial.gradients(grad.t(), record.coefficients, t, self.shape)
         assert by_coefficients is not None
         assert by_t is not None
         return [self.upload.pull(by_t, inputs), self._pull(by_coefficients, record, angles)]
 
-    def _carry(self, angles: Tensor) -> _Record:
+    def _carry(self, angles: Tensor) -> Record:
         products, kept = self.turns.forward(angles)
         matrices = [*products[-1][: -self.n].unbind(0), *torch.bmm(products[-1][-self.n :], self.entry).unbind(0)]
         x, axis, seen = self.observables, self.axis, []
@@ -183,9 +185,9 @@ class Heisenberg:
             axis = 1 - axis
             size = (3 if stage == self.stages[-1] else 4) ** self.n
             x = x.view(-1, size) if axis else x.view(size, -1)
-        return _Record(x, products, kept, matrices, seen)
+        return Record(x, products, kept, matrices, seen)
 
-    def _pull(self, grad: Tensor, record: _Record, angles: Tensor) -> Tensor:
+    def _pull(self, grad: Tensor, record: Record, angles: Tensor) -> Tensor:
         """The angles' gradient from the coefficients'."""
         out = torch.zeros_like(angles)
         by_products = torch.empty_like(record.products[-1])
@@ -216,7 +218,7 @@ class Heisenberg:
 
 
 @dataclass(frozen=True)
-class _Record:
+class Record:
     """Coefficients `(3^n, K)` and what their gradient needs: all of it small and free of samples."""
 
     coefficients: Tensor

@@ -24,12 +24,15 @@ from qpeft.circuits.executor import Expectations, as_rows, check_arguments, work
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.kernel import native
 from qpeft.circuits.plan import Plan, compile_circuit, plan_from_key
+from qpeft.circuits.register import Register
 from qpeft.errors import CircuitError, ResourceError
 
 Gradient = Literal["adjoint", "autograd"]
 
-# Bytes of one chunk's state: the fastest of those tried on a CPU, enough to fill an accelerator. A backward pass holds about eight.
-CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 1 << 20, 1 << 26
+# Bytes of one chunk's state: little memory at hardly less than the best speed on a CPU, enough to fill an accelerator. A backward
+# pass holds about ten of them. Four times as much is a fifth faster on a CPU.
+CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 1 << 18, 1 << 26
+SEVERAL = 2  # chunks whose product states are made, and differentiated, in one call
 _PLAIN = (Tensor, torch.nn.Parameter)  # not a FakeTensor, nor any other subclass
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously
 
@@ -121,9 +124,9 @@ def check_memory(plan: Plan, like: Tensor) -> None:
         )
 
 
-def _chunks(plan: Plan, inputs: Tensor) -> list[slice]:
+def _chunks(plan: Plan, inputs: Tensor, times: int = 1) -> list[slice]:
     budget = CPU_CHUNK_BYTES if inputs.device.type == "cpu" else ACCELERATOR_CHUNK_BYTES
-    size = max(1, budget // (2 * 2**plan.circuit.n_qubits * inputs.element_size()))
+    size = times * max(1, budget // (2 * 2**plan.circuit.n_qubits * inputs.element_size()))
     return [slice(first, first + size) for first in range(0, inputs.shape[0], size)]
 
 
@@ -158,8 +161,8 @@ def _carried(plan: Plan, inputs: Tensor) -> bool:
     return heisenberg.covers(plan) and heisenberg.worth(plan, inputs.shape[0])
 
 
-def _values(inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
-    """Expectation values `(B, n_observables)`."""
+def _values(inputs: Tensor, angles: Tensor, plan: Plan, kept: list[heisenberg.Record] | None = None) -> Tensor:
+    """Expectation values `(B, n_observables)`; for `kept` see heisenberg.py."""
     if _compiled(plan, inputs):
         return native.expectations(inputs, angles, plan.key)
     if _on_accelerator(plan, inputs):
@@ -167,23 +170,25 @@ def _values(inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
             return tables.values(plan, inputs, angles)
     if _carried(plan, inputs):
         with _float32(inputs):
-            return heisenberg.kit(plan, inputs.device, inputs.dtype).values(inputs, angles)
+            return heisenberg.kit(plan, inputs.device, inputs.dtype).values(inputs, angles, kept)
     check_memory(plan, inputs)
     kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
     with _float32(inputs):
         tensors, columns = kit.builder(angles), inputs.mT.contiguous()
-        out, room = [], None
+        out: list[Tensor] = []
+        room: Register | None = None
         for part in _chunks(plan, inputs):
-            started = evolve.start(kit, columns[:, part], tensors)
-            room = evolve.register(kit, started, 1) if room is None or room.batch != started[-1].shape[1] else room
-            evolve.run(kit, started, tensors, room)
+            room, factors = evolve.load(kit, evolve.ends(kit, columns[:, part], tensors), 1, room)
+            evolve.run(kit, factors, tensors, room)
             values = evolve.read(plan, room.states[0]).mT
             out.append(values if room.batch > 1 else values.expand(columns[:, part].shape[1], -1))
         return torch.cat(out) if out else inputs.new_empty(0, len(plan.observables))
 
 
-def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, recording: bool) -> list[Tensor]:
-    """Gradients of inputs `(B, n_inputs)` and angles; for `recording` see `blocks.pullback`."""
+def _gradients(
+    grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, recording: bool, kept: Sequence[heisenberg.Record] = ()
+) -> list[Tensor]:
+    """Gradients of inputs `(B, n_inputs)` and angles; for `recording` see `blocks.pullback`, for `kept` heisenberg.py."""
     if _compiled(plan, inputs):
         return native.backward(grad, inputs, angles, plan.key)
     if _on_accelerator(plan, inputs):
@@ -191,43 +196,39 @@ def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, reco
             return tables.gradients(plan, grad.to(inputs.dtype), inputs, angles, recording=recording)
     if _carried(plan, inputs):
         with _float32(inputs):
-            return heisenberg.kit(plan, inputs.device, inputs.dtype).gradients(grad.to(inputs.dtype), inputs, angles)
+            return heisenberg.kit(plan, inputs.device, inputs.dtype).gradients(grad.to(inputs.dtype), inputs, angles, kept)
     kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
     columns, grad_columns = inputs.mT.contiguous(), grad.to(inputs.dtype).mT.contiguous()
-    parts = _chunks(plan, inputs)
     with _float32(inputs):
-        if len(parts) == 1:  # what depends on angles and what depends on inputs in one graph
-
-            def everything(u: Tensor, a: Tensor) -> list[Tensor]:
-                tensors = kit.builder(a)
-                return [*tensors, *evolve.start(kit, u, tensors)]
-
-            values, pull = blocks.pullback(everything, columns, angles, recording=recording)
-            count = len(kit.builder.trainable)
-            gathered: list[Tensor | None] = [None] * count
-            grads = evolve.backward(plan, kit, values[count:], values[:count], grad_columns, gathered)
-            grad_columns, grad_angles = pull([*gathered, *grads])
-            return [grad_columns.mT.contiguous(), grad_angles]
-
         tensors, pull = blocks.pullback(kit.builder, angles, recording=recording)
-        gathered = [None] * len(tensors)
+        gathered: list[Tensor | None] = [None] * len(tensors)
         learn, grad_inputs = kit.builder.prefix_trainable, torch.empty_like(inputs)
 
-        def start(u: Tensor, *own: Tensor) -> list[Tensor]:
+        def ends(u: Tensor, *own: Tensor) -> list[Tensor]:
             mixed = list(tensors)
             for place, tensor in zip(learn, own, strict=True):
                 mixed[place] = tensor
-            return evolve.start(kit, u, mixed)
+            return evolve.ends(kit, u, mixed)
 
-        room = None
-        for part in parts:
-            started, pull_start = blocks.pullback(start, columns[:, part], *(tensors[i] for i in learn), recording=recording)
-            room = evolve.register(kit, started, 2) if room is None or room.batch != started[-1].shape[1] else room
-            own, *of_prefix = pull_start(evolve.backward(plan, kit, started, tensors, grad_columns[:, part], gathered, room))
-            grad_inputs[part] = own.mT
+        room: Register | None = None
+        for several in _chunks(plan, inputs, SEVERAL):
+            halves, pull_ends = blocks.pullback(ends, columns[:, several], *(tensors[i] for i in learn), recording=recording)
+            by_halves, grads_here = [torch.zeros_like(half) for half in halves], grad_columns[:, several]
+            for part in _chunks(plan, inputs[several]):
+                own = [_samples(half.detach(), part) for half in halves]
+                room, factors = evolve.load(kit, own, 2, room)
+                found = evolve.backward(plan, kit, factors, tensors, grads_here[:, part], gathered, room)
+                evolve.gather(found, own, [_samples(half, part) for half in by_halves])
+            by_inputs, *of_prefix = pull_ends(by_halves)
+            grad_inputs[several] = by_inputs.mT
             for place, value in zip(learn, of_prefix, strict=True):
                 evolve.add(gathered, place, value)
         return [grad_inputs, *pull(gathered)]
+
+
+def _samples(half: Tensor, part: slice) -> Tensor:
+    """Columns of some samples; what is the same for all samples has one column."""
+    return half if half.shape[1] == 1 else half[:, part]
 
 
 class _Adjoint(torch.autograd.Function):
@@ -239,8 +240,8 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
         ctx.save_for_backward(inputs, angles)
-        ctx.plan = plan
-        return _shaped(_values(*_flat(inputs, angles), plan), inputs)
+        ctx.plan, ctx.kept = plan, []
+        return _shaped(_values(*_flat(inputs, angles), plan, ctx.kept), inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -252,7 +253,7 @@ class _Adjoint(torch.autograd.Function):
             grads = torch.autograd.grad(out, (inputs, angles), grad, create_graph=True, allow_unused=True, materialize_grads=True)
             return grads[0], grads[1], None
         flat, numbers = _flat(inputs, angles)
-        of_inputs, of_angles = _gradients(grad, flat, numbers, plan, recording=True)
+        of_inputs, of_angles = _gradients(grad, flat, numbers, plan, recording=True, kept=ctx.kept)
         if of_inputs.dtype is not inputs.dtype or inputs.dim() != 2:
             of_inputs = of_inputs.to(inputs.dtype).view(inputs.shape)
         return of_inputs, of_angles if angles.dtype is of_angles.dtype else of_angles.to(angles.dtype), None

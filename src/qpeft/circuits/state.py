@@ -14,6 +14,7 @@ from torch import Tensor
 from qpeft.circuits import blocks, evolve
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.plan import Plan, compile_circuit, plan_from_key
+from qpeft.circuits.register import Register
 from qpeft.circuits.simulate import check_memory
 from qpeft.errors import CircuitError
 
@@ -82,7 +83,8 @@ def _columns_backward(grad: Tensor, angles: Tensor, key: str, k: int) -> Tensor:
         tensors, pull = blocks.pullback(kit.builder, angles, recording=False)
         gathered: list[Tensor | None] = [None] * len(tensors)
         lam = torch.complex(*grad.to(angles.dtype))
-        evolve.undo(kit, [psi], tensors, torch.stack([evolve.forward(kit, [psi], tensors), lam]), gathered)
+        both = torch.stack([evolve.forward(kit, [psi], tensors), lam])
+        evolve.undo(kit, [], tensors, Register(plan.circuit.n_qubits, both), gathered)
         return pull(gathered)[0]
 
 

@@ -117,7 +117,8 @@ class QCore(Delta):
         if not self.linear:
             return None
         assert self.core is not None  # checked by the config
-        return self.up, self.scale * self.core @ self.down
+        down: Tensor = self.scale * self.core @ self.down
+        return self.up, down
 
     def forward(self, x: Tensor) -> Tensor:
         u = nn.functional.linear(self.dropout(x), self.down)

@@ -106,7 +106,8 @@ class QCore(Delta):
         signs[signs == 0] = 1
         self.down.copy_(right[:r] * signs[:, None])
         self.up.copy_(left[:, :r] * signs)
-        return values[:r]
+        largest: Tensor = values[:r]
+        return largest
 
     @property
     def linear(self) -> bool:
@@ -117,8 +118,7 @@ class QCore(Delta):
         if not self.linear:
             return None
         assert self.core is not None  # checked by the config
-        down: Tensor = self.scale * self.core @ self.down
-        return self.up, down
+        return self.up, self.scale * self.core @ self.down
 
     def forward(self, x: Tensor) -> Tensor:
         u = nn.functional.linear(self.dropout(x), self.down)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qpeft.errors import ServiceError
@@ -19,6 +19,7 @@ def peek_of(queues: dict[tuple[str, int], list[Candidate]]) -> Callable[[Flow, i
     return lambda flow, limit: queues[flow.owner, flow.lane][flow.taken : flow.taken + limit]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a machine may be busy
 @given(
     st.lists(st.tuples(st.floats(0.1, 10), st.lists(st.floats(0.001, 0.1), min_size=150, max_size=150)), min_size=2, max_size=4),
 )

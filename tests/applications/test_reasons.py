@@ -106,17 +106,17 @@ training: {{max_steps: 300, per_device_train_batch_size: 4, learning_rate: 1.5e-
     )
     run = tmp_path / "run"
     train(load_recipe(recipe), run)
-    found = evaluate_task(run, batch_size=4, base=tmp_path / "base.json")
+    found = evaluate_task(run, limit=6, batch_size=4, base=tmp_path / "base.json")
     kept = json.loads((tmp_path / "base.json").read_text())
-    kept["reasons"]["value"] = [row["messages"][1]["content"] for row in read_part(explained, "test")]
+    kept["reasons"]["value"] = [row["messages"][1]["content"] for row in read_part(explained, "test")[:6]]
     (tmp_path / "base.json").write_text(json.dumps(kept))
-    assert evaluate_task(run, base=tmp_path / "base.json")["reasons"][BASE]["parses"] == 1  # the file was believed
-    assert evaluate_task(run, limit=3, base=tmp_path / "base.json")["reasons"][BASE]["parses"] == 0  # but not for other rows
+    assert evaluate_task(run, limit=6, base=tmp_path / "base.json")["reasons"][BASE]["parses"] == 1  # the file was believed
+    assert evaluate_task(run, limit=2, base=tmp_path / "base.json")["reasons"][BASE]["parses"] == 0  # but not for other rows
     assert set(found["reasons"]) == {"adapter", BASE, "the label's commonest reasons"}
     assert found["reasons"][BASE]["parses"] == 0
     assert found["reasons"]["adapter"]["parses"] > 0.5
 
-    said = CliRunner().invoke(app, ["evaluate-task", str(run), "--limit", "3"])
+    said = CliRunner().invoke(app, ["evaluate-task", str(run), "--limit", "1"])
     assert "the label's commonest reasons" in said.output, said.output
 
     _, model, tokenizer = load_run(run)

@@ -1,7 +1,8 @@
-"""The circuit against its peers: `python -m benchmarks.circuits --out circuits.jsonl --page docs/benchmarks/circuits.md`.
+"""The circuit against its peers: `python -m benchmarks.circuits --out circuits.jsonl --page docs/benchmarks/circuits.md --measure`.
 
-Forward and backward with gradients for inputs and angles, float32. Every peer's values and gradients are checked against ours in
-float64 before it is timed. `--page` alone writes the page anew from the records in `--out`.
+Forward and backward with gradients for inputs and angles, float32. Times are the processor's for this process, on one core. Every
+peer's values and gradients are checked against ours in float64 before it is timed. `--page` alone writes the page anew from the
+records in `--out`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import harness, peers, report
-from qpeft.circuits import ansatz
+from qpeft.circuits import ansatz, heisenberg
 from qpeft.circuits.ir import Circuit
-from qpeft.circuits.plan import BLOCK_QUBITS, DENSE_QUBITS, Program, compile_circuit
+from qpeft.circuits.plan import BLOCK_QUBITS, DENSE_QUBITS, Plan, compile_circuit
 from qpeft.circuits.simulate import Simulator
 
 # (circuit, qubits, layers, tokens)
@@ -34,11 +35,14 @@ ROWS = (
     ("qtha", 8, 8, 2048),
 )
 LARGE = (("hardware_efficient", 16, 4, 1), ("hardware_efficient", 18, 4, 1), ("hardware_efficient", 20, 2, 1))
+# (circuit, qubits, layers, tokens, modules): that many circuits with angles of their own, one after the other
 SWEEPS = {
-    "qubits": [("qtha", n, 2, 512) for n in (2, 3, 4, 5, 6, 7, 8, 9, 10)],
-    "layers": [("qtha", 8, layers, 512) for layers in (1, 2, 4, 8, 16)],
-    "tokens": [("qtha", 8, 2, tokens) for tokens in (64, 256, 1024, 4096)],
+    "qubits": [("qtha", n, 2, 512, 1) for n in (2, 3, 4, 5, 6, 7, 8, 9, 10)],
+    "layers": [("qtha", 8, layers, 512, 1) for layers in (1, 2, 4, 8, 16)],
+    "tokens": [("qtha", 8, 2, tokens, 1) for tokens in (64, 256, 1024, 4096)],
+    "modules": [("qtha", 8, 1, 512, modules) for modules in (1, 4, 16, 56)],
 }
+OURS = {"ours": peers.ours, "ours, torch only": peers.ours_in_torch}
 COMPILES = ("TensorCircuit-NG (JAX in torch)", "JAX by hand")  # tens of seconds for each new shape
 COMPILES_UP_TO = 64  # parametrised gates, beyond which compiling takes minutes
 PACKAGES = (
@@ -47,9 +51,9 @@ PACKAGES = (
 TOLERANCE = 2e-4  # relative to the largest entry, float32 of another library against float64
 
 
-def problem(row: tuple[str, int, int, int]) -> tuple[Circuit, Tensor, Tensor, Tensor]:
+def problem(row: tuple[Any, ...]) -> tuple[Circuit, Tensor, Tensor, Tensor]:
     """The circuit, inputs, angles and weights of a row; the same numbers every time."""
-    name, n, layers, tokens = row
+    name, n, layers, tokens = row[:4]
     circuit = getattr(ansatz, name)(n, layers)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(tokens, n, generator=generator)
@@ -72,19 +76,29 @@ def largest_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     )
 
 
-def counted(program: Program, tokens: int) -> dict[str, float]:
-    """Multiply-adds and bytes of our torch path, forward and backward, in float32.
+def counted(plan: Plan, tokens: int) -> dict[str, float | str]:
+    """Multiply-adds and bytes of our torch path, forward and backward, in float32, and which path that is.
 
-    A product of a complex state with a real matrix of K rows takes 2 K multiply-adds an amplitude, with a complex one 4 K.
-    The backward pass runs the steps again, undoes state and costate, and correlates them where there is an angle to learn.
+    State vector: a product of a complex state with a real matrix of K rows takes 2 K multiply-adds an amplitude, with a complex one
+    4 K. The backward pass runs the steps again, undoes state and costate, and correlates them where there is an angle to learn.
     Bytes are those of states read and written once by every step.
+
+    Heisenberg picture: a product with a 4 x 4 matrix takes 4 an entry of the coefficients, and three times that with its gradient.
+    A token takes one product with the coefficients, split in halves, in the forward pass and three in the backward pass, and its
+    bytes are those of the half-products read and written once each.
     """
-    size, multiply_adds, passes = 2**program.n_qubits * tokens, 0.0, 0.0
+    n, program = plan.circuit.n_qubits, plan.program
+    if heisenberg.covers(plan) and heisenberg.worth(plan, tokens):
+        k, right = len(plan.observables), 3 ** (n - n // 2)
+        turned = 1 + sum(step.kind == "local" for dense in program.steps for step in dense.steps)
+        work = 3.0 * turned * n * 4 * k * 4**n + tokens * (4 * k * 3**n + 4 * k * right)
+        return {"path": "Heisenberg", "multiply_adds": work, "bytes": 4.0 * tokens * 8 * k * right}
+    size, multiply_adds, passes = 2**n * tokens, 0.0, 0.0
     for step in program.steps:
         groups = [(step.blocks, step.gates)] if step.kind == "local" else []
         if step.kind == "dense":
             gates = tuple(gate for inner in step.steps for gate in inner.gates)
-            groups = [((tuple(range(program.n_qubits)),), gates)]
+            groups = [((tuple(range(n)),), gates)]
         for blocks, gates in groups:
             for block in blocks:
                 own = [gate for gate in gates if set(gate.qubits) & set(block)]
@@ -96,10 +110,15 @@ def counted(program: Program, tokens: int) -> dict[str, float]:
             multiply_adds += 4 * 4 * size * (step.kind != "perm")
             passes += 2 * 4
     multiply_adds += 4 * 2 * 4 * size  # the product state and its gradient
-    return {"multiply_adds": multiply_adds, "bytes": (passes + 8) * 8 * size}
+    return {"path": "state vector", "multiply_adds": multiply_adds, "bytes": (passes + 8) * 8 * size}
 
 
-def bench_row(row: tuple[str, int, int, int], table: str, makers: dict[str, Any], seconds: float) -> dict[str, Any]:
+def repeated(step: peers.Step, modules: int, inputs: Tensor, angles: Tensor, weights: Tensor) -> Callable[[], object]:
+    """The step, once for each module with angles of its own."""
+    return lambda: [step(inputs, angles + module, weights) for module in range(modules)]
+
+
+def bench_row(row: tuple[Any, ...], table: str, makers: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Check and time all peers on one row."""
     circuit, inputs, angles, weights = problem(row)
     wanted = reference(circuit, inputs, angles, weights)
@@ -111,7 +130,7 @@ def bench_row(row: tuple[str, int, int, int], table: str, makers: dict[str, Any]
         if name in COMPILES and sum(op.angle is not None for op in circuit.ops) > COMPILES_UP_TO:
             notes[name] = "skipped: compiling a circuit of this size takes minutes"
             continue
-        start = time.perf_counter()
+        start = time.perf_counter()  # compiling included
         try:
             step = make(circuit, inputs.shape[0])
             found = step(inputs, angles, weights)
@@ -127,13 +146,16 @@ def bench_row(row: tuple[str, int, int, int], table: str, makers: dict[str, Any]
         if errors[name] > TOLERANCE:
             notes[name] = f"wrong: relative error {errors[name]:.1e}"
         steps[name] = functools.partial(step, inputs, angles, weights)
-    timings = harness.interleaved(steps, seconds=seconds, least=3)
-    circuit_name, n, layers, tokens = row
+        if len(row) > 4 and row[4] > 1:
+            steps[name] = repeated(step, row[4], inputs, angles, weights)
+    timings = harness.interleaved(steps, seconds=seconds, least=3, clock=time.process_time)
+    circuit_name, n, layers, tokens = row[:4]
     return {
         "kind": "row", "table": table, "circuit": circuit_name, "qubits": n, "layers": layers, "tokens": tokens,
+        "modules": row[4] if len(row) > 4 else 1,
         "timings": {name: vars(timing) for name, timing in timings.items()},
         "errors": errors, "notes": notes, "first_s": first_s,
-        "counted": counted(compile_circuit(circuit).program, tokens),
+        "counted": counted(compile_circuit(circuit), tokens),
     }  # fmt: skip
 
 
@@ -144,16 +166,16 @@ def run(options: argparse.Namespace) -> None:
     records.add(
         {**harness.machine(options.threads), "versions": harness.versions(*PACKAGES), "dense": DENSE_QUBITS, "block": BLOCK_QUBITS}
     )
-    wanted = {name: make for name, make in peers.PEERS.items() if options.peers is None or name in (*options.peers, "ours")}
-    jobs: list[tuple[str, tuple[str, int, int, int], dict[str, Any]]] = []
+    wanted = {name: make for name, make in peers.PEERS.items() if options.peers is None or name in (*options.peers, *OURS)}
+    jobs: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
     if "peers" in options.tables:
         jobs += [("peers", row, wanted) for row in ROWS]
     if "large" in options.tables:
-        large = {"ours": peers.ours, "lightning.qubit adjoint": peers.lightning_adjoint}
+        large = {"ours, torch only": peers.ours_in_torch, "lightning.qubit adjoint": peers.lightning_adjoint}
         jobs += [("large", row, large) for row in LARGE]
     for name, rows in SWEEPS.items():
         if name in options.tables:
-            jobs += [(name, row, {"ours": peers.ours}) for row in rows]
+            jobs += [(name, row, OURS) for row in rows]
     if options.rows is not None:
         jobs = [job for i, job in enumerate(jobs) if i in options.rows]
     if options.quick:
@@ -192,4 +214,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    harness.keep_to_one_core()
     main()

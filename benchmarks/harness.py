@@ -70,6 +70,12 @@ def _best(step: Callable[[], object], seconds: float = 0.5) -> float:
     return best
 
 
+def keep_to_one_core() -> None:
+    """Where the system can: libraries with thread pools of their own then have one core as well."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def machine(threads: int) -> dict[str, Any]:
     """What ran this, and how fast it can be: multiply-adds a second in a matrix product, bytes a second in a large sum."""
     torch.set_num_threads(threads)

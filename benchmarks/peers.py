@@ -56,6 +56,22 @@ def ours(circuit: Circuit, batch: int) -> Step:
     return _torch_step(Simulator().compile(circuit))
 
 
+def ours_in_torch(circuit: Circuit, batch: int) -> Step:
+    """qpeft where there is no compiled kernel."""
+    from qpeft.circuits.kernel import native
+
+    step, chosen = ours(circuit, batch), native._choice
+
+    def without(inputs: Tensor, angles: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        native._choice = lambda: (None, "not asked for")  # type: ignore[assignment]
+        try:
+            return step(inputs, angles, weights)
+        finally:
+            native._choice = chosen
+
+    return without
+
+
 def pennylane_backprop(circuit: Circuit, batch: int) -> Step:
     """default.qubit, torch interface, backpropagation, one broadcast call for the batch."""
     try:
@@ -353,6 +369,7 @@ def pyvqnet(circuit: Circuit, batch: int) -> Step:
 
 PEERS: dict[str, Callable[[Circuit, int], Step]] = {
     "ours": ours,
+    "ours, torch only": ours_in_torch,
     "PennyLane backprop": pennylane_backprop,
     "TorchQuantum": torchquantum,
     "DeepQuantum": deepquantum,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,72 +32,96 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
+def _row(record: Record) -> str:
+    return f"{record['circuit']} {record['qubits']}, {record['layers']}, {record['tokens']}"
+
+
+def _times(record: Record, peer: str | None, ours: str) -> str:
+    """How many times as long a peer takes: of minima, and between quartiles."""
+    if peer not in record["timings"] or ours not in record["timings"]:
+        return "-"
+    other, own = record["timings"][peer], record["timings"][ours]
+    low, high = other["lower_ms"] / own["upper_ms"], other["upper_ms"] / own["lower_ms"]
+    return f"{other['min_ms'] / own['min_ms']:.1f} ({low:.1f}-{high:.1f})"
+
+
 def _peer_tables(records: Sequence[Record], table: str) -> list[str]:
     own = [r for r in records if r["table"] == table]
     if not own:
         return []
     names = list(dict.fromkeys(name for r in own for name in [*r["timings"], *r["notes"]]))
-    rows = []
-    for r in own:
-        ours = r["timings"]["ours"]
-        best = fastest_in_torch(r) if table == "peers" else next((n for n in r["timings"] if n != "ours"), None)
-        ratio = "-"
-        if best is not None:
-            other = r["timings"][best]
-            low, high = other["lower_ms"] / ours["upper_ms"], other["upper_ms"] / ours["lower_ms"]
-            ratio = f"{other['min_ms'] / ours['min_ms']:.1f} ({low:.1f}-{high:.1f}) {best}"
-        row = f"{r['circuit']} {r['qubits']}, {r['layers']}, {r['tokens']}"
-        rows.append([row, *(_cell(r["timings"].get(n)) for n in names), ratio])
-    lines = _table(["circuit: qubits, layers, tokens", *names, "fastest peer in a torch loop / ours"], rows)
+    lines = _table(
+        ["circuit: qubits, layers, tokens", *names], [[_row(r), *(_cell(r["timings"].get(n)) for n in names)] for r in own]
+    )
+    if table == "peers":
+        best = [fastest_in_torch(r) for r in own]
+        header = ["circuit", "fastest peer in a torch loop", "it / ours", "it / ours, torch only", "JAX by hand / ours"]
+        ratios = [
+            [_row(r), b or "-", _times(r, b, "ours"), _times(r, b, "ours, torch only"), _times(r, "JAX by hand", "ours")]
+            for r, b in zip(own, best, strict=True)
+        ]
+    else:
+        header = ["circuit", "lightning.qubit adjoint / ours"]
+        ratios = [[_row(r), _times(r, "lightning.qubit adjoint", "ours, torch only")] for r in own]
     notes = dict.fromkeys(f"* {name}: {note}" for r in own for name, note in r["notes"].items())
     worst = {n: max(r["errors"][n] for r in own if n in r["errors"]) for n in names if any(n in r["errors"] for r in own)}
     checked = ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
-    return [*lines, *notes, f"* largest relative error against ours in float64: {checked}", ""]
+    return [*lines, *_table(header, ratios), *notes, f"* largest relative error against ours in float64: {checked}", ""]
 
 
 def _limits(records: Sequence[Record], machine: Record) -> list[str]:
+    """Of the torch path, whose operations are counted; the time that they and their bytes would take at the machine's ceilings."""
     rows = []
     for r in records:
-        if r["table"] != "peers":
+        if r["table"] not in ("peers", "large") or "ours, torch only" not in r["timings"]:
             continue
-        seconds = r["timings"]["ours"]["min_ms"] / 1e3
+        ms = r["timings"]["ours, torch only"]["min_ms"]
         work, moved = r["counted"]["multiply_adds"], r["counted"]["bytes"]
-        share = work / seconds / 1e9 / machine["product_gmac_s"]
-        row = f"{r['circuit']} {r['qubits']}, {r['layers']}, {r['tokens']}"
-        rows.append([row, f"{work / 1e6:.1f}", f"{moved / 2**20:.1f}", f"{work / seconds / 1e9:.1f}", f"{100 * share:.0f}%"])
-    header = ["circuit", "multiply-adds, 10^6", "state traffic, MiB", "10^9 multiply-adds/s", "of a large matrix product's speed"]
-    return _table(header, rows) if rows else []
+        at_best = work / machine["product_gmac_s"] / 1e6, moved / machine["stream_gb_s"] / 1e6
+        rows.append(
+            [
+                _row(r),
+                r["counted"]["path"],
+                f"{work / 1e6:.1f}",
+                f"{moved / 2**20:.1f}",
+                *(f"{x:.2f}" for x in at_best),
+                f"{ms:.2f}",
+            ]
+        )
+    header = ["circuit", "path", "multiply-adds, 10^6", "traffic, MiB", "ms at the product's speed", "ms at the sum's speed"]
+    return _table([*header, "measured, ms"], rows) if rows else []
 
 
 def _sweeps(records: Sequence[Record], page: Path) -> list[str]:
     lines = []
-    for name in ("qubits", "layers", "tokens"):
+    for name in ("qubits", "layers", "tokens", "modules"):
         own = sorted((r for r in records if r["table"] == name), key=lambda r: r[name])
         if len(own) < 3:
             continue
-        points = [(r[name], r["timings"]["ours"]["min_ms"]) for r in own]
-        fitted = [(2.0**x if name == "qubits" else x, y) for x, y in points[-4:]]
+        curves = {n: [(r[name], r["timings"][n]["min_ms"]) for r in own] for n in own[0]["timings"]}
         axis = "2^qubits" if name == "qubits" else name
         image = page.with_name(f"circuits-{name}.png")
-        _plot(points, name, image)
-        fixed = ", ".join(f"{k} {own[0][k]}" for k in ("qubits", "layers", "tokens") if k != name)
+        _plot(curves, name, image)
+        fixed = ", ".join(f"{k} {own[0].get(k, 1)}" for k in ("qubits", "layers", "tokens", "modules") if k != name)
+        slopes = []
+        for label, points in curves.items():
+            fitted = [(2.0**x if name == "qubits" else x, y) for x, y in points[-4:]]
+            slopes.append(f"{label} ~ ({axis})^{slope(fitted):.2f}")
         lines += [f"![cost against {name}]({image.name})", ""]
-        lines += [
-            f"Against {name} ({own[0]['circuit']}; {fixed}): "
-            f"cost ~ ({axis})^{slope(fitted):.2f} over the last {len(fitted)} points.",
-            "",
-        ]
+        lines += [f"Against {name} ({own[0]['circuit']}; {fixed}), fitted over the last four points: {', '.join(slopes)}.", ""]
     return lines
 
 
-def _plot(points: Sequence[tuple[float, float]], name: str, path: Path) -> None:
+def _plot(curves: Mapping[str, Sequence[tuple[float, float]]], name: str, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot(*zip(*points, strict=True), "o-")
+    for label, points in curves.items():
+        axes.plot(*zip(*points, strict=True), "o-", label=label)
+    axes.legend()
     axes.set_yscale("log")
     if name != "qubits":
         axes.set_xscale("log", base=2)
@@ -116,9 +140,11 @@ def write(records: Sequence[Record], page: Path) -> None:
     lines = [
         "# Circuits: cost of one forward and backward pass",
         "",
-        "Made by `python -m benchmarks.circuits --page docs/benchmarks/circuits.md` from its records; do not edit.",
-        "Gradients for inputs and angles, float32, peers in turn in one process. Cells: minimum (median), ms. Ratios: of minima",
-        "(of quartiles).",
+        "Made by `python -m benchmarks.circuits --out docs/benchmarks/circuits.jsonl --page docs/benchmarks/circuits.md",
+        "--measure`; do not edit.",
+        "Gradients for inputs and angles, float32, peers in turn in one process on one core. Cells: minimum (median) of the",
+        "processor's time for the process, ms. Ratios: of minima (between quartiles). Angles that no expectation value depends on",
+        "(RZ of a last layer) cost nothing in ours: they are left out when the circuit is compiled.",
         "",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {' '.join(machine['instructions'])}, "
         f"{machine['threads']} thread(s); "
@@ -131,7 +157,7 @@ def write(records: Sequence[Record], page: Path) -> None:
         if any(r["table"] == table for r in rows):
             lines += [title, "", *_peer_tables(rows, table)]
     lines += ["## Distance to the limit", "", *_limits(rows, machine)]
-    if any(r["table"] in ("qubits", "layers", "tokens") for r in rows):
+    if any(r["table"] in ("qubits", "layers", "tokens", "modules") for r in rows):
         lines += ["## Growth", "", *_sweeps(rows, page)]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(lines).rstrip() + "\n")

@@ -45,11 +45,18 @@ def test_interleaved_runs_every_step_at_least_so_often() -> None:
 
 
 def test_counts_of_a_product_state_have_no_matrix_products() -> None:
-    product = circuits.counted(compile_circuit(ansatz.hardware_efficient(8, 1)).program, 10)
-    deeper = circuits.counted(compile_circuit(ansatz.hardware_efficient(8, 2)).program, 10)
+    product = circuits.counted(compile_circuit(ansatz.hardware_efficient(8, 1)), 10)
+    deeper = circuits.counted(compile_circuit(ansatz.hardware_efficient(8, 2)), 10)
     assert product["multiply_adds"] == 32 * 256 * 10
     # the second layer: two complex blocks of 16 rows, run twice, undone on two states, correlated once
     assert deeper["multiply_adds"] - product["multiply_adds"] == 2 * 5 * 4 * 16 * 256 * 10
+
+
+def test_counts_in_the_heisenberg_picture() -> None:
+    """Four qubits, one layer: four 4 x 4 products on 4 x 256 coefficients, and halves of 9 basis functions for each token."""
+    found = circuits.counted(compile_circuit(ansatz.hardware_efficient(4, 1)), 10)
+    assert found["path"] == "Heisenberg"
+    assert found["multiply_adds"] == 3 * 1 * 4 * 4 * 4 * 256 + 10 * (4 * 4 * 81 + 4 * 4 * 9)
 
 
 def test_slope_of_a_power_law() -> None:
@@ -68,7 +75,7 @@ def test_run_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         torch.set_num_threads(threads)
     machine, row = (json.loads(line) for line in out.read_text().splitlines())
     assert machine["product_gmac_s"] > 0
-    assert set(row["timings"]) == {"ours", "PennyLane backprop"}
+    assert set(row["timings"]) == {"ours", "ours, torch only", "PennyLane backprop"}
     assert max(row["errors"].values()) < circuits.TOLERANCE
     circuits.main(["--out", str(out), "--page", str(page)])
     text = page.read_text()

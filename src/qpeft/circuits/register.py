@@ -44,10 +44,10 @@ class Register:
         source, target = pair[self._now], pair[1 - self._now]
         if source.dim() == 2:  # one sample, and the block's amplitudes are the last axis
             torch.mm(source, matrix.t().to(source.dtype), out=target)
-        elif len(source) == 1:
+        elif source.shape[0] == 1:
             torch.mm(matrix, source[0], out=target[0])
         else:
-            torch.bmm(matrix.expand(len(source), -1, -1), source, out=target)
+            torch.bmm(matrix.expand(source.shape[0], -1, -1), source, out=target)
         self._now = 1 - self._now
 
     def correlation(self, real: bool, qubits: tuple[int, ...]) -> Tensor:
@@ -57,7 +57,7 @@ class Register:
         if lam.dim() == 2:
             out = lam.t() @ psi.conj()
             return out.real if real else out
-        return lam[0] @ psi[0].mH if len(lam) == 1 else torch.bmm(lam, psi.mH).sum(0)
+        return lam[0] @ psi[0].mH if lam.shape[0] == 1 else torch.bmm(lam, psi.mH).sum(0)
 
     def shuffle(self, index: Tensor, count: int) -> None:
         """Permute basis states: `new[b] = old[index[b]]`."""

@@ -350,6 +350,7 @@ def main() -> None:
     parser.add_argument("--database")
     options = parser.parse_args()
     options.circuits = options.circuits or (1_000_000 if options.what == "soak" else 350_000)
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         deployment = Deployment(Path(folder), options.database)
         try:
@@ -358,6 +359,7 @@ def main() -> None:
             figures["memory_mib"], figures["cpu_s"] = deployment.memory_mib(), deployment.cpu_s()
         finally:
             deployment.stop()
+    figures["load_average"] = {"before": round(load, 1), "after": round(os.getloadavg()[0], 1)}  # of the machine, one minute
     figures["load_cpu_s"] = round(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]), 1)
     print(json.dumps(figures))
 

@@ -52,9 +52,10 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=5, ge=1)
     lease_budget_s: float = Field(default=0.1, gt=0)
     """Device seconds given out in one lease: what another user's job waits at most behind it."""
+    lease_jobs: int = Field(default=96, ge=1)
+    """... and at most so many jobs: the service itself takes time for each, which no device counts."""
     max_vendor_shots: int | None = Field(default=None, ge=0)
     """Shots that may ever be sent to vendors, which charge for them; None sets no bound."""
-    lease_jobs: int = Field(default=256, ge=1)
     interactive_s: float = Field(default=0.05, ge=0)
     """A single job estimated below this goes to the interactive lane."""
     interactive_open: int = Field(default=16, ge=0)

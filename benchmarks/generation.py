@@ -43,7 +43,8 @@ def page(records: list[dict[str, Any]]) -> str:
         "",
         f"`{first['command']}` on {machine['cpu']}, {machine['threads']} thread(s), torch {machine['torch']}, {first['model']} in "
         f"{first['dtype']}: {first['tokens']} tokens after a prompt of {first['prompt']}, one sequence, adapters unmerged on "
-        "q_proj and v_proj, runs interleaved. A ratio is to LoRA of equal rank, of minima (and of medians).",
+        "q_proj and v_proj, runs interleaved, times are the processor's for the process. A ratio is to LoRA of equal rank, of "
+        "minima (and of medians).",
         "",
         "| adapter | ms a token (min, median) | ratio |",
         "|---|---|---|",

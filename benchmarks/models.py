@@ -65,7 +65,17 @@ class Arm:
 
 
 def base_model(model: str, dtype: torch.dtype) -> Any:
-    """A folder's model, or a shape of `SHAPES` with random weights."""
+    """A folder's model, or a shape of `SHAPES` with random weights; its products are those of a recipe's `compute_dtype: auto`."""
+    from qpeft.training.environment import slow_in_bfloat16
+    from qpeft.training.wide import widen
+
+    made = _base_model(model, dtype)
+    if slow_in_bfloat16("cpu"):
+        widen(made)
+    return made
+
+
+def _base_model(model: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     if model not in SHAPES:
@@ -114,10 +124,15 @@ def described(module: str, given: argparse.Namespace, arm: str) -> dict[str, Any
     return {
         "kind": module,
         "arm": arm,
-        "command": " ".join([f"python -m benchmarks.{module}", *sys.argv[1:]]),
+        "command": " ".join([f"python -m benchmarks.{module}", *_said(sys.argv[1:])]),
         "model": given.model if given.model in SHAPES else Path(given.model).name,
         "dtype": given.dtype,
     }
+
+
+def _said(given: list[str]) -> list[str]:
+    """Arguments without the files that results go to."""
+    return [word for k, word in enumerate(given) if not {"--out", "--page"} & {word, *given[max(0, k - 1) : k]}]
 
 
 def reference(rows: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any] | None:

@@ -57,7 +57,8 @@ def page(records: list[dict[str, Any]]) -> str:
         "",
         f"`{first['command']}` on {machine['cpu']}, {machine['threads']} thread(s), torch {machine['torch']}, {first['model']} in "
         f"{first['dtype']}, batch {first['batch']} x {first['length']} tokens, adapters on q_proj and v_proj, forward, backward "
-        "and AdamW. Steps are interleaved; a ratio is to LoRA of equal rank: of minima (and medians) in time, of peaks in memory.",
+        "and AdamW. Steps are interleaved, times are the processor's for the process; a ratio is to LoRA of equal rank: of minima "
+        "(and medians) in time, of peaks in memory.",
         "",
         "| adapter | trained parameters | step, s (min, median) | time ratio | tokens/s | peak memory, GiB | memory ratio |",
         "|---|---|---|---|---|---|---|",

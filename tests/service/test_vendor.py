@@ -226,6 +226,21 @@ def test_what_the_vendor_refuses_costs_nothing(make_place: Callable[..., Place])
 
 
 @pytest.mark.slow
+def test_jobs_wait_for_a_vendor_that_is_away(make_place: Callable[..., Place]) -> None:
+    place = make_place()
+    place.worker()
+    until(lambda: place.client.devices()[0]["workers"] == 1)
+    told, place.cloud.chip_info = place.cloud.chip_info, {}
+    job = place.submit()
+    until(lambda: "jobs wait for it" in (place.server.folder / "worker.log").read_text())
+    time.sleep(2)
+    assert place.client.job(job)["state"] == "running"
+    place.cloud.chip_info = told
+    succeeded_once(place, job)
+    assert place.client.job(job)["attempt"] == 1
+
+
+@pytest.mark.slow
 def test_cancelling_reaches_the_vendor(make_place: Callable[..., Place]) -> None:
     place = make_place()
     place.cloud.states = ["1"] * 10_000

@@ -128,9 +128,8 @@ class Forwarder:
             else:
                 fresh.append(one)
         open_tasks = list(tasks.values())
-        calibration = self._snapshot() if fresh else None
         for bundle in _bundles(fresh):
-            outcome = self._send(bundle, desk, calibration)
+            outcome = self._send(bundle, desk)
             if isinstance(outcome, Task):
                 open_tasks.append(outcome)
             else:
@@ -147,7 +146,19 @@ class Forwarder:
             raise CircuitError(f"{self.name} has too few qubits", value=one.circuit.n_qubits, bound=f"at most {self.n_qubits}")
         return one
 
-    def _send(self, bundle: list[Prepared], desk: Desk, calibration: Calibration | None) -> Task | list[EndedJob]:
+    def _reach(self, desk: Desk) -> Calibration | None:
+        """What the chip runs under now, however long the vendor is away; None when the worker is to stop."""
+        pause = self.poll_s
+        while not desk.stopping():
+            try:
+                return self._snapshot()
+            except BackendError as error:
+                log.warning("%s; jobs wait for it", error)
+                desk.pause(pause)
+                pause = min(2 * pause, LONGEST_POLL_S)
+        return None
+
+    def _send(self, bundle: list[Prepared], desk: Desk) -> Task | list[EndedJob]:
         """The task, sent or of unknown fate; or the ends of jobs that were certainly not sent."""
         jobs = [one.job for one in bundle]
         shots = jobs[0].shots
@@ -155,7 +166,8 @@ class Forwarder:
         programs = [to_originir(one.circuit, row.tolist()) for one in bundle for row in one.params]
         reason = ""
         for attempt in range(TRIES):
-            if desk.stopping():
+            calibration = self._reach(desk)
+            if calibration is None:
                 return [given_back(job) for job in jobs]
             task = new_id("t")
             members = [(job.seq, job.attempt, job.rows) for job in jobs]

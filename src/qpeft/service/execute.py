@@ -16,7 +16,7 @@ import numpy as np
 from qpeft.backends.base import Backend, Counts, FloatArray
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.errors import CircuitError, QpeftError
-from qpeft.service.programs import circuit_of
+from qpeft.service.stored import circuit_of
 from qpeft.service.wire import Calibration, DeviceInfo, EndedJob, LeasedJob, LeasedProgram, Result, Term, pack
 
 if TYPE_CHECKING:

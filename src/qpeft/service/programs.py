@@ -1,12 +1,11 @@
-"""Programs as users send them: checked, hashed, and read into circuits.
+"""Programs as users send them: checked and hashed.
 
 The API reads qpeft's own JSON, which is quick, and takes OpenQASM and OriginIR as text within a bound on its size; those are
-parsed by workers alone. Both remember what they have read by its hash.
+parsed by workers alone (stored.py). What was checked is remembered by its hash.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from qpeft.circuits.ir import Circuit
 from qpeft.errors import CircuitError, ServiceError
 from qpeft.service.settings import Settings
 from qpeft.service.store import Program
+from qpeft.service.stored import CIRCUIT, ORIGINIR, QASM
 from qpeft.service.wire import Source
 
-CIRCUIT, QASM, ORIGINIR = "qpeft.circuit", "openqasm", "originir"
 MAX_QUBITS = 1024
 
 
@@ -84,24 +83,3 @@ class Programs:
         if circuit.n_qubits > MAX_QUBITS:
             raise ServiceError("too many qubits", status=422, code="program", value=circuit.n_qubits, bound=MAX_QUBITS)
         return Program(name, form, text, circuit.n_qubits, circuit.n_params, len(circuit.ops))
-
-
-@functools.lru_cache(maxsize=512)
-def circuit_of(form: str, text: bytes) -> tuple[Circuit, tuple[int, ...] | None]:
-    """The circuit of a stored program, in a worker, and which qubit each classical bit holds (None: all qubits, in order).
-
-    CircuitError says why it is none.
-    """
-    if form == CIRCUIT:
-        return Circuit.from_json(text), None
-    if form == QASM:
-        from qpeft.circuits.qasm import from_qasm
-
-        return from_qasm(text), None
-    if form == ORIGINIR:
-        from qpeft.circuits.originir import from_originir
-
-        program = from_originir(text.decode())
-        by_bit = dict(sorted((bit, qubit) for qubit, bit in program.measures))
-        return program.circuit, tuple(by_bit.values()) or None
-    raise CircuitError("unknown form of program", value=form, bound=f"{CIRCUIT}, {QASM}, {ORIGINIR}")

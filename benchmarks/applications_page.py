@@ -91,9 +91,9 @@ def _table(lines: Lines) -> list[str]:
     keys |= {"forgotten": "forgotten, nats a token"} if any("forgotten" in m for many in lines.values() for m in many) else {}
     rows = []
     for name, many in lines.items():
-        parameters = f"{many[0]['parameters']:,}" if "parameters" in many[0] else "-"
-        rows.append([name, parameters, *(_cell([m[key] for m in many if key in m]) for key in keys)])
-    return _rows(["", "trained parameters", *keys.values()], rows)
+        trained = [f"{many[0]['parameters']:,}", str(len(many))] if "parameters" in many[0] else ["-", "-"]
+        rows.append([name, *trained, *(_cell([m[key] for m in many if key in m]) for key in keys)])
+    return _rows(["", "trained parameters", "seeds", *keys.values()], rows)
 
 
 def _cell(numbers: list[float]) -> str:

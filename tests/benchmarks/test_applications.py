@@ -57,14 +57,14 @@ def test_means_intervals_and_differences(results: list[dict[str, Any]]) -> None:
     text = "\n".join(page.page(results))
     quantile = math.tan(math.pi / 2 * 0.95)  # of Student's t with one degree of freedom
     half = quantile * math.sqrt(0.02) / math.sqrt(2)
-    assert f"| one | 1,234 | 0.700 ± {half:.3f} |" in text
-    assert "| logistic regression | - | 0.800 | 0.800 | 0.800 | 0.100 | - |" in text
+    assert f"| one | 1,234 | 2 | 0.700 ± {half:.3f} |" in text
+    assert "| logistic regression | - | - | 0.800 | 0.800 | 0.800 | 0.100 | - |" in text
     row = re.search(r"\| one − two \| 2 \| (\S+) ± (\S+) \| (\S+) \|", text)
     assert row is not None
     assert float(row[1]) == pytest.approx(0.15)
     assert float(row[2]) == pytest.approx(quantile * math.sqrt(0.005) / math.sqrt(2), abs=1e-3)
     assert float(row[3]) == pytest.approx(2 * math.atan(1 / 3) / math.pi, abs=0.01)  # t = 3
-    assert "| one | 1,234 | 0.700 | 0.700 | 0.700 | 0.200 | 0.500 |" in text  # one seed has no interval
+    assert "| one | 1,234 | 1 | 0.700 | 0.700 | 0.700 | 0.200 | 0.500 |" in text  # one seed has no interval
     assert "| old | 4 | 0.50 (0.25) |" in text
 
 

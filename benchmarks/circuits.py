@@ -44,7 +44,7 @@ SWEEPS = {
 }
 OURS = {"ours": peers.ours, "ours, torch only": peers.ours_in_torch}
 COMPILES = ("TensorCircuit-NG (JAX in torch)", "JAX by hand")  # tens of seconds for each new shape
-COMPILES_UP_TO = 64  # parametrised gates, beyond which compiling takes minutes
+COMPILES_UP_TO = 110  # parametrised gates, beyond which compiling takes minutes
 PACKAGES = (
     "torch", "pennylane", "pennylane-lightning", "torchquantum", "deepquantum", "tensorcircuit-ng", "jax", "jaxlib", "pyvqnet",
 )  # fmt: skip

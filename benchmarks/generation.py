@@ -36,23 +36,28 @@ def generation_of(model: Any, prompt: int, tokens: int, seen_s: list[float]) -> 
 
 def page(records: list[dict[str, Any]]) -> str:
     """Markdown from records."""
-    machine, rows = records[0], records[1:]
-    first = rows[0]
     lines = [
         "# Generation beside LoRA's",
         "",
-        f"`{first['command']}` on {machine['cpu']}, {machine['threads']} thread(s), torch {machine['torch']}, {first['model']} in "
-        f"{first['dtype']}: {first['tokens']} tokens after a prompt of {first['prompt']}, one sequence, adapters unmerged on "
-        "q_proj and v_proj, runs interleaved, times are the processor's for the process. A ratio is to LoRA of equal rank, of "
-        "minima (and of medians).",
+        "Greedy, one sequence, adapters unmerged on q_proj and v_proj; runs interleaved, times are the processor's for the",
+        "process. A ratio is to LoRA of equal rank, of minima (and of medians). `qtha:R:L`: R qubits, L layers, published sizes.",
         "",
-        "| adapter | ms a token (min, median) | ratio |",
-        "|---|---|---|",
     ]
-    for row in rows:
-        timing, ratio = row["timing"], models.ratio(row, models.reference(rows, row))
-        lines.append(f"| {row['arm']} | {timing['min_ms']:.1f}, {timing['median_ms']:.1f} | {ratio} |")
-    return "\n".join([*lines, ""])
+    for machine, rows in models.runs(records):
+        first = rows[0]
+        lines += [
+            f"## {first['model']} in {first['dtype']}, {first['tokens']} tokens after a prompt of {first['prompt']}",
+            "",
+            f"`{first['command']}` on {machine['cpu']}, {machine['threads']} thread(s), torch {machine['torch']}.",
+            "",
+            "| adapter | ms a token (min, median) | ratio |",
+            "|---|---|---|",
+        ]
+        for row in rows:
+            timing, ratio = row["timing"], models.ratio(row, models.reference(rows, row))
+            lines.append(f"| {row['arm']} | {timing['min_ms']:.1f}, {timing['median_ms']:.1f} | {ratio} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -61,7 +66,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16)
     arguments = parser.parse_args()
     names = arguments.arms.split(",")
-    records = harness.Records(arguments.out)
+    records = harness.Records(arguments.out, keep=arguments.append)
     records.add(harness.machine(arguments.threads))
     torch.set_num_threads(arguments.threads)
     base = models.base_model(arguments.model, getattr(torch, arguments.dtype))

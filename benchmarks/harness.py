@@ -64,9 +64,9 @@ def _best(step: Callable[[], object], seconds: float = 0.5) -> float:
     step()
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
-        start = time.perf_counter()
+        start = time.process_time()
         step()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     return best
 
 
@@ -120,12 +120,13 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 class Records:
-    """Appends JSON lines to a file, one per result, as they come."""
+    """Appends JSON lines to a file, one per result, as they come; with `keep`, after what the file holds already."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep: bool = False) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+        if not keep:
+            path.write_text("")
 
     def add(self, record: Mapping[str, Any]) -> None:
         plain = {name: asdict(value) if isinstance(value, Timing) else value for name, value in record.items()}

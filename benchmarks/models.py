@@ -115,6 +115,7 @@ def arguments(module: str, description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each adapter")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path(f"{module}.jsonl"))
+    parser.add_argument("--append", action="store_true", help="keep the records that --out holds: a page of several models")
     parser.add_argument("--page", type=Path, help="write this Markdown page from the records")
     return parser
 
@@ -132,7 +133,19 @@ def described(module: str, given: argparse.Namespace, arm: str) -> dict[str, Any
 
 def _said(given: list[str]) -> list[str]:
     """Arguments without the files that results go to."""
-    return [word for k, word in enumerate(given) if not {"--out", "--page"} & {word, *given[max(0, k - 1) : k]}]
+    files = {"--out", "--page"}
+    return [w for k, w in enumerate(given) if w not in {*files, "--append"} and not files & set(given[max(0, k - 1) : k])]
+
+
+def runs(records: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Each machine record with the rows that follow it."""
+    found: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+    for record in records:
+        if record["kind"] == "machine":
+            found.append((record, []))
+        else:
+            found[-1][1].append(record)
+    return found
 
 
 def reference(rows: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -44,37 +45,46 @@ def peak_memory(arguments: argparse.Namespace, arm: str) -> int:
     """Bytes: the largest resident set of a process that takes two steps with one adapter."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.training", "--model", arguments.model, "--dtype", arguments.dtype]
     command += ["--batch", arguments.batch, "--length", arguments.length, "--threads", arguments.threads, "--memory-of", arm]
-    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+    # Freed blocks go back at once: what the C library keeps of them differs by a sixth from run to run
+    own = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, env=own)
     return int(json.loads(done.stdout.splitlines()[-1])["peak_bytes"])
 
 
 def page(records: list[dict[str, Any]]) -> str:
     """Markdown from records."""
-    machine, rows = records[0], records[1:]
-    first = rows[0]
     lines = [
         "# A training step beside LoRA's",
         "",
-        f"`{first['command']}` on {machine['cpu']}, {machine['threads']} thread(s), torch {machine['torch']}, {first['model']} in "
-        f"{first['dtype']}, batch {first['batch']} x {first['length']} tokens, adapters on q_proj and v_proj, forward, backward "
-        "and AdamW. Steps are interleaved, times are the processor's for the process; a ratio is to LoRA of equal rank: of minima "
-        "(and medians) in time, of peaks in memory.",
+        "Adapters on q_proj and v_proj; forward, backward and AdamW on random tokens. Steps are interleaved, times are the",
+        "processor's for the process. A ratio is to LoRA of equal rank: of minima (and medians) in time, of peaks of resident",
+        "memory, each in a process of its own. `qtha:R:L`: R qubits, L layers, published sizes.",
         "",
-        "| adapter | trained parameters | step, s (min, median) | time ratio | tokens/s | peak memory, GiB | memory ratio |",
-        "|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        base, timing = models.reference(rows, row), row["timing"]
-        memory_ratio = "-"
-        if base is not None and row["peak_bytes"]:
-            memory_ratio = f"{row['peak_bytes'] / base['peak_bytes']:.3f}"
-        lines.append(
-            f"| {row['arm']} | {row['trained_parameters']:,} "
-            f"| {timing['min_ms'] / 1e3:.2f}, {timing['median_ms'] / 1e3:.2f} | {models.ratio(row, base)} "
-            f"| {row['batch'] * row['length'] / timing['min_ms'] * 1e3:.0f} "
-            f"| {row['peak_bytes'] / 2**30:.2f} | {memory_ratio} |"
-        )
-    return "\n".join([*lines, ""])
+    for machine, rows in models.runs(records):
+        first = rows[0]
+        lines += [
+            f"## {first['model']} in {first['dtype']}, {first['batch']} x {first['length']} tokens",
+            "",
+            f"`{first['command']}` on {machine['cpu']}, {machine['threads']} thread(s), torch {machine['torch']}.",
+            "",
+            "| adapter | trained parameters | step, s (min, median) | time ratio | tokens/s | peak memory, GiB | memory ratio |",
+            "|---|---|---|---|---|---|---|",
+            *(_line(row, models.reference(rows, row)) for row in rows),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _line(row: dict[str, Any], base: dict[str, Any] | None) -> str:
+    timing, peak = row["timing"], row["peak_bytes"]
+    memory = f"{peak / 2**30:.2f}" if peak else "-"
+    more = f"{peak / base['peak_bytes']:.3f}" if peak and base else "-"
+    return (
+        f"| {row['arm']} | {row['trained_parameters']:,} "
+        f"| {timing['min_ms'] / 1e3:.2f}, {timing['median_ms'] / 1e3:.2f} | {models.ratio(row, base)} "
+        f"| {row['batch'] * row['length'] / timing['min_ms'] * 1e3:.0f} | {memory} | {more} |"
+    )
 
 
 def main() -> None:
@@ -98,7 +108,7 @@ def main() -> None:
         return
 
     names = arguments.arms.split(",")
-    records = harness.Records(arguments.out)
+    records = harness.Records(arguments.out, keep=arguments.append)
     records.add(harness.machine(arguments.threads))
     base = models.base_model(arguments.model, dtype)
     adapted = {name: models.adapted(base, models.Arm(name)) for name in names}

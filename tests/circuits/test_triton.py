@@ -12,7 +12,7 @@ from qpeft.circuits.plan import compile_circuit
 from qpeft.circuits.simulate import Simulator
 from tests.circuits.test_simulate import case
 
-needs_triton = pytest.mark.skipif(not tables.available(), reason="needs Triton, 300 MB: pip install \"qpeft[triton]\"")
+needs_triton = pytest.mark.skipif(not tables.available(), reason='needs Triton, 300 MB: pip install "qpeft[triton]"')
 
 
 @pytest.fixture

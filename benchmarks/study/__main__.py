@@ -1,4 +1,4 @@
-"""A study by its plan, resumable: `python -m benchmarks.study --plan recipes/studies/breadth.yaml`.
+"""A study by its plan, resumable: `python -m benchmarks.study --plan benchmarks/study/breadth.yaml`.
 
 Tunes every method with the same learning rates and steps on validation rows, trains the winners with every seed, judges them on
 test rows, and keeps a line for each trial and a record for each run. Killed, the same command goes on. `--status` says what is

@@ -1,4 +1,4 @@
-"""The page of a study from its two files alone: `python -m benchmarks.study.page --plan recipes/studies/breadth.yaml`.
+"""The page of a study from its two files alone: `python -m benchmarks.study.page --plan benchmarks/study/breadth.yaml`.
 
 Writes docs/benchmarks/study-NAME.md and a picture for each task: held-out loss against trained parameters, with the Pareto front.
 """
@@ -201,7 +201,7 @@ def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
     out = [
         f"# Study: {plan.name}",
         "",
-        f"Made by `python -m benchmarks.study.page --plan recipes/studies/{plan.name}.yaml` from the records beside it; the runs "
+        f"Made by `python -m benchmarks.study.page --plan benchmarks/study/{plan.name}.yaml` from the records beside it; the runs "
         f"by `python -m benchmarks.study`. {plan.model.model_name_or_path}, {steps} steps of {batch} rows, seeds "
         f"{', '.join(map(str, plan.seeds))}: {done} of {len(plan.tasks) * len(plan.arms) * len(plan.seeds)} runs done. A number is "
         "the mean over seeds ± the half width of its 95% t interval, on test rows no setting was chosen on. Bold methods are on "

@@ -103,6 +103,14 @@ def test_a_failed_run_is_recorded(plan: Path) -> None:
     assert all(trial.error and trial.loss is None for trial in ledger.trials.values() if trial.arm == "LoRA")
 
 
+@pytest.mark.parametrize("file", sorted(Path("benchmarks/study").glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_plans_are_valid(file: Path) -> None:
+    found = load_plan(file)
+    assert found.name == file.stem
+    assert len(found.seeds) >= 5
+    assert {"lora", "control", "quantum", "classical"} <= {arm.kind for arm in found.arms}
+
+
 def test_failures_lose_against_losses() -> None:
     assert chosen({1e-3: 2.0, 1e-2: None, 1e-4: 1.0}, 2) == [1e-4, 1e-3]
     assert chosen({1e-3: None, 1e-2: None}, 1) == [1e-3]

@@ -120,6 +120,14 @@ def test_a_lattice_too_large_for_the_kernel_takes_torch() -> None:
     assert not polynomials.supports(coefficients, torch.zeros(8, 5))
 
 
+def test_a_kernel_switched_off_later_is_not_used(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    coefficients, t, _ = arguments((3, 5), 2, 40, torch.float64)
+    assert polynomials.supports(coefficients, t)
+    monkeypatch.setattr(native, "_choice", lambda: (None, "off"))
+    assert not polynomials.supports(coefficients, t)
+    polynomial.values(coefficients, t, (3, 5))
+
+
 def test_autocast_does_not_touch_the_lattice() -> None:
     circuit = ansatz.qtha(2, 1)
     run, inputs, angles = LatticeExecutor(Simulator()).compile(circuit), torch.randn(9, 2), torch.randn(circuit.n_angles)

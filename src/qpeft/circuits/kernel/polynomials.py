@@ -17,8 +17,8 @@ MOST = 1 << 14  # coefficients: the sums of their gradient stay in cache; above,
 
 @functools.cache
 def _function() -> Callable[..., int] | None:
-    """The library's function; None without the kernel, or with one that was built before there was such a function."""
-    function: Callable[..., int] | None = getattr(native._library(), "qpeft_polynomial", None) if native.available() else None
+    """The library's function; None without a library, or with one that was built before there was such a function."""
+    function: Callable[..., int] | None = getattr(native._library(), "qpeft_polynomial", None)
     if function is not None:
         number, pointer = ctypes.c_int64, ctypes.c_void_p
         function.argtypes = [  # type: ignore[attr-defined]
@@ -36,6 +36,7 @@ def supports(coefficients: Tensor, t: Tensor) -> bool:
         and t.dtype in (torch.float32, torch.float64)
         and coefficients.numel() <= MOST
         and not torch.compiler.is_compiling()
+        and native.available()
         and _function() is not None
     )
 

@@ -135,14 +135,22 @@ def test_a_clock_that_jumps_expires_nothing_and_reorders_nothing(tmp_path: Path)
         client = server.client()
         client.set_device("emulator:wukong-72", "maintenance")
         waiting = client.submit(RY, device="emulator:wukong-72", params=[0.1], shots=5, expires_s=3600.0)["id"]
-        batch = client.submit_sweep(SLOW, np.linspace(0, 1, 300)[:, None], device="simulator")
+        batches: list[str] = []
+
+        def runs() -> bool:
+            states = client.connection.request("GET", f"/v1/batches/{batches[-1]}").json()["states"]
+            return bool(states.get("running", 0) > 0)
+
         for hours in (5, -7, 400):
-            until(lambda: client.connection.request("GET", f"/v1/batches/{batch['id']}").json()["states"].get("running", 0) > 0)
+            batch = client.submit_sweep(SLOW, np.linspace(0, 1, 1500)[:, None], device="simulator")  # seconds on a fast machine
+            batches.append(batch["id"])
+            until(runs)
             jump(hours)
             time.sleep(0.5)
             client.submit(RY, device="simulator", params=[0.1], output="expectations")
-        done = client.wait_batch(batch["id"], timeout_s=60)
-        assert done["states"] == {"succeeded": done["jobs"]}
+        for identifier in batches:
+            done = client.wait_batch(identifier, timeout_s=120)
+            assert done["states"] == {"succeeded": done["jobs"]}
         jobs = client.jobs(limit=1000)
         assert {job["attempt"] for job in jobs if job["device"] == "simulator"} == {1}  # no lease ended
         made = [job["created_at"] for job in jobs]

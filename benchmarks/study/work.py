@@ -15,7 +15,6 @@ from benchmarks.study.ledger import Ledger, Trial, chosen
 from benchmarks.study.plan import Arm, Plan, Task, fingerprint
 from qpeft.errors import QpeftError
 from qpeft.records import RunRecord
-from qpeft.training import environment
 from qpeft.training.config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -80,6 +79,7 @@ class Study:
 
     def final(self, task: Task, arm: Arm, rate: float, seed: int) -> RunRecord:
         """One run of the study: trained with the tuned learning rate, judged on test rows."""
+        from qpeft.training.folder import failed_record
         from qpeft.training.run import train
 
         config = self.plan.run(task, arm, "test", rate, seed)
@@ -91,18 +91,7 @@ class Study:
             record = dataclasses.replace(record, metrics={**record.metrics, **judge(folder, task)})
         except (QpeftError, RuntimeError, ValueError) as problem:
             logger.error("%s, %s, seed %d failed: %s", task.name, arm.label, seed, problem)
-            record = RunRecord(
-                label=arm.label,
-                method=str(arm.adapter["peft_type"]).upper(),
-                group=config.name,
-                seed=seed,
-                model=config.model.model_name_or_path,
-                status="failed",
-                error=f"{type(problem).__name__}: {problem}",
-                config=config.resolved(),
-                versions=environment.versions(),
-                created_at=environment.now(),
-            )
+            record = failed_record(config, f"{type(problem).__name__}: {problem}")
         self.ledger.add_record(record)
         shutil.rmtree(folder, ignore_errors=True)
         return record

@@ -308,6 +308,17 @@ def _run_alone(program: Program, grad: Tensor, inputs: Tensor, angles: Tensor) -
     return [out, grad_inputs, grad_angles]
 
 
+def drive(folder: Path, compiler: str, flags: list[str], *through: str) -> None:
+    """Build the C code with its driver, and run all cases (`through` an emulator)."""
+    source, driver = Path(native.__file__).parent, folder / "driver"
+    files = [*(source / f"{name}.c" for name in ("entry", "lanes", "polynomial")), Path(__file__).with_name("kernel_driver.c")]
+    subprocess.run([compiler, *flags, "-I", source, *files, "-pthread", "-lm", "-o", driver], check=True)
+    count = write_cases(folder / "cases")
+    done = subprocess.run([*through, driver, folder / "cases"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith(f"{count} programs")
+
+
 @built
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
@@ -315,14 +326,8 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("needs gcc")
-    source, driver = Path(native.__file__).parent, tmp_path / "driver"
-    files = [*(source / f"{name}.c" for name in ("entry", "lanes", "polynomial")), Path(__file__).with_name("kernel_driver.c")]
     flags = ["-O0", "-g", "-std=gnu11", "-w", "-DVARIANT=baseline", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    subprocess.run([compiler, *flags, "-I", source, *files, "-pthread", "-lm", "-o", driver], check=True)
-    count = write_cases(tmp_path / "cases")
-    done = subprocess.run([driver, tmp_path / "cases"], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith(f"{count} programs")
+    drive(tmp_path, compiler, flags)
 
 
 @built
@@ -332,11 +337,5 @@ def test_arm_under_emulation(tmp_path: Path) -> None:
     compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         pytest.skip("needs aarch64-linux-gnu-gcc and qemu-aarch64 (Debian: gcc-aarch64-linux-gnu, qemu-user)")
-    source, driver = Path(native.__file__).parent, tmp_path / "driver"
-    files = [*(source / f"{name}.c" for name in ("entry", "lanes", "polynomial")), Path(__file__).with_name("kernel_driver.c")]
     flags = ["-O3", "-std=gnu11", "-w", "-DVARIANT=baseline", "-fno-tree-vectorize", "-ffp-contract=fast", "-static"]
-    subprocess.run([compiler, *flags, "-I", source, *files, "-pthread", "-lm", "-o", driver], check=True)
-    count = write_cases(tmp_path / "cases")
-    done = subprocess.run([emulator, driver, tmp_path / "cases"], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith(f"{count} programs")
+    drive(tmp_path, compiler, flags, emulator)

@@ -17,9 +17,8 @@ from pathlib import Path
 
 from qpeft.errors import RunError
 from qpeft.records import RunRecord, append_record, read_records
-from qpeft.training import environment
 from qpeft.training.config import RunConfig
-from qpeft.training.folder import BASELINE, FAILURE, RECORD, claim, read_record
+from qpeft.training.folder import BASELINE, FAILURE, RECORD, claim, failed_record, read_record
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +74,4 @@ def _failure(run: RunConfig, place: Path, code: int) -> RunRecord:
     if (place / FAILURE).exists():
         reason = json.loads((place / FAILURE).read_text(encoding="utf-8"))["error"]
     logger.error("%s, seed %d failed: %s", run.label, run.training.seed, reason)
-    return RunRecord(
-        label=str(run.label),
-        method=str((run.adapter or {})["peft_type"]).upper(),
-        group=run.name,
-        seed=run.training.seed,
-        model=run.model.model_name_or_path,
-        status="failed",
-        error=reason,
-        config=run.resolved(),
-        versions=environment.versions(),
-        created_at=environment.now(),
-    )
+    return failed_record(run, reason)

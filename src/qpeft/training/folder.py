@@ -15,6 +15,7 @@ from typing import Any
 
 from qpeft.errors import ConfigError, RunError
 from qpeft.records import RunRecord
+from qpeft.training import environment
 from qpeft.training.config import RunConfig
 from qpeft.training.files import write_whole
 from qpeft.training.yaml_source import read_yaml
@@ -33,6 +34,22 @@ def read_record(folder: Path) -> RunRecord:
         return RunRecord.from_json((folder / RECORD).read_text(encoding="utf-8"), file=str(folder / RECORD), line=1)
     except FileNotFoundError as error:
         raise RunError("not a finished run", value=str(folder), cure=f"qpeft train {folder / RECIPE} --output {folder}") from error
+
+
+def failed_record(config: RunConfig, reason: str) -> RunRecord:
+    """The record of a run that ended without one: failures are published too."""
+    return RunRecord(
+        label=str(config.label),
+        method=str((config.adapter or {})["peft_type"]).upper(),
+        group=config.name,
+        seed=config.training.seed,
+        model=config.model.model_name_or_path,
+        status="failed",
+        error=reason,
+        config=config.resolved(),
+        versions=environment.versions(),
+        created_at=environment.now(),
+    )
 
 
 def finished_config(folder: Path) -> RunConfig:

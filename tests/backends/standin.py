@@ -17,12 +17,13 @@ import numpy as np
 from qpeft.backends.base import Backend, sample
 from qpeft.backends.simulator import SimulatorBackend
 from qpeft.circuits.originir import from_originir
+from tests.loopback import Loopback
 
 MAX_PROGRAMS = 200
 WAITING, COMPUTING, FINISHED, FAILED, QUEUING = "1", "2", "3", "4", "5"
 
 
-class StandIn:
+class StandIn(Loopback):
     """`with StandIn() as cloud:` serves at `cloud.url` until the block ends.
 
     Attributes that tests set:
@@ -53,20 +54,6 @@ class StandIn:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.requests: list[tuple[str, Any]] = []
         self.cancelled: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def __enter__(self) -> StandIn:
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
     @property
     def circuits(self) -> int:

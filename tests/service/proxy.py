@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http.client
-import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.loopback import Loopback
 
-class Proxy:
+
+class Proxy(Loopback):
     """`with Proxy(port) as proxy:` passes everything on to `port` of this machine.
 
     `before[path] = f` calls `f()` once when a request for the path has arrived, before the service sees it; `after[path] = f` once
@@ -22,20 +23,6 @@ class Proxy:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self.server.daemon_threads = True
         self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # those who ask are killed on purpose
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def __enter__(self) -> Proxy:
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

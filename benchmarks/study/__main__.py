@@ -23,11 +23,12 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="folder of runs at work")
     parser.add_argument("--task", action="append", help="these tasks of the plan alone")
     parser.add_argument("--arm", action="append", help="these arms of the plan alone")
-    parser.add_argument("--seeds", type=int, help="the first seeds alone")
+    parser.add_argument("--part", default="1/1", help="K/N: of these arms every Nth from the Kth on, for N processes side by side")
+    parser.add_argument("--seeds", type=int, help="the first seeds alone; 0 tunes and trains none")
     parser.add_argument("--status", action="store_true", help="say what is done, and do nothing")
     arguments = parser.parse_args(given)
     plan = load_plan(arguments.plan)
-    if arguments.seeds:
+    if arguments.seeds is not None:
         plan = plan.model_copy(update={"seeds": plan.seeds[: arguments.seeds]})
     study = Study(plan, Ledger(arguments.records, plan.name), arguments.runs / plan.name)
     done, planned = study.left()
@@ -37,6 +38,8 @@ def main(given: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     tasks = tuple(task for task in plan.tasks if arguments.task is None or task.name in arguments.task)
     arms = tuple(arm for arm in plan.arms if arguments.arm is None or arm.label in arguments.arm)
+    part, parts = map(int, arguments.part.split("/"))
+    arms = arms[part - 1 :: parts]
     if not tasks or not arms:
         parser.error("no task or no arm of that name in the plan")
     for record in study.work(tasks, arms):

@@ -11,14 +11,18 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from qpeft.adapters.controls import make_qnn, pairs_of_z
 from qpeft.adapters.first_gradients import gradient_batches, start_from_gradients
 from qpeft.adapters.peft import DeltaLayer, config_class
 from qpeft.adapters.qcore import QCore
+from qpeft.adapters.quantum import QuantumLayer
+from qpeft.circuits.ir import Observable
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
 from qpeft.training.config import load_recipe
 from qpeft.training.folder import read_record
 from qpeft.training.run import train
+from tests import reference
 from tests.training.conftest import recipe, tiny_model  # noqa: F401  (fixtures)
 
 SIZES = ((6, 4), (13, 29), (32, 8), (17, 17), (1, 7))
@@ -26,7 +30,15 @@ SIZES = ((6, 4), (13, 29), (32, 8), (17, 17), (1, 7))
 
 @pytest.mark.parametrize(
     "settings",
-    [{"qubits": 0}, {"frames": "random"}, {"qubits": 3, "n_layers": 2}, {"qubits": 2, "matrix": False}, {"qnn": "mlp2"}],
+    [
+        {"qubits": 0},
+        {"frames": "random"},
+        {"qubits": 3, "n_layers": 2},
+        {"qubits": 2, "matrix": False},
+        {"qnn": "mlp2"},
+        {"qubits": 3, "pairs": True},
+        {"qubits": 2, "normalise": True},
+    ],
 )
 def test_the_contract_holds(settings: dict[str, object]) -> None:
     drawn = settings.get("frames") == "random" or settings.get("qubits") != 0
@@ -151,3 +163,24 @@ def test_a_run_starts_from_gradients_and_goes_on_from_its_checkpoint(recipe: Pat
         load_recipe(recipe, [adapter.replace("batches: 2", "frames: weight"), "training.max_steps=4"]), tmp_path / "other"
     )
     assert other.metrics["loss"] != read_record(tmp_path / "whole").metrics["loss"]
+
+
+def test_pairs_are_read_from_the_same_circuit() -> None:
+    """The first n values are `<Z_k>`; the rest are `<Z_j Z_k>`, against the same circuit's state vector."""
+    torch.manual_seed(0)
+    layer = make_qnn("circuit", 3, 2, pairs_of_z(3))
+    assert isinstance(layer, QuantumLayer)
+    u = torch.randn(5, 3)
+    with torch.no_grad():
+        found = layer(u).double()
+    assert found.shape == (5, 6)
+    words = ["ZII", "IZI", "IIZ", "ZZI", "ZIZ", "IZZ"]
+    for row, values in zip(u, found, strict=True):
+        angles = [*row.tolist(), *layer.angles.tolist()]
+        want = [reference.expectation(layer.circuit, angles, Observable.pauli(word)) for word in words]
+        assert values.tolist() == pytest.approx(want, abs=1e-5)
+
+
+def test_pairs_need_a_circuit() -> None:
+    with pytest.raises(AdapterError, match="pairs are read from a circuit"):
+        config_class("QCORE")(qnn="mlp2", pairs=True)

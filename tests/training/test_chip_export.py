@@ -110,4 +110,23 @@ def test_what_has_no_lattice_is_refused(recipe: Path, tmp_path: Path) -> None:
     run = trained(recipe, tmp_path / "run", "adapter.qnn=mlp2")
     with pytest.raises(AdapterError, match="takes inputs"):
         export(run, tmp_path / "out", Options(to="lattice", backend="simulator"))
+    core = "adapter={peft_type: QCORE, r: 4, qubits: 2, frames: weight, pairs: true, target_modules: [q_proj]}"
+    train(load_recipe(recipe, [core, "training.max_steps=2", "training.eval_strategy=no"]), tmp_path / "pairs")
+    with pytest.raises(AdapterError, match="holds <Z_k> alone"):
+        export(tmp_path / "pairs", tmp_path / "out", Options(to="lattice", backend="simulator"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_core_with_a_circuit_is_stored_too(recipe: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    from qpeft.training import models
+
+    core = "adapter={peft_type: QCORE, r: 4, qubits: 2, frames: weight, target_modules: [q_proj]}"
+    train(load_recipe(recipe, [core, "training.max_steps=2", "training.eval_strategy=no"]), tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out", Options(to="lattice", backend="simulator"))
+    config, model, _ = load_run(tmp_path / "run")
+    loaded = PeftModel.from_pretrained(models.load_model(config.model), str(tmp_path / "out")).eval()
+    assert sum(isinstance(m, StoredLattice) for m in loaded.modules()) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits, rtol=0, atol=1e-5)

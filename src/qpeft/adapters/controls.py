@@ -14,7 +14,9 @@ No result of a quantum adapter means anything without these beside it (arXiv 240
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +24,11 @@ from torch import Tensor, nn
 from qpeft.adapters.quantum import QuantumLayer
 from qpeft.adapters.stored_lattice import StoredLattice
 from qpeft.circuits import ansatz
+from qpeft.circuits.ir import Observable
 from qpeft.errors import AdapterError
 
 QNN_KINDS = ("circuit", "none", "cos", "mlp2", "mlp3", "mlp4", "product", "frozen")
+MEASURED = ("circuit", "product", "frozen")  # the kinds that are circuits
 STORED = "stored"
 
 
@@ -61,16 +65,24 @@ class Linear(nn.Linear):
         nn.init.uniform_(self.weight, -bound, bound)
 
 
-def make_qnn(kind: str, n_qubits: int, n_layers: int) -> nn.Module | None:
-    """The module `u (..., r) -> z (..., r)` of a kind; None for "none"."""
+def pairs_of_z(n_qubits: int) -> tuple[Observable, ...]:
+    """`Z_j`, then `Z_j Z_k` for j < k: all read from the same shots, `n (n + 1) / 2` of them."""
+    pairs = itertools.combinations(range(n_qubits), 2)
+    words = [*((k,) for k in range(n_qubits)), *pairs]
+    return tuple(Observable(((1.0, tuple((k, "Z") for k in word)),)) for word in words)
+
+
+def make_qnn(kind: str, n_qubits: int, n_layers: int, observables: Sequence[Observable] | None = None) -> nn.Module | None:
+    """The module `u (..., r) -> z (..., r)` of a kind; None for "none". `observables` are a circuit's, in the place of `Z_k`."""
     if kind == "none":
         return None
     if kind == "cos":
         return Cosine()
     if kind in ("mlp2", "mlp3", "mlp4"):
         return Perceptron(n_qubits, int(kind[-1]))
-    if kind in ("circuit", "product", "frozen"):
-        return QuantumLayer(ansatz.qtha(n_qubits, n_layers, entangling=kind != "product"), frozen=kind == "frozen")
+    if kind in MEASURED:
+        circuit = ansatz.qtha(n_qubits, n_layers, entangling=kind != "product")
+        return QuantumLayer(circuit, frozen=kind == "frozen", observables=observables)
     if kind == STORED:
         return StoredLattice(ansatz.qtha(n_qubits, n_layers))
     raise AdapterError("unknown qnn", value=kind, bound=", ".join(QNN_KINDS))

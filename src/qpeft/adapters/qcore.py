@@ -3,7 +3,8 @@
     delta(x) = (alpha / r) U (M u + K z(G u)),   u = V^T x
 
 V `(d_in, r)` and U `(d_out, r)` are frozen, orthonormal in their columns; M `(r, r)`, K `(r, n)` and G `(n, r)` are trained, M and
-K zero at the start; z is QTHA's circuit of n qubits (ansatz.qtha), or what stands in its place. Where the frames come from:
+K zero at the start; z is QTHA's circuit of n qubits (ansatz.qtha), or what stands in its place; with `pairs` it holds `<Z_j Z_k>`
+too and K is `(r, n (n + 1) / 2)`. Where the frames come from:
 
     gradient   the r largest singular vectors of the loss's gradient in W0, over some batches of training data at the start:
                what a step of full fine-tuning would move (first_gradients.py; a recipe's run does it by itself)
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from qpeft.adapters.base import Delta, RankConfig, make_dropout, natural, one_of, positive
-from qpeft.adapters.controls import QNN_KINDS, Linear, make_qnn
+from qpeft.adapters.controls import MEASURED, QNN_KINDS, STORED, Linear, make_qnn, pairs_of_z
 from qpeft.errors import AdapterError
 
 FRAMES = ("gradient", "weight", "scaled", "random")
@@ -42,16 +43,22 @@ class QCoreConfig(RankConfig):
     n_layers: int = field(default=1, metadata={"help": "Layers of the circuit."})
     qnn: str = field(default="circuit", metadata={"help": f"The circuit or what stands in its place: {', '.join(QNN_KINDS)}."})
     matrix: bool = field(default=True, metadata={"help": "False leaves out M u: the circuit alone."})
+    pairs: bool = field(default=False, metadata={"help": "Read Z_j Z_k too, from the same shots: n (n + 1) / 2 values."})
+    normalise: bool = field(
+        default=False, metadata={"help": "Give the circuit u / sqrt(mean(u^2) + 0.001), so that its angles have one scale."}
+    )
 
     def check(self) -> None:
         super().check()
         one_of("frames", self.frames, FRAMES)
-        one_of("qnn", self.qnn, QNN_KINDS)
+        one_of("qnn", self.qnn, (*QNN_KINDS, STORED))
         positive("batches", self.batches)
         positive("n_layers", self.n_layers)
         natural("qubits", self.qubits)
         if not self.matrix and (self.qubits == 0 or self.qnn == "none"):
             raise AdapterError("nothing is left without the matrix", value=f"qubits={self.qubits}, qnn={self.qnn}")
+        if self.pairs and self.qnn not in MEASURED:
+            raise AdapterError("pairs are read from a circuit", value=self.qnn, bound=", ".join(MEASURED))
 
     def gradient_batches(self) -> int:
         return self.batches if self.frames == "gradient" else 0
@@ -75,9 +82,11 @@ class QCore(Delta):
         self.register_buffer("down", torch.zeros(r, d_in))  # V^T
         self.register_buffer("up", torch.zeros(d_out, r))
         self.core = nn.Parameter(torch.zeros(r, r)) if config.matrix else None
-        self.qnn = make_qnn(config.qnn, config.qubits, config.n_layers) if config.qubits else None
+        read = pairs_of_z(config.qubits) if config.pairs else None
+        self.qnn = make_qnn(config.qnn, config.qubits, config.n_layers, read) if config.qubits else None
         self.encode = Linear(r, config.qubits) if self.qnn is not None else None
-        self.decode = nn.Parameter(torch.zeros(r, config.qubits)) if self.qnn is not None else None
+        self.decode = nn.Parameter(torch.zeros(r, len(read) if read else config.qubits)) if self.qnn is not None else None
+        self.normalise = config.normalise
         if not config.init_weights:
             for parameter in (self.core, self.decode):
                 if parameter is not None:
@@ -126,7 +135,8 @@ class QCore(Delta):
         if self.qnn is not None:
             assert self.encode is not None
             assert self.decode is not None
-            quantum = nn.functional.linear(self.qnn(self.encode(u)).to(u.dtype), self.decode)
+            angles = self.encode(nn.functional.rms_norm(u, u.shape[-1:], eps=1e-3) if self.normalise else u)
+            quantum = nn.functional.linear(self.qnn(angles).to(u.dtype), self.decode)
             v = quantum if v is None else v + quantum
         assert v is not None  # checked by the config
         out: Tensor = nn.functional.linear(self.scale * v, self.up)

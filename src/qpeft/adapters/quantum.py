@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,16 @@ class CircuitLayer(nn.Module):
 class QuantumLayer(CircuitLayer):
     """`z = <Z_k>(u; angles)`: inputs `(..., n_inputs)` and outputs `(..., n_qubits)`, float32 (float64 for a float64 layer).
 
-    The circuit runs on an exact simulator until `set_executor` gives it another place.
+    `observables` are measured in the place of `Z_k`. The circuit runs on an exact simulator until `set_executor` gives it another
+    place.
     """
 
+    def __init__(self, circuit: Circuit, *, frozen: bool = False, observables: Sequence[Observable] | None = None) -> None:
+        self.observables = None if observables is None else tuple(observables)
+        super().__init__(circuit, frozen=frozen)
+
     def set_executor(self, executor: Executor) -> None:
-        self.run = executor.compile(self.circuit)
+        self.run = executor.compile(self.circuit, self.observables)
 
     def forward(self, u: Tensor) -> Tensor:
         return self.run(u, self.angles)

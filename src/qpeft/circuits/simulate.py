@@ -29,9 +29,9 @@ from qpeft.errors import CircuitError, ResourceError
 
 Gradient = Literal["adjoint", "autograd"]
 
-# Bytes of one chunk's state: little memory at hardly less than the best speed on a CPU, enough to fill an accelerator. A backward
-# pass holds about ten of them. Four times as much is a fifth faster on a CPU.
-CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 1 << 18, 1 << 26
+# Bytes of one chunk's state: little memory at near the best speed on a CPU, enough to fill an accelerator. A backward pass holds
+# about ten of them.
+CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 160 << 10, 1 << 26
 SEVERAL = 2  # chunks whose product states are made, and differentiated, in one call
 _PLAIN = (Tensor, torch.nn.Parameter)  # not a FakeTensor, nor any other subclass
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously

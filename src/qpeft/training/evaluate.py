@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from qpeft.training.labelled import keeps_logits, labelled
 from qpeft.training.tokenization import IGNORED, collator
 
 Rows = Sequence[dict[str, list[int]]]
@@ -22,15 +23,18 @@ def evaluate(model: Any, rows: Rows, tokenizer: Any, *, batch_size: int = 8, pro
     import torch
 
     total, correct, count = 0.0, 0, 0
-    training = model.training
+    training, keeps = model.training, keeps_logits(model)
     model.eval()
     try:
         with torch.inference_mode():
             for batch in _batches(model, rows, tokenizer, batch_size, progress):
-                labels = batch.pop("labels")[:, 1:]
-                wanted = labels != IGNORED
-                logits = model(**batch, use_cache=False).logits[:, :-1][wanted].float()
-                target = labels[wanted]
+                columns, following = labelled(batch.pop("labels"))
+                wanted = following != IGNORED
+                if keeps:
+                    logits = model(**batch, use_cache=False, logits_to_keep=columns).logits[wanted].float()
+                else:
+                    logits = model(**batch, use_cache=False).logits[:, columns][wanted].float()
+                target = following[wanted]
                 total += torch.nn.functional.cross_entropy(logits, target, reduction="sum").item()
                 correct += int((logits.argmax(-1) == target).sum())
                 count += target.numel()

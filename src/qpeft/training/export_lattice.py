@@ -40,6 +40,8 @@ def export_lattice(run: AdaptedRun, scratch: Path, folder: Path, backend: str, s
             value=str(run.settings.peft_type.value),
             cure="--to lora: the weights of a generator run anywhere",
         )
+    if any(layer.observables is not None for layer in layers.values()):
+        raise AdapterError("a stored lattice holds <Z_k> alone", value="pairs=True", cure="an adapter trained with pairs=False")
     where = open_backend(backend, folder)
     try:
         ledger = Ledger()

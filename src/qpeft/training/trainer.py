@@ -14,6 +14,7 @@ from qpeft.training.config import RunConfig
 from qpeft.training.evaluate import Rows, evaluate
 from qpeft.training.files import write_whole
 from qpeft.training.folder import WHOLE
+from qpeft.training.labelled import cross_entropy, keeps_logits, labelled, plain_loss
 from qpeft.training.tokenization import collator
 
 if TYPE_CHECKING:
@@ -99,6 +100,12 @@ def make_trainer(
             self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics
 
+        def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+            if self.compute_loss_func is not None:  # logits for the labelled columns alone
+                columns, following = labelled(inputs["labels"])
+                inputs = {**inputs, "logits_to_keep": columns, "labels": following}
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             loss = super().training_step(*args, **kwargs)
             if chip is not None and self.accelerator.sync_gradients:
@@ -131,6 +138,7 @@ def make_trainer(
         report_to=[name for name in reporters if name != "tensorboard"] or "none",
         **given,
     )
+    spares_logits = keeps_logits(model) and plain_loss(model) and not arguments.label_smoothing_factor and arguments.n_gpu <= 1
     trainer = EvaluatingTrainer(
         model=model,
         args=arguments,
@@ -138,6 +146,7 @@ def make_trainer(
         eval_dataset=list(eval_rows) or None,
         data_collator=collator(tokenizer),
         processing_class=tokenizer,
+        compute_loss_func=cross_entropy if spares_logits else None,
     )
     for callback in reversed(callbacks):  # before the progress bar, so that it shows what Watch adds
         trainer.callback_handler.callbacks.insert(0, callback)

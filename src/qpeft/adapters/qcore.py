@@ -45,7 +45,7 @@ class QCoreConfig(RankConfig):
     matrix: bool = field(default=True, metadata={"help": "False leaves out M u: the circuit alone."})
     pairs: bool = field(default=False, metadata={"help": "Read Z_j Z_k too, from the same shots: n (n + 1) / 2 values."})
     normalise: bool = field(
-        default=False, metadata={"help": "Give the circuit u / sqrt(mean(u^2) + 0.001), so that its angles have one scale."}
+        default=False, metadata={"help": "Give the circuit u / sqrt(mean(u^2) + 0.001): angles of one scale."}
     )
 
     def check(self) -> None:

@@ -1,7 +1,7 @@
 """The output layer runs only where a token is to be predicted.
 
-A fifth of a small model's work is its output layer, and much of any model's memory in training is logits, `(rows, tokens, vocabulary)`.
-Where prompts are long and answers short, few of them are needed.
+A fifth of a small model's work is its output layer, and much of any model's memory in training is logits, `(rows, tokens,
+vocabulary)`. Where prompts are long and answers short, few of them are needed.
 """
 
 from __future__ import annotations

@@ -207,7 +207,8 @@ def load(k: Kit, halves: Sequence[Tensor], count: int, room: Register | None) ->
     `room` is used again where it fits; `run` needs a count of 1, `backward` of 2.
     """
     (left, right), batch = halves[:2], max(half.shape[1] for half in halves)
-    if room is None or room.batch != batch:
+    room = room.fit(batch) if room is not None else None
+    if room is None:
         room = Register(k.program.n_qubits, left.new_empty(count, left.shape[0] * right.shape[0], batch))
     torch.mul(left.expand(-1, batch)[:, None], right, out=room.states[0].view(left.shape[0], right.shape[0], batch))
     return room, spread(halves[2:])
@@ -279,12 +280,12 @@ def undo(
                 if k.builder.trainable[places[0]]:
                     assert product is not None
                     add(grads, places[0], product.sum(1, keepdim=True) * tensors[places[0]])
-                register.states.mul_(tensors[places[0]].conj())
+                register.states.mul_(register.adjoint(tensors[places[0]]))
         else:
             product = None
             for place, qubits in zip(reversed(places), reversed(k.blocks[position]), strict=True):
                 matrix = tensors[place]
-                register.turn(matrix.mH, qubits, 2)
+                register.turn(matrix, qubits, 2, adjoint=True)
                 if k.builder.trainable[place]:
                     add(grads, place, register.correlation(not matrix.is_complex(), qubits))
     return [register.states[1], *(collected[which].mul_(torch.conj_physical_(factor)) for which, factor in factors.items())]

@@ -44,9 +44,7 @@ class QCoreConfig(RankConfig):
     qnn: str = field(default="circuit", metadata={"help": f"The circuit or what stands in its place: {', '.join(QNN_KINDS)}."})
     matrix: bool = field(default=True, metadata={"help": "False leaves out M u: the circuit alone."})
     pairs: bool = field(default=False, metadata={"help": "Read Z_j Z_k too, from the same shots: n (n + 1) / 2 values."})
-    normalise: bool = field(
-        default=False, metadata={"help": "Give the circuit u / sqrt(mean(u^2) + 0.001): angles of one scale."}
-    )
+    normalise: bool = field(default=False, metadata={"help": "Give the circuit u / sqrt(mean(u^2) + 0.001): angles of one scale."})
 
     def check(self) -> None:
         super().check()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.applications.tables import group_order
-from qpeft.report.statistics import estimate, holm, paired_difference
+from qpeft.report.statistics import corrected, estimate, paired_difference
 from qpeft.report.style import LIGHT, drawing, marks
 
 MEASURES = {
@@ -117,12 +117,10 @@ def _paired(found: Results) -> list[str]:
             pairs.append(paired_difference(one, [arms[one][s] for s in seeds], other, [arms[other][s] for s in seeds]))
     if not pairs:
         return []
-    tested = [pair for pair in pairs if pair.p is not None]
-    corrected = dict(zip(map(id, tested), holm([pair.p for pair in tested if pair.p is not None]), strict=True))
     rows = []
-    for pair in pairs:
+    for pair in corrected(pairs):
         gap = pair.difference
-        p = f"{corrected[id(pair)]:.2f}" if id(pair) in corrected else "-"
+        p = "-" if pair.p_holm is None else f"{pair.p_holm:.2f}"
         rows.append([f"{pair.label} − {pair.reference}", str(gap.n), f"{gap.mean:+.3f} ± {gap.half_width:.3f}", p])
     return [*_rows([f"{MEASURES[measure]}, paired by seed", "seeds", "difference", "p (Holm)"], rows), ""]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.study.ledger import Ledger, chosen
 from benchmarks.study.plan import Arm, Plan, Task, load_plan
 from qpeft.records import RunRecord
-from qpeft.report.statistics import MIN_SEEDS, PairedDifference, estimate, holm, paired_difference
+from qpeft.report.statistics import MIN_SEEDS, PairedDifference, corrected, estimate, paired_difference
 
 COLOURS = {"lora": "#1f77b4", "classical": "#7f7f7f", "quantum": "#d62728", "control": "#ff9896", "ours": "#2ca02c"}
 NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum", "control": "control of QTHA", "ours": "ours"}
@@ -68,8 +68,7 @@ def compared(found: Sequence[Line], reference: str, among: Callable[[Line], bool
         if len(seeds) > 1:
             values, others = ([side.runs[seed].metrics["loss"] for seed in seeds] for side in (line, base))
             rows.append(paired_difference(line.arm.label, values, reference, others))
-    corrected = iter(holm([row.p for row in rows if row.p is not None]))
-    return [row if row.p is None else PairedDifference(**{**vars(row), "p_holm": next(corrected)}) for row in rows]
+    return corrected(rows)
 
 
 def _number(values: Sequence[float]) -> str:

@@ -57,7 +57,7 @@ class Register:
         return self._kept[key][1]
 
     def _around(self, qubits: tuple[int, ...], real: bool, count: int) -> _Around:
-        """The first `count` states of both buffers around a block: `(K, post)` where there is one; for one sample, amplitudes last."""
+        """The first `count` states of both buffers around a block: one is `(K, post)`, and of one sample amplitudes are last."""
         key = (qubits, real, count)
         found = self._views.get(key)
         if found is None:

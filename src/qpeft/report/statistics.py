@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -78,6 +78,12 @@ def paired_difference(label: str, values: Sequence[float], reference: str, refer
     rounding = 1e-12 * max(map(abs, [*values, *reference_values]))
     p = 2 * float(_scipy_stats().t.sf(abs(summary.mean) * math.sqrt(n) / spread, n - 1)) if spread > rounding else None
     return PairedDifference(label, reference, summary, sum(d < 0 for d in differences), p)
+
+
+def corrected(rows: Sequence[PairedDifference]) -> list[PairedDifference]:
+    """The rows of one table with Holm's correction over those that have a p value."""
+    adjusted = iter(holm([row.p for row in rows if row.p is not None]))
+    return [row if row.p is None else replace(row, p_holm=next(adjusted)) for row in rows]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from qpeft.records import RunRecord
 from qpeft.report import words
 from qpeft.report.sections import Arm, Section, sections
-from qpeft.report.statistics import Estimate, PairedDifference, direction, estimate, holm, paired_difference
+from qpeft.report.statistics import Estimate, PairedDifference, corrected, direction, estimate, paired_difference
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,8 +110,7 @@ def paired(section: Section, metric: str = "loss") -> list[PairedDifference]:
             rows.append(
                 paired_difference(arm.label, [values[seed] for seed in shared], reference.label, [base[seed] for seed in shared])
             )
-    adjusted = iter(holm([row.p for row in rows if row.p is not None]))
-    return [row if row.p is None else replace(row, p_holm=next(adjusted)) for row in rows]
+    return corrected(rows)
 
 
 def best(arms: Sequence[ArmSummary], metric: str) -> ArmSummary | None:

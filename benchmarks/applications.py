@@ -96,7 +96,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--arms", nargs="*", help="labels of the arms to run; default all")
     parser.add_argument("--set", action="append", default=[], help="override a value of the recipes, as for qpeft compare")
     parser.add_argument("--called", help="what the results call the model, where --set names a folder")
-    parser.add_argument("--limit", type=int, default=200, help="judge on the first test rows alone")
+    parser.add_argument("--limit", type=int, default=128, help="judge on the first test rows alone")
     parser.add_argument("--out", type=Path, default=Path("runs/applications"))
     arguments = parser.parse_args(given)
     if unknown := [name for name in arguments.recipes if name not in TASKS]:

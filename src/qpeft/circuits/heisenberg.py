@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -157,15 +157,17 @@ class Heisenberg:
     def values(self, inputs: Tensor, angles: Tensor, kept: list[Record] | None = None) -> Tensor:
         """Expectation values `(B, K)` from inputs `(B, n_inputs)`; what `gradients` uses again goes to `kept`, if it is small."""
         record = self._carry(angles)
-        if kept is not None and self.observables.numel() <= SMALL:
+        small = kept is not None and self.observables.numel() <= SMALL
+        if kept is not None and small:
             kept.append(record)
-        return polynomial.values(record.coefficients, self.upload.phases(inputs), self.shape).t()
+        t = self.upload.phases(inputs)
+        return polynomial.values(record.coefficients, t, self.shape, record.halves if small else None).t()
 
     def gradients(self, grad: Tensor, inputs: Tensor, angles: Tensor, kept: Sequence[Record] = ()) -> list[Tensor]:
         """Gradients of `(grad * values).sum()`, grad `(B, K)`, for inputs and angles."""
         record = kept[0] if kept else self._carry(angles)
-        t = self.upload.phases(inputs)
-        by_coefficients, by_t = polynomial.gradients(grad.t(), record.coefficients, t, self.shape)
+        t = inputs.t() if record.halves else self.upload.phases(inputs)
+        by_coefficients, by_t = polynomial.gradients(grad.t(), record.coefficients, t, self.shape, kept=record.halves)
         assert by_coefficients is not None
         assert by_t is not None
         return [self.upload.pull(by_t, inputs), self._pull(by_coefficients, record, angles)]
@@ -219,13 +221,14 @@ class Heisenberg:
 
 @dataclass(frozen=True)
 class Record:
-    """Coefficients `(3^n, K)` and what their gradient needs: all of it small and free of samples."""
+    """Coefficients `(3^n, K)` and what their gradient needs: all of it small."""
 
     coefficients: Tensor
     products: list[Tensor]
     kept: tuple[Tensor, Tensor, Tensor]
     matrices: list[Tensor]
     seen: list[Tensor]  # what came into each product of observables and a matrix
+    halves: list[polynomial.Halves] = field(default_factory=list)  # of the samples, where they are few
 
 
 @functools.lru_cache(maxsize=512)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,23 +21,33 @@ from torch import Tensor
 from qpeft.circuits.kernel import polynomials as kernel
 
 CHUNK_BYTES = 1 << 19  # of one buffer (R, K, B); a backward pass holds about three
+KEPT = 1 << 14  # numbers of the halves that may wait for a backward pass
 
 
-def values(coefficients: Tensor, t: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`(K, B)`."""
+def values(coefficients: Tensor, t: Tensor, shape: tuple[int, ...], kept: list[Halves] | None = None) -> Tensor:
+    """`(K, B)`. What `gradients` uses again goes to `kept`, if it is small."""
     if kernel.supports(coefficients, t):
         return kernel.values(coefficients, t, shape, _cut(shape))
     matrix = _matrix(coefficients, shape)
     out = t.new_empty(coefficients.shape[-1], t.shape[1])
     for part in _chunks(t, matrix):
-        _, left, right = _halves(t[:, part], shape)
+        halves = _halves(t[:, part], shape)
+        _, left, right = halves
+        if kept is not None and left.shape[1] == t.shape[1] and (len(left) + len(right)) * t.shape[1] <= KEPT:
+            kept.append(halves)
         rows = torch.mm(matrix.t(), left).view(len(right), len(out), left.shape[1])  # C^T a, (R, K, B)
         torch.sum(rows.mul_(right[:, None]), 0, out=out[:, part])
     return out
 
 
 def gradients(
-    grad: Tensor, coefficients: Tensor, t: Tensor, shape: tuple[int, ...], *, wanted: tuple[bool, bool] = (True, True)
+    grad: Tensor,
+    coefficients: Tensor,
+    t: Tensor,
+    shape: tuple[int, ...],
+    *,
+    wanted: tuple[bool, bool] = (True, True),
+    kept: Sequence[Halves] = (),
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of `(grad * values).sum()`, grad `(K, B)`, for coefficients and variables; None where not wanted."""
     if kernel.supports(coefficients, t):
@@ -45,7 +56,7 @@ def gradients(
     by_matrix: Tensor | None = None
     slopes: list[Tensor] = []
     for part in _chunks(t, matrix):
-        groups, left, right = _halves(t[:, part], shape)
+        groups, left, right = kept[0] if kept else _halves(t[:, part], shape)
         own = grad[:, part]
         by_rows = (right[:, None] * own).view(len(right) * k, own.shape[1])  # (R K, B)
         if wanted[0]:
@@ -119,7 +130,10 @@ class _Group:
         return out[:, 0] if self.degree == 1 else _orders(self.degree, out.device, out.dtype) @ out
 
 
-def _halves(t: Tensor, shape: tuple[int, ...]) -> tuple[list[_Group], Tensor, Tensor]:
+Halves: TypeAlias = tuple[list[_Group], Tensor, Tensor]
+
+
+def _halves(t: Tensor, shape: tuple[int, ...]) -> Halves:
     """The groups that the variables fall into, and the halves `a (L, B)` and `b (R, B)`."""
     cut = _cut(shape)
     if shape[:cut] == shape[cut:]:

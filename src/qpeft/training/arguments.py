@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +20,14 @@ def _whole_or_share(value: float) -> float:
     return int(value) if value >= 1 else value
 
 
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise PydanticCustomError("pattern", "Input should be a regular expression: {problem}", {"problem": str(error)}) from error
+    return value
+
+
 def _names(value: Any) -> Any:
     names = [value] if isinstance(value, str) else value
     return (() if names == ["none"] else tuple(names)) if isinstance(names, list) else names
@@ -30,15 +39,17 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Positive = Annotated[float, Field(gt=0)]
 Unit = Annotated[float, Field(ge=0, lt=1)]
 Steps = Annotated[float, Field(gt=0), AfterValidator(_whole_or_share)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
 class TrainingSection(Section):
     """Arguments of transformers.Trainer under their own names. `Steps` below 1 are a share of all steps.
 
-    `max_steps` counts optimizer steps and excludes `num_train_epochs`; with neither, three epochs are trained. `bf16` and
-    `fp16` switch on autocast and say nothing of the dtype of the base weights (`model.dtype`). The folder of the run and
-    what belongs to it is no part of a recipe.
+    `learning_rate_factors` alone is ours: regular expression -> factor; parameters in whose name it is found learn at that multiple
+    of the learning rate. `max_steps` counts optimizer steps and excludes `num_train_epochs`; with neither, three epochs are
+    trained. `bf16` and `fp16` switch on autocast and say nothing of the dtype of the base weights (`model.dtype`). The folder of
+    the run and what belongs to it is no part of a recipe.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -63,6 +74,7 @@ class TrainingSection(Section):
     auto_find_batch_size: bool = False
 
     learning_rate: Positive = 2e-4
+    learning_rate_factors: dict[Pattern, Positive] = Field(default_factory=dict)
     lr_scheduler_type: str = "cosine"
     lr_scheduler_kwargs: dict[str, Any] | None = None
     warmup_steps: Annotated[float, Field(ge=0), AfterValidator(_whole_or_share)] = 0.03
@@ -172,6 +184,7 @@ class TrainingSection(Section):
 
         known = {f.name for f in dataclasses.fields(TrainingArguments)}
         values = {name: value for name, value in self.model_dump().items() if value is not None}
+        del values["learning_rate_factors"]
         values["report_to"] = list(self.report_to)
         if self.max_steps is None and self.num_train_epochs is None:
             values["num_train_epochs"] = 3.0

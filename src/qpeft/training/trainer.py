@@ -15,6 +15,7 @@ from qpeft.training.evaluate import Rows, evaluate
 from qpeft.training.files import write_whole
 from qpeft.training.folder import WHOLE
 from qpeft.training.labelled import cross_entropy, keeps_logits, labelled, plain_loss
+from qpeft.training.rates import scale_rates
 from qpeft.training.tokenization import collator
 
 if TYPE_CHECKING:
@@ -111,6 +112,12 @@ def make_trainer(
             if chip is not None and self.accelerator.sync_gradients:
                 chip.flush()
             return loss
+
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            fresh, optimizer = self.optimizer is None, super().create_optimizer(*args, **kwargs)
+            if fresh and config.training.learning_rate_factors:
+                scale_rates(optimizer, self.model.named_parameters(), config.training.learning_rate_factors)
+            return optimizer
 
         def save_last_step(self) -> None:
             step, tokens, python, numpy, generator = watch.last

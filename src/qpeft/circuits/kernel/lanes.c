@@ -17,10 +17,27 @@
 #define VECTOR_BYTES 16
 #endif
 
+/* Keep a loaded vector in its register: compilers would rather load it again for each use, and loads are what is scarce. */
+#if defined(__AVX512F__) && VECTOR_BYTES == 64
+#define HOLD(v) __asm__("" : "+v"(v))
+#define HOLD_MANY(v) HOLD(v) /* where that takes more than 16 registers */
+#elif defined(__AVX__) && VECTOR_BYTES == 32
+#define HOLD(v) __asm__("" : "+x"(v))
+#elif defined(__aarch64__) && VECTOR_BYTES == 16
+#define HOLD(v) __asm__("" : "+w"(v))
+#define HOLD_MANY(v) HOLD(v)
+#else
+#define HOLD(v) (void)(v)
+#endif
+#ifndef HOLD_MANY
+#define HOLD_MANY(v) (void)(v)
+#endif
+
 #define PASTE2(a, b) a##_##b
 #define PASTE(a, b) PASTE2(a, b)
 #define INLINE static inline __attribute__((always_inline))
-#define STORED_BYTES (384 << 10) /* states kept between the forward and the backward sweep of a group; deeper ones are undone */
+#define STORED_BYTES (640 << 10) /* states kept between the forward and the backward sweep of a group; deeper ones are undone */
+#define BLOCK_BITS 5             /* of a block of amplitudes that stays in the first cache: 4 KiB with 512-bit vectors */
 #define SPLIT(K, with_x) ((K) < 3 && !(with_x)) /* whether 16 registers hold more sums */
 #define PAIR 2                   /* vectors that a polynomial takes at once */
 #define FLUSH 32                 /* groups added up in the lanes' type before they go to double */

@@ -30,17 +30,18 @@ UNRELATED, UNRELATED_ROWS = Path("recipes/data/alpaca-demo/test.jsonl"), 40
 _ON = {"target_modules": ["q_proj", "v_proj"]}
 _QTHA = {"peft_type": "QTHA", "r": 8, "hidden_size": 32, "bond_dim": 4, "n_layers": 1, **_ON}
 ARMS: list[dict[str, Any]] = [
-    {"label": "QTHA r=8", "adapter": _QTHA, "training": {"learning_rate": 1e-3}},
+    {"label": "QTHA r=8", "adapter": _QTHA, "training": {"learning_rate": 5e-4}},
     {"label": "QTHA r=8 without its circuit", "adapter": {**_QTHA, "qnn": "none"}, "training": {"learning_rate": 3e-3}},
-    {"label": "LoRA r=1", "adapter": {"peft_type": "LORA", "r": 1, "lora_alpha": 2, **_ON}, "training": {"learning_rate": 1e-2}},
+    {"label": "LoRA r=1", "adapter": {"peft_type": "LORA", "r": 1, "lora_alpha": 2, **_ON}, "training": {"learning_rate": 1e-3}},
     {"label": "LoRA r=8", "adapter": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, **_ON}, "training": {"learning_rate": 3e-3}},
 ]
-_TEXT = {"training": {"max_steps": 40, "per_device_train_batch_size": 4}, "data": {"max_length": 96, "max_train_rows": 640}}
+_TEXT = {"training": {"max_steps": 100, "per_device_train_batch_size": 4}, "data": {"max_length": 96, "max_train_rows": 640}}
+_TABLE = {"max_steps": 32, "per_device_train_batch_size": 8}
 TASKS: dict[str, dict[str, dict[str, Any]]] = {
     "reuters-r8": _TEXT,
     "icd10-chapter": _TEXT,
-    "pima-diabetes": {"training": {"max_steps": 67, "per_device_train_batch_size": 8}, "data": {"max_length": 192}},  # an epoch
-    "german-credit": {"training": {"max_steps": 87, "per_device_train_batch_size": 8}, "data": {"max_length": 288}},  # an epoch
+    "pima-diabetes": {"training": _TABLE, "data": {"max_length": 192}},
+    "german-credit": {"training": _TABLE, "data": {"max_length": 288}},
 }
 TABLES = ("pima-diabetes", "german-credit")
 SHORT = {"warmup_steps": 4, "eval_strategy": "no", "save_steps": 20, "lr_scheduler_type": "cosine"}
@@ -61,7 +62,13 @@ def work(name: str, arm: dict[str, Any], seed: int, arguments: argparse.Namespac
         arm = {**arm, "training": {"learning_rate": arm["training"]["learning_rate"] / 3}}
     sections = {"training": {**SHORT, **TASKS[name]["training"]}, "data": {"system": "Answer briefly.", **TASKS[name]["data"]}}
     settings = [f"{part}.{key}={json.dumps(value)}" for part, values in sections.items() for key, value in values.items()]
-    settings += ["data.eval=null", *arguments.set, f"compare.seeds=[{seed}]", f"compare.arms={json.dumps([arm])}"]
+    settings += [
+        "data.eval=null",
+        "model.dtype=bfloat16",
+        *arguments.set,
+        f"compare.seeds=[{seed}]",
+        f"compare.arms={json.dumps([arm])}",
+    ]
     config = load_recipe(RECIPES / f"{name}.yaml", settings)
     called = arguments.called or config.model.model_name_or_path
     if (name, called, arm["label"], seed) in {(r["task"], r["model"], r["label"], r["seed"]) for r in read()}:

@@ -87,11 +87,15 @@ class Tuning(Section):
 
 
 class Arm(Section):
-    """A method with its settings. `kind` sorts it in tables: quantum, control (of a quantum method), classical or lora."""
+    """A method with its settings. `kind` sorts it in tables: quantum, control (of a quantum method), classical or lora.
+
+    `learning_rate_factors` are a recipe's: they multiply each of the study's learning rates for parts of the adapter.
+    """
 
     label: Label
     kind: Annotated[str, Field(pattern="^(lora|classical|quantum|control|ours)$")]
     adapter: AdapterFields
+    learning_rate_factors: dict[str, Positive] = Field(default_factory=dict)
 
 
 class Plan(Section):
@@ -128,7 +132,15 @@ class Plan(Section):
         """The recipe of one run."""
         training = TrainingSection.model_validate_json(
             json.dumps({"save_strategy": "no", "logging_steps": 5, **self.training})
-        ).model_copy(update={"learning_rate": learning_rate, "seed": seed, "data_seed": seed, "disable_tqdm": True})
+        ).model_copy(
+            update={
+                "learning_rate": learning_rate,
+                "learning_rate_factors": arm.learning_rate_factors,
+                "seed": seed,
+                "data_seed": seed,
+                "disable_tqdm": True,
+            }
+        )
         return RunConfig(
             name=f"{self.name}: {task.name}" + (", tuning" if part == "validation" else ""),
             label=arm.label,

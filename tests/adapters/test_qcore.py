@@ -38,6 +38,8 @@ SIZES = ((6, 4), (13, 29), (32, 8), (17, 17), (1, 7))
         {"qnn": "mlp2"},
         {"qubits": 3, "pairs": True},
         {"qubits": 2, "normalise": True},
+        {"qubits": 3, "fusion": "multiply"},
+        {"qubits": 3, "circuit": "hardware_efficient"},
     ],
 )
 def test_the_contract_holds(settings: dict[str, object]) -> None:
@@ -184,3 +186,31 @@ def test_pairs_are_read_from_the_same_circuit() -> None:
 def test_pairs_need_a_circuit() -> None:
     with pytest.raises(AdapterError, match="pairs are read from a circuit"):
         config_class("QCORE")(qnn="mlp2", pairs=True)
+
+
+def test_a_circuit_that_multiplies_is_a_gate() -> None:
+    torch.manual_seed(0)
+    config = config_class("QCORE")(r=4, qubits=3, frames="random", fusion="multiply", init_weights=False, alpha=4)
+    delta = QCore(6, 5, config, {})
+    delta.start_from(torch.randn(5, 6))
+    assert delta.qnn is not None
+    assert delta.encode is not None
+    assert delta.decode is not None
+    assert delta.core is not None
+    x = torch.randn(7, 6)
+    u = x @ delta.down.T
+    gate = 1 + delta.qnn(u @ delta.encode.weight.T) @ delta.decode.T
+    torch.testing.assert_close(delta(x), ((u @ delta.core.T) * gate) @ delta.up.T)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"fusion": "multiply", "matrix": False}, "weights M u by the circuit"),
+        ({"circuit": "hardware_efficient", "qnn": "product"}, "only QTHA's circuit"),
+        ({"circuit": "ring"}, "qtha, hardware_efficient"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(AdapterError, match=words):
+        config_class("QCORE")(**settings)

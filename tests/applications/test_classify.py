@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qpeft.applications.classify import label_log_likelihoods, probabilities
+from qpeft.applications.classify import _takes_trees, label_log_likelihoods, probabilities
 from qpeft.applications.evaluation import BASE, evaluate_task, read_result
 from qpeft.applications.model_card import NO_DEVICE
 from qpeft.applications.predict import predict
@@ -36,13 +37,15 @@ def one_by_one(model, tokenizer, prompts, answers, system=None):  # type: ignore
     return scores
 
 
-def test_likelihoods_are_those_of_whole_passes(run: Path) -> None:
+def test_likelihoods_are_those_of_whole_passes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, model, tokenizer = load_run(run)
     prompts = ["Short?", "A prompt that is quite a bit longer than the other one.", "Mid length prompt?"]
-    answers = ["good", "bad", "goodness", "b"]  # one begins with another; lengths differ
+    answers = ["good", "bad", "goodness", "b", "bed"]  # one begins with another; lengths differ
+    assert _takes_trees(model)
     for system in (None, "Be brief."):
         expected = one_by_one(model, tokenizer, prompts, answers, system)
-        for size in (1, 2, 3):
+        for size, trees in itertools.product((1, 2, 3), (True, False)):
+            monkeypatch.setattr("qpeft.applications.classify._takes_trees", lambda _, trees=trees: trees)
             found = label_log_likelihoods(model, tokenizer, prompts, answers, system=system, batch_size=size)
             np.testing.assert_allclose(found, expected, atol=2e-4)
     p = probabilities(expected)

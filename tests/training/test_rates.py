@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from qpeft.errors import ConfigError
+from qpeft.training.config import load_recipe
 from qpeft.training.rates import scale_rates
+from qpeft.training.run import train
 
 
 def _net() -> nn.ModuleDict:
@@ -46,3 +51,21 @@ def test_a_pattern_without_a_trained_parameter_is_an_error() -> None:
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=1.0)
     with pytest.raises(ConfigError, match="learning_rate_factors"):
         scale_rates(optimizer, net.named_parameters(), {"frame": 2.0})
+
+
+def test_a_part_with_a_tiny_factor_stays_where_it_was(recipe: Path, tmp_path: Path) -> None:
+    """LoRA's second factor starts at zero: what it is after a run is how far it went."""
+    adapter, steps = "adapter={peft_type: LORA, r: 2, target_modules: [q_proj]}", "training.max_steps=3"
+    moved = {}
+    for factor in (1.0, 1e-6):
+        folder = tmp_path / str(factor)
+        train(load_recipe(recipe, [adapter, steps, f"training.learning_rate_factors={{lora_B: {factor}}}"]), folder)
+        weights = load_file(folder / "adapter" / "adapter_model.safetensors")
+        moved[factor] = max(w.abs().max().item() for name, w in weights.items() if "lora_B" in name)
+    assert 0 < moved[1e-6] < 1e-5 * moved[1.0]
+
+
+@pytest.mark.parametrize(("value", "words"), [("{'(': 2}", "regular expression"), ("{core: 0}", "greater than 0")])
+def test_recipes_are_checked(recipe: Path, value: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(recipe, [f"training.learning_rate_factors={value}"])

@@ -30,6 +30,7 @@ from qpeft.errors import AdapterError
 QNN_KINDS = ("circuit", "none", "cos", "mlp2", "mlp3", "mlp4", "product", "frozen")
 MEASURED = ("circuit", "product", "frozen")  # the kinds that are circuits
 STORED = "stored"
+CIRCUITS = ("qtha", "hardware_efficient")  # functions of ansatz.py
 
 
 class Cosine(nn.Module):
@@ -72,8 +73,12 @@ def pairs_of_z(n_qubits: int) -> tuple[Observable, ...]:
     return tuple(Observable(((1.0, tuple((k, "Z") for k in word)),)) for word in words)
 
 
-def make_qnn(kind: str, n_qubits: int, n_layers: int, observables: Sequence[Observable] | None = None) -> nn.Module | None:
-    """The module `u (..., r) -> z (..., r)` of a kind; None for "none". `observables` are a circuit's, in the place of `Z_k`."""
+def make_qnn(
+    kind: str, n_qubits: int, n_layers: int, observables: Sequence[Observable] | None = None, *, name: str = "qtha"
+) -> nn.Module | None:
+    """The module `u (..., r) -> z (..., r)` of a kind; None for "none". `observables` are a circuit's, in the place of `Z_k`;
+    `name` is one of `CIRCUITS`, of which "product" knows the first alone.
+    """
     if kind == "none":
         return None
     if kind == "cos":
@@ -81,8 +86,9 @@ def make_qnn(kind: str, n_qubits: int, n_layers: int, observables: Sequence[Obse
     if kind in ("mlp2", "mlp3", "mlp4"):
         return Perceptron(n_qubits, int(kind[-1]))
     if kind in MEASURED:
-        circuit = ansatz.qtha(n_qubits, n_layers, entangling=kind != "product")
+        without = {"entangling": False} if kind == "product" else {}
+        circuit = getattr(ansatz, name)(n_qubits, n_layers, **without)
         return QuantumLayer(circuit, frozen=kind == "frozen", observables=observables)
     if kind == STORED:
-        return StoredLattice(ansatz.qtha(n_qubits, n_layers))
+        return StoredLattice(getattr(ansatz, name)(n_qubits, n_layers))
     raise AdapterError("unknown qnn", value=kind, bound=", ".join(QNN_KINDS))

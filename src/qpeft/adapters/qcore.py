@@ -4,7 +4,8 @@
 
 V `(d_in, r)` and U `(d_out, r)` are frozen, orthonormal in their columns; M `(r, r)`, K `(r, n)` and G `(n, r)` are trained, M and
 K zero at the start; z is QTHA's circuit of n qubits (ansatz.qtha), or what stands in its place; with `pairs` it holds `<Z_j Z_k>`
-too and K is `(r, n (n + 1) / 2)`. Where the frames come from:
+too and K is `(r, n (n + 1) / 2)`. With `fusion="multiply"` the circuit is a gate, delta(x) = (alpha / r) U (M u * (1 + K z(G u))),
+element-wise. Where the frames come from:
 
     gradient   the r largest singular vectors of the loss's gradient in W0, over some batches of training data at the start:
                what a step of full fine-tuning would move (first_gradients.py; a recipe's run does it by itself)
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from qpeft.adapters.base import Delta, RankConfig, make_dropout, natural, one_of, positive
-from qpeft.adapters.controls import MEASURED, QNN_KINDS, STORED, Linear, make_qnn, pairs_of_z
+from qpeft.adapters.controls import CIRCUITS, MEASURED, QNN_KINDS, STORED, Linear, make_qnn, pairs_of_z
 from qpeft.errors import AdapterError
 
 FRAMES = ("gradient", "weight", "scaled", "random")
@@ -42,6 +43,10 @@ class QCoreConfig(RankConfig):
     qubits: int = field(default=4, metadata={"help": "Qubits of the circuit in the core; 0 leaves it out."})
     n_layers: int = field(default=1, metadata={"help": "Layers of the circuit."})
     qnn: str = field(default="circuit", metadata={"help": f"The circuit or what stands in its place: {', '.join(QNN_KINDS)}."})
+    circuit: str = field(
+        default="qtha", metadata={"help": f"Which circuit, by its name in qpeft.circuits.ansatz: {', '.join(CIRCUITS)}."}
+    )
+    fusion: str = field(default="add", metadata={"help": "add: M u + K z. multiply: M u * (1 + K z), element-wise."})
     matrix: bool = field(default=True, metadata={"help": "False leaves out M u: the circuit alone."})
     pairs: bool = field(default=False, metadata={"help": "Read Z_j Z_k too, from the same shots: n (n + 1) / 2 values."})
     normalise: bool = field(default=False, metadata={"help": "Give the circuit u / sqrt(mean(u^2) + 0.001): angles of one scale."})
@@ -53,6 +58,12 @@ class QCoreConfig(RankConfig):
         positive("batches", self.batches)
         positive("n_layers", self.n_layers)
         natural("qubits", self.qubits)
+        one_of("circuit", self.circuit, CIRCUITS)
+        one_of("fusion", self.fusion, ("add", "multiply"))
+        if self.circuit != "qtha" and self.qnn == "product":
+            raise AdapterError("only QTHA's circuit comes without its entangling gates", value=self.circuit, cure="circuit='qtha'")
+        if self.fusion == "multiply" and not self.matrix:
+            raise AdapterError("fusion='multiply' weights M u by the circuit", value="matrix=False", cure="fusion='add'")
         if not self.matrix and (self.qubits == 0 or self.qnn == "none"):
             raise AdapterError("nothing is left without the matrix", value=f"qubits={self.qubits}, qnn={self.qnn}")
         if self.pairs and self.qnn not in MEASURED:
@@ -81,10 +92,10 @@ class QCore(Delta):
         self.register_buffer("up", torch.zeros(d_out, r))
         self.core = nn.Parameter(torch.zeros(r, r)) if config.matrix else None
         read = pairs_of_z(config.qubits) if config.pairs else None
-        self.qnn = make_qnn(config.qnn, config.qubits, config.n_layers, read) if config.qubits else None
+        self.qnn = make_qnn(config.qnn, config.qubits, config.n_layers, read, name=config.circuit) if config.qubits else None
         self.encode = Linear(r, config.qubits) if self.qnn is not None else None
         self.decode = nn.Parameter(torch.zeros(r, len(read) if read else config.qubits)) if self.qnn is not None else None
-        self.normalise = config.normalise
+        self.normalise, self.fusion = config.normalise, config.fusion
         if not config.init_weights:
             for parameter in (self.core, self.decode):
                 if parameter is not None:
@@ -135,7 +146,7 @@ class QCore(Delta):
             assert self.decode is not None
             angles = self.encode(nn.functional.rms_norm(u, u.shape[-1:], eps=1e-3) if self.normalise else u)
             quantum = nn.functional.linear(self.qnn(angles).to(u.dtype), self.decode)
-            v = quantum if v is None else v + quantum
+            v = quantum if v is None else torch.addcmul(v, v, quantum) if self.fusion == "multiply" else v + quantum
         assert v is not None  # checked by the config
         out: Tensor = nn.functional.linear(self.scale * v, self.up)
         return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qpeft.applications.tables import Task
@@ -31,8 +32,8 @@ def label_log_likelihoods(
     """`(prompts, answers)`, float64: the sum of log p(token | what precedes it) over an answer's tokens, its end of turn included.
 
     These are the very tokens that training puts its loss on. Where an answer only begins what is said (`goes_on`), the tokens that
-    all answers end in do not count. What the answers of one prompt share is computed once: the prompts
-    of a batch run once, and all their answers in one second pass over the kept keys and values.
+    all answers end in do not count. What the answers of one prompt share is computed once: the prompts of a batch run once, and
+    their answers in one second pass over the kept keys and values, where what several answers begin with is computed once too.
 
     Raises DataError if two answers are the same tokens.
     """
@@ -104,28 +105,69 @@ def _cache_name(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
 
 
+@dataclass(frozen=True)
+class _Tree:
+    """Tokens of answers, what several begin with once: node i is `ids[i]` after node `parents[i]` (-1: after the prompt)."""
+
+    ids: list[int]
+    parents: list[int]
+    paths: list[list[int]]  # of each answer, its tokens' nodes
+
+    @classmethod
+    def of(cls, tails: Sequence[_Tail]) -> _Tree:
+        known: dict[tuple[int, int], int] = {}
+        parents: list[int] = []
+        paths = []
+        for ids, _ in tails:
+            at, path = -1, []
+            for token in ids:
+                if (at, token) not in known:
+                    known[at, token] = len(parents)
+                    parents.append(at)
+                at = known[at, token]
+                path.append(at)
+            paths.append(path)
+        return cls([token for _, token in known], parents, paths)
+
+
+def _takes_trees(model: Any) -> bool:
+    """Whether attention follows any mask: known of these models without sliding windows, in these implementations."""
+    config = model.config
+    known = config.model_type in ("llama", "mistral", "qwen2", "qwen3") and getattr(config, "sliding_window", None) is None
+    return known and getattr(config, "_attn_implementation", None) in ("eager", "sdpa")
+
+
 def _score(model: Any, tokenizer: Any, batch: Sequence[tuple[list[int], list[_Tail]]]) -> np.ndarray:
+    """`(batch, answers)`. All answers to a prompt are one tree, where the model can do that, else each is one of its own."""
     import numpy as np
     import torch
     from transformers import DynamicCache
 
     device, filler = model.device, tokenizer.pad_token_id or tokenizer.eos_token_id or 0
-    n, k = len(batch), len(batch[0][1])
-    longest = max(len(prefix) for prefix, _ in batch)
-    width = max(len(ids) for _, tails in batch for ids, _ in tails)
-    prefix_ids = torch.full((n, longest), filler)
-    prefix_mask = torch.zeros((n, longest), dtype=torch.long)
-    tail_ids = torch.full((n * k, width), filler)
-    counted = torch.zeros((n * k, width), dtype=torch.bool)
-    tail_mask = torch.zeros((n * k, width), dtype=torch.long)
-    for i, (prefix, tails) in enumerate(batch):
+    whole = _takes_trees(model)
+    groups = [group for _, tails in batch for group in ([tails] if whole else [[tail] for tail in tails])]
+    trees, each = [_Tree.of(group) for group in groups], len(groups) // len(batch)  # `each` trees to a prompt
+    longest, width = max(len(prefix) for prefix, _ in batch), max(len(tree.ids) for tree in trees)
+    prefix_ids = torch.full((len(batch), longest), filler)
+    prefix_mask = torch.zeros((len(batch), longest), dtype=torch.long)
+    for i, (prefix, _) in enumerate(batch):
         prefix_ids[i, longest - len(prefix) :] = torch.tensor(prefix)  # on the left, so that the answers follow at once
         prefix_mask[i, longest - len(prefix) :] = 1
-        for j, (ids, counts) in enumerate(tails):
-            tail_ids[i * k + j, : len(ids)] = torch.tensor(ids)
-            tail_mask[i * k + j, : len(ids)] = 1
-            counted[i * k + j, : len(ids)] = torch.tensor(counts)
-    lengths = prefix_mask.sum(1, keepdim=True)
+    ids = torch.full((len(trees), width), filler)
+    depth = torch.zeros((len(trees), width), dtype=torch.long)
+    seen = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)  # which nodes a node sees
+    for i, tree in enumerate(trees):
+        ids[i, : len(tree.ids)] = torch.tensor(tree.ids)
+        for node, parent in enumerate(tree.parents):
+            if parent >= 0:
+                depth[i, node] = depth[i, parent] + 1
+                seen[i, node] |= seen[i, parent]
+    before = prefix_mask.repeat_interleave(each, 0)
+    if whole:
+        both = torch.cat([before[:, None].expand(-1, width, -1).bool(), seen], dim=2)[:, None]
+        mask = torch.zeros(both.shape, dtype=model.dtype).masked_fill_(~both, torch.finfo(model.dtype).min)
+    else:
+        mask = torch.cat([before, torch.tensor([[i < len(tree.ids) for i in range(width)] for tree in trees]).long()], dim=1)
     cache = DynamicCache(config=model.config)
     kept = {_cache_name(model): cache, "use_cache": True}
     with torch.inference_mode():
@@ -137,13 +179,22 @@ def _score(model: Any, tokenizer: Any, batch: Sequence[tuple[list[int], list[_Ta
                 logits_to_keep=1,
                 **kept,
             )
-            cache.batch_repeat_interleave(k)
+            if each > 1:
+                cache.batch_repeat_interleave(each)
         logits = model(
-            input_ids=tail_ids.to(device),
-            attention_mask=torch.cat([prefix_mask.repeat_interleave(k, 0), tail_mask], dim=1).to(device),
-            position_ids=(lengths.repeat_interleave(k, 0) + torch.arange(width)).to(device),
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=(before.sum(1, keepdim=True) + depth).to(device),
             **kept,
-        ).logits[:, :-1]
-    told = logits.float().log_softmax(-1).gather(-1, tail_ids[:, 1:, None].to(device)).squeeze(-1)
-    summed = (told.cpu() * counted[:, 1:]).double().sum(1)
-    return np.asarray(summed.reshape(n, k))
+        ).logits.float()
+    scores = np.zeros(len(groups) * len(groups[0]))
+    places, told = [], []
+    for i, (tree, group) in enumerate(zip(trees, groups, strict=True)):
+        for j, ((tokens, counts), path) in enumerate(zip(group, tree.paths, strict=True)):
+            after = [at for at in range(1, len(tokens)) if counts[at]]
+            places += [i * len(group) + j] * len(after)
+            told += [(i, path[at - 1], tokens[at]) for at in after]
+    rows, nodes, following = torch.tensor(told, device=device).unbind(1)
+    values = logits[rows, nodes, following] - logits.logsumexp(-1)[rows, nodes]
+    np.add.at(scores, places, values.double().cpu().numpy())
+    return scores.reshape(len(batch), -1)

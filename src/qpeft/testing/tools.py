@@ -90,6 +90,7 @@ def quantised_llama(kind: str) -> LlamaForCausalLM:
                 made = layers_of.Linear8bitLt(*sizes, bias=bias, has_fp16_weights=False)
             else:
                 made = layers_of.Linear4bit(*sizes, bias=bias, quant_type=kind.removeprefix("4-bit "))
+                made.support_avx512bf16_for_cpu = False  # there it rounds its weights again at the first evaluation
             made.load_state_dict(layer.state_dict())
             model.set_submodule(name, made)
     try:

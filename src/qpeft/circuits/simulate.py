@@ -33,6 +33,7 @@ Gradient = Literal["adjoint", "autograd"]
 # about ten of them.
 CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 160 << 10, 1 << 26
 SEVERAL = 2  # chunks whose product states are made, and differentiated, in one call
+_WORKING = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)  # not a FakeTensor, nor any other subclass
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously
 
@@ -104,6 +105,9 @@ def _transformed() -> bool:
 
 def _flat(inputs: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     """Inputs as `(B, n_inputs)` and angles, both in float64 if one of them is, else in float32."""
+    dtype = inputs.dtype
+    if dtype is angles.dtype and dtype in _WORKING and inputs.is_cpu and angles.is_cpu and inputs.dim() == 2:
+        return inputs, angles  # as it mostly is; what follows costs as much as a small circuit
     dtype = working_dtype(inputs, angles)
     return as_rows(inputs).to(dtype), angles.to(inputs.device, dtype)
 
@@ -148,7 +152,7 @@ def _recorded(plan: Plan, inputs: Tensor, angles: Tensor) -> Tensor:
 
 def _compiled(plan: Plan, inputs: Tensor) -> bool:
     """Whether the compiled kernel takes these samples; else torch does the work."""
-    return inputs.device.type == "cpu" and native.supports(plan)
+    return inputs.is_cpu and native.supports(plan)
 
 
 def _on_accelerator(plan: Plan, inputs: Tensor) -> bool:

@@ -162,7 +162,7 @@ def bench_row(row: tuple[Any, ...], table: str, makers: dict[str, Any], seconds:
 def run(options: argparse.Namespace) -> None:
     """Measure and write records."""
     warnings.simplefilter("ignore")  # peers warn of their own deprecations
-    records = harness.Records(options.out)
+    records = harness.Records(options.out, keep=True)
     records.add(
         {**harness.machine(options.threads), "versions": harness.versions(*PACKAGES), "dense": DENSE_QUBITS, "block": BLOCK_QUBITS}
     )
@@ -189,10 +189,23 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
+def newest(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest call's machine, and of each row the newest record that was made on a processor of that name."""
+    machine: dict[str, Any] = {}
+    rows: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}
+    for record in records:
+        if record["kind"] == "machine":
+            machine = record
+        else:
+            key = tuple(record[name] for name in ("table", "circuit", "qubits", "layers", "tokens", "modules"))
+            rows[key] = (machine["cpu"], record)
+    return [machine, *(record for cpu, record in rows.values() if cpu == machine["cpu"])]
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = argparse.ArgumentParser(prog="python -m benchmarks.circuits", description=__doc__)
-    out.add_argument("--out", type=Path, default=Path("circuits.jsonl"), help="JSON lines to write, or to read with --page alone")
+    out.add_argument("--out", type=Path, default=Path("circuits.jsonl"), help="JSON lines to add to, or to read with --page alone")
     out.add_argument("--page", type=Path, help="write this Markdown page, and plots beside it, from the records in --out")
     out.add_argument("--quick", action="store_true", help="small rows only, a third of a second each")
     out.add_argument("--seconds", type=float, default=3.0, help="time for each peer on each row (default 3)")
@@ -210,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.page is None or options.measure:
         run(options)
     if options.page is not None:
-        report.write(harness.read(options.out), options.page)
+        report.write(newest(harness.read(options.out)), options.page)
 
 
 if __name__ == "__main__":

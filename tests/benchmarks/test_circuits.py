@@ -103,3 +103,15 @@ def test_sweeps_draw_a_plot_and_its_slope(tmp_path: Path) -> None:
     lines = report._sweeps(records, tmp_path / "circuits.md")
     assert "(layers)^1.00" in "\n".join(lines)
     assert (tmp_path / "circuits-layers.png").stat().st_size > 1000
+
+
+def test_the_newest_record_of_each_row_counts_on_one_processor() -> None:
+    def row(tokens: int, version: int) -> dict[str, object]:
+        place = {"table": "peers", "circuit": "qtha", "qubits": 4, "layers": 1, "tokens": tokens, "modules": 1}
+        return {"kind": "row", **place, "version": version}
+
+    old, new = {"kind": "machine", "cpu": "old"}, {"kind": "machine", "cpu": "new"}
+    records = [old, row(1, 0), row(2, 0), row(3, 0), new, row(1, 1), row(2, 1), {**new, "call": 2}, row(2, 2)]
+    machine, *rows = circuits.newest(records)
+    assert machine["call"] == 2
+    assert [(r["tokens"], r["version"]) for r in rows] == [(1, 1), (2, 2)]

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from qpeft.errors import ConfigError
 from qpeft.training.adapter_section import read_adapter
-from qpeft.training.arguments import Count, Natural, Positive, Seed, TrainingSection
+from qpeft.training.arguments import Count, Natural, Pattern, Positive, Seed, TrainingSection
 from qpeft.training.config import AdapterFields, DataSection, Label, ModelSection, RunConfig
 from qpeft.training.validation import Problem, Section, explain
 from qpeft.training.yaml_source import read_yaml
@@ -95,7 +95,7 @@ class Arm(Section):
     label: Label
     kind: Annotated[str, Field(pattern="^(lora|classical|quantum|control|ours)$")]
     adapter: AdapterFields
-    learning_rate_factors: dict[str, Positive] = Field(default_factory=dict)
+    learning_rate_factors: dict[Pattern, Positive] = Field(default_factory=dict)
 
 
 class Plan(Section):

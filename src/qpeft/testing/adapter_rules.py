@@ -234,7 +234,7 @@ def learns_beside_a_quantised_base(subject: Subject) -> None:
             assert all(g.isfinite().all() for g in gradients(model).values()), f"{kind}: gradient not finite"
             optimizer.step()
             losses.append(loss(model).item())
-        assert min(losses[1:]) < losses[0], f"{kind}: the loss fell in none of 6 steps of Adam: {losses}"
+        assert losses[-1] < losses[0], f"{kind}: the loss did not fall in 6 steps of Adam: {losses[0]:.4f} to {losses[-1]:.4f}"
         trained, refusal = logits(model.eval()), ""
         try:
             model.merge_adapter()

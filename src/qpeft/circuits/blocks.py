@@ -135,17 +135,6 @@ def kron_matrices(x: Tensor) -> Tensor:
     return (left.reshape(m, a, 1, a, 1) * right.reshape(m, 1, b, 1, b)).view(m, a * b, a * b)
 
 
-def kron_states(x: Tensor) -> Tensor:
-    """Product states, samples last: `(k, d, B) -> (d^k, B)`."""
-    k, d, batch = x.shape
-    if k == 1:
-        return x.view(d, batch)
-    if k % 2:
-        return (kron_states(x[:-1]).unsqueeze(1) * x[-1]).view(-1, batch)
-    left, right = x.view(k // 2, 2, d, batch).unbind(1)
-    return kron_states((left.unsqueeze(2) * right.unsqueeze(1)).view(k // 2, d * d, batch))
-
-
 @dataclass(frozen=True)
 class Phases:
     """All shared phase steps of a program: `exp(i exponent)`, `(steps, D)`."""

@@ -15,17 +15,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qpeft.circuits.blocks import Builder, Tensors, kron_states
+from qpeft.circuits import product
+from qpeft.circuits.blocks import Builder, Tensors
 from qpeft.circuits.plan import Plan, Program, Step, local_value
 from qpeft.circuits.register import Register
-
-Halves: TypeAlias = "tuple[Tensor, Tensor]"
 
 
 class Upload:
@@ -56,14 +54,14 @@ class Upload:
         turned = torch.complex(exponent.cos(), exponent.sin())
         return torch.stack([torch.ones_like(turned), turned], dim=1)
 
-    def of_register(self, qubits: Tensor | None, inputs: Tensor) -> Halves:
-        """Halves of `(D, B)`; with gates on two qubits the first is all of it."""
+    def of_register(self, qubits: Tensor | None, inputs: Tensor) -> Tensor:
+        """The factors of the register's basis states `(D, B)`, or the qubits' where the register's are products of those."""
         if not self.has_pair:
             assert qubits is not None  # a data step has gates
-            return halves_of(qubits)
+            return qubits
         exponent = torch.addmm(self.pair_shift, self.pair, inputs)
         turned = torch.complex(exponent.cos(), exponent.sin())
-        return turned if qubits is None else kron_states(qubits) * turned, torch.ones_like(turned[:1, :1])
+        return turned if qubits is None else product.state(qubits) * turned
 
 
 @dataclass(frozen=True)
@@ -117,11 +115,11 @@ def readout_tensors(
 
 def start(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
     """The state after the prefix, `(D, B or 1)`, then the factors `(D, B)` of each upload of the steps, in order of first use."""
-    return spread(ends(k, inputs, prefix))
+    return [product.state(end) if end.dim() == 3 else end for end in ends(k, inputs, prefix)]
 
 
 def ends(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
-    """What `start` returns as the halves of each, one after the other: `2^(n/2)` numbers a sample instead of `2^n`."""
+    """What `start` returns, by qubit where it is a product: `(n, 2, B)`, `2 n` numbers a sample instead of `2^n`."""
     qubits = [upload.of_qubits(inputs) if upload.has_single else None for upload in k.uploads]
     state, own = k.ground, iter(prefix)
     for which in k.prefix_upload:
@@ -133,32 +131,7 @@ def ends(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
             assert factor is not None  # data steps of the prefix act on single qubits
             state = state * factor
     used = dict.fromkeys(which for which in k.step_upload if which is not None)
-    pairs = [halves_of(state), *(k.uploads[which].of_register(qubits[which], inputs) for which in used)]
-    return [half for pair in pairs for half in pair]
-
-
-def halves_of(qubits: Tensor) -> Halves:
-    """The two halves of a product state of qubits `(n, 2, B)`: their Kronecker product is the state."""
-    cut = len(qubits) // 2
-    left = kron_states(qubits[:cut]) if cut else torch.ones_like(qubits[0, :1, :1])
-    return left, kron_states(qubits[cut:])
-
-
-def spread(halves: Sequence[Tensor]) -> Tensors:
-    """Kronecker products `(L R, B)` of pairs of halves `(L, B)` and `(R, B)`."""
-    pairs = zip(halves[::2], halves[1::2], strict=True)
-    return [(left[:, None] * right).flatten(0, 1) for left, right in pairs]
-
-
-def gather(grads: Sequence[Tensor], halves: Sequence[Tensor], out: Sequence[Tensor]) -> None:
-    """Add to `out` the gradients of halves from those of what they spread to."""
-    for place, grad in enumerate(grads):
-        left, right = halves[2 * place], halves[2 * place + 1]
-        each = grad.view(left.shape[0], right.shape[0], -1)
-        for half, whole, axis in ((0, right.conj(), 1), (1, left.conj()[:, None], 0)):
-            own = (each * whole).sum(axis)
-            target = out[2 * place + half]
-            target += own if own.shape[1] == target.shape[1] else own.sum(1, keepdim=True)
+    return [state, *(k.uploads[which].of_register(qubits[which], inputs) for which in used)]
 
 
 def _views(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> Tensor:
@@ -201,64 +174,73 @@ def _by_upload(k: Kit, factors: Sequence[Tensor]) -> dict[int, Tensor]:
     return dict(zip(used, factors, strict=True))
 
 
-def load(k: Kit, halves: Sequence[Tensor], count: int, room: Register | None) -> tuple[Register, Tensors]:
-    """The first state of a register spread from the first two of `ends`' halves, and the uploads' factors from the others.
+def load(k: Kit, own: Sequence[Tensor], count: int, room: Register | None) -> Register:
+    """A register whose first state and whose uploads' factors are made from what `ends` returned.
 
     `room` is used again where it fits; `run` needs a count of 1, `backward` of 2.
     """
-    (left, right), batch = halves[:2], max(half.shape[1] for half in halves)
+    n, batch = k.program.n_qubits, max(end.shape[-1] for end in own)
     room = room.fit(batch) if room is not None else None
     if room is None:
-        room = Register(k.program.n_qubits, left.new_empty(count, left.shape[0] * right.shape[0], batch))
-    torch.mul(left.expand(-1, batch)[:, None], right, out=room.states[0].view(left.shape[0], right.shape[0], batch))
-    return room, spread(halves[2:])
+        room = Register(n, own[0].new_empty(count, 2**n, batch))
+    if not room.factors:
+        room.factors = [end.new_empty(2**n, end.shape[-1]) for end in own[1:]]
+    room.halves = [product.halves(end) if end.dim() == 3 else None for end in own]
+    for end, pair, out in zip(own, room.halves, (room.reset()[0], *room.factors), strict=True):
+        if pair is None:
+            out.copy_(end)
+        else:
+            product.write(pair, out)
+    return room
 
 
-def run(k: Kit, spread_factors: Sequence[Tensor], tensors: Sequence[Tensor], register: Register) -> None:
-    """`forward` in place, on the first state of a register."""
-    factors = _by_upload(k, spread_factors)
+def run(k: Kit, tensors: Sequence[Tensor], register: Register) -> None:
+    """`forward` in place, on the first state of a register that `load` filled."""
+    register.repeat("run", lambda: _run(k, tensors, register))
+
+
+def _run(k: Kit, tensors: Sequence[Tensor], register: Register) -> None:
+    factors = _by_upload(k, register.factors)
     for step, positions, perm, which, qubits in zip(
         k.program.steps, k.builder.steps, k.builder.perms, k.step_upload, k.blocks, strict=True
     ):
         if perm is not None:
             register.shuffle(perm[0], 1)
         elif which is not None:
-            register.states[0].mul_(factors[which])
+            register.multiply(factors[which], 1)
         elif step.kind == "phase":
-            register.states[0].mul_(tensors[positions[0]])
+            register.multiply(tensors[positions[0]], 1)
         else:
             for position, block in zip(positions, qubits, strict=True):
                 register.turn(tensors[position], block, 1)
 
 
-def backward(
-    plan: Plan,
-    k: Kit,
-    factors: Sequence[Tensor],
-    tensors: Sequence[Tensor],
-    grad: Tensor,
-    grads: list[Tensor | None],
-    register: Register,
-) -> Tensors:
-    """From the gradient of the values `(n_observables, B)`: run the steps on what `load` returned, then `undo` them."""
-    run(k, factors, tensors, register)
+def backward(plan: Plan, k: Kit, tensors: Sequence[Tensor], grad: Tensor, sums: dict[int, Tensor], register: Register) -> Tensors:
+    """From the gradient of the values `(n_observables, B)`: run the steps on what `load` made, then `undo` them."""
+    run(k, tensors, register)
     both = register.states
-    costate(plan, both[0], grad if register.batch == grad.shape[1] else grad.sum(1, keepdim=True), both[1])
-    return undo(k, factors, tensors, register, grads)
+    costate(plan, both[0], grad if register.batch == grad.shape[1] else grad.sum(1, keepdim=True), both[1], register.spare[0])
+    return undo(k, tensors, register, sums)
 
 
-def undo(
-    k: Kit, spread_factors: Sequence[Tensor], tensors: Sequence[Tensor], register: Register, grads: list[Tensor | None]
-) -> Tensors:
+def undo(k: Kit, tensors: Sequence[Tensor], register: Register, sums: dict[int, Tensor]) -> Tensors:
     """Undo the steps on final states and their costates side by side, in a register of two.
 
-    Adds the gradients of `tensors` to `grads` and returns those of the first state and of the factors.
+    Adds what `gradients` takes to `sums`. Returns the gradients of the first state and of the factors `(D, B)`, in the register's
+    memory.
     """
-    factors = _by_upload(k, spread_factors)
+    if not register.collected:
+        register.collected = [torch.empty_like(register.states[1]) for _ in register.factors]
+    register.repeat("undo", lambda: _undo(k, tensors, register, sums))
+    return [register.states[1], *register.collected]
+
+
+def _undo(k: Kit, tensors: Sequence[Tensor], register: Register, sums: dict[int, Tensor]) -> None:
+    factors, collected = _by_upload(k, register.factors), _by_upload(k, register.collected)
     for factor in factors.values():  # in place, until the end
-        torch.conj_physical_(factor)
-    collected: dict[int, Tensor] = {}
-    product: Tensor | None = None  # lam conj(psi), which diagonal steps leave as it is
+        register.call(torch.conj_physical_, factor)
+    met: set[int] = set()
+    both: Tensor | None = None  # lam conj(psi), which diagonal steps leave as it is
     for position in range(len(k.program.steps) - 1, -1, -1):
         step, places, perm, which = (
             k.program.steps[position],
@@ -268,40 +250,57 @@ def undo(
         )
         if perm is not None:
             register.shuffle(perm[1], 2)
-            product = None
+            both = None
         elif which is not None or step.kind == "phase":
-            if product is None and (which is not None or k.builder.trainable[places[0]]):
-                product = register.product()
+            if both is None and (which is not None or k.builder.trainable[places[0]]):
+                both = register.product()
             if which is not None:
-                assert product is not None
-                collected[which] = collected[which].add_(product) if which in collected else product.clone()
-                register.states.mul_(factors[which])
+                assert both is not None
+                register.call(collected[which].add_ if which in met else collected[which].copy_, both)
+                met.add(which)
+                register.multiply(factors[which], 2)
             else:
                 if k.builder.trainable[places[0]]:
-                    assert product is not None
-                    add(grads, places[0], product.sum(1, keepdim=True) * tensors[places[0]])
-                register.states.mul_(register.adjoint(tensors[places[0]]))
+                    assert both is not None
+                    register.add_up(sums, places[0], both)
+                register.multiply(register.adjoint(tensors[places[0]]), 2)
         else:
-            product = None
+            both = None
             for place, qubits in zip(reversed(places), reversed(k.blocks[position]), strict=True):
                 matrix = tensors[place]
                 register.turn(matrix, qubits, 2, adjoint=True)
                 if k.builder.trainable[place]:
-                    add(grads, place, register.correlation(not matrix.is_complex(), qubits))
-    return [register.states[1], *(collected[which].mul_(torch.conj_physical_(factor)) for which, factor in factors.items())]
+                    register.correlate(sums, place, not matrix.is_complex(), qubits)
+    for which, factor in factors.items():
+        register.call(torch.conj_physical_, factor)
+        register.call(collected[which].mul_, factor)
 
 
-def add(grads: list[Tensor | None], place: int, value: Tensor) -> None:
-    known = grads[place]
-    grads[place] = value if known is None else known.add_(value)
+def gather(found: Sequence[Tensor], own: Sequence[Tensor], out: Sequence[Tensor], register: Register) -> None:
+    """Add to `out` the gradients of what `ends` returned from what `undo` found; the register's states are lost."""
+    for grad, end, pair, total in zip(found, own, register.halves, out, strict=True):
+        total += grad if pair is None else product.gather(grad, pair, end, register.spare[0])
 
 
-def read(plan: Plan, psi: Tensor) -> Tensor:
-    """Expectation values `(n_observables, B)` of states `(D, B)`."""
+def gradients(sums: dict[int, Tensor], tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    """The gradient of each tensor from the sums of `undo`, None for those without one."""
+    grads: list[Tensor | None] = [None] * len(tensors)
+    for place, total in sums.items():
+        if total.dim() == 1:  # of lam conj(psi), beside phases
+            grads[place] = total[:, None] * tensors[place]
+        else:
+            total = total.sum(0) if total.dim() == 3 else total
+            grads[place] = total if tensors[place].is_complex() or not total.is_complex() else total.real
+    return grads
+
+
+def read(plan: Plan, psi: Tensor, room: Tensor | None = None) -> Tensor:
+    """Expectation values `(n_observables, B)` of states `(D, B)`; may write to `room`, as large as a state."""
     total: Tensor | None = None
     for flip, real, imag in readout_tensors(plan, psi.device, psi.real.dtype):
         if flip is None and imag is None:
-            squares = torch.view_as_real(psi).square().view(psi.shape[0], -1)
+            parts = torch.view_as_real(psi)
+            squares = torch.mul(parts, parts, out=None if room is None else torch.view_as_real(room)).view(psi.shape[0], -1)
             value = (real @ squares).view(real.shape[0], -1, 2).sum(-1)
         else:
             pairs = psi.conj() * (psi if flip is None else psi.index_select(0, flip))
@@ -313,14 +312,15 @@ def read(plan: Plan, psi: Tensor) -> Tensor:
     return total
 
 
-def costate(plan: Plan, psi: Tensor, grad: Tensor, out: Tensor) -> None:
-    """Write `2 sum_k grad_k O_k psi`, the gradient in the state, to `out`, from `grad (n_observables, B)`."""
+def costate(plan: Plan, psi: Tensor, grad: Tensor, out: Tensor, room: Tensor) -> None:
+    """Write `2 sum_k grad_k O_k psi`, the gradient in the state, to `out`, from `grad (n_observables, B)`; writes to `room` too."""
+    space = torch.view_as_real(room).view(-1)[: psi.numel()].view(psi.shape)
     readouts = readout_tensors(plan, psi.device, grad.dtype)
     if len(readouts) > 1:
         out.zero_()
     doubled = 2.0 * grad
     for flip, real, imag in readouts:
-        weights = real.mT @ doubled
+        weights = torch.mm(real.mT, doubled, out=space)
         if imag is not None:
             weights = torch.complex(weights, imag.mT @ doubled)
         other = psi if flip is None else psi.index_select(0, flip)

@@ -37,7 +37,7 @@ def check_arguments(circuit: Circuit, inputs: Tensor, angles: Tensor) -> None:
     """Raise CircuitError unless inputs are `(..., n_inputs)` and angles `(n_angles,)`."""
     if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs:
         raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")
-    if tuple(angles.shape) != (circuit.n_angles,):
+    if angles.shape != (circuit.n_angles,):
         raise CircuitError("angles have the wrong shape", value=tuple(angles.shape), bound=f"({circuit.n_angles},)")
 
 

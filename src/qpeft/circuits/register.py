@@ -1,12 +1,15 @@
 """Buffers that states go through, step after step, in place: what evolve.py does where autograd does not look.
 
 A product of a block needs its states as `(pre, K, post)`, in real numbers for a real block. Those views, and what an adjoint and a
-batched product make of a matrix, are made once for all samples' chunks: with small chunks they cost as much as the arithmetic.
+batched product make of a matrix, are made once; and the calls of torch that take the first chunk of samples through the circuit
+are recorded and made again for the others, on the same memory.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +28,12 @@ class Register:
 
     def __init__(self, n: int, states: Tensor, spare: Tensor | None = None) -> None:
         """Takes `states` over as the first buffer."""
+        self.factors: list[Tensor] = []  # of the uploads, `(D, B or 1)`
+        self.halves: list[tuple[Tensor, Tensor] | None] = []  # that the first state and the factors are products of
+        self.collected: list[Tensor] = []  # their gradients, `(D, B)`
+        self._sum = states.new_empty(states.shape[1])
+        self._tapes: dict[str, tuple[list[Callable[[], object]], int]] = {}  # calls, and the buffer that they end in
+        self._tape: list[Callable[[], object]] | None = None
         self.n, self.batch = n, states.shape[-1]
         self._buffers = (states, torch.empty_like(states) if spare is None else spare)
         self._now = 0
@@ -34,6 +43,34 @@ class Register:
     @property
     def states(self) -> Tensor:
         return self._buffers[self._now]
+
+    def call(self, function: Callable[..., object], *arguments: Any, **named: Any) -> None:
+        """A call that writes to memory of this register or of its sums, recorded where `repeat` records."""
+        if self._tape is not None:
+            self._tape.append(functools.partial(function, *arguments, **named))
+        function(*arguments, **named)
+
+    def repeat(self, name: str, steps: Callable[[], None]) -> None:
+        """The first time `steps()`; after that the same calls again, for other states in the same buffer."""
+        if name in self._tapes:
+            calls, self._now = self._tapes[name]
+            for call in calls:
+                call()
+            return
+        self._tape = []
+        steps()
+        self._tapes[name] = self._tape, self._now
+        self._tape = None
+
+    def reset(self) -> Tensor:
+        """The first buffer's states, which are now the states."""
+        self._now = 0
+        return self.states
+
+    @property
+    def spare(self) -> Tensor:
+        """The buffer that `states` are not in."""
+        return self._buffers[1 - self._now]
 
     def fit(self, batch: int) -> Register | None:
         """A register for so many samples in the same memory, if they fit."""
@@ -81,30 +118,45 @@ class Register:
         flat = self._around(qubits, not matrix.is_complex(), count).flat
         source, target = flat[self._now], flat[1 - self._now]
         if source.dim() == 3:
-            torch.bmm(self._made(matrix, adjoint, source.shape[0]), source, out=target)
+            self.call(torch.bmm, self._made(matrix, adjoint, source.shape[0]), source, out=target)
         elif self.batch == 1 and qubits[-1] == self.n - 1:  # amplitudes last
-            torch.mm(source, self._made(matrix, adjoint, 0).t().to(source.dtype), out=target)
+            self.call(torch.mm, source, self._made(matrix, adjoint, 0).t().to(source.dtype), out=target)
         else:
-            torch.mm(self._made(matrix, adjoint, 0), source, out=target)
+            self.call(torch.mm, self._made(matrix, adjoint, 0), source, out=target)
         self._now = 1 - self._now
 
-    def correlation(self, real: bool, qubits: tuple[int, ...]) -> Tensor:
-        """`lam psi^dagger`, lam the costate before the last `turn` and psi the state after it, `(K, K)`."""
+    def correlate(self, sums: dict[int, Tensor], place: int, real: bool, qubits: tuple[int, ...]) -> None:
+        """Add `lam psi^dagger` to a sum, `(K, K)` or several: the costate before the last `turn` and the state after it.
+
+        Complex where the amplitudes are last, for a real matrix too.
+        """
         around = self._around(qubits, real, 2)
         lam, psi = around.lam[1 - self._now], around.psi[self._now]
-        if lam.dim() == 3:
-            return torch.bmm(lam, psi).sum(0)
-        if self.batch == 1 and qubits[-1] == self.n - 1:
-            out = lam.t() @ psi
-            return out.real if real else out
-        return lam @ psi
+        if lam.dim() == 2 and self.batch == 1 and qubits[-1] == self.n - 1:
+            lam = lam.t()
+        if place not in sums:
+            sums[place] = lam.new_zeros(*lam.shape[:-1], psi.shape[-1])
+        self.call(torch.baddbmm if lam.dim() == 3 else torch.addmm, sums[place], lam, psi, out=sums[place])
+
+    def add_up(self, sums: dict[int, Tensor], place: int, product: Tensor) -> None:
+        """Add `product (D, B)`, summed over samples, to a sum `(D,)`."""
+        if place not in sums:
+            sums[place] = product.new_zeros(product.shape[0])
+        self.call(torch.sum, product, 1, out=self._sum)
+        self.call(sums[place].add_, self._sum)
 
     def shuffle(self, index: Tensor, count: int) -> None:
         """Permute basis states: `new[b] = old[index[b]]`."""
-        torch.index_select(self.states[:count], 1, index, out=self._buffers[1 - self._now][:count])
+        self.call(torch.index_select, self.states[:count], 1, index, out=self.spare[:count])
         self._now = 1 - self._now
+
+    def multiply(self, factor: Tensor, count: int) -> None:
+        """Multiply the first `count` states by phases `(D, B)` or `(D, 1)`."""
+        self.call(self.states[:count].mul_, factor)
 
     def product(self) -> Tensor:
         """`lam conj(psi)`, where the next `turn` or `shuffle` writes."""
-        both = self.states
-        return torch.conj_physical(both[0], out=self._buffers[1 - self._now][0]).mul_(both[1])
+        both, out = self.states, self.spare[0]
+        self.call(torch.conj_physical, both[0], out=out)
+        self.call(out.mul_, both[1])
+        return out

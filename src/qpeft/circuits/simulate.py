@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ Gradient = Literal["adjoint", "autograd"]
 # Bytes of one chunk's state: little memory at near the best speed on a CPU, enough to fill an accelerator. A backward pass holds
 # about ten of them.
 CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 160 << 10, 1 << 26
-SEVERAL = 2  # chunks whose product states are made, and differentiated, in one call
+SEVERAL = 4  # chunks whose qubits' first gates and uploads are made, and differentiated, in one call
 _WORKING = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)  # not a FakeTensor, nor any other subclass
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously
@@ -86,7 +86,7 @@ def run(plan: Plan, inputs: Tensor, angles: Tensor, *, gradient: Gradient = "adj
     check_arguments(plan.circuit, inputs, angles)
     if gradient == "adjoint" and not (torch.compiler.is_compiling() or type(inputs) not in _PLAIN or _transformed()):
         if torch.is_grad_enabled():
-            out: Tensor = _Adjoint.apply(inputs, angles, plan)  # type: ignore[no-untyped-call]
+            out: Tensor = _apply(inputs, angles, plan)
             return out
         return _shaped(_values(*_flat(inputs, angles), plan), inputs)
     flat, angles = _flat(inputs, angles)
@@ -181,11 +181,13 @@ def _values(inputs: Tensor, angles: Tensor, plan: Plan, kept: list[heisenberg.Re
         tensors, columns = kit.builder(angles), inputs.mT.contiguous()
         out: list[Tensor] = []
         room: Register | None = None
-        for part in _chunks(plan, inputs):
-            room, factors = evolve.load(kit, evolve.ends(kit, columns[:, part], tensors), 1, room)
-            evolve.run(kit, factors, tensors, room)
-            values = evolve.read(plan, room.states[0]).mT
-            out.append(values if room.batch > 1 else values.expand(columns[:, part].shape[1], -1))
+        for several in _chunks(plan, inputs, SEVERAL):
+            ends = evolve.ends(kit, columns[:, several], tensors)
+            for part in _chunks(plan, inputs[several], 2):  # one state takes half of what a state and its costate do
+                room = evolve.load(kit, [_samples(end, part) for end in ends], 1, room)
+                evolve.run(kit, tensors, room)
+                values = evolve.read(plan, room.states[0], room.spare[0]).mT
+                out.append(values if room.batch > 1 else values.expand(len(inputs[several][part]), -1))
         return torch.cat(out) if out else inputs.new_empty(0, len(plan.observables))
 
 
@@ -205,7 +207,8 @@ def _gradients(
     columns, grad_columns = inputs.mT.contiguous(), grad.to(inputs.dtype).mT.contiguous()
     with _float32(inputs):
         tensors, pull = blocks.pullback(kit.builder, angles, recording=recording)
-        gathered: list[Tensor | None] = [None] * len(tensors)
+        sums: dict[int, Tensor] = {}
+        of_ends: dict[int, Tensor] = {}
         learn, grad_inputs = kit.builder.prefix_trainable, torch.empty_like(inputs)
 
         def ends(u: Tensor, *own: Tensor) -> list[Tensor]:
@@ -216,23 +219,26 @@ def _gradients(
 
         room: Register | None = None
         for several in _chunks(plan, inputs, SEVERAL):
-            halves, pull_ends = blocks.pullback(ends, columns[:, several], *(tensors[i] for i in learn), recording=recording)
-            by_halves, grads_here = [torch.zeros_like(half) for half in halves], grad_columns[:, several]
+            whole, pull_ends = blocks.pullback(ends, columns[:, several], *(tensors[i] for i in learn), recording=recording)
+            by_ends, grads_here = [torch.zeros_like(end) for end in whole], grad_columns[:, several]
             for part in _chunks(plan, inputs[several]):
-                own = [_samples(half.detach(), part) for half in halves]
-                room, factors = evolve.load(kit, own, 2, room)
-                found = evolve.backward(plan, kit, factors, tensors, grads_here[:, part], gathered, room)
-                evolve.gather(found, own, [_samples(half, part) for half in by_halves])
-            by_inputs, *of_prefix = pull_ends(by_halves)
+                own = [_samples(end.detach(), part) for end in whole]
+                room = evolve.load(kit, own, 2, room)
+                found = evolve.backward(plan, kit, tensors, grads_here[:, part], sums, room)
+                evolve.gather(found, own, [_samples(end, part) for end in by_ends], room)
+            by_inputs, *of_prefix = pull_ends(by_ends)
             grad_inputs[several] = by_inputs.mT
             for place, value in zip(learn, of_prefix, strict=True):
-                evolve.add(gathered, place, value)
+                of_ends[place] = of_ends[place] + value if place in of_ends else value
+        gathered = evolve.gradients(sums, tensors)
+        for place, value in of_ends.items():
+            gathered[place] = value
         return [grad_inputs, *pull(gathered)]
 
 
-def _samples(half: Tensor, part: slice) -> Tensor:
+def _samples(end: Tensor, part: slice) -> Tensor:
     """Columns of some samples; what is the same for all samples has one column."""
-    return half if half.shape[1] == 1 else half[:, part]
+    return end if end.shape[-1] == 1 else end[..., part]
 
 
 class _Adjoint(torch.autograd.Function):
@@ -261,6 +267,10 @@ class _Adjoint(torch.autograd.Function):
         if of_inputs.dtype is not inputs.dtype or inputs.dim() != 2:
             of_inputs = of_inputs.to(inputs.dtype).view(inputs.shape)
         return of_inputs, of_angles if angles.dtype is of_angles.dtype else of_angles.to(angles.dtype), None
+
+
+# What `apply` of Function calls once it has seen that no transform of torch.func is active, which `run` has seen already.
+_apply: Callable[[Tensor, Tensor, Plan], Tensor] = super(torch.autograd.Function, _Adjoint).apply
 
 
 @torch.library.custom_op("qpeft::expectations", mutates_args=())

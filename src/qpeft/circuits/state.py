@@ -81,11 +81,11 @@ def _columns_backward(grad: Tensor, angles: Tensor, key: str, k: int) -> Tensor:
     with torch.autocast(angles.device.type, enabled=False):
         kit, psi = _start(plan, angles, k)
         tensors, pull = blocks.pullback(kit.builder, angles, recording=False)
-        gathered: list[Tensor | None] = [None] * len(tensors)
+        sums: dict[int, Tensor] = {}
         lam = torch.complex(*grad.to(angles.dtype))
         both = torch.stack([evolve.forward(kit, [psi], tensors), lam])
-        evolve.undo(kit, [], tensors, Register(plan.circuit.n_qubits, both), gathered)
-        return pull(gathered)[0]
+        evolve.undo(kit, tensors, Register(plan.circuit.n_qubits, both), sums)
+        return pull(evolve.gradients(sums, tensors))[0]
 
 
 @_columns.register_fake

@@ -67,14 +67,14 @@ def every_parameter_learns(subject: Subject) -> None:
     for base in (llama(), gpt2()):
         before = snapshot(base)
         model = subject.adapt(base).train()
-        optimizer, seen, losses = torch.optim.Adam(trainable(model).values(), lr=1e-2), set(), []
+        optimizer, seen, losses = torch.optim.Adam(trainable(model).values(), lr=3e-3), set(), []
         for _ in range(6):
             seen |= {name for name, gradient in gradients(model).items() if gradient.abs().max() > 0}
             optimizer.step()
             losses.append(loss(model).item())
         still = [n for n in trainable(model) if n not in seen and not (subject.dead and re.search(subject.dead, n))]
         assert not still, f"parameters that had no gradient in 6 steps: {still[:4]} ({len(still)} in all)"
-        assert min(losses[1:]) < losses[0], f"the loss fell in none of 6 steps of Adam: {losses}"  # it may bounce at this rate
+        assert losses[-1] < losses[0], f"the loss did not fall in 6 steps of Adam: {losses}"
         identical(snapshot(model.unload()), before, "base model after training")
 
 

@@ -14,7 +14,7 @@
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "UTC"), width: place.clientWidth || 500, height: 230, scales: { x: { time, range: (_, low, high) => [low - edge, high + edge] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
       axes: [axis, { ...axis, size: 64 }], legend: { live: false },
       series: [{}, ...series.map((one, k) => ({
-        label: one.name, stroke: COLOURS[k % 6], fill: time ? COLOURS[k % 6] + "99" : undefined, width: time ? 1 : 1.5,
+        label: one.name, stroke: COLOURS[k % 6], fill: time ? COLOURS[k % 6] : undefined, width: time ? 1 : 1.5,
         paths: time ? bars : () => null, points: { show: !time, size: 5, fill: COLOURS[k % 6] },
       }))],
     };
@@ -33,7 +33,9 @@
     const found = await read("/data/usage");
     if (!found) return;
     for (const place of places) {
-      const series = Object.entries(found.devices).map(([name, all]) => ({ name, values: all[place.dataset.usage].map((n) => n || null) }));
+      const devices = Object.entries(found.devices).map(([name, all]) => [name, all[place.dataset.usage]]);
+      const above = (k, day) => devices.slice(k).reduce((sum, [, used]) => sum + used[day], 0) || null; // stacked: later ones stand in front, lower
+      const series = devices.map(([name], k) => ({ name, values: found.days.map((_, day) => above(k, day)) }));
       if (series.length) draw(place, found.days, series, true);
       else place.textContent = "Nothing was used.";
     }

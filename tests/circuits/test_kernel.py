@@ -299,9 +299,7 @@ def write_cases(path: Path) -> int:
 
 
 def _run_alone(program: Program, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
-    library, variant = native._library(), native.VARIANTS.index(native.variants()[-1])
-    assert not isinstance(library, str)
-    call = native._Call(program, library.qpeft_call, variant, program.code.ctypes.data, program.numbers.ctypes.data)
+    call = native._bound(program, native.VARIANTS.index(native.variants()[-1]))
     out, grad_inputs, grad_angles = torch.empty_like(grad), torch.empty_like(inputs), torch.empty_like(angles)
     call(inputs, angles, None, out, None)
     call(inputs, angles, grad, grad_inputs, grad_angles)

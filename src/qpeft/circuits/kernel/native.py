@@ -130,14 +130,20 @@ class _Call:
             raise MemoryError("the compiled kernel found no memory for its buffers")
 
 
+def _bound(program: Program, variant: int) -> _Call:
+    """A program bound to the library's entry, to run with the variant of that number."""
+    library = _library()
+    assert not isinstance(library, str)  # else there is no variant
+    return _Call(program, library.qpeft_call, variant, program.code.ctypes.data, program.numbers.ctypes.data)
+
+
 @functools.lru_cache(maxsize=512)
 def _calls(key: str) -> tuple[_Call, ...]:
-    programs, library = _programs(key), _library()
+    programs = _programs(key)
     if isinstance(programs, str):
         raise CircuitError(f"the compiled kernel does not take this circuit: {programs}")
     number = chosen()
-    assert not isinstance(library, str)  # else no variant was chosen
-    return tuple(_Call(p, library.qpeft_call, number, p.code.ctypes.data, p.numbers.ctypes.data) for p in programs)
+    return tuple(_bound(program, number) for program in programs)
 
 
 def expectations(inputs: Tensor, angles: Tensor, key: str) -> Tensor:

@@ -196,12 +196,11 @@ def picture(found: Sequence[Line], title: str, file: Path) -> None:
 def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
     """The Markdown; writes the pictures."""
     done = sum(len(line.runs) for task in plan.tasks for line in lines(plan, ledger, task))
-    steps, batch = plan.training["max_steps"], plan.training.get("per_device_train_batch_size", 4)
     out = [
         f"# Study: {plan.name}",
         "",
         f"Made by `python -m benchmarks.study.page --plan benchmarks/study/{plan.name}.yaml` from the records beside it; the runs "
-        f"by `python -m benchmarks.study`. {plan.model.model_name_or_path}, {steps} steps of {batch} rows, seeds "
+        f"by `python -m benchmarks.study`. {plan.model.model_name_or_path}, {plan.training['max_steps']} steps, seeds "
         f"{', '.join(map(str, plan.seeds))}: {done} of {len(plan.tasks) * len(plan.arms) * len(plan.seeds)} runs done. A number is "
         "the mean over seeds ± the half width of its 95% t interval, on test rows no setting was chosen on. Bold methods are on "
         "the Pareto front of loss and trained parameters. Circuits are simulated exactly on a classical computer, and no quantum "
@@ -221,6 +220,7 @@ def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
         out += [
             f"## {task.name.capitalize()}",
             "",
+            f"Steps of {first.config['training']['per_device_train_batch_size']} rows of up to {task.max_length} tokens. "
             f"Held-out loss before training {first.metrics_before['loss']:.3f}; data "
             + ", ".join(f"{name} `{value[:12]}`" for name, value in first.hashes.items() if name != "model")
             + ".",

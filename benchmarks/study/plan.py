@@ -25,7 +25,8 @@ class Task(Section):
 
     `prepare` names a data set of the catalogue that is prepared into the folder if it is not there. `judge_rows` of the test
     rows are judged by the likelihoods of their answers, where the folder holds a task of classification; none means by loss
-    alone. `unrelated` is a file of other text: the loss on it is what was forgotten.
+    alone. `unrelated` is a file of other text: the loss on it is what was forgotten. `step_rows` is how many rows a step has, where
+    that is not the study's number.
     """
 
     name: Label
@@ -37,6 +38,7 @@ class Task(Section):
     tuning_rows: Count | None = None
     test_rows: Count | None = None
     judge_rows: Natural = 0
+    step_rows: Count | None = None
     unrelated: str | None = None
     unrelated_rows: Count = 32
 
@@ -130,9 +132,10 @@ class Plan(Section):
 
     def run(self, task: Task, arm: Arm, part: str, learning_rate: float, seed: int) -> RunConfig:
         """The recipe of one run."""
-        training = TrainingSection.model_validate_json(
-            json.dumps({"save_strategy": "no", "logging_steps": 5, **self.training})
-        ).model_copy(
+        given = {"save_strategy": "no", "logging_steps": 5, **self.training}
+        if task.step_rows is not None:
+            given["per_device_train_batch_size"] = task.step_rows
+        training = TrainingSection.model_validate_json(json.dumps(given)).model_copy(
             update={
                 "learning_rate": learning_rate,
                 "learning_rate_factors": arm.learning_rate_factors,

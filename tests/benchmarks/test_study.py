@@ -33,6 +33,7 @@ tasks:
   - name: clinic
     folder: {clinic}
     max_length: 512
+    step_rows: 3
     tuning_rows: 4
     test_rows: 4
     judge_rows: 6
@@ -72,6 +73,7 @@ def test_every_arm_climbs_the_same_ladder_and_is_judged(plan: Path, capsys: pyte
     )
     page = (plan.parent / "study-tiny.md").read_text()
     assert "4 of 4 runs done" in page
+    assert "Steps of 3 rows" in page
     for record in ledger.records.values():
         assert f"{record.trainable_parameters:,} |" in page
     losses = {label: fmean(r.metrics["loss"] for r in ledger.records.values() if r.label == label) for label in ("LoRA", "QTHA")}

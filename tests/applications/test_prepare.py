@@ -167,6 +167,19 @@ def test_own_data(clinic: Path) -> None:
     assert normalised("Fill in") in normalised(card)
 
 
+def test_a_column_that_numbers_the_rows_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "table.csv"
+    rows = [f"{100 + i},c{i % 3},{1.5 * i},a word{i},{'yn'[i % 2]}" for i in range(40)]
+    file.write_text("\n".join(["id,kind,weight,note,ill", *rows]))
+    prepare(own_data(file, "ill"), tmp_path / "out")
+    assert [record.getMessage() for record in caplog.records] == [
+        "table: id has another value in each row; if it is an identifier: --drop id"
+    ]
+    caplog.clear()
+    prepare(own_data(file, "ill", drop=("id",)), tmp_path / "other")
+    assert not caplog.records
+
+
 def test_own_data_refusals(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "a.csv", clinic_rows(40))
     for given, words in (

@@ -158,7 +158,7 @@ def test_declared_format_wins(tmp_path: Path):
         load_examples(path, format="yaml")
 
 
-@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t")])
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".csv", ";"), (".tsv", "\t")])
 def test_tables_with_line_breaks_in_cells(tmp_path: Path, suffix: str, delimiter: str):
     table = [["id", " instruction", "input", "output"], ["1", 'say "x"\nplease', "", "x, y\r\nz"], [], ["2", "b", "c", "d"]]
     stream = io.StringIO(newline="")

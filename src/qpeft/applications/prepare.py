@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -27,6 +28,8 @@ from qpeft.applications.tables import FILE, Group, Task, cut, infer_fields, numb
 from qpeft.errors import DataError, MissingDependencyError
 from qpeft.training.data import Conversation, load_examples
 from qpeft.training.data_files import read_rows
+
+logger = logging.getLogger(__name__)
 
 CARD = "CARD.md"
 
@@ -165,6 +168,8 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
     if unknown := sorted({row[data.target] for row in rows} - labels.keys()):
         raise DataError(f"got {unknown[0]!r}", file=data.name, field=data.target, expected=f"one of {', '.join(labels)}")
     columns = [name for name in rows[0] if name != data.target and name not in data.drop]
+    if isinstance(data.source, FileSource):
+        _warn_of_identifiers(data.name, rows, columns)
 
     def prompt(row: Mapping[str, str]) -> str:
         """What the model will read of the row: texts that are the same up to where they are cut are the same."""
@@ -212,6 +217,15 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
         return [written(row, why) for row, why in zip(rows, found, strict=True)]
 
     return Split({part: explained(parts.parts[part]) for part in PARTS}, parts.left_out + unlabelled), task
+
+
+def _warn_of_identifiers(name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows that differ in a number of their own alone are not known as copies, and say nothing to learn from."""
+    for column in columns:
+        values = [str(row[column]) for row in rows]
+        single = all(value.isdecimal() or (number(value) is None and len(value.split()) == 1) for value in values)
+        if len(columns) > 1 and single and len(set(values)) == len(values):
+            logger.warning("%s: %s has another value in each row; if it is an identifier: --drop %s", name, column, column)
 
 
 def _words(data: DataSet) -> dict[str, Any]:

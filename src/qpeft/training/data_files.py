@@ -187,9 +187,16 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _csv(path: Path, report: Report, delimiter: str = ",") -> Iterator[Row]:
-    """Cells as text; an empty cell is None and a cell `nan` or `NaN` is the number, which no text field accepts."""
-    reader = csv.reader(io.StringIO(_text(path, report), newline=""), delimiter=delimiter, strict=True)
+def _csv(path: Path, report: Report, delimiter: str = "") -> Iterator[Row]:
+    """Cells as text; an empty cell is None and a cell `nan` or `NaN` is the number, which no text field accepts.
+
+    Between cells stands a comma, or a semicolon where the header has no comma, as spreadsheets of many countries write it.
+    """
+    text = _text(path, report)
+    if not delimiter:
+        first = text.lstrip().partition("\n")[0]
+        delimiter = ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
     index = 0
     while True:

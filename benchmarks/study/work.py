@@ -144,7 +144,7 @@ def judge(folder: Path, task: Task) -> dict[str, float]:
         found |= metrics.classification(told, truth, prepared.answers, positive=prepared.positive, cost=prepared.cost)
     if task.unrelated:
         texts = tokenize_all(load_examples(task.unrelated)[: task.unrelated_rows], tokenizer, task.max_length).rows
-        after = evaluate(model, texts, tokenizer, batch_size=batch)["loss"]
+        after = evaluate(model, texts, tokenizer, batch_size=batch, share_prefixes=True)["loss"]
         with model.disable_adapter():
-            found["forgetting"] = after - evaluate(model, texts, tokenizer, batch_size=batch)["loss"]
+            found["forgetting"] = after - evaluate(model, texts, tokenizer, batch_size=batch, share_prefixes=True)["loss"]
     return found

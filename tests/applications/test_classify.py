@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qpeft.applications.classify import _takes_trees, label_log_likelihoods, probabilities
+from qpeft.applications.classify import label_log_likelihoods, probabilities
 from qpeft.applications.evaluation import BASE, evaluate_task, read_result
 from qpeft.applications.model_card import NO_DEVICE
 from qpeft.applications.predict import predict
@@ -19,6 +19,7 @@ from qpeft.errors import DataError, RunError
 from qpeft.training.data import Conversation, Message
 from qpeft.training.run import load_run
 from qpeft.training.tokenization import IGNORED, tokenize
+from qpeft.training.trees import takes_trees
 from tests.applications.conftest import write_csv
 
 
@@ -41,11 +42,11 @@ def test_likelihoods_are_those_of_whole_passes(run: Path, monkeypatch: pytest.Mo
     _, model, tokenizer = load_run(run)
     prompts = ["Short?", "A prompt that is quite a bit longer than the other one.", "Mid length prompt?"]
     answers = ["good", "bad", "goodness", "b", "bed"]  # one begins with another; lengths differ
-    assert _takes_trees(model)
+    assert takes_trees(model)
     for system in (None, "Be brief."):
         expected = one_by_one(model, tokenizer, prompts, answers, system)
         for size, trees in itertools.product((1, 2, 3), (True, False)):
-            monkeypatch.setattr("qpeft.applications.classify._takes_trees", lambda _, trees=trees: trees)
+            monkeypatch.setattr("qpeft.applications.classify.takes_trees", lambda _, trees=trees: trees)
             found = label_log_likelihoods(model, tokenizer, prompts, answers, system=system, batch_size=size)
             np.testing.assert_allclose(found, expected, atol=2e-4)
     p = probabilities(expected)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qpeft.applications.tables import Task
 from qpeft.errors import DataError
 from qpeft.training.data import Conversation, Message
 from qpeft.training.tokenization import IGNORED, tokenize
+from qpeft.training.trees import TokenTree, additive, takes_trees
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,38 +105,6 @@ def _cache_name(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
 
 
-@dataclass(frozen=True)
-class _Tree:
-    """Tokens of answers, what several begin with once: node i is `ids[i]` after node `parents[i]` (-1: after the prompt)."""
-
-    ids: list[int]
-    parents: list[int]
-    paths: list[list[int]]  # of each answer, its tokens' nodes
-
-    @classmethod
-    def of(cls, tails: Sequence[_Tail]) -> _Tree:
-        known: dict[tuple[int, int], int] = {}
-        parents: list[int] = []
-        paths = []
-        for ids, _ in tails:
-            at, path = -1, []
-            for token in ids:
-                if (at, token) not in known:
-                    known[at, token] = len(parents)
-                    parents.append(at)
-                at = known[at, token]
-                path.append(at)
-            paths.append(path)
-        return cls([token for _, token in known], parents, paths)
-
-
-def _takes_trees(model: Any) -> bool:
-    """Whether attention follows any mask: known of these models without sliding windows, in these implementations."""
-    config = model.config
-    known = config.model_type in ("llama", "mistral", "qwen2", "qwen3") and getattr(config, "sliding_window", None) is None
-    return known and getattr(config, "_attn_implementation", None) in ("eager", "sdpa")
-
-
 def _score(model: Any, tokenizer: Any, batch: Sequence[tuple[list[int], list[_Tail]]]) -> np.ndarray:
     """`(batch, answers)`. All answers to a prompt are one tree, where the model can do that, else each is one of its own."""
     import numpy as np
@@ -144,9 +112,10 @@ def _score(model: Any, tokenizer: Any, batch: Sequence[tuple[list[int], list[_Ta
     from transformers import DynamicCache
 
     device, filler = model.device, tokenizer.pad_token_id or tokenizer.eos_token_id or 0
-    whole = _takes_trees(model)
+    whole = takes_trees(model)
     groups = [group for _, tails in batch for group in ([tails] if whole else [[tail] for tail in tails])]
-    trees, each = [_Tree.of(group) for group in groups], len(groups) // len(batch)  # `each` trees to a prompt
+    trees = [TokenTree.of([ids for ids, _ in group]) for group in groups]
+    each = len(groups) // len(batch)  # trees to a prompt
     longest, width = max(len(prefix) for prefix, _ in batch), max(len(tree.ids) for tree in trees)
     prefix_ids = torch.full((len(batch), longest), filler)
     prefix_mask = torch.zeros((len(batch), longest), dtype=torch.long)
@@ -157,15 +126,13 @@ def _score(model: Any, tokenizer: Any, batch: Sequence[tuple[list[int], list[_Ta
     depth = torch.zeros((len(trees), width), dtype=torch.long)
     seen = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)  # which nodes a node sees
     for i, tree in enumerate(trees):
-        ids[i, : len(tree.ids)] = torch.tensor(tree.ids)
-        for node, parent in enumerate(tree.parents):
-            if parent >= 0:
-                depth[i, node] = depth[i, parent] + 1
-                seen[i, node] |= seen[i, parent]
+        size = len(tree.ids)
+        ids[i, :size], depth[i, :size] = torch.tensor(tree.ids), torch.tensor(tree.depths())
+        seen[i, :size, :size] = torch.from_numpy(tree.seen())
     before = prefix_mask.repeat_interleave(each, 0)
     if whole:
         both = torch.cat([before[:, None].expand(-1, width, -1).bool(), seen], dim=2)[:, None]
-        mask = torch.zeros(both.shape, dtype=model.dtype).masked_fill_(~both, torch.finfo(model.dtype).min)
+        mask = additive(both, model.dtype)
     else:
         mask = torch.cat([before, torch.tensor([[i < len(tree.ids) for i in range(width)] for tree in trees]).long()], dim=1)
     cache = DynamicCache(config=model.config)

@@ -46,10 +46,11 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 class TrainingSection(Section):
     """Arguments of transformers.Trainer under their own names. `Steps` below 1 are a share of all steps.
 
-    `learning_rate_factors` alone is ours: regular expression -> factor; parameters in whose name it is found learn at that multiple
-    of the learning rate. `max_steps` counts optimizer steps and excludes `num_train_epochs`; with neither, three epochs are
-    trained. `bf16` and `fp16` switch on autocast and say nothing of the dtype of the base weights (`model.dtype`). The folder of
-    the run and what belongs to it is no part of a recipe.
+    Two are ours. `learning_rate_factors`: regular expression -> factor; parameters in whose name it is found learn at that
+    multiple of the learning rate. `share_prefixes`: what rows of a batch begin with, such as one instruction for all, is computed
+    once, in training and evaluation; losses are the same to rounding. `max_steps` counts optimizer steps and excludes
+    `num_train_epochs`; with neither, three epochs are trained. `bf16` and `fp16` switch on autocast and say nothing of the dtype
+    of the base weights (`model.dtype`). The folder of the run and what belongs to it is no part of a recipe.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -70,6 +71,7 @@ class TrainingSection(Section):
     max_steps: Count | None = None
     per_device_train_batch_size: Count = 4
     per_device_eval_batch_size: Count = 8
+    share_prefixes: bool = False
     gradient_accumulation_steps: Count = 1
     auto_find_batch_size: bool = False
 
@@ -135,6 +137,8 @@ class TrainingSection(Section):
             yield Problem(("num_train_epochs",), "given together with max_steps", "one of the two (the other null)")
         if self.bf16 and self.fp16:
             yield Problem(("fp16",), "true together with bf16", "one of the two")
+        if self.share_prefixes and self.label_smoothing_factor:
+            yield Problem(("share_prefixes",), "true together with label_smoothing_factor", "one of the two")
         if self.dataloader_num_workers == 0:
             for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
                 if getattr(self, name):
@@ -184,7 +188,7 @@ class TrainingSection(Section):
 
         known = {f.name for f in dataclasses.fields(TrainingArguments)}
         values = {name: value for name, value in self.model_dump().items() if value is not None}
-        del values["learning_rate_factors"]
+        del values["learning_rate_factors"], values["share_prefixes"]
         values["report_to"] = list(self.report_to)
         if self.max_steps is None and self.num_train_epochs is None:
             values["num_train_epochs"] = 3.0

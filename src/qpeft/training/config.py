@@ -164,7 +164,10 @@ class RunConfig(Section):
         for path, training, given in self._trainings():
             if isinstance(training, ValidationError):
                 yield from explain(training, TrainingSection, path)
-            elif not held_out:
+                continue
+            if training.share_prefixes and self.backend is not None:
+                yield Problem((*path, "share_prefixes"), "a backend's work is planned row by row", "false, or no backend section")
+            if not held_out:
                 for name, idle in (("eval_strategy", "no"), ("eval_on_start", False)):
                     if name in given and getattr(training, name) != idle:
                         yield Problem((*path, name), "there are no rows to evaluate on", "data.eval or data.eval_size")

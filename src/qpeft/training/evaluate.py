@@ -8,12 +8,16 @@ from typing import Any
 
 from qpeft.training.labelled import keeps_logits, labelled
 from qpeft.training.tokenization import IGNORED, collator
+from qpeft.training.trees import batch_as_tree, takes_trees
 
 Rows = Sequence[dict[str, list[int]]]
 
 
-def evaluate(model: Any, rows: Rows, tokenizer: Any, *, batch_size: int = 8, progress: bool = False) -> dict[str, float]:
-    """Token-weighted metrics of a causal language model on tokenised rows.
+def evaluate(
+    model: Any, rows: Rows, tokenizer: Any, *, batch_size: int = 8, progress: bool = False, share_prefixes: bool = False
+) -> dict[str, float]:
+    """Token-weighted metrics of a causal language model on tokenised rows. With `share_prefixes` what rows of a batch begin with is
+    computed once, where the model can do that; without, or elsewhere, row by row.
 
     Returns:
         loss: mean cross-entropy of the labelled tokens, nats a token (each token counts once, whatever its batch).
@@ -24,11 +28,16 @@ def evaluate(model: Any, rows: Rows, tokenizer: Any, *, batch_size: int = 8, pro
 
     total, correct, count = 0.0, 0, 0
     training, keeps = model.training, keeps_logits(model)
+    shares = share_prefixes and keeps and takes_trees(model)
     model.eval()
     try:
         with torch.inference_mode():
             for batch in _batches(model, rows, tokenizer, batch_size, progress):
-                columns, following = labelled(batch.pop("labels"))
+                if shares:
+                    batch, following = batch_as_tree(batch, model.dtype)
+                    columns = batch.pop("logits_to_keep")
+                else:
+                    columns, following = labelled(batch.pop("labels"))
                 wanted = following != IGNORED
                 if keeps:
                     logits = model(**batch, use_cache=False, logits_to_keep=columns).logits[wanted].float()

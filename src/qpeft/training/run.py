@@ -97,7 +97,8 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
     eval_rows = tokenize_all(eval_examples, tokenizer, config.data.max_length).rows if eval_examples else []
     base = models.load_model(config.model)
     base_parameters = sum(p.numel() for p in base.parameters())
-    batch_size = config.training.per_device_eval_batch_size
+    training = config.training
+    batches: Any = {"batch_size": training.per_device_eval_batch_size, "share_prefixes": training.share_prefixes}
     progress = not config.training.disable_tqdm
     hashes = {
         "model": models.base_hash(config.model.model_name_or_path, base.config),
@@ -107,7 +108,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
     key = [hashes["model"], hashes.get("eval"), config.model.dtype, config.data.max_length]
     before = _read_baseline(baseline, key)
     if before is None:
-        before = evaluate(base, eval_rows, tokenizer, batch_size=batch_size, progress=progress) if eval_rows else {}
+        before = evaluate(base, eval_rows, tokenizer, progress=progress, **batches) if eval_rows else {}
         write_whole(baseline, json.dumps({"key": key, "metrics": before}))
 
     set_seed(config.training.seed)  # before the adapter is made: its initial values are part of the run
@@ -147,7 +148,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
             if eval_rows and (step != trainer.state.global_step or config.training.load_best_model_at_end):
                 if chip is not None:
                     chip.begin_evaluation(int(trainer.state.global_step))
-                after = evaluate(model, eval_rows, tokenizer, batch_size=batch_size, progress=progress)
+                after = evaluate(model, eval_rows, tokenizer, progress=progress, **batches)
         except BackendError as error:
             trainer.save_last_step()
             if chip is not None and isinstance(error, BudgetError):
@@ -157,7 +158,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
             on_chip = chip.to_record()
             simulated = chip.backend.simulated
     if on_chip and eval_rows:
-        on_chip["exact_loss"] = evaluate(model, eval_rows, tokenizer, batch_size=batch_size)["loss"]
+        on_chip["exact_loss"] = evaluate(model, eval_rows, tokenizer, **batches)["loss"]
     finished = int(trainer.state.global_step) >= int(trainer.state.max_steps)
     stored = save_adapter(model, folder) if finished else None
     tokens = int(trainer.state.num_input_tokens_seen)

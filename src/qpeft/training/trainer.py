@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qpeft.errors import MissingDependencyError
+from qpeft.errors import ConfigError, MissingDependencyError
 from qpeft.training import environment
 from qpeft.training.config import RunConfig
 from qpeft.training.evaluate import Rows, evaluate
@@ -17,6 +17,7 @@ from qpeft.training.folder import WHOLE
 from qpeft.training.labelled import cross_entropy, keeps_logits, labelled, plain_loss
 from qpeft.training.rates import scale_rates
 from qpeft.training.tokenization import collator
+from qpeft.training.trees import batch_as_tree, demand_trees
 
 if TYPE_CHECKING:
     from qpeft.training.backend import ChipSession
@@ -94,7 +95,8 @@ def make_trainer(
         def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
             if chip is not None:
                 chip.begin_evaluation(int(self.state.global_step))
-            found = evaluate(self.model, eval_rows, tokenizer, batch_size=self.args.per_device_eval_batch_size)
+            size = self.args.per_device_eval_batch_size
+            found = evaluate(self.model, eval_rows, tokenizer, batch_size=size, share_prefixes=shares)
             self.measured = (int(self.state.global_step), found)
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
             self.log(metrics)
@@ -102,7 +104,10 @@ def make_trainer(
             return metrics
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            if self.compute_loss_func is not None:  # logits for the labelled columns alone
+            if shares:
+                inputs, following = batch_as_tree(inputs, self.model.dtype)
+                inputs["labels"] = following
+            elif self.compute_loss_func is not None:  # logits for the labelled columns alone
                 columns, following = labelled(inputs["labels"])
                 inputs = {**inputs, "logits_to_keep": columns, "labels": following}
             return super().compute_loss(model, inputs, *args, **kwargs)
@@ -130,6 +135,7 @@ def make_trainer(
             self._save_checkpoint(self.model, trial=None)
             watch.on_save(self.args, self.state, self.control)
 
+    shares = config.training.share_prefixes
     given = config.training.to_training_arguments_kwargs()
     if given.get("save_total_limit") is not None:
         given["save_total_limit"] = max(2, given["save_total_limit"])  # a kill while one is written must leave another
@@ -146,6 +152,11 @@ def make_trainer(
         **given,
     )
     spares_logits = keeps_logits(model) and plain_loss(model) and not arguments.label_smoothing_factor and arguments.n_gpu <= 1
+    if shares:
+        demand_trees(model)
+        if not spares_logits:
+            cure = "a process for each GPU, or false"
+            raise ConfigError("several GPUs in one process", field="training.share_prefixes", cure=cure)
     trainer = EvaluatingTrainer(
         model=model,
         args=arguments,

@@ -18,7 +18,7 @@ from qpeft.training.labelled import cross_entropy
 from qpeft.training.models import load_model, load_tokenizer
 from qpeft.training.run import train
 from qpeft.training.tokenization import IGNORED
-from qpeft.training.trees import TokenTree, batch_as_tree, demand_trees, takes_trees
+from qpeft.training.trees import TokenTree, demand_trees, narrowed, takes_trees
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))
@@ -61,13 +61,21 @@ def test_loss_and_gradients_are_those_of_rows(recipe: Path, name: str, attention
     batch = padded(BATCHES[name])
     want = model(**batch, **({} if items is None else {"num_items_in_batch": items})).loss
     gradients = torch.autograd.grad(want, tuple(model.parameters()))
-    inputs, following = batch_as_tree(batch, model.dtype)
-    assert inputs["input_ids"].shape[1] <= int(batch["attention_mask"].sum())
+    inputs, following = narrowed(batch, model, share_prefixes=True)
+    assert (inputs["input_ids"].shape[0] == 1) == (name != "nothing in common")
     outputs = model(**inputs)
     found = cross_entropy(outputs, following, items)
     torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-6)  # the loss itself is taken in float32
     for mine, theirs in zip(torch.autograd.grad(found, tuple(model.parameters())), gradients, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_long_rows_are_better_by_themselves(recipe: Path) -> None:
+    model = load_model(load_recipe(recipe).model)
+    for length, alone in ((2, False), (200, True)):
+        rows = [([*PREFIX, *range(10 + i, 10 + i + length)], [IGNORED] * len(PREFIX) + [3] * length) for i in range(4)]
+        inputs, _ = narrowed(padded(rows), model, share_prefixes=True)
+        assert (inputs["input_ids"].shape[0] == 4) is alone
 
 
 def test_metrics_are_those_of_rows(recipe: Path) -> None:

@@ -47,10 +47,11 @@ class TrainingSection(Section):
     """Arguments of transformers.Trainer under their own names. `Steps` below 1 are a share of all steps.
 
     Two are ours. `learning_rate_factors`: regular expression -> factor; parameters in whose name it is found learn at that
-    multiple of the learning rate. `share_prefixes`: what rows of a batch begin with, such as one instruction for all, is computed
-    once, in training and evaluation; losses are the same to rounding. `max_steps` counts optimizer steps and excludes
-    `num_train_epochs`; with neither, three epochs are trained. `bf16` and `fp16` switch on autocast and say nothing of the dtype
-    of the base weights (`model.dtype`). The folder of the run and what belongs to it is no part of a recipe.
+    multiple of the learning rate. `share_prefixes`: what rows of a batch begin with, such as one instruction for all, is
+    computed once where that is less work, in training and evaluation; losses are the same to rounding. `max_steps` counts
+    optimizer steps and excludes `num_train_epochs`; with neither, three epochs are trained. `bf16` and `fp16` switch on
+    autocast and say nothing of the dtype of the base weights (`model.dtype`). The folder of the run and what belongs to it is
+    no part of a recipe.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from qpeft.training.labelled import keeps_logits, labelled
 from qpeft.training.tokenization import IGNORED, collator
-from qpeft.training.trees import batch_as_tree, takes_trees
+from qpeft.training.trees import narrowed, takes_trees
 
 Rows = Sequence[dict[str, list[int]]]
 
@@ -33,16 +33,14 @@ def evaluate(
     try:
         with torch.inference_mode():
             for batch in _batches(model, rows, tokenizer, batch_size, progress):
-                if shares:
-                    batch, following = batch_as_tree(batch, model.dtype)
-                    columns = batch.pop("logits_to_keep")
+                if keeps:
+                    inputs, following = narrowed(batch, model, shares)
+                    logits = model(**inputs, use_cache=False).logits
                 else:
                     columns, following = labelled(batch.pop("labels"))
+                    logits = model(**batch, use_cache=False).logits[:, columns]
                 wanted = following != IGNORED
-                if keeps:
-                    logits = model(**batch, use_cache=False, logits_to_keep=columns).logits[wanted].float()
-                else:
-                    logits = model(**batch, use_cache=False).logits[:, columns][wanted].float()
+                logits = logits[wanted].float()
                 target = following[wanted]
                 total += torch.nn.functional.cross_entropy(logits, target, reduction="sum").item()
                 correct += int((logits.argmax(-1) == target).sum())

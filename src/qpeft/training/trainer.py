@@ -14,10 +14,10 @@ from qpeft.training.config import RunConfig
 from qpeft.training.evaluate import Rows, evaluate
 from qpeft.training.files import write_whole
 from qpeft.training.folder import WHOLE
-from qpeft.training.labelled import cross_entropy, keeps_logits, labelled, plain_loss
+from qpeft.training.labelled import cross_entropy, keeps_logits, plain_loss
 from qpeft.training.rates import scale_rates
 from qpeft.training.tokenization import collator
-from qpeft.training.trees import batch_as_tree, demand_trees
+from qpeft.training.trees import demand_trees, narrowed
 
 if TYPE_CHECKING:
     from qpeft.training.backend import ChipSession
@@ -104,12 +104,9 @@ def make_trainer(
             return metrics
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            if shares:
-                inputs, following = batch_as_tree(inputs, self.model.dtype)
+            if self.compute_loss_func is not None:  # logits for the labelled columns alone
+                inputs, following = narrowed(inputs, self.model, shares)
                 inputs["labels"] = following
-            elif self.compute_loss_func is not None:  # logits for the labelled columns alone
-                columns, following = labelled(inputs["labels"])
-                inputs = {**inputs, "logits_to_keep": columns, "labels": following}
             return super().compute_loss(model, inputs, *args, **kwargs)
 
         def training_step(self, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qpeft.errors import ConfigError
-from qpeft.training.labelled import keeps_logits, plain_loss
+from qpeft.training.labelled import keeps_logits, labelled, plain_loss
 from qpeft.training.tokenization import IGNORED
 
 if TYPE_CHECKING:
@@ -92,19 +92,44 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
-def batch_as_tree(batch: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], Tensor]:
-    """A padded batch as one row of a tree: what the model is called with, and the tokens `(1, K)` that its K columns of logits are
-    to predict, one for each label of the batch.
+def narrowed(batch: dict[str, Any], model: Any, share_prefixes: bool) -> tuple[dict[str, Any], Tensor]:
+    """What a model that keeps logits is called with, and the tokens that its columns of logits are to predict.
 
-    `batch` holds `input_ids`, `attention_mask` and `labels`, `(B, T)`; `dtype` is the model's.
+    `batch` holds `input_ids`, `attention_mask` and `labels`, `(B, T)`. Rows by themselves have a column for each place of a
+    label in some row, `(B, C)`. With `share_prefixes` they are one row, `(1, K)`, with a column for each label, where that is
+    less work: each token of the tree may see each, so that long rows are better by themselves.
     """
+    if share_prefixes:
+        rows = _rows(batch)
+        tree, hidden = TokenTree.of([ids for ids, _ in rows]), int(model.config.hidden_size)
+        count, longest = batch["input_ids"].shape
+        if _work(1, len(tree.ids), hidden) < _work(count, longest, hidden):
+            return _as_tree(tree, [labels for _, labels in rows], batch["input_ids"].device, model.dtype)
+    columns, following = labelled(batch["labels"])
+    return {**{name: value for name, value in batch.items() if name != "labels"}, "logits_to_keep": columns}, following
+
+
+def _rows(batch: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
+    """Ids and labels of each row, without padding."""
+    given, masks, labels = (batch[name].tolist() for name in ("input_ids", "attention_mask", "labels"))
+    return [
+        ([i for i, m in zip(ids, mask, strict=True) if m], [label for label, m in zip(told, mask, strict=True) if m])
+        for ids, mask, told in zip(given, masks, labels, strict=True)
+    ]
+
+
+def _work(rows: int, length: int, hidden_size: int) -> float:
+    """Of rows of one length, in tokens of a model without attention. A pair of tokens in attention costs about 1 / hidden_size of
+    one: measured on a CPU, 1/480 with 576."""
+    return rows * length * (1 + length / hidden_size)
+
+
+def _as_tree(
+    tree: TokenTree, labels: Sequence[Sequence[int]], device: torch.device, dtype: torch.dtype
+) -> tuple[dict[str, Any], Tensor]:
     import torch
 
-    device = batch["input_ids"].device
-    given, masks, labels = (batch[name].tolist() for name in ("input_ids", "attention_mask", "labels"))
-    rows = [[(i, lab) for i, m, lab in zip(*row, strict=True) if m] for row in zip(given, masks, labels, strict=True)]
-    tree = TokenTree.of([[i for i, _ in row] for row in rows])
-    after = [(path[t - 1], row[t][1]) for row, path in zip(rows, tree.paths, strict=True) for t in range(1, len(row))]
+    after = [(path[t - 1], row[t]) for row, path in zip(labels, tree.paths, strict=True) for t in range(1, len(row))]
     told = [pair for pair in after if pair[1] != IGNORED]
     return {
         "input_ids": torch.tensor([tree.ids], device=device),

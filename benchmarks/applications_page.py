@@ -120,7 +120,7 @@ def _paired(found: Results) -> list[str]:
     rows = []
     for pair in corrected(pairs):
         gap = pair.difference
-        p = "-" if pair.p_holm is None else f"{pair.p_holm:.2f}"
+        p = "-" if pair.p_holm is None else f"{pair.p_holm:.2g}"
         rows.append([f"{pair.label} − {pair.reference}", str(gap.n), f"{gap.mean:+.3f} ± {gap.half_width:.3f}", p])
     return [*_rows([f"{MEASURES[measure]}, paired by seed", "seeds", "difference", "p (Holm)"], rows), ""]
 

@@ -26,6 +26,7 @@ MEASURES = {
     "rougeL": "ROUGE-L",
     "perplexity": "perplexity",
 }
+RANKED = ("auroc", "accuracy", "exact_match", "rougeL")
 MARK = "<!-- results: everything below is made by python -m benchmarks.applications -->"
 ADAPTER, BASE, FLOOR = "adapter", "base model", "most frequent"
 Results = list[dict[str, Any]]
@@ -104,12 +105,11 @@ def _cell(numbers: list[float]) -> str:
 
 
 def _paired(found: Results) -> list[str]:
-    """Every pair of arms on the seeds that both have: the difference of a ranking measure, with Holm's correction."""
-    measure = "auroc" if all("auroc" in result["models"][ADAPTER] for result in found) else "accuracy"
+    """Every pair of arms on the seeds that both have: the difference of the first measure that all have, with Holm's correction."""
+    measure = next(m for m in RANKED if all(m in result["models"][ADAPTER] for result in found))
     arms: dict[str, dict[int, float]] = defaultdict(dict)
     for result in found:
-        if measure in result["models"][ADAPTER]:
-            arms[result["label"]][result["seed"]] = result["models"][ADAPTER][measure]
+        arms[result["label"]][result["seed"]] = result["models"][ADAPTER][measure]
     pairs = []
     for one, other in itertools.combinations(arms, 2):
         seeds = sorted(arms[one].keys() & arms[other].keys())

@@ -36,9 +36,9 @@ ARMS: list[dict[str, Any]] = [
     {"label": "LoRA r=8", "adapter": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, **_ON}, "training": {"learning_rate": 3e-3}},
 ]
 _TEXT = {"training": {"max_steps": 100, "per_device_train_batch_size": 4}, "data": {"max_length": 96, "max_train_rows": 640}}
-_WORDS = {**_TEXT, "data": {"max_length": 192, "max_train_rows": 640, "system": None}}
+_WORDS = {**_TEXT, "data": {"max_length": 192, "max_train_rows": 640, "system": None}, "rows": 64}  # answers are written out
 _TABLE = {"max_steps": 64, "per_device_train_batch_size": 8}
-TASKS: dict[str, dict[str, dict[str, Any]]] = {
+TASKS: dict[str, dict[str, Any]] = {
     "reuters-r8": _TEXT,
     "icd10-chapter": _TEXT,
     "pima-diabetes": {"training": _TABLE, "data": {"max_length": 192}},
@@ -79,7 +79,8 @@ def work(name: str, arm: dict[str, Any], seed: int, arguments: argparse.Namespac
     [(_, run)] = runs(config, folder)
     text = None if name == UNRELATED.parent.name else str(unrelated(arguments.out))
     base = arguments.out / name / "base.json"
-    found = evaluate_task(run, limit=arguments.limit, batch_size=16, unrelated=text, base=base)
+    limit = min(arguments.limit, TASKS[name].get("rows", arguments.limit))
+    found = evaluate_task(run, limit=limit, batch_size=16, unrelated=text, base=base)
     found |= {"model": called, "training": config.resolved()["training"] | {"max_length": config.data.max_length}}
     with RESULTS.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(found, sort_keys=True) + "\n")

@@ -6,7 +6,7 @@ Writes docs/benchmarks/study-NAME.md and a picture for each task: held-out loss 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from qpeft.records import RunRecord
 from qpeft.report.statistics import MIN_SEEDS, PairedDifference, corrected, estimate, paired_difference
 
 COLOURS = {"lora": "#1f77b4", "classical": "#7f7f7f", "quantum": "#d62728", "control": "#ff9896", "ours": "#2ca02c"}
-NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum", "control": "control of QTHA", "ours": "ours"}
+NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum", "control": "control", "ours": "ours"}
+REFERENCES = ("LoRA r=8", "LoRA r=1")
 MEASURES = ("loss", "token_accuracy", "accuracy", "balanced_accuracy", "f1", "auroc", "ece", "cost_best", "forgetting")
 
 
@@ -57,18 +58,27 @@ def front(found: Sequence[Line]) -> list[Line]:
     return kept
 
 
-def compared(found: Sequence[Line], reference: str, among: Callable[[Line], bool]) -> list[PairedDifference]:
-    """Loss of the lines minus that of `reference`, paired by seed, p values corrected over all of them (Holm)."""
+def difference(line: Line, base: Line) -> PairedDifference | None:
+    """Loss of a line minus that of `base`, paired by the seeds that both have; None with fewer than two."""
+    seeds = sorted(line.runs.keys() & base.runs.keys())
+    if len(seeds) < 2:
+        return None
+    values, others = ([side.runs[seed].metrics["loss"] for seed in seeds] for side in (line, base))
+    return paired_difference(line.arm.label, values, base.arm.label, others)
+
+
+def against(found: Sequence[Line], reference: str) -> list[PairedDifference]:
+    """Every line that is no control against one, p values corrected over all of them (Holm)."""
     base = next((line for line in found if line.arm.label == reference), None)
-    rows = []
-    for line in found:
-        if base is None or line is base or not among(line):
-            continue
-        seeds = sorted(line.runs.keys() & base.runs.keys())
-        if len(seeds) > 1:
-            values, others = ([side.runs[seed].metrics["loss"] for seed in seeds] for side in (line, base))
-            rows.append(paired_difference(line.arm.label, values, reference, others))
-    return corrected(rows)
+    others = [line for line in found if base is not None and line is not base and line.arm.kind != "control"]
+    return corrected([row for line in others if base is not None and (row := difference(line, base)) is not None])
+
+
+def changes(found: Sequence[Line]) -> list[PairedDifference]:
+    """Every line against the one of which it is a change or a control, p values corrected over all of them (Holm)."""
+    by_label = {line.arm.label: line for line in found}
+    pairs = [(line, by_label[line.arm.of]) for line in found if line.arm.of in by_label]
+    return corrected([row for line, base in pairs if (row := difference(line, base)) is not None])
 
 
 def _number(values: Sequence[float]) -> str:
@@ -118,22 +128,22 @@ def _results(found: Sequence[Line]) -> list[str]:
     return _table(head, rows)
 
 
-def _differences(rows: Sequence[PairedDifference]) -> list[str]:
+def _differences(rows: Sequence[PairedDifference], head: str) -> list[str]:
     if not rows:
         return ["Too few paired seeds yet.", ""]
     told = [
         [
-            row.label,
+            f"{row.label} − {row.reference}",
             f"{row.difference.mean:+.3f}",
             f"{row.difference.low:+.3f} to {row.difference.high:+.3f}",
             f"{row.lower} of {row.difference.n}",
-            "-" if row.p is None else f"{row.p:.3g}",
-            "-" if row.p_holm is None else f"{row.p_holm:.3g}",
+            "-" if row.p is None else f"{row.p:.2g}",
+            "-" if row.p_holm is None else f"{row.p_holm:.2g}",
         ]
         for row in rows
     ]
     few = [] if rows[0].difference.n >= MIN_SEEDS else [f"Fewer than {MIN_SEEDS} paired seeds prove nothing.", ""]
-    return [*_table([f"loss minus that of {rows[0].reference}", "mean", "95% interval", "lower in", "p", "p, Holm"], told), *few]
+    return [*_table([head, "mean", "95% interval", "lower in", "p", "p, Holm"], told), *few]
 
 
 def _tuning(plan: Plan, ledger: Ledger) -> list[str]:
@@ -193,6 +203,42 @@ def picture(found: Sequence[Line], title: str, file: Path) -> None:
     pyplot.close(figure)
 
 
+def picture_of_changes(rows: Sequence[PairedDifference], title: str, file: Path) -> None:
+    """Differences of loss with their intervals, a row each, under the name of what is changed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = {name: [row for row in rows if row.reference == name] for name in dict.fromkeys(row.reference for row in rows)}
+    figure, axes = pyplot.subplots(
+        len(groups),
+        figsize=(8.5, 0.6 * len(groups) + 0.3 * len(rows) + 0.8),
+        dpi=130,
+        squeeze=False,
+        sharex=True,
+        gridspec_kw={"height_ratios": [len(group) + 0.6 for group in groups.values()]},
+    )
+    for (name, group), panel in zip(groups.items(), axes[:, 0], strict=True):
+        ordered = sorted(group, key=lambda row: row.difference.mean)
+        for place, row in enumerate(ordered):
+            told = row.difference
+            colour = "#2ca02c" if told.high < 0 else "#d62728" if told.low > 0 else "#7f7f7f"  # better, worse, neither
+            panel.errorbar(
+                told.mean, place, xerr=[[told.mean - told.low], [told.high - told.mean]], fmt="o", capsize=2, color=colour
+            )
+        panel.axvline(0, color="black", lw=0.8, ls=":")
+        panel.set_yticks(range(len(ordered)), [row.label for row in ordered], fontsize=8)
+        panel.set_ylim(len(ordered) - 0.5, -0.5)
+        panel.set_title(f"beside {name}", fontsize=9, loc="left")
+        panel.grid(axis="x", alpha=0.25)
+    axes[-1, 0].set_xlabel("difference of held-out loss, nats a token, with its 95% interval (left: lower, better)")
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(file)
+    pyplot.close(figure)
+
+
 def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
     """The Markdown; writes the pictures."""
     done = sum(len(line.runs) for task in plan.tasks for line in lines(plan, ledger, task))
@@ -228,11 +274,18 @@ def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
             f"![{task.name}](../images/{image.name})",
             "",
             *_results(found),
-            *_differences(compared(found, "LoRA r=1", lambda line: line.arm.kind != "control")),
-            "The circuit beside what may stand in its place:",
-            "",
-            *_differences(compared(found, "QTHA", lambda line: line.arm.kind == "control")),
         ]
+        for name in REFERENCES:
+            if any(line.arm.label == name for line in found):
+                out += _differences(against(found, name), f"loss, against {name}")
+        if any(line.arm.of for line in found):
+            rows = changes(found)
+            out += ["Each change, and what may stand in the circuit's place, beside what it changes:", ""]
+            if rows:
+                forest = image.with_name(f"{image.stem}-changes.png")
+                picture_of_changes(rows, f"{plan.name}: {task.name}", forest)
+                out += [f"![changes](../images/{forest.name})", ""]
+            out += _differences(rows, "loss, against what it changes")
         failures = [r for r in ledger.records.values() if r.status == "failed" and r.group == first.group]
         out += [f"- failed: {r.label}, seed {r.seed}: {r.error}" for r in failures]
     text = "\n".join(out).rstrip() + "\n"

@@ -89,7 +89,8 @@ class Tuning(Section):
 
 
 class Arm(Section):
-    """A method with its settings. `kind` sorts it in tables: quantum, control (of a quantum method), classical or lora.
+    """A method with its settings. `kind` sorts it in tables: quantum, control (of a quantum method), classical or lora. `of` is the
+    arm of which this one is a change or a control, with which it is compared.
 
     `learning_rate_factors` are a recipe's: they multiply each of the study's learning rates for parts of the adapter.
     """
@@ -97,6 +98,7 @@ class Arm(Section):
     label: Label
     kind: Annotated[str, Field(pattern="^(lora|classical|quantum|control|ours)$")]
     adapter: AdapterFields
+    of: Label | None = None
     learning_rate_factors: dict[Pattern, Positive] = Field(default_factory=dict)
 
 
@@ -119,6 +121,10 @@ class Plan(Section):
             for index, name in enumerate(names):
                 if name in names[:index]:
                     yield Problem((section, index), f"{name!r} appears twice", "each once")
+        labels = [arm.label for arm in self.arms]
+        for index, arm in enumerate(self.arms):
+            if arm.of is not None and (arm.of == arm.label or arm.of not in labels):
+                yield Problem(("arms", index, "of"), f"{arm.of!r} is no other arm", f"one of {', '.join(labels)}")
         if self.tuning.seed in self.seeds:
             yield Problem(("tuning", "seed"), f"{self.tuning.seed} is also a seed of the study", "another")
         for key in ("learning_rate", "seed", "data_seed", "num_train_epochs"):

@@ -41,7 +41,7 @@ tasks:
     unrelated_rows: 3
 arms:
   - {{label: LoRA, kind: lora, adapter: {{peft_type: LORA, r: 1, target_modules: [q_proj]}}}}
-  - {{label: QTHA, kind: quantum, adapter: {{peft_type: QTHA, r: 2, hidden_size: 8, bond_dim: 2, target_modules: [q_proj]}}}}
+  - {{label: QTHA, kind: quantum, of: LoRA, adapter: {{peft_type: QTHA, r: 2, hidden_size: 8, target_modules: [q_proj]}}}}
 """
     )
     return file
@@ -79,6 +79,8 @@ def test_every_arm_climbs_the_same_ladder_and_is_judged(plan: Path, capsys: pyte
     losses = {label: fmean(r.metrics["loss"] for r in ledger.records.values() if r.label == label) for label in ("LoRA", "QTHA")}
     assert all(f"{loss:.3f} ±" in page for loss in losses.values())
     assert (plan.parent / "study-tiny-clinic.png").stat().st_size > 10_000
+    assert (plan.parent / "study-tiny-clinic-changes.png").stat().st_size > 10_000
+    assert f"| QTHA − LoRA | {losses['QTHA'] - losses['LoRA']:+.3f} |" in page
 
     again = run(plan, "--status")
     assert "4 of 4 runs done" in capsys.readouterr().out
@@ -137,6 +139,7 @@ def test_failures_lose_against_losses() -> None:
         ("{max_steps: 4", "{learning_rate: 0.1, max_steps: 4", "decided by the study"),
         ("peft_type: LORA", "peft_type: LORAX", "LORAX"),
         ("label: QTHA", "label: LoRA", "appears twice"),
+        ("of: LoRA", "of: LoRa", "'LoRa' is no other arm"),
     ],
 )
 def test_a_wrong_plan_says_what_is_wrong(plan: Path, old: str, new: str, told: str) -> None:

@@ -6,7 +6,7 @@ Writes docs/benchmarks/study-NAME.md and a picture for each task: held-out loss 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,27 +58,17 @@ def front(found: Sequence[Line]) -> list[Line]:
     return kept
 
 
-def difference(line: Line, base: Line) -> PairedDifference | None:
-    """Loss of a line minus that of `base`, paired by the seeds that both have; None with fewer than two."""
-    seeds = sorted(line.runs.keys() & base.runs.keys())
-    if len(seeds) < 2:
-        return None
-    values, others = ([side.runs[seed].metrics["loss"] for seed in seeds] for side in (line, base))
-    return paired_difference(line.arm.label, values, base.arm.label, others)
-
-
-def against(found: Sequence[Line], reference: str) -> list[PairedDifference]:
-    """Every line that is no control against one, p values corrected over all of them (Holm)."""
-    base = next((line for line in found if line.arm.label == reference), None)
-    others = [line for line in found if base is not None and line is not base and line.arm.kind != "control"]
-    return corrected([row for line in others if base is not None and (row := difference(line, base)) is not None])
-
-
-def changes(found: Sequence[Line]) -> list[PairedDifference]:
-    """Every line against the one of which it is a change or a control, p values corrected over all of them (Holm)."""
-    by_label = {line.arm.label: line for line in found}
-    pairs = [(line, by_label[line.arm.of]) for line in found if line.arm.of in by_label]
-    return corrected([row for line, base in pairs if (row := difference(line, base)) is not None])
+def compared(pairs: Iterable[tuple[Line, Line]]) -> list[PairedDifference]:
+    """Loss of the first line of each pair minus that of the second, paired by the seeds that both have (two at least), p values
+    corrected over all of them (Holm).
+    """
+    rows = []
+    for line, base in pairs:
+        seeds = sorted(line.runs.keys() & base.runs.keys())
+        if len(seeds) > 1:
+            values, others = ([side.runs[seed].metrics["loss"] for seed in seeds] for side in (line, base))
+            rows.append(paired_difference(line.arm.label, values, base.arm.label, others))
+    return corrected(rows)
 
 
 def _number(values: Sequence[float]) -> str:
@@ -275,11 +265,12 @@ def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
             "",
             *_results(found),
         ]
-        for name in REFERENCES:
-            if any(line.arm.label == name for line in found):
-                out += _differences(against(found, name), f"loss, against {name}")
+        by_label = {line.arm.label: line for line in found}
+        for base in (by_label[name] for name in REFERENCES if name in by_label):
+            others = [(line, base) for line in found if line is not base and line.arm.kind != "control"]
+            out += _differences(compared(others), f"loss, against {base.arm.label}")
         if any(line.arm.of for line in found):
-            rows = changes(found)
+            rows = compared((line, by_label[line.arm.of]) for line in found if line.arm.of in by_label)
             out += ["Each change, and what may stand in the circuit's place, beside what it changes:", ""]
             if rows:
                 forest = image.with_name(f"{image.stem}-changes.png")

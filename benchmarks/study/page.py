@@ -6,69 +6,17 @@ Writes docs/benchmarks/study-NAME.md and a picture for each task: held-out loss 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.study import pictures
 from benchmarks.study.ledger import Ledger, chosen
-from benchmarks.study.plan import Arm, Plan, Task, load_plan
-from qpeft.records import RunRecord
-from qpeft.report.statistics import MIN_SEEDS, PairedDifference, corrected, estimate, paired_difference
+from benchmarks.study.plan import Plan, load_plan
+from benchmarks.study.results import Line, compared, front, lines
+from qpeft.report.statistics import MIN_SEEDS, PairedDifference, estimate
 
-COLOURS = {"lora": "#1f77b4", "classical": "#7f7f7f", "quantum": "#d62728", "control": "#ff9896", "ours": "#2ca02c"}
-NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum", "control": "control", "ours": "ours"}
 REFERENCES = ("LoRA r=8", "LoRA r=1")
 MEASURES = ("loss", "token_accuracy", "accuracy", "balanced_accuracy", "f1", "auroc", "ece", "cost_best", "forgetting")
-
-
-@dataclass(frozen=True)
-class Line:
-    """The finished runs of an arm on a task, by seed."""
-
-    arm: Arm
-    runs: dict[int, RunRecord]
-    failed: int
-
-    @property
-    def parameters(self) -> int:
-        return next(iter(self.runs.values())).trainable_parameters
-
-    def values(self, measure: str) -> list[float]:
-        return [run.metrics[measure] for run in self.runs.values() if measure in run.metrics]
-
-
-def lines(plan: Plan, ledger: Ledger, task: Task) -> list[Line]:
-    """Every arm of the plan that has a run on the task, best mean loss first."""
-    group = plan.run(task, plan.arms[0], "test", 1e-3, 0).name
-    found = []
-    for arm in plan.arms:
-        mine = [r for r in ledger.records.values() if r.group == group and r.label == arm.label and r.seed in plan.seeds]
-        done = {r.seed: r for r in mine if r.status == "ok"}
-        if mine:
-            found.append(Line(arm, dict(sorted(done.items())), len(mine) - len(done)))
-    return sorted(found, key=lambda line: estimate(line.values("loss")).mean if line.runs else float("inf"))
-
-
-def front(found: Sequence[Line]) -> list[Line]:
-    """The lines that no other beats in both parameters and mean loss, ascending in parameters."""
-    kept: list[Line] = []
-    for line in sorted((line for line in found if line.runs), key=lambda line: line.parameters):
-        if not kept or estimate(line.values("loss")).mean < estimate(kept[-1].values("loss")).mean:
-            kept.append(line)
-    return kept
-
-
-def compared(pairs: Iterable[tuple[Line, Line]]) -> list[PairedDifference]:
-    """Loss of the first line of each pair minus that of the second, paired by the seeds that both have (two at least), p values
-    corrected over all of them (Holm).
-    """
-    rows = []
-    for line, base in pairs:
-        seeds = sorted(line.runs.keys() & base.runs.keys())
-        if len(seeds) > 1:
-            values, others = ([side.runs[seed].metrics["loss"] for seed in seeds] for side in (line, base))
-            rows.append(paired_difference(line.arm.label, values, base.arm.label, others))
-    return corrected(rows)
 
 
 def _number(values: Sequence[float]) -> str:
@@ -99,7 +47,8 @@ def _results(found: Sequence[Line]) -> list[str]:
     rows = []
     for line in found:
         if not line.runs:
-            rows.append([line.arm.label, NAMES[line.arm.kind], *"---", f"0 ({line.failed} failed)", *["-"] * (len(measures) + 2)])
+            blank = ["-"] * (len(measures) + 2)
+            rows.append([line.arm.label, pictures.NAMES[line.arm.kind], *"---", f"0 ({line.failed} failed)", *blank])
             continue
         runs = list(line.runs.values())
         last = runs[-1]
@@ -107,7 +56,7 @@ def _results(found: Sequence[Line]) -> list[str]:
         rows.append(
             [
                 f"**{line.arm.label}**" if id(line) in best else line.arm.label,
-                NAMES[line.arm.kind],
+                pictures.NAMES[line.arm.kind],
                 *("-" if size is None else f"{size:,}" for size in sizes),
                 f"{len(runs)}" + (f" ({line.failed} failed)" if line.failed else ""),
                 *(_number(line.values(name)) for name in measures),
@@ -154,81 +103,6 @@ def _tuning(plan: Plan, ledger: Ledger) -> list[str]:
     ]
 
 
-def picture(found: Sequence[Line], title: str, file: Path) -> None:
-    """Loss against trained parameters, a point a method, bars for the interval, the front as a line."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=130)
-    shown = [line for line in found if line.runs]
-    named = {id(line) for line in front(shown)} | {id(line) for line in shown if line.arm.kind in ("lora", "ours")}
-    losses = sorted(estimate(line.values("loss")).mean for line in shown)
-    top = 2 * losses[len(losses) // 2] - losses[0]  # far outliers would hide the rest: they sit at the edge, named
-    for kind in dict.fromkeys(line.arm.kind for line in shown):
-        mine = [line for line in shown if line.arm.kind == kind]
-        told = [estimate(line.values("loss")) for line in mine]
-        heights = [min(value.mean, top) for value in told]
-        bars = [0.0 if value.mean > top else value.half_width or 0.0 for value in told]
-        axes.errorbar(
-            [line.parameters for line in mine], heights, yerr=bars, fmt="o", color=COLOURS[kind], label=NAMES[kind], capsize=2
-        )
-        for line, value, height in zip(mine, told, heights, strict=True):
-            if id(line) in named or value.mean > top or kind == "quantum":
-                text = line.arm.label + (f" ({value.mean:.2f})" if value.mean > top else "")
-                axes.annotate(text, (line.parameters, height), xytext=(5, 4), textcoords="offset points", fontsize=7)
-    best = front(shown)
-    axes.plot(
-        [line.parameters for line in best], [estimate(line.values("loss")).mean for line in best], color="black", lw=0.8, ls=":"
-    )
-    axes.set(
-        xscale="log", xlabel="trained parameters (log scale)", ylabel="held-out loss, nats a token (lower is better)", title=title
-    )
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
-    pyplot.close(figure)
-
-
-def picture_of_changes(rows: Sequence[PairedDifference], title: str, file: Path) -> None:
-    """Differences of loss with their intervals, a row each, under the name of what is changed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    groups = {name: [row for row in rows if row.reference == name] for name in dict.fromkeys(row.reference for row in rows)}
-    figure, axes = pyplot.subplots(
-        len(groups),
-        figsize=(8.5, 0.6 * len(groups) + 0.3 * len(rows) + 0.8),
-        dpi=130,
-        squeeze=False,
-        sharex=True,
-        gridspec_kw={"height_ratios": [len(group) + 0.6 for group in groups.values()]},
-    )
-    for (name, group), panel in zip(groups.items(), axes[:, 0], strict=True):
-        ordered = sorted(group, key=lambda row: row.difference.mean)
-        for place, row in enumerate(ordered):
-            told = row.difference
-            colour = "#2ca02c" if told.high < 0 else "#d62728" if told.low > 0 else "#7f7f7f"  # better, worse, neither
-            panel.errorbar(
-                told.mean, place, xerr=[[told.mean - told.low], [told.high - told.mean]], fmt="o", capsize=2, color=colour
-            )
-        panel.axvline(0, color="black", lw=0.8, ls=":")
-        panel.set_yticks(range(len(ordered)), [row.label for row in ordered], fontsize=8)
-        panel.set_ylim(len(ordered) - 0.5, -0.5)
-        panel.set_title(f"beside {name}", fontsize=9, loc="left")
-        panel.grid(axis="x", alpha=0.25)
-    axes[-1, 0].set_xlabel("difference of held-out loss, nats a token, with its 95% interval (left: lower, better)")
-    figure.suptitle(title, fontsize=10)
-    figure.tight_layout()
-    figure.savefig(file)
-    pyplot.close(figure)
-
-
 def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
     """The Markdown; writes the pictures."""
     done = sum(len(line.runs) for task in plan.tasks for line in lines(plan, ledger, task))
@@ -252,7 +126,8 @@ def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
             continue
         first = next(iter(next(line for line in found if line.runs).runs.values()))
         image = images / f"study-{plan.name}-{task.name.replace(' ', '-')}.png"
-        picture(found, f"{plan.name}: {task.name}", image)
+        images.mkdir(parents=True, exist_ok=True)
+        pictures.losses({f"{plan.name}: {task.name}": found}, image)
         out += [
             f"## {task.name.capitalize()}",
             "",
@@ -274,7 +149,7 @@ def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
             out += ["Each change, and what may stand in the circuit's place, beside what it changes:", ""]
             if rows:
                 forest = image.with_name(f"{image.stem}-changes.png")
-                picture_of_changes(rows, f"{plan.name}: {task.name}", forest)
+                pictures.changes(rows, f"{plan.name}: {task.name}", forest)
                 out += [f"![changes](../images/{forest.name})", ""]
             out += _differences(rows, "loss, against what it changes")
         failures = [r for r in ledger.records.values() if r.status == "failed" and r.group == first.group]

@@ -113,3 +113,12 @@ def _scipy_stats() -> Any:
     except ImportError as error:
         raise MissingDependencyError("scipy", "report", "an interval over seeds") from error
     return stats
+
+
+def pareto(sizes: Sequence[float], values: Sequence[float], sign: int) -> list[int]:
+    """Places of those that no other equals or beats in size (smaller) and value (larger for sign 1, smaller for -1), by size."""
+    chosen: list[int] = []
+    for i in sorted(range(len(sizes)), key=lambda i: (sizes[i], -sign * values[i])):
+        if not chosen or sign * values[i] > sign * values[chosen[-1]]:
+            chosen.append(i)
+    return chosen

@@ -9,7 +9,7 @@ from typing import Any
 
 from qpeft.report import words
 from qpeft.report.sections import Section
-from qpeft.report.statistics import Estimate, direction
+from qpeft.report.statistics import Estimate, direction, pareto
 from qpeft.report.style import FONT, Box, Mark, Panel, Theme, free_place, short
 from qpeft.report.tables import ArmSummary, best
 
@@ -37,7 +37,7 @@ def panel(section: Section, arms: Sequence[ArmSummary], metric: str, marks: Mapp
             xlabel="Trainable parameters (log scale)",
             ylabel=f"{words.bare(metric)} ({', '.join(filter(None, details))})".removesuffix(" ()"),
         )
-        _round_ticks(axes)
+        round_ticks(axes)
         taken = _draw_front(axes, shown, metric, theme) if len(shown) > 2 and direction(metric) else []
         for arm in shown:
             taken += _draw_point(axes, arm, seeds[arm.label], metric, marks[arm.label], theme)
@@ -48,11 +48,8 @@ def panel(section: Section, arms: Sequence[ArmSummary], metric: str, marks: Mapp
 
 def front(arms: Sequence[ArmSummary], metric: str) -> list[ArmSummary]:
     """The arms that no other equals or beats in both parameters and mean metric, ascending in parameters."""
-    sign, chosen = direction(metric), list[ArmSummary]()
-    for arm in sorted(arms, key=lambda arm: (arm.trainable_parameters, -sign * arm.after[metric].mean)):
-        if not chosen or sign * arm.after[metric].mean > sign * chosen[-1].after[metric].mean:
-            chosen.append(arm)
-    return chosen
+    sizes, means = [arm.trainable_parameters for arm in arms], [arm.after[metric].mean for arm in arms]
+    return [arms[i] for i in pareto(sizes, means, direction(metric))]
 
 
 def extent(values: Sequence[float], estimates: Sequence[Estimate]) -> tuple[float, float]:
@@ -153,7 +150,7 @@ def _label_points(
             axes.plot(*ends, color=marks[arm.label].color(theme), linewidth=0.7, alpha=0.8, zorder=1.5)
 
 
-def _round_ticks(axes: Any) -> None:
+def round_ticks(axes: Any) -> None:
     """Ticks at 1, 2 and 5 times powers of ten when the axis is short, at powers of ten when it is long; written 2k, 1M."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 

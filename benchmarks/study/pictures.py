@@ -1,0 +1,104 @@
+"""The pictures of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.results import Line, front
+from qpeft.report.statistics import PairedDifference
+from qpeft.report.style import LIGHT, drawing, free_place
+from qpeft.report.tradeoff import round_ticks
+
+NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum", "control": "control", "ours": "ours"}
+COLOURS = dict(zip(NAMES, (LIGHT.palette[0], LIGHT.palette[6], LIGHT.palette[1], LIGHT.palette[4], LIGHT.palette[2]), strict=True))
+UNIT = "nats a token"
+
+
+def losses(panels: Mapping[str, Sequence[Line]], file: Path) -> None:
+    """Loss against trained parameters, a panel for each title: a point a method, bars for the interval, the front as a line.
+
+    Methods far above the others, which would hide the rest, sit at the edge, with their loss.
+    """
+    with drawing(LIGHT):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9.5, 5.6 * len(panels)), layout="constrained", dpi=130)
+        canvas = FigureCanvasAgg(figure)
+        drawn = dict(zip(panels, figure.subplots(len(panels), squeeze=False)[:, 0], strict=True))
+        shown = {title: [line for line in found if line.runs] for title, found in panels.items()}
+        for title, axes in drawn.items():
+            _losses(axes, title, shown[title])
+        canvas.draw()  # where names are free is known when the axes have their places
+        for title, axes in drawn.items():
+            _name(axes, shown[title], canvas.get_renderer())
+        figure.savefig(file)
+
+
+def _losses(axes: Any, title: str, shown: Sequence[Line]) -> None:
+    low, top = _range(shown)
+    for kind in (kind for kind in NAMES if any(line.arm.kind == kind for line in shown)):
+        mine = [line for line in shown if line.arm.kind == kind]
+        heights = [min(line.loss.mean, top) for line in mine]
+        bars = [0.0 if line.loss.mean > top else line.loss.half_width or 0.0 for line in mine]
+        sizes = [line.parameters for line in mine]
+        axes.errorbar(sizes, heights, yerr=bars, fmt="o", markersize=5, color=COLOURS[kind], label=NAMES[kind], capsize=2, lw=1)
+    best = front(shown)
+    axes.plot([line.parameters for line in best], [line.loss.mean for line in best], color=LIGHT.ink, lw=0.8, ls=":")
+    space = 0.06 * (top - low) or 0.01
+    axes.set(xscale="log", xlabel="trained parameters (log scale)", ylabel=f"held-out loss, {UNIT} (lower is better)", title=title)
+    axes.set_ylim(low - 2 * space, top + space)
+    axes.margins(x=0.12)
+    round_ticks(axes)
+    axes.legend(fontsize=8, loc="upper right")
+
+
+def _range(shown: Sequence[Line]) -> tuple[float, float]:
+    """The least loss, and what is drawn as the greatest."""
+    means = sorted(line.loss.mean for line in shown)
+    return means[0], 2 * means[len(means) // 2] - means[0]
+
+
+def _name(axes: Any, shown: Sequence[Line], renderer: Any) -> None:
+    """Each method's name near its point, where it covers no other."""
+    place, top = axes.transData, _range(shown)[1]
+    bounds = axes.get_window_extent(renderer)
+    frame = (bounds.x0 + 2, bounds.y0 + 2, bounds.x1 - 2, bounds.y1 - 2)
+    points = {id(line): place.transform((line.parameters, min(line.loss.mean, top))) for line in shown}
+    corner = axes.get_legend().get_window_extent(renderer)
+    taken = [(corner.x0, corner.y0, corner.x1, corner.y1), *((x - 5, y - 5, x + 5, y + 5) for x, y in points.values())]
+    for line in sorted(shown, key=lambda line: -len(line.arm.label)):
+        beyond = f" ({line.loss.mean:.2f})" if line.loss.mean > top else ""
+        text = axes.text(0, 0, line.arm.label + beyond, size=7, va="bottom", ha="left", color=COLOURS[line.arm.kind])
+        size = text.get_window_extent(renderer)
+        box = free_place(points[id(line)], (size.width, size.height), frame, taken, clear=8)
+        taken.append(box)
+        text.set_position(place.inverted().transform(box[:2]))
+
+
+def changes(rows: Sequence[PairedDifference], title: str, file: Path) -> None:
+    """Differences of loss with their intervals, a row each, under the name of what is changed."""
+    groups = {name: [row for row in rows if row.reference == name] for name in dict.fromkeys(row.reference for row in rows)}
+    with drawing(LIGHT):
+        from matplotlib.figure import Figure
+
+        size = (8.5, 0.6 * len(groups) + 0.3 * len(rows) + 0.8)
+        figure = Figure(figsize=size, layout="constrained", dpi=130)
+        heights = [len(group) + 0.6 for group in groups.values()]
+        panels = figure.subplots(len(groups), squeeze=False, sharex=True, gridspec_kw={"height_ratios": heights})[:, 0]
+        for (name, group), axes in zip(groups.items(), panels, strict=True):
+            ordered = sorted(group, key=lambda row: row.difference.mean)
+            for place, row in enumerate(ordered):
+                told = row.difference
+                sides = [[told.mean - told.low], [told.high - told.mean]]
+                colour = LIGHT.palette[2] if told.high < 0 else LIGHT.palette[1] if told.low > 0 else LIGHT.muted
+                axes.errorbar(told.mean, place, xerr=sides, fmt="o", capsize=2, color=colour)
+            axes.axvline(0, color=LIGHT.ink, lw=0.8, ls=":")
+            axes.set_yticks(range(len(ordered)), [row.label for row in ordered], fontsize=8)
+            axes.set_ylim(len(ordered) - 0.5, -0.5)
+            axes.set_title(f"beside {name}", fontsize=9, loc="left")
+        panels[-1].set_xlabel(f"difference of held-out loss, {UNIT}, with its 95% interval (left: lower, better)")
+        figure.suptitle(title, fontsize=10)
+        figure.savefig(file)

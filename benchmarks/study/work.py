@@ -20,19 +20,20 @@ from qpeft.training.config import RunConfig
 logger = logging.getLogger(__name__)
 
 
+def prepare(task: Task) -> None:
+    """Make the task's rows, if they are not there."""
+    if task.prepare and not Path(task.folder).exists():
+        from qpeft.applications.catalogue import CATALOGUE
+        from qpeft.applications.prepare import prepare as write
+
+        write(CATALOGUE[task.prepare], Path(task.folder))
+
+
 class Study:
     """A plan at work: `runs` is where runs live until they are in the ledger."""
 
     def __init__(self, plan: Plan, ledger: Ledger, runs: Path) -> None:
         self.plan, self.ledger, self.runs = plan, ledger, runs
-
-    def prepare(self, task: Task) -> None:
-        """Make the task's rows, if they are not there."""
-        if task.prepare and not Path(task.folder).exists():
-            from qpeft.applications.catalogue import CATALOGUE
-            from qpeft.applications.prepare import prepare
-
-            prepare(CATALOGUE[task.prepare], Path(task.folder))
 
     def _folder(self, config: RunConfig) -> Path:
         name = re.sub(r"[^a-z0-9]+", "-", f"{config.label} {config.training.learning_rate:g}".lower()).strip("-")
@@ -99,7 +100,7 @@ class Study:
     def work(self, tasks: tuple[Task, ...], arms: tuple[Arm, ...]) -> Iterator[RunRecord]:
         """Task by task: tune all arms, then seed by seed all arms, so that paired results come early."""
         for task in tasks:
-            self.prepare(task)
+            prepare(task)
             rates = {arm.label: self.tune(task, arm) for arm in arms}
             for seed in self.plan.seeds:
                 for arm in arms:

@@ -38,6 +38,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define STORED_BYTES (640 << 10) /* states kept between the forward and the backward sweep of a group; deeper ones are undone */
 #define BLOCK_BITS 5             /* of a block of amplitudes that stays in the first cache: 4 KiB with 512-bit vectors */
+#define FUSE (VECTOR_BYTES == 64) /* whether registers suffice to correlate and rotate in one pass */
 #define SPLIT(K, with_x) ((K) < 3 && !(with_x)) /* whether 16 registers hold more sums */
 #define PAIR 2                   /* vectors that a polynomial takes at once */
 #define FLUSH 32                 /* groups added up in the lanes' type before they go to double */

@@ -1,0 +1,140 @@
+"""The tables of docs/does-it-beat-lora.md from the studies' records: `python -m benchmarks.study.answer`.
+
+The page's words are written by hand; what stands between `<!-- NAME -->` and `<!-- end -->` is made here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.study import pictures
+from benchmarks.study.ledger import Ledger
+from benchmarks.study.page import table
+from benchmarks.study.plan import load_plan
+from benchmarks.study.results import Line, compared, front, lines
+
+PLANS = tuple(Path(__file__).parent / f"{name}.yaml" for name in ("breadth", "depth"))
+PAGE = Path("docs/does-it-beat-lora.md")
+SHARE, GAIN = 0.24, 0.084  # of LoRA r=8: at most this share of its parameters, at least this much less loss
+LARGE, SMALL = "LoRA r=8", "LoRA r=1"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task of a study with what was found: its name, and the lines by label."""
+
+    name: str
+    lines: dict[str, Line]
+
+
+def cases(records: Path) -> list[Case]:
+    """Every task of the plans that has runs of LoRA r=8."""
+    found = []
+    for file in PLANS:
+        plan = load_plan(file)
+        ledger = Ledger(records, plan.name)
+        model = "1.5B" if plan.name == "depth" else "135M"
+        for task in plan.tasks:
+            told = {line.arm.label: line for line in lines(plan, ledger, task) if line.runs}
+            if LARGE in told:
+                found.append(Case(f"{task.name}, {model}", told))
+    return found
+
+
+def _beside(line: Line | None, base: Line | None) -> str:
+    """`line`'s loss relative to `base`'s, and the p value of their paired difference."""
+    if line is None or base is None or line is base:
+        return "-"
+    ratio = line.loss.mean / base.loss.mean - 1
+    paired = compared([(line, base)])
+    p = paired[0].p if paired else None
+    return f"{100 * ratio:+.1f}%" + ("" if p is None else f" (p {p:.1g})")
+
+
+def _equal_size(case: Case) -> Line | None:
+    """The best classical method, LoRA of rank 1 among them, with at most SHARE of the parameters of LoRA r=8."""
+    bound = SHARE * case.lines[LARGE].parameters
+    classical = [x for x in case.lines.values() if x.arm.kind in ("classical", "lora") and x.parameters <= bound]
+    return min(classical, key=lambda line: line.loss.mean, default=None)
+
+
+def verdict(found: Sequence[Case], label: str, control: str) -> list[str]:
+    """A method beside LoRA of ranks 8 and 1, the best classical method of its size and its own control, case by case."""
+    rows = []
+    for case in found:
+        line, large = case.lines.get(label), case.lines[LARGE]
+        if line is None:
+            continue
+        equal = _equal_size(case)
+        rows.append(
+            [
+                case.name,
+                f"{len(line.runs)}",
+                f"{100 * line.parameters / large.parameters:.0f}%",
+                f"{line.loss.mean:.3f} beside {large.loss.mean:.3f}",
+                _beside(line, large),
+                _beside(line, case.lines.get(SMALL)),
+                f"{_beside(line, equal)}: {equal.arm.label}" if equal is not None else "-",
+                _beside(line, case.lines.get(control)),
+            ]
+        )
+    head = ["task, model", "seeds", "parameters of LoRA r=8", "loss, and LoRA r=8's", "beside LoRA r=8", "beside LoRA r=1"]
+    return table([*head, "beside the best classical method of that size", f"beside {control}"], rows)
+
+
+def circuits(found: Sequence[Case]) -> list[str]:
+    """What stands in the circuit's place beside the circuit: its loss minus the circuit's, with the 95% interval."""
+    arms = {x.arm.label: x.arm.of for case in found for x in case.lines.values() if x.arm.kind == "control"}
+    rows = []
+    for label, base in arms.items():
+        cells = []
+        for case in found:
+            pair = [(case.lines[label], case.lines[base])] if base and {label, base} <= case.lines.keys() else []
+            told = [row.difference for row in compared(pair)]
+            cells.append(f"{told[0].mean:+.3f} ({told[0].low:+.3f} to {told[0].high:+.3f})" if told else "-")
+        rows.append([f"{label} − {base}", *cells])
+    return table(["loss", *(case.name for case in found)], rows)
+
+
+def fronts(found: Sequence[Case]) -> list[str]:
+    """The Pareto front of every case."""
+    rows = []
+    for case in found:
+        told = [f"{x.arm.label} ({x.parameters:,}: {x.loss.mean:.3f})" for x in front(list(case.lines.values()))]
+        rows.append([case.name, ", ".join(told)])
+    return table(["task, model", "Pareto front, ascending in parameters"], rows)
+
+
+def times(found: Sequence[Case]) -> list[str]:
+    """Mean time of a run, training and evaluation, relative to LoRA r=8's."""
+    labels = dict.fromkeys(x.arm.label for case in found for x in case.lines.values() if x.arm.kind in ("quantum", "ours"))
+
+    def seconds(line: Line) -> float:
+        return sum(run.wall_s for run in line.runs.values()) / len(line.runs)
+
+    rows = []
+    for label in labels:
+        ratios = [f"{seconds(c.lines[label]) / seconds(c.lines[LARGE]):.2f}" if label in c.lines else "-" for c in found]
+        rows.append([label, *ratios])
+    return table(["time of a run / LoRA r=8's", *(case.name for case in found)], rows)
+
+
+def write(records: Path, page: Path, image: Path, ours: str, control: str) -> None:
+    """Fill the page's tables and draw its picture."""
+    found = cases(records)
+    made = {
+        "qtha": verdict(found, "QTHA", "QTHA without circuit"),
+        "ours": verdict(found, ours, control),
+        "circuits": circuits(found),
+        "fronts": fronts(found),
+        "times": times(found),
+    }
+    text = page.read_text(encoding="utf-8")
+    for name, told in made.items():
+        text = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, told=told: f"{m[1]}{chr(10).join(told)}{m[2]}", text, flags=re.S)
+    page.write_text(text, encoding="utf-8")
+    pictures.losses({case.name: list(case.lines.values()) for case in found}, image)

@@ -13,12 +13,12 @@ import itertools
 import json
 import tempfile
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks import harness
 from benchmarks.study.plan import Arm, Plan, load_plan
 from benchmarks.study.work import prepare
-from qpeft.report.statistics import estimate
 from qpeft.report.style import LIGHT, drawing, marks
 
 PLAN = Path(__file__).parent / "study" / "breadth.yaml"
@@ -83,7 +83,7 @@ def work(plan: Plan, runs: Path, out: Path, seeds: int) -> None:
 
 
 def _picture(lines: list[dict[str, Any]], file: Path) -> None:
-    """Loss against shots: a line a place, exact probabilities at the right, a panel an adapter."""
+    """Loss against shots, mean and single seeds: a line a place, exact probabilities at the right, a panel an adapter."""
     look = marks(PLACES.values())
     with drawing(LIGHT):
         from matplotlib.figure import Figure
@@ -92,10 +92,11 @@ def _picture(lines: list[dict[str, Any]], file: Path) -> None:
         for axes, arm in zip(figure.subplots(1, len(ARMS), sharey=False), ARMS, strict=True):
             mine = [line for line in lines if line["arm"] == arm]
             for place, name in PLACES.items():
-                told = [estimate([x["loss"] for x in mine if (x["place"], x["shots"]) == (place, shots)]) for shots in SHOTS]
-                bars = [value.half_width or 0 for value in told]
-                style = {"color": look[name].color(LIGHT), "marker": look[name].marker, "capsize": 3, "label": name}
-                axes.errorbar(range(len(SHOTS)), [value.mean for value in told], yerr=bars, **style)
+                told = [[x["loss"] for x in mine if (x["place"], x["shots"]) == (place, shots)] for shots in SHOTS]
+                style = {"color": look[name].color(LIGHT), "marker": look[name].marker}
+                axes.plot(range(len(SHOTS)), [fmean(values) for values in told], label=name, **style)
+                for at, values in enumerate(told):
+                    axes.plot([at + 0.06] * len(values), values, linestyle="none", markersize=3, alpha=0.7, **style)
             axes.set_xticks(range(len(SHOTS)), [f"{shots:,}" if shots else "exact" for shots in SHOTS])
             axes.set(xlabel="shots a circuit", ylabel="held-out loss, nats a token", title=f"QTHA, {arm}")
         figure.axes[0].legend(fontsize=8)
@@ -113,7 +114,7 @@ def page(out: Path, file: Path, image: Path) -> None:
         f"Made by `python -m benchmarks.noise --page {file}` from `{out}`; its docstring says how. SmolLM2-135M, chapters "
         f"of diagnoses, {len(seeds)} seeds of training with exact circuits and then of shots. Chips are "
         "emulated, with synthetic calibrations; nothing ran on a real one. Loss in nats a token, before training "
-        f"{lines[0]['loss_before']:.3f}; mean ± 95% t interval. Off: how far a measured value is from the exact one, RMS.",
+        f"{lines[0]['loss_before']:.3f}; mean and range over seeds. Off: how far a measured value is from the exact one, RMS.",
         "",
         f"![Loss against shots](../images/{image.name})",
         "",
@@ -127,10 +128,9 @@ def page(out: Path, file: Path, image: Path) -> None:
         ]
         for place, shots in itertools.product(PLACES, SHOTS):
             mine = [x for x in lines if (x["arm"], x["place"], x["shots"]) == (arm, place, shots)]
-            loss, right, off = (estimate([x[name] for x in mine]) for name in ("loss", "token_accuracy", "off"))
-            spread = f" ± {loss.half_width:.4f}" if loss.half_width is not None else ""
-            cells = [PLACES[place], f"{shots:,}" if shots else "exact", f"{loss.mean:.4f}{spread}"]
-            text.append(f"| {' | '.join([*cells, f'{right.mean:.3f}', f'{off.mean:.3f}'])} |")
+            loss, right, off = ([x[name] for x in mine] for name in ("loss", "token_accuracy", "off"))
+            cells = [PLACES[place], f"{shots:,}" if shots else "exact", f"{fmean(loss):.3f} ({min(loss):.3f} to {max(loss):.3f})"]
+            text.append(f"| {' | '.join([*cells, f'{fmean(right):.3f}', f'{fmean(off):.3f}'])} |")
         text.append("")
     file.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
 

@@ -26,7 +26,7 @@ def _number(values: Sequence[float]) -> str:
     return f"{found.mean:.3f}" + (f" ± {found.half_width:.3f}" if found.half_width is not None else "")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|", *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
@@ -64,7 +64,7 @@ def _results(found: Sequence[Line]) -> list[str]:
                 f"{max(run.peak_memory_bytes for run in runs) / 2**30:.2f}",
             ]
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _differences(rows: Sequence[PairedDifference], head: str) -> list[str]:
@@ -82,7 +82,7 @@ def _differences(rows: Sequence[PairedDifference], head: str) -> list[str]:
         for row in rows
     ]
     few = [] if rows[0].difference.n >= MIN_SEEDS else [f"Fewer than {MIN_SEEDS} paired seeds prove nothing.", ""]
-    return [*_table([head, "mean", "95% interval", "lower in", "p", "p, Holm"], told), *few]
+    return [*table([head, "mean", "95% interval", "lower in", "p", "p, Holm"], told), *few]
 
 
 def _tuning(plan: Plan, ledger: Ledger) -> list[str]:
@@ -99,7 +99,7 @@ def _tuning(plan: Plan, ledger: Ledger) -> list[str]:
         f"Every method has the learning rates {', '.join(f'{r:g}' for r in plan.tuning.learning_rates)}, seed {plan.tuning.seed}, "
         f"judged by loss on validation rows: {rungs}; {plan.tuning.steps()} steps a method and task. Chosen:",
         "",
-        *_table(["method", *(task.name for task in plan.tasks)], rows),
+        *table(["method", *(task.name for task in plan.tasks)], rows),
     ]
 
 

@@ -33,6 +33,8 @@ SIZES = ((6, 4), (13, 29), (32, 8), (17, 17), (1, 7))
     [
         {"qubits": 0},
         {"frames": "random"},
+        {"trained": "side"},
+        {"trained": "side", "qubits": 0},
         {"qubits": 3, "n_layers": 2},
         {"qubits": 2, "matrix": False},
         {"qnn": "mlp2"},
@@ -209,6 +211,9 @@ def test_a_circuit_that_multiplies_is_a_gate() -> None:
         ({"fusion": "multiply", "matrix": False}, "weights M u by the circuit"),
         ({"circuit": "hardware_efficient", "qnn": "product"}, "only QTHA's circuit"),
         ({"circuit": "ring"}, "qtha, hardware_efficient"),
+        ({"trained": "side", "frames": "scaled"}, "around a core"),
+        ({"trained": "side", "matrix": False}, "does not have"),
+        ({"trained": "both"}, "core, side"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], words: str) -> None:

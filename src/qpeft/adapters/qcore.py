@@ -13,6 +13,11 @@ element-wise. Where the frames come from:
     scaled     those of W0, U times its singular values: LoRA-XS (arXiv 2405.17604) with `qubits=0`
     random     drawn at random
 
+With `trained="side"` there is no M, and of a layer's two sides the smaller one is free: delta(x) = (alpha / r) U (u + K z(G u)),
+where U `(d_out, r)` is trained, zero at the start, and V a frame if d_out <= d_in; else V is trained, zero at the start, and U a
+frame. Without a circuit that is LoRA with one factor frozen. It costs `r min(d_in, d_out)` trained numbers instead of `r^2`, and is
+not confined to directions that the first gradients know.
+
 Frames are saved with the adapter and never trained: `r (d_in + d_out)` stored numbers beside `r^2 + 2 n r` trained ones. Gradient
 frames for a trained core are LoRA-SB's idea (arXiv 2411.19557), which starts M at the gradient itself; here the start is a no-op.
 """
@@ -31,6 +36,7 @@ from qpeft.adapters.controls import CIRCUITS, MEASURED, QNN_KINDS, STORED, Linea
 from qpeft.errors import AdapterError
 
 FRAMES = ("gradient", "weight", "scaled", "random")
+TRAINED = ("core", "side")
 
 
 @dataclass
@@ -39,6 +45,7 @@ class QCoreConfig(RankConfig):
 
     r: int = field(default=32, metadata={"help": "Rank of the frames; the core is r x r."})
     frames: str = field(default="gradient", metadata={"help": f"Where the frames come from: {', '.join(FRAMES)}."})
+    trained: str = field(default="core", metadata={"help": "core: M between two frames. side: the layer's smaller side."})
     batches: int = field(default=8, metadata={"help": "Batches of training data for the gradient."})
     qubits: int = field(default=4, metadata={"help": "Qubits of the circuit in the core; 0 leaves it out."})
     n_layers: int = field(default=1, metadata={"help": "Layers of the circuit."})
@@ -54,6 +61,11 @@ class QCoreConfig(RankConfig):
     def check(self) -> None:
         super().check()
         one_of("frames", self.frames, FRAMES)
+        one_of("trained", self.trained, TRAINED)
+        if self.trained == "side" and self.frames == "scaled":
+            raise AdapterError("scaled frames are LoRA-XS's, around a core", value="trained='side'", cure="frames='weight'")
+        if self.trained == "side" and not self.matrix:
+            raise AdapterError("matrix=False leaves out M, which trained='side' does not have", value="matrix=False")
         one_of("qnn", self.qnn, (*QNN_KINDS, STORED))
         positive("batches", self.batches)
         positive("n_layers", self.n_layers)
@@ -88,25 +100,28 @@ class QCore(Delta):
         super().__init__(d_in, d_out, config, scope)
         r = min(config.r, d_in, d_out)
         self.frames, self.scale, self.dropout = config.frames, config.scale, make_dropout(config.dropout)
-        self.register_buffer("down", torch.zeros(r, d_in))  # V^T
-        self.register_buffer("up", torch.zeros(d_out, r))
-        self.core = nn.Parameter(torch.zeros(r, r)) if config.matrix else None
+        self.side = config.trained == "side"
+        for name, shape, free in (("down", (r, d_in), d_out > d_in), ("up", (d_out, r), d_out <= d_in)):  # down is V^T
+            if self.side and free:
+                self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+            else:
+                self.register_buffer(name, torch.zeros(shape))
+        self.core = nn.Parameter(torch.zeros(r, r)) if config.matrix and not self.side else None
         read = pairs_of_z(config.qubits) if config.pairs else None
         self.qnn = make_qnn(config.qnn, config.qubits, config.n_layers, read, name=config.circuit) if config.qubits else None
         self.encode = Linear(r, config.qubits) if self.qnn is not None else None
         self.decode = nn.Parameter(torch.zeros(r, len(read) if read else config.qubits)) if self.qnn is not None else None
         self.normalise, self.fusion = config.normalise, config.fusion
         if not config.init_weights:
-            for parameter in (self.core, self.decode):
-                if parameter is not None:
+            for parameter in (self.core, self.decode, self.down, self.up):
+                if isinstance(parameter, nn.Parameter):
                     parameter.data = torch.randn_like(parameter).sign() / math.sqrt(r)
 
     @torch.no_grad()
     def start_from(self, weight: Tensor) -> None:
         r = self.down.shape[0]
         if self.frames == "random":
-            for frame, size in ((self.down.T, self.d_in), (self.up, self.d_out)):
-                frame.copy_(torch.linalg.qr(torch.randn(size, r).to(frame))[0])
+            self._frame(*(torch.linalg.qr(torch.randn(size, r).to(self.up))[0] for size in (self.d_in, self.d_out)))
             return
         values = self._span(weight)
         if self.frames == "scaled":
@@ -122,10 +137,15 @@ class QCore(Delta):
         r = self.down.shape[0]
         signs = left[:, :r].sum(dim=0).sign()  # a singular vector's sign is arbitrary: the same on every machine
         signs[signs == 0] = 1
-        self.down.copy_(right[:r] * signs[:, None])
-        self.up.copy_(left[:, :r] * signs)
+        self._frame((right[:r] * signs[:, None]).T, left[:, :r] * signs)
         largest: Tensor = values[:r]
         return largest
+
+    def _frame(self, right: Tensor, left: Tensor) -> None:
+        """Take V and U over where they are frames."""
+        for frame, values in ((self.down, right.T), (self.up, left)):
+            if not isinstance(frame, nn.Parameter):
+                frame.copy_(values)
 
     @property
     def linear(self) -> bool:
@@ -135,12 +155,14 @@ class QCore(Delta):
         """Without a circuit the delta is of rank r."""
         if not self.linear:
             return None
+        if self.side:
+            return self.up, self.scale * self.down
         assert self.core is not None  # checked by the config
         return self.up, self.scale * self.core @ self.down
 
     def forward(self, x: Tensor) -> Tensor:
         u = nn.functional.linear(self.dropout(x), self.down)
-        v = nn.functional.linear(u, self.core) if self.core is not None else None
+        v = u if self.side else nn.functional.linear(u, self.core) if self.core is not None else None
         if self.qnn is not None:
             assert self.encode is not None
             assert self.decode is not None

@@ -76,7 +76,14 @@ def takes_trees(model: Any) -> bool:
 
 def demand_trees(model: Any) -> None:
     """Raises ConfigError where rows of a batch cannot share what they begin with."""
-    if not (takes_trees(model) and keeps_logits(model) and plain_loss(model)):
+    if not (keeps_logits(model) and plain_loss(model)):
+        raise ConfigError(
+            f"{model.config.model_type} has a loss of its own, or no logits to choose from",
+            field="training.share_prefixes",
+            expected="a model whose loss is the cross-entropy of its labelled tokens, and which takes logits_to_keep",
+            cure="false",
+        )
+    if not takes_trees(model):
         raise ConfigError(
             f"{model.config.model_type} with {getattr(model.config, '_attn_implementation', None)} attention takes no trees",
             field="training.share_prefixes",

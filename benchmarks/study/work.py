@@ -34,6 +34,7 @@ class Study:
 
     def __init__(self, plan: Plan, ledger: Ledger, runs: Path) -> None:
         self.plan, self.ledger, self.runs = plan, ledger, runs
+        self.unrelated: dict[str, float] = {}  # by task, the base model's loss on unrelated text
 
     def _folder(self, config: RunConfig) -> Path:
         name = re.sub(r"[^a-z0-9]+", "-", f"{config.label} {config.training.learning_rate:g}".lower()).strip("-")
@@ -89,7 +90,7 @@ class Study:
         folder = self._folder(config).with_name(f"{self._folder(config).name}-seed-{seed}")
         try:
             record = train(config, folder, baseline=self._baseline(task, "test"))
-            record = dataclasses.replace(record, metrics={**record.metrics, **judge(folder, task)})
+            record = dataclasses.replace(record, metrics={**record.metrics, **judge(folder, task, self.unrelated)})
         except (QpeftError, RuntimeError, ValueError) as problem:
             logger.error("%s, %s, seed %d failed: %s", task.name, arm.label, seed, problem)
             record = failed_record(config, f"{type(problem).__name__}: {problem}")
@@ -115,8 +116,9 @@ class Study:
         return len(done), len(self.plan.tasks) * len(self.plan.arms) * len(self.plan.seeds)
 
 
-def judge(folder: Path, task: Task) -> dict[str, float]:
-    """Measures of the task on test rows, and how much the loss on unrelated text rose (nats a token)."""
+def judge(folder: Path, task: Task, unrelated: dict[str, float]) -> dict[str, float]:
+    """Measures of the task on test rows, and how much the loss on unrelated text rose (nats a token); `unrelated` remembers what it
+    is without an adapter."""
     import numpy as np
 
     from qpeft.applications import metrics
@@ -146,6 +148,8 @@ def judge(folder: Path, task: Task) -> dict[str, float]:
     if task.unrelated:
         texts = tokenize_all(load_examples(task.unrelated)[: task.unrelated_rows], tokenizer, task.max_length).rows
         after = evaluate(model, texts, tokenizer, batch_size=batch, share_prefixes=True)["loss"]
-        with model.disable_adapter():
-            found["forgetting"] = after - evaluate(model, texts, tokenizer, batch_size=batch, share_prefixes=True)["loss"]
+        if task.name not in unrelated:
+            with model.disable_adapter():
+                unrelated[task.name] = evaluate(model, texts, tokenizer, batch_size=batch, share_prefixes=True)["loss"]
+        found["forgetting"] = after - unrelated[task.name]
     return found

@@ -16,11 +16,27 @@ from benchmarks.study.page import table
 from benchmarks.study.plan import load_plan
 from benchmarks.study.results import Line, compared, front, lines
 
-PLANS = tuple(Path(__file__).parent / f"{name}.yaml" for name in ("breadth", "depth"))
+PLANS = tuple(Path(__file__).parent / f"{name}.yaml" for name in ("breadth", "depth", "search"))
 PAGE = Path("docs/does-it-beat-lora.md")
 SHARE = 0.24  # of LoRA r=8's parameters: who has no more is of equal size
 LARGE, SMALL = "LoRA r=8", "LoRA r=1"
-OURS = ("QCORE circuit", "QCORE matrix")  # and its own control
+OURS = "QCORE, one side, down"
+CONTROLS = {"QTHA": "QTHA without circuit", OURS: f"{OURS}, random frames"}
+SIDE = f"{OURS}, with a circuit"
+WITHOUT = (  # a method with its circuit, and what stands in the circuit's place
+    ("QTHA", "QTHA without circuit"),
+    ("QTHA", "QTHA frozen"),
+    ("QTHA", "QTHA unentangled"),
+    ("QTHA", "QTHA cos"),
+    ("QTHA", "QTHA MLP"),
+    ("QCORE circuit", "QCORE matrix"),
+    ("QCORE circuit", "QCORE MLP"),
+    ("QCORE, with a circuit", "QCORE"),
+    ("QCORE, with a circuit", "QCORE, with an MLP"),
+    ("QCORE, all linear, with a circuit", "QCORE, all linear"),
+    (SIDE, f"{OURS}, sixteen batches"),
+    (SIDE, f"{OURS}, with an MLP"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +53,11 @@ def cases(records: Path) -> list[Case]:
     for file in PLANS:
         plan = load_plan(file)
         ledger = Ledger(records, plan.name)
-        model = "1.5B" if plan.name == "depth" else "135M"
+        suffix = {"depth": "1.5B", "search": "135M, the search"}.get(plan.name, "135M")
         for task in plan.tasks:
             told = {line.arm.label: line for line in lines(plan, ledger, task) if line.runs}
             if LARGE in told:
-                found.append(Case(f"{task.name}, {model}", told))
+                found.append(Case(f"{task.name}, {suffix}", told))
     return found
 
 
@@ -52,10 +68,11 @@ def _equal_size(case: Case) -> Line | None:
     return min(classical, key=lambda line: line.loss.mean, default=None)
 
 
-def verdict(found: Sequence[Case], label: str, control: str) -> list[str]:
+def verdict(found: Sequence[Case], label: str) -> list[str]:
     """A method's loss relative to that of LoRA of ranks 8 and 1, the best classical method of its size and its own control, with
     the p values of the paired differences, corrected over the table (Holm).
     """
+    control = CONTROLS[label]
     told = [case for case in found if label in case.lines]
     others = [[case.lines[LARGE], case.lines.get(SMALL), _equal_size(case), case.lines.get(control)] for case in told]
     pairs = [(case.lines[label], base) for case, row in zip(told, others, strict=True) for base in row if base is not None]
@@ -89,16 +106,16 @@ def verdict(found: Sequence[Case], label: str, control: str) -> list[str]:
 
 
 def circuits(found: Sequence[Case]) -> list[str]:
-    """What stands in the circuit's place beside the circuit: its loss minus the circuit's, with the 95% interval."""
-    arms = {x.arm.label: x.arm.of for case in found for x in case.lines.values() if x.arm.kind == "control"}
+    """The loss with a circuit minus the loss with what stands in its place, with the 95% interval."""
     rows = []
-    for label, base in arms.items():
+    for label, base in WITHOUT:
         cells = []
         for case in found:
-            pair = [(case.lines[label], case.lines[base])] if base and {label, base} <= case.lines.keys() else []
+            pair = [(case.lines[label], case.lines[base])] if {label, base} <= case.lines.keys() else []
             told = [row.difference for row in compared(pair)]
             cells.append(f"{told[0].mean:+.3f} ({told[0].low:+.3f} to {told[0].high:+.3f})" if told else "-")
-        rows.append([f"{label} − {base}", *cells])
+        if any(cell != "-" for cell in cells):
+            rows.append([f"{label} − {base}", *cells])
     return table(["loss", *(case.name for case in found)], rows)
 
 
@@ -129,8 +146,7 @@ def write(records: Path, page: Path, image: Path) -> None:
     """Fill the page's tables and draw its picture."""
     found = cases(records)
     made = {
-        "qtha": verdict(found, "QTHA", "QTHA without circuit"),
-        "ours": verdict(found, *OURS),
+        **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("ours", OURS))},
         "circuits": circuits(found),
         "fronts": fronts(found),
         "times": times(found),

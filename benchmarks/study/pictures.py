@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.results import Line, front
-from qpeft.report.statistics import PairedDifference
+from qpeft.report.statistics import MIN_SEEDS, PairedDifference
 from qpeft.report.style import LIGHT, drawing, free_place
 from qpeft.report.tradeoff import round_ticks
 
 NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum", "control": "control", "ours": "ours"}
 COLOURS = dict(zip(NAMES, (LIGHT.palette[0], LIGHT.palette[6], LIGHT.palette[1], LIGHT.palette[4], LIGHT.palette[2]), strict=True))
 UNIT = "nats a token"
+MOST_NAMES = 40  # in one panel
 
 
 def losses(panels: Mapping[str, Sequence[Line]], file: Path) -> None:
-    """Loss against trained parameters, a panel for each title: a point a method, bars for the interval, the front as a line.
+    """Loss against trained parameters, a panel for each title: a point a method, bars for the interval where there are seeds
+    enough, the front as a line. Of many methods only LoRA, the front and those without variants in their names are named.
 
     Methods far above the others, which would hide the rest, sit at the edge, with their loss.
     """
@@ -42,7 +44,7 @@ def _losses(axes: Any, title: str, shown: Sequence[Line]) -> None:
     for kind in (kind for kind in NAMES if any(line.arm.kind == kind for line in shown)):
         mine = [line for line in shown if line.arm.kind == kind]
         heights = [min(line.loss.mean, top) for line in mine]
-        bars = [0.0 if line.loss.mean > top else line.loss.half_width or 0.0 for line in mine]
+        bars = [(line.loss.half_width or 0.0) if line.loss.mean <= top and line.loss.n >= MIN_SEEDS else 0.0 for line in mine]
         sizes = [line.parameters for line in mine]
         axes.errorbar(sizes, heights, yerr=bars, fmt="o", markersize=5, color=COLOURS[kind], label=NAMES[kind], capsize=2, lw=1)
     best = front(shown)
@@ -69,7 +71,9 @@ def _name(axes: Any, shown: Sequence[Line], renderer: Any) -> None:
     points = {id(line): place.transform((line.parameters, min(line.loss.mean, top))) for line in shown}
     corner = axes.get_legend().get_window_extent(renderer)
     taken = [(corner.x0, corner.y0, corner.x1, corner.y1), *((x - 5, y - 5, x + 5, y + 5) for x, y in points.values())]
-    for line in sorted(shown, key=lambda line: -len(line.arm.label)):
+    best = {id(line) for line in front(shown)}
+    told = [x for x in shown if len(shown) <= MOST_NAMES or x.arm.kind == "lora" or id(x) in best or "," not in x.arm.label]
+    for line in sorted(told, key=lambda line: -len(line.arm.label)):
         beyond = f" ({line.loss.mean:.2f})" if line.loss.mean > top else ""
         text = axes.text(0, 0, line.arm.label + beyond, size=7, va="bottom", ha="left", color=COLOURS[line.arm.kind])
         size = text.get_window_extent(renderer)

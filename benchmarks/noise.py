@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import tempfile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.study.page import table
 from benchmarks.study.plan import Arm, Plan, load_plan
 from benchmarks.study.work import prepare
+from qpeft.records import RunRecord
 from qpeft.report.style import LIGHT, drawing, marks
 
 PLAN = Path(__file__).parent / "study" / "breadth.yaml"
@@ -37,14 +38,13 @@ ADAPTER = {
 ARMS = {"with its classical path": ADAPTER, "circuit alone": {**ADAPTER, "classical_path": False}}
 
 
-def trained(plan: Plan, arm: str, seed: int, runs: Path) -> Path:
-    """The folder of a finished run."""
+def trained(plan: Plan, arm: str, seed: int, runs: Path) -> tuple[Path, RunRecord]:
+    """The folder of a finished run, and its record."""
     from qpeft.training.run import train
 
     config = plan.run(plan.tasks[0], Arm(label=f"QTHA, {arm}", kind="quantum", adapter=ARMS[arm]), "test", RATE, seed)
     folder = runs / f"{arm.replace(' ', '-')}-{seed}"
-    train(config, folder, baseline=runs / "baseline.json")
-    return folder
+    return folder, train(config, folder, baseline=runs / "baseline.json")
 
 
 def measured(folder: Path, place: str, shots: int | None, seed: int) -> dict[str, Any]:
@@ -73,12 +73,11 @@ def work(plan: Plan, runs: Path, out: Path, seeds: int) -> None:
         wanted = [(arm, seed, *rest) for rest in itertools.product(PLACES, SHOTS)]
         if all(one in known for one in wanted):
             continue
-        folder = trained(plan, arm, seed, runs)
-        before = json.loads((folder / "record.json").read_text(encoding="utf-8"))["metrics_before"]["loss"]
+        folder, record = trained(plan, arm, seed, runs)
         for one in wanted:
             if one not in known:
                 line = dict(zip(key, one, strict=True)) | measured(folder, one[2], one[3], seed)
-                records.add({"kind": "noise", "loss_before": before, **line})
+                records.add({"kind": "noise", "loss_before": record.metrics_before["loss"], **line})
                 print(", ".join(map(str, one)), f"loss {line['loss']:.4f}, off {line['off']:.3f}", flush=True)
 
 
@@ -89,7 +88,7 @@ def _picture(lines: list[dict[str, Any]], file: Path) -> None:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained", dpi=130)
-        for axes, arm in zip(figure.subplots(1, len(ARMS), sharey=False), ARMS, strict=True):
+        for axes, arm in zip(figure.subplots(1, len(ARMS)), ARMS, strict=True):
             mine = [line for line in lines if line["arm"] == arm]
             for place, name in PLACES.items():
                 told = [[x["loss"] for x in mine if (x["place"], x["shots"]) == (place, shots)] for shots in SHOTS]
@@ -120,18 +119,14 @@ def page(out: Path, file: Path, image: Path) -> None:
         "",
     ]
     for arm in ARMS:
-        text += [
-            f"QTHA, {arm}:",
-            "",
-            "| measured on | shots a circuit | held-out loss | token accuracy | off |",
-            "|---|--:|--:|--:|--:|",
-        ]
+        rows = []
         for place, shots in itertools.product(PLACES, SHOTS):
             mine = [x for x in lines if (x["arm"], x["place"], x["shots"]) == (arm, place, shots)]
             loss, right, off = ([x[name] for x in mine] for name in ("loss", "token_accuracy", "off"))
             cells = [PLACES[place], f"{shots:,}" if shots else "exact", f"{fmean(loss):.3f} ({min(loss):.3f} to {max(loss):.3f})"]
-            text.append(f"| {' | '.join([*cells, f'{fmean(right):.3f}', f'{fmean(off):.3f}'])} |")
-        text.append("")
+            rows.append([*cells, f"{fmean(right):.3f}", f"{fmean(off):.3f}"])
+        head = ["measured on", "shots a circuit", "held-out loss", "token accuracy", "off"]
+        text += [f"QTHA, {arm}:", "", *table(head, rows)]
     file.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
 
 

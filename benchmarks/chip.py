@@ -67,7 +67,7 @@ def measured(tokens: int, gradient: Gradient, pack: bool) -> Cost:
     lattice = LatticeExecutor(runner, deferred=True)
     run, angles = lattice.compile(circuit), torch.randn(circuit.n_angles, requires_grad=True)
     for _ in range(MODULES):
-        run(torch.randn(tokens, QUBITS, requires_grad=True), angles).square().sum().backward()
+        torch.autograd.backward(run(torch.randn(tokens, QUBITS, requires_grad=True), angles).square().sum())
     lattice.flush()
     return runner.ledger.spent
 

@@ -35,7 +35,7 @@ def _torch_step(values: Callable[[Tensor, Tensor], Tensor]) -> Step:
     def step(inputs: Tensor, angles: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, a = inputs.detach().requires_grad_(), angles.detach().requires_grad_()
         out = values(x, a)
-        out.backward(weights.to(out.dtype))
+        torch.autograd.backward(out, weights.to(out.dtype))
         assert x.grad is not None
         assert a.grad is not None
         return out.detach(), x.grad, a.grad
@@ -329,7 +329,7 @@ def jax_by_hand(circuit: Circuit, batch: int) -> Step:
 
     def step(inputs: Tensor, angles: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         results = both(*(jax.dlpack.from_dlpack(t.detach().contiguous()) for t in (inputs, angles, weights)))
-        out, grad_inputs, grad_angles = (torch.from_dlpack(jax.block_until_ready(r)) for r in results)
+        out, grad_inputs, grad_angles = (torch.utils.dlpack.from_dlpack(jax.block_until_ready(r)) for r in results)
         return out, grad_inputs, grad_angles
 
     return step

@@ -60,7 +60,7 @@ class Deployment:
         self.port = 0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.kills: dict[str, int] = {"api": 0, "worker": 0}
-        self.stopping = False
+        self.stopping = threading.Event()
         self.start("api")
         self.start("worker")
 
@@ -103,10 +103,7 @@ class Deployment:
     def kill_every(self, seconds: float) -> None:
         def loop() -> None:
             kinds = ["worker", "api"]
-            while not self.stopping:
-                time.sleep(seconds)
-                if self.stopping:
-                    return
+            while not self.stopping.wait(seconds):
                 kind = kinds[0]
                 kinds.reverse()
                 self.processes[kind].kill()
@@ -137,7 +134,7 @@ class Deployment:
 
     def stop(self) -> None:
         """The worker first, so that it can hand in what it has."""
-        self.stopping = True
+        self.stopping.set()
         for kind in ("worker", "api"):
             self.processes[kind].send_signal(signal.SIGTERM)
             self.processes[kind].wait(60)
@@ -212,9 +209,13 @@ def _verify(deployment: Deployment, n: int) -> dict[str, Any]:
 
     database = Database(deployment.database or f"sqlite:///{deployment.folder / 'data' / 'service.sqlite'}")
     with database.reader.connect() as connection:
-        states = dict(connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).all())
+        states: dict[str, int] = dict(
+            connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).tuples().all()
+        )
         n_results = connection.execute(sa.select(sa.func.count()).select_from(results)).scalar_one()
-        attempts = dict(connection.execute(sa.select(jobs.c.attempt, sa.func.count()).group_by(jobs.c.attempt)).all())
+        attempts: dict[int, int] = dict(
+            connection.execute(sa.select(jobs.c.attempt, sa.func.count()).group_by(jobs.c.attempt)).tuples().all()
+        )
         sound = connection.exec_driver_sql("PRAGMA integrity_check").scalar() if database.sqlite else "ok"
     database.dispose()
     lost = n - states.get("succeeded", 0)
@@ -238,7 +239,7 @@ def singles(deployment: Deployment, options: argparse.Namespace) -> dict[str, An
     with deployment.client(key) as client:
         _wait_until_done(client)
     done_s = time.perf_counter() - start
-    deployment.stopping = True
+    deployment.stopping.set()
     return {
         "jobs": options.jobs,
         "accepted_s": round(accepted_s, 1),
@@ -265,7 +266,7 @@ def sweeps(deployment: Deployment, options: argparse.Namespace) -> dict[str, Any
         stored_s = time.perf_counter() - start
         values = [row for batch in batches for line in client.results(batch["id"]) for row in line["expectations"]]
         read_s = time.perf_counter() - start
-    deployment.stopping = True
+    deployment.stopping.set()
     assert len(values) == options.circuits
     return {
         "circuits": options.circuits,
@@ -302,7 +303,7 @@ def latency(deployment: Deployment, options: argparse.Namespace) -> dict[str, An
             other.result(other.submit(CIRCUIT, device="simulator", params=[0.5] * 4, output="expectations")["id"])
             waits.append(time.perf_counter() - start)
         left = backlog.usage()["open_circuits"]
-    deployment.stopping = True
+    deployment.stopping.set()
     return {
         "backlog": options.backlog,
         "submitted_s": round(submitted_s, 1),
@@ -334,7 +335,7 @@ def soak(deployment: Deployment, options: argparse.Namespace) -> dict[str, Any]:
             done += read
             curve.append({"circuits": done, **deployment.memory_mib()})
     seconds = time.perf_counter() - start
-    deployment.stopping = True
+    deployment.stopping.set()
     return {"circuits": done, "seconds": round(seconds, 1), "rss_mib": curve, **_verify(deployment, jobs)}
 
 

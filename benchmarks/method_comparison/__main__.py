@@ -55,6 +55,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     from qpeft.training.environment import machine, now, versions
 
     started = time.monotonic()
+    training: dict[str, Any]
     if name == "lora":
         config, training = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]), {"lr": 1e-3, "weight_decay": 0.0}
     else:
@@ -86,10 +87,10 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     model.eval()
     answers, truths = [], []
     for question, answer in rows(arguments.data / "test.jsonl", arguments.test_rows):
-        ids = torch.tensor([tokenizer(question)["input_ids"]])
+        prompt = torch.tensor([tokenizer(question)["input_ids"]])
         with torch.inference_mode():
-            told = model.generate(input_ids=ids, max_new_tokens=96, do_sample=False, pad_token_id=tokenizer.eos_token_id)
-        answers.append(tokenizer.decode(told[0, ids.shape[1] :], skip_special_tokens=True))
+            told = model.generate(input_ids=prompt, max_new_tokens=96, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+        answers.append(tokenizer.decode(told[0, prompt.shape[1] :], skip_special_tokens=True))
         truths.append(answer)
     metrics = {
         "step": arguments.steps,

@@ -21,7 +21,7 @@ from qpeft.circuits.ir import Circuit
 
 @functools.lru_cache(maxsize=100_000)
 def relaxation(chip: Chip, qubit: int, ns: float) -> QuantumError:
-    calibration = chip.qubits[qubit]
+    calibration: Any = chip.qubits[qubit]
     return thermal_relaxation_error(calibration.t1_us * 1e3, calibration.t2_us * 1e3, ns)
 
 
@@ -39,7 +39,7 @@ def noise_model(chip: Chip) -> NoiseModel:
     model = NoiseModel(["rx", "ry", "rz", "cz", "quantum_channel"])
     times = chip.native_gates
     for q in chip.live_qubits:
-        calibration = chip.qubits[q]
+        calibration: Any = chip.qubits[q]
         model.add_quantum_error(pulse_error(chip, (q,), calibration.error_1q, times.rphi.time_ns), ["rx", "ry"], [q])
         up, down = calibration.p1_given_0, calibration.p0_given_1
         model.add_readout_error([[1 - up, up], [down, 1 - down]], [q])
@@ -61,6 +61,7 @@ def aer_circuit(chip: Chip, circuit: Circuit, physical: list[int], params: Any, 
             out.append(relaxation(chip, physical[q], until - clock[q]).to_instruction(), [physical[q]])
         clock[q] = until
 
+    op: Any
     for op in circuit.ops:
         where = [physical[q] for q in op.qubits]
         if op.gate == "cz":
@@ -93,7 +94,8 @@ def read(chip: Chip, circuit: Circuit, physical: list[int], result: Any, experim
     assert result.success, result.status
     values = np.asarray(result.data(experiment)["probabilities"]).reshape((2,) * circuit.n_qubits)
     for axis, q in enumerate(physical):
-        up, down = chip.qubits[q].p1_given_0, chip.qubits[q].p0_given_1
+        calibration: Any = chip.qubits[q]
+        up, down = calibration.p1_given_0, calibration.p0_given_1
         values = np.moveaxis(np.tensordot([[1 - up, down], [up, 1 - down]], values, axes=(1, axis)), 0, axis)
     return values.reshape(-1)
 

@@ -5,8 +5,9 @@
 
 For each experiment: its configuration read from its folder by PEFT, `get_peft_model`, AdamW and a cosine schedule with a tenth of
 warm-up, gradients clipped at 1, "Question: .. Think step by step." as the query, then answers generated for test rows and the loss
-on unrelated text before and after. `lora` is the suite's LoRA, at rank 8. One JSON an experiment, shaped like the suite's.
-This shows that experiments load and train; it is no result of the suite, whose model and data are others.
+on unrelated text before and after, in bfloat16. `lora` is the suite's LoRA, at rank 8. One JSON an experiment, shaped like the
+suite's, and a page of all. This shows that experiments load and train; it is no result of the suite, whose model and data are
+others.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         config = PeftConfig.from_pretrained(str(FOLDER / name))
         training = json.loads((FOLDER / name / "training_params.json").read_text(encoding="utf-8"))["optimizer_kwargs"]
-    section = ModelSection(model_name_or_path=arguments.model, dtype="float32")
+    section = ModelSection(model_name_or_path=arguments.model, dtype="bfloat16")
     tokenizer = models.load_tokenizer(section)
     set_seed(0)
     model = get_peft_model(models.load_model(section), config)
@@ -99,17 +100,44 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "first train loss": sum(losses[:20]) / len(losses[:20]),
         "forgetting": loss_on(model, tokenizer, unrelated) - before,
     }
+    settings = {key: sorted(v) if isinstance(v, set) else v for key, v in config.to_dict().items()}
     return {
         "run_info": {
             "created_at": now(),
             "total_time": round(time.monotonic() - started, 1),
             "experiment_name": name,
             "model": arguments.model,
-            "peft_config": {key: sorted(v) if isinstance(v, set) else v for key, v in config.to_dict().items()},
+            "peft_config": settings | {"base_model_name_or_path": arguments.model},
         },
         "train_info": {"num_trainable_params": trainable, "num_total_params": total, "status": "success", "metrics": [metrics]},
         "meta_info": {"package_info": versions(), "system_info": machine()},
     }
+
+
+def page(folder: Path) -> str:
+    """The results in a folder as a table in Markdown."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    if not found:
+        raise SystemExit(f"no result in {folder}")
+    machine = found[0]["meta_info"]["system_info"]
+    lines = [
+        "# The experiments of PEFT's comparison suite, tried",
+        "",
+        "Made by `python -m benchmarks.method_comparison` from the results in `method_comparison/`; do not edit. The suite's own",
+        "model and data are Llama-3.2-3B and MetaMathQA, 5,000 steps; here each experiment's files were read by PEFT and took",
+        f"{found[0]['train_info']['metrics'][0]['step']} steps of 4 rows of `{found[0]['run_info']['model']}` on word problems:",
+        "to see that they load, train and answer. The losses say nothing about which is better: learning rates are those of the",
+        f"files, chosen for the suite's model. {machine['processor']}, {machine['threads']} thread; times beside other work.",
+        "",
+        "| experiment | trained parameters | loss, first 20 rows | last 20 rows | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for result in found:
+        info, trained = result["run_info"], result["train_info"]
+        told = trained["metrics"][0]
+        numbers = f"{trained['num_trainable_params']:,} | {told['first train loss']:.3f} | {told['train loss']:.3f}"
+        lines.append(f"| {info['experiment_name']} | {numbers} | {info['total_time']:.0f} |")
+    return "\n".join(lines) + "\n"
 
 
 def main(given: list[str] | None = None) -> None:
@@ -140,6 +168,7 @@ def main(given: list[str] | None = None) -> None:
         told = found["train_info"]["metrics"][0]
         trained = f"{found['train_info']['num_trainable_params']:,} parameters"
         print(f"{name}: {trained}, train loss {told['first train loss']:.3f} -> {told['train loss']:.3f}", flush=True)
+    arguments.out.with_suffix(".md").write_text(page(arguments.out), encoding="utf-8")
 
 
 if __name__ == "__main__":

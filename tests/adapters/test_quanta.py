@@ -193,3 +193,14 @@ def test_a_layer_of_one_number() -> None:
 def test_axes_too_small_for_a_layer() -> None:
     with pytest.raises(AdapterError, match=r"too few entries for a 25 -> 3 layer.*3 x 2 x 4 = 24.*at least 25"):
         build(25, 3)
+
+
+def test_balanced_gates_can_be_trained_behind_dozens_of_others() -> None:
+    x = torch.randn(64, 576, generator=torch.Generator().manual_seed(0))
+    sizes = {}
+    for init in ("published", "balanced"):
+        delta = QuanTA(576, 576, QuanTAConfig(init=init, n_axes=12), {})
+        (delta(x) * x).mean().backward()
+        sizes[init] = max(float(gate.grad.abs().max()) for gate in delta.gates if gate.grad is not None)
+    assert sizes["published"] < 1e-12
+    assert sizes["balanced"] > 1e-4

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.method_comparison.__main__ import main
+from benchmarks.method_comparison.__main__ import main, page
 from benchmarks.method_comparison.experiments import EXPERIMENTS, FOLDER, write
 from peft import PeftConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -46,10 +46,18 @@ def test_the_steps_of_the_suite_run(tmp_path: Path, tiny_model: Path) -> None:  
     ]
     for part in ("train", "validation", "test"):
         (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = ["--model", str(tiny_model), "--data", str(tmp_path), "--out", str(tmp_path), "--steps", "2", "--test-rows", "1"]
+    out = tmp_path / "out"
+    given = ["--model", str(tiny_model), "--data", str(tmp_path), "--out", str(out), "--steps", "2", "--test-rows", "1"]
     main(["qtha/llama-3.2-3B-rank8-no-circuit", *given])
-    found = json.loads((tmp_path / "qtha--llama-3.2-3B-rank8-no-circuit.json").read_text())
+    found = json.loads((out / "qtha--llama-3.2-3B-rank8-no-circuit.json").read_text())
     assert found["train_info"]["status"] == "success"
     assert found["train_info"]["metrics"][0]["train loss"] > 0
+    assert "| qtha/llama-3.2-3B-rank8-no-circuit |" in (tmp_path / "out.md").read_text()
     with pytest.raises(SystemExit):
         main(["no-such"])
+
+
+def test_the_page_shows_every_experiment_s_result() -> None:
+    written = Path("docs/benchmarks/method_comparison.md").read_text()
+    assert written == page(Path("docs/benchmarks/method_comparison"))
+    assert all(f"| {name} |" in written for name in ("lora", *EXPERIMENTS))

@@ -4,8 +4,8 @@ The input is reshaped to axes `d_1 x ... x d_N`, and a product of gates acts on 
 
     delta = T x - S x,  T = prod_(m<n) T^(mn),  T^(mn) a (d_m d_n) x (d_m d_n) matrix on axes m and n
 
-S is a frozen copy of T at the start (kaiming-uniform, a = sqrt 5), drawn anew from `seed` wherever the module is built. What is
-trained is `E = T - S`, zero at the start, gate by gate:
+S is a frozen copy of T at the start (kaiming-uniform, a = sqrt 5: each gate shrinks what it acts on by sqrt 3), drawn anew from
+`seed` wherever the module is built. What is trained is `E = T - S`, zero at the start, gate by gate:
 
     p <- S^(mn) p,  d <- T^(mn) d + E^(mn) p      from p = x, d = 0 to d = delta
 
@@ -41,6 +41,13 @@ class QuanTAConfig(AdapterConfig):
     )
     dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input, 0 to 1."})
     seed: int = field(default=0, metadata={"help": "Seed of the frozen gates S; layers of equal axes have equal S."})
+    init: Literal["published", "balanced"] = field(
+        default="published",
+        metadata={
+            "help": "Frozen gates: 'published' shrink what they act on by sqrt 3 each, which leaves nothing to train behind dozens "
+            "of gates (12 axes have 66); 'balanced' keep its size."
+        },
+    )
     wiring: Literal["pairs", "blocks"] = field(
         default="pairs",
         metadata={
@@ -60,6 +67,7 @@ class QuanTAConfig(AdapterConfig):
         if self.n_axes < 2:
             raise AdapterError("gates act on pairs of axes", value=self.n_axes, bound="n_axes >= 2")
         probability("dropout", self.dropout)
+        one_of("init", self.init, ("published", "balanced"))
         one_of("wiring", self.wiring, ("pairs", "blocks"))
         if type(self.seed) is not int or not 0 <= self.seed < 2**63:
             raise AdapterError("seed is a whole number", value=self.seed, bound="0 <= seed < 2^63")
@@ -106,7 +114,7 @@ class QuanTA(Delta):
         generator = torch.Generator(device="cpu").manual_seed(config.seed)
         for index, (m, n) in enumerate(self.pairs):
             width = self.axes[m] * self.axes[n]
-            bound = 1.0 / math.sqrt(width)
+            bound = math.sqrt((3.0 if config.init == "balanced" else 1.0) / width)
             frozen = torch.empty(width, width, device="cpu", dtype=torch.float32).uniform_(-bound, bound, generator=generator)
             self.register_buffer(f"frozen_{index}", frozen, persistent=False)
             gate = torch.zeros(width, width) if config.init_weights else torch.empty(width, width).uniform_(-bound, bound)

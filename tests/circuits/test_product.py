@@ -11,28 +11,30 @@ from qpeft.circuits import product
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_state_and_its_adjoint(n: int, batch: int) -> None:
-    qubits = torch.randn(n, 2, batch, dtype=torch.complex128, requires_grad=True)
-    state = product.state(qubits)
+    qubits = torch.randn(n, 2, batch, dtype=torch.complex128)
+    pair = product.halves(qubits)
+    left, right = (half.detach().requires_grad_() for half in pair)
+    state = product.state((left, right))
     for k in range(2**n):  # qubit 0 is the most significant bit
         bits = [k >> (n - 1 - q) & 1 for q in range(n)]
         want = torch.stack([qubits[q, bit] for q, bit in enumerate(bits)]).prod(0)
         torch.testing.assert_close(state[k], want)
     grad = torch.randn_like(state)
-    (want,) = torch.autograd.grad(state, qubits, grad)
+    wanted = torch.autograd.grad(state, (left, right), grad)
     with torch.no_grad():
-        got = product.gather(grad, product.halves(qubits), qubits, torch.empty_like(state))
+        got = product.gather(grad, pair, torch.empty_like(state))
         out = torch.empty_like(state)
-        product.write(product.halves(qubits), out)
-    torch.testing.assert_close(got, want)
+        product.write(pair, out)
+    torch.testing.assert_close(got, wanted)
     torch.testing.assert_close(out, state)
 
 
 def test_one_state_for_all_samples() -> None:
     """Qubits alike for all samples: written to each, their gradient summed over them."""
-    qubits = torch.randn(4, 2, 1, dtype=torch.complex128)
+    pair = product.halves(torch.randn(4, 2, 1, dtype=torch.complex128))
     out, grad = torch.empty(16, 5, dtype=torch.complex128), torch.randn(16, 5, dtype=torch.complex128)
-    product.write(product.halves(qubits), out)
-    torch.testing.assert_close(out, product.state(qubits).expand(-1, 5))
-    got = product.gather(grad, product.halves(qubits), qubits, torch.empty_like(grad))
-    want = product.gather(grad.sum(1, keepdim=True), product.halves(qubits), qubits, torch.empty(16, 1, dtype=torch.complex128))
+    product.write(pair, out)
+    torch.testing.assert_close(out, product.state(pair).expand(-1, 5))
+    got = product.gather(grad, pair, torch.empty_like(grad))
+    want = product.gather(grad.sum(1, keepdim=True), pair, torch.empty(16, 1, dtype=torch.complex128))
     torch.testing.assert_close(got, want)

@@ -185,8 +185,9 @@ def test_second_derivatives_through_the_recorded_route() -> None:
     assert torch.autograd.gradgradcheck(run, arguments)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    circuit, observables, inputs, angles = case(7, 30, 5, batch=23)
+@pytest.mark.parametrize(("n", "batch"), [(7, 23), (7, 21), (8, 21), (11, 5)])  # 3 samples are left for the last chunk, or 1
+def test_chunks_change_nothing(n: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    circuit, observables, inputs, angles = case(n, 30, 5, batch=batch)
     inputs.requires_grad_()
     angles.requires_grad_()
 
@@ -195,7 +196,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return (out, *torch.autograd.grad(out.square().sum(), (inputs, angles)))
 
     whole = both()
-    monkeypatch.setattr(simulate, "CPU_CHUNK_BYTES", 2 * 2**7 * 8 * 4)  # four samples a chunk
+    monkeypatch.setattr(simulate, "CPU_CHUNK_BYTES", 2 * 2**n * 8 * 4)  # four samples a chunk
     for a, b in zip(whole, both(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ from torch import Tensor
 from qpeft.circuits import product
 from qpeft.circuits.blocks import Builder, Tensors
 from qpeft.circuits.plan import Plan, Program, Step, local_value
-from qpeft.circuits.register import Register
+from qpeft.circuits.register import Register, Sums
+
+# A state or an upload's factors: `(D, B or 1)`, or its two halves where it is a product (product.py)
+End: TypeAlias = "tuple[Tensor] | product.Halves"
 
 
 class Upload:
@@ -54,14 +58,15 @@ class Upload:
         turned = torch.complex(exponent.cos(), exponent.sin())
         return torch.stack([torch.ones_like(turned), turned], dim=1)
 
-    def of_register(self, qubits: Tensor | None, inputs: Tensor) -> Tensor:
-        """The factors of the register's basis states `(D, B)`, or the qubits' where the register's are products of those."""
+    def of_register(self, qubits: Tensor | None, inputs: Tensor) -> End:
+        """The factors of the register's basis states."""
+        pair = None if qubits is None else product.halves(qubits)
         if not self.has_pair:
-            assert qubits is not None  # a data step has gates
-            return qubits
+            assert pair is not None  # a data step has gates
+            return pair
         exponent = torch.addmm(self.pair_shift, self.pair, inputs)
         turned = torch.complex(exponent.cos(), exponent.sin())
-        return turned if qubits is None else product.state(qubits) * turned
+        return (turned if pair is None else product.state(pair) * turned,)
 
 
 @dataclass(frozen=True)
@@ -115,11 +120,11 @@ def readout_tensors(
 
 def start(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
     """The state after the prefix, `(D, B or 1)`, then the factors `(D, B)` of each upload of the steps, in order of first use."""
-    return [product.state(end) if end.dim() == 3 else end for end in ends(k, inputs, prefix)]
+    return [end[0] if len(end) == 1 else product.state(end) for end in ends(k, inputs, prefix)]
 
 
-def ends(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
-    """What `start` returns, by qubit where it is a product: `(n, 2, B)`, `2 n` numbers a sample instead of `2^n`."""
+def ends(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> list[End]:
+    """What `start` returns, by halves where it is a product: `2^(n / 2 + 1)` numbers a sample instead of `2^n`."""
     qubits = [upload.of_qubits(inputs) if upload.has_single else None for upload in k.uploads]
     state, own = k.ground, iter(prefix)
     for which in k.prefix_upload:
@@ -131,7 +136,14 @@ def ends(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
             assert factor is not None  # data steps of the prefix act on single qubits
             state = state * factor
     used = dict.fromkeys(which for which in k.step_upload if which is not None)
-    return [state, *(k.uploads[which].of_register(qubits[which], inputs) for which in used)]
+    return [product.halves(state), *(k.uploads[which].of_register(qubits[which], inputs) for which in used)]
+
+
+def grouped(k: Kit, flat: Sequence[Tensor]) -> list[End]:
+    """The tensors of what `ends` returned, as `ends` returned them."""
+    used = dict.fromkeys(which for which in k.step_upload if which is not None)
+    rest = iter(flat)
+    return [(next(rest),) if pair else (next(rest), next(rest)) for pair in (False, *(k.uploads[which].has_pair for which in used))]
 
 
 def _views(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> Tensor:
@@ -174,23 +186,22 @@ def _by_upload(k: Kit, factors: Sequence[Tensor]) -> dict[int, Tensor]:
     return dict(zip(used, factors, strict=True))
 
 
-def load(k: Kit, own: Sequence[Tensor], count: int, room: Register | None) -> Register:
+def load(k: Kit, own: Sequence[End], count: int, room: Register | None) -> Register:
     """A register whose first state and whose uploads' factors are made from what `ends` returned.
 
     `room` is used again where it fits; `run` needs a count of 1, `backward` of 2.
     """
-    n, batch = k.program.n_qubits, max(end.shape[-1] for end in own)
+    n, batch = k.program.n_qubits, max(part.shape[-1] for end in own for part in end)
     room = room.fit(batch) if room is not None else None
     if room is None:
-        room = Register(n, own[0].new_empty(count, 2**n, batch))
+        room = Register(n, own[0][0].new_empty(count, 2**n, batch))
     if not room.factors:
-        room.factors = [end.new_empty(2**n, end.shape[-1]) for end in own[1:]]
-    room.halves = [product.halves(end) if end.dim() == 3 else None for end in own]
-    for end, pair, out in zip(own, room.halves, (room.reset()[0], *room.factors), strict=True):
-        if pair is None:
-            out.copy_(end)
+        room.factors = [end[0].new_empty(2**n, end[0].shape[-1]) for end in own[1:]]
+    for end, out in zip(own, (room.reset()[0], *room.factors), strict=True):
+        if len(end) == 1:
+            out.copy_(end[0])
         else:
-            product.write(pair, out)
+            product.write(end, out)
     return room
 
 
@@ -215,7 +226,7 @@ def _run(k: Kit, tensors: Sequence[Tensor], register: Register) -> None:
                 register.turn(tensors[position], block, 1)
 
 
-def backward(plan: Plan, k: Kit, tensors: Sequence[Tensor], grad: Tensor, sums: dict[int, Tensor], register: Register) -> Tensors:
+def backward(plan: Plan, k: Kit, tensors: Sequence[Tensor], grad: Tensor, sums: Sums, register: Register) -> Tensors:
     """From the gradient of the values `(n_observables, B)`: run the steps on what `load` made, then `undo` them."""
     run(k, tensors, register)
     both = register.states
@@ -223,7 +234,7 @@ def backward(plan: Plan, k: Kit, tensors: Sequence[Tensor], grad: Tensor, sums: 
     return undo(k, tensors, register, sums)
 
 
-def undo(k: Kit, tensors: Sequence[Tensor], register: Register, sums: dict[int, Tensor]) -> Tensors:
+def undo(k: Kit, tensors: Sequence[Tensor], register: Register, sums: Sums) -> Tensors:
     """Undo the steps on final states and their costates side by side, in a register of two.
 
     Adds what `gradients` takes to `sums`. Returns the gradients of the first state and of the factors `(D, B)`, in the register's
@@ -235,7 +246,7 @@ def undo(k: Kit, tensors: Sequence[Tensor], register: Register, sums: dict[int, 
     return [register.states[1], *register.collected]
 
 
-def _undo(k: Kit, tensors: Sequence[Tensor], register: Register, sums: dict[int, Tensor]) -> None:
+def _undo(k: Kit, tensors: Sequence[Tensor], register: Register, sums: Sums) -> None:
     factors, collected = _by_upload(k, register.factors), _by_upload(k, register.collected)
     for factor in factors.values():  # in place, until the end
         register.call(torch.conj_physical_, factor)
@@ -276,21 +287,25 @@ def _undo(k: Kit, tensors: Sequence[Tensor], register: Register, sums: dict[int,
         register.call(collected[which].mul_, factor)
 
 
-def gather(found: Sequence[Tensor], own: Sequence[Tensor], out: Sequence[Tensor], register: Register) -> None:
+def gather(found: Sequence[Tensor], own: Sequence[End], out: Sequence[End], register: Register) -> None:
     """Add to `out` the gradients of what `ends` returned from what `undo` found; the register's states are lost."""
-    for grad, end, pair, total in zip(found, own, register.halves, out, strict=True):
-        total += grad if pair is None else product.gather(grad, pair, end, register.spare[0])
+    for grad, end, totals in zip(found, own, out, strict=True):
+        parts = (grad,) if len(end) == 1 else product.gather(grad, end, register.spare[0])
+        for part, total in zip(parts, totals, strict=True):
+            total += part
 
 
-def gradients(sums: dict[int, Tensor], tensors: Sequence[Tensor]) -> list[Tensor | None]:
+def gradients(sums: Sums, tensors: Sequence[Tensor]) -> list[Tensor | None]:
     """The gradient of each tensor from the sums of `undo`, None for those without one."""
     grads: list[Tensor | None] = [None] * len(tensors)
-    for place, total in sums.items():
+    for (place, *_), total in sums.items():
         if total.dim() == 1:  # of lam conj(psi), beside phases
-            grads[place] = total[:, None] * tensors[place]
+            total = total[:, None] * tensors[place]
         else:
             total = total.sum(0) if total.dim() == 3 else total
-            grads[place] = total if tensors[place].is_complex() or not total.is_complex() else total.real
+            total = total if tensors[place].is_complex() or not total.is_complex() else total.real
+        known = grads[place]
+        grads[place] = total if known is None else known + total
     return grads
 
 

@@ -1,8 +1,7 @@
-"""Product states `(D, B)` from the amplitudes of their qubits `(n, 2, B)`, samples last, and the adjoint of that.
+"""Product states `(D, B)` from the amplitudes of their qubits `(n, 2, B)`, samples last.
 
 A state is the Kronecker product of its qubits' amplitudes, qubit 0 first. It is made by halves: the left one `(L, B)` and the right
-one `(R, B)`, `L R = D = 2^n`, are small, and only their product is as large as a state. Gradients follow torch's convention: of
-`z = x y` they are `conj(y) grad` and `conj(x) grad`.
+one `(R, B)`, `L R = D = 2^n`, are small and made by plain torch, and only their product is as large as a state.
 """
 
 from __future__ import annotations
@@ -25,22 +24,6 @@ def kron(x: Tensor) -> Tensor:
     return kron(_joined(x))
 
 
-def kron_adjoint(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of `x (m, k, d, B)` from that of `kron(x)`."""
-    m, k, d, batch = x.shape
-    if k == 1:
-        return grad.unsqueeze(1)
-    if k % 2:
-        head, last = kron(x[:, :-1]), x[:, -1]
-        each = grad.view(m, head.shape[1], d, batch)
-        of_head, of_last = (each * last.conj().unsqueeze(1)).sum(2), (each * head.conj().unsqueeze(2)).sum(1)
-        return torch.cat([kron_adjoint(of_head, x[:, :-1]), of_last.unsqueeze(1)], dim=1)
-    joined = _joined(x)
-    each = kron_adjoint(grad, joined).view(m, k // 2, d, d, batch)
-    left, right = x.conj().view(m, k // 2, 2, d, batch).unbind(2)
-    return torch.stack([(each * right.unsqueeze(2)).sum(3), (each * left.unsqueeze(3)).sum(2)], dim=2).view(m, k, d, batch)
-
-
 def _joined(x: Tensor) -> Tensor:
     """Neighbours multiplied: `(m, k, d, B) -> (m, k / 2, d^2, B)`."""
     m, k, d, batch = x.shape
@@ -58,18 +41,9 @@ def halves(qubits: Tensor) -> Halves:
     return left, kron(qubits[None, n // 2 :])[0]
 
 
-def halves_adjoint(of_left: Tensor, of_right: Tensor, qubits: Tensor) -> Tensor:
-    """The gradient of the qubits from those of `halves(qubits)`."""
-    n = len(qubits)
-    if n % 2 == 0:
-        return kron_adjoint(torch.stack([of_left, of_right]), qubits.view(2, n // 2, 2, -1)).view(n, 2, -1)
-    right = kron_adjoint(of_right[None], qubits[None, n // 2 :])[0]
-    return torch.cat([kron_adjoint(of_left[None], qubits[None, : n // 2])[0], right]) if n > 1 else right
-
-
-def state(qubits: Tensor) -> Tensor:
+def state(pair: Halves) -> Tensor:
     """The product state, differentiable by autograd."""
-    left, right = halves(qubits)
+    left, right = pair
     return (left[:, None] * right).flatten(0, 1)
 
 
@@ -79,11 +53,13 @@ def write(pair: Halves, out: Tensor) -> None:
     torch.mul(left.expand(-1, out.shape[1])[:, None], right, out=out.view(left.shape[0], right.shape[0], out.shape[1]))
 
 
-def gather(grad: Tensor, pair: Halves, qubits: Tensor, room: Tensor) -> Tensor:
-    """The gradient of the qubits, of all samples or alike for them, from that of their state; writes to `room`, a state's size."""
+def gather(grad: Tensor, pair: Halves, room: Tensor) -> Halves:
+    """The gradients of the halves, of all samples or alike for them, from that of their state; writes to `room`, a state's size.
+
+    Torch's convention: of `z = x y` they are `conj(y) grad` and `conj(x) grad`.
+    """
     left, right = pair
     each = grad.view(left.shape[0], right.shape[0], -1)
-    space, batch = room.view(each.shape), qubits.shape[-1]
-    of_left = torch.mul(each, right.conj(), out=space).sum(1).sum_to_size(left.shape[0], batch)
-    of_right = torch.mul(each, left.conj()[:, None], out=space).sum(0).sum_to_size(right.shape[0], batch)
-    return halves_adjoint(of_left, of_right, qubits)
+    space = room.view(each.shape)
+    of_left = torch.mul(each, right.conj(), out=space).sum(1).sum_to_size(left.shape)
+    return of_left, torch.mul(each, left.conj()[:, None], out=space).sum(0).sum_to_size(right.shape)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+Sums: TypeAlias = "dict[tuple[int, tuple[int, ...], torch.dtype], Tensor]"  # by tensor of the program; a last chunk may differ
 
 
 class _Around(NamedTuple):
@@ -29,7 +31,6 @@ class Register:
     def __init__(self, n: int, states: Tensor, spare: Tensor | None = None) -> None:
         """Takes `states` over as the first buffer."""
         self.factors: list[Tensor] = []  # of the uploads, `(D, B or 1)`
-        self.halves: list[tuple[Tensor, Tensor] | None] = []  # that the first state and the factors are products of
         self.collected: list[Tensor] = []  # their gradients, `(D, B)`
         self._sum = states.new_empty(states.shape[1])
         self._tapes: dict[str, tuple[list[Callable[[], object]], int]] = {}  # calls, and the buffer that they end in
@@ -125,7 +126,7 @@ class Register:
             self.call(torch.mm, self._made(matrix, adjoint, 0), source, out=target)
         self._now = 1 - self._now
 
-    def correlate(self, sums: dict[int, Tensor], place: int, real: bool, qubits: tuple[int, ...]) -> None:
+    def correlate(self, sums: Sums, place: int, real: bool, qubits: tuple[int, ...]) -> None:
         """Add `lam psi^dagger` to a sum, `(K, K)` or several: the costate before the last `turn` and the state after it.
 
         Complex where the amplitudes are last, for a real matrix too.
@@ -134,16 +135,14 @@ class Register:
         lam, psi = around.lam[1 - self._now], around.psi[self._now]
         if lam.dim() == 2 and self.batch == 1 and qubits[-1] == self.n - 1:
             lam = lam.t()
-        if place not in sums:
-            sums[place] = lam.new_zeros(*lam.shape[:-1], psi.shape[-1])
-        self.call(torch.baddbmm if lam.dim() == 3 else torch.addmm, sums[place], lam, psi, out=sums[place])
+        total = _total(sums, place, (*lam.shape[:-1], psi.shape[-1]), lam)
+        self.call(torch.baddbmm if lam.dim() == 3 else torch.addmm, total, lam, psi, out=total)
 
-    def add_up(self, sums: dict[int, Tensor], place: int, product: Tensor) -> None:
+    def add_up(self, sums: Sums, place: int, product: Tensor) -> None:
         """Add `product (D, B)`, summed over samples, to a sum `(D,)`."""
-        if place not in sums:
-            sums[place] = product.new_zeros(product.shape[0])
+        total = _total(sums, place, product.shape[:1], product)
         self.call(torch.sum, product, 1, out=self._sum)
-        self.call(sums[place].add_, self._sum)
+        self.call(total.add_, self._sum)
 
     def shuffle(self, index: Tensor, count: int) -> None:
         """Permute basis states: `new[b] = old[index[b]]`."""
@@ -160,3 +159,10 @@ class Register:
         self.call(torch.conj_physical, both[0], out=out)
         self.call(out.mul_, both[1])
         return out
+
+
+def _total(sums: Sums, place: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    key = (place, shape, like.dtype)
+    if key not in sums:
+        sums[key] = like.new_zeros(shape)
+    return sums[key]

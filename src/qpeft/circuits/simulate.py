@@ -24,7 +24,7 @@ from qpeft.circuits.executor import Expectations, as_rows, check_arguments, work
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.kernel import native
 from qpeft.circuits.plan import Plan, compile_circuit, plan_from_key
-from qpeft.circuits.register import Register
+from qpeft.circuits.register import Register, Sums
 from qpeft.errors import CircuitError, ResourceError
 
 Gradient = Literal["adjoint", "autograd"]
@@ -32,7 +32,7 @@ Gradient = Literal["adjoint", "autograd"]
 # Bytes of one chunk's state: little memory at near the best speed on a CPU, enough to fill an accelerator. A backward pass holds
 # about ten of them.
 CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 160 << 10, 1 << 26
-SEVERAL = 4  # chunks whose qubits' first gates and uploads are made, and differentiated, in one call
+SEVERAL = 2  # chunks whose qubits' first gates and uploads are made, and differentiated, in one call
 _WORKING = (torch.float32, torch.float64)
 _PLAIN = (Tensor, torch.nn.Parameter)  # not a FakeTensor, nor any other subclass
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously
@@ -207,7 +207,7 @@ def _gradients(
     columns, grad_columns = inputs.mT.contiguous(), grad.to(inputs.dtype).mT.contiguous()
     with _float32(inputs):
         tensors, pull = blocks.pullback(kit.builder, angles, recording=recording)
-        sums: dict[int, Tensor] = {}
+        sums: Sums = {}
         of_ends: dict[int, Tensor] = {}
         learn, grad_inputs = kit.builder.prefix_trainable, torch.empty_like(inputs)
 
@@ -215,17 +215,18 @@ def _gradients(
             mixed = list(tensors)
             for place, tensor in zip(learn, own, strict=True):
                 mixed[place] = tensor
-            return evolve.ends(kit, u, mixed)
+            return [part for end in evolve.ends(kit, u, mixed) for part in end]
 
         room: Register | None = None
         for several in _chunks(plan, inputs, SEVERAL):
-            whole, pull_ends = blocks.pullback(ends, columns[:, several], *(tensors[i] for i in learn), recording=recording)
-            by_ends, grads_here = [torch.zeros_like(end) for end in whole], grad_columns[:, several]
+            flat, pull_ends = blocks.pullback(ends, columns[:, several], *(tensors[i] for i in learn), recording=recording)
+            by_ends, grads_here = [torch.zeros_like(x) for x in flat], grad_columns[:, several]
+            whole, gathered_ends = evolve.grouped(kit, flat), evolve.grouped(kit, by_ends)
             for part in _chunks(plan, inputs[several]):
-                own = [_samples(end.detach(), part) for end in whole]
+                own = [_samples(end, part) for end in whole]
                 room = evolve.load(kit, own, 2, room)
                 found = evolve.backward(plan, kit, tensors, grads_here[:, part], sums, room)
-                evolve.gather(found, own, [_samples(end, part) for end in by_ends], room)
+                evolve.gather(found, own, [_samples(end, part) for end in gathered_ends], room)
             by_inputs, *of_prefix = pull_ends(by_ends)
             grad_inputs[several] = by_inputs.mT
             for place, value in zip(learn, of_prefix, strict=True):
@@ -236,9 +237,9 @@ def _gradients(
         return [grad_inputs, *pull(gathered)]
 
 
-def _samples(end: Tensor, part: slice) -> Tensor:
+def _samples(end: evolve.End, part: slice) -> evolve.End:
     """Columns of some samples; what is the same for all samples has one column."""
-    return end if end.shape[-1] == 1 else end[..., part]
+    return tuple(x if x.shape[-1] == 1 else x[..., part] for x in end)  # type: ignore[return-value]
 
 
 class _Adjoint(torch.autograd.Function):

@@ -14,7 +14,7 @@ from torch import Tensor
 from qpeft.circuits import blocks, evolve
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.plan import Plan, compile_circuit, plan_from_key
-from qpeft.circuits.register import Register
+from qpeft.circuits.register import Register, Sums
 from qpeft.circuits.simulate import check_memory
 from qpeft.errors import CircuitError
 
@@ -81,7 +81,7 @@ def _columns_backward(grad: Tensor, angles: Tensor, key: str, k: int) -> Tensor:
     with torch.autocast(angles.device.type, enabled=False):
         kit, psi = _start(plan, angles, k)
         tensors, pull = blocks.pullback(kit.builder, angles, recording=False)
-        sums: dict[int, Tensor] = {}
+        sums: Sums = {}
         lam = torch.complex(*grad.to(angles.dtype))
         both = torch.stack([evolve.forward(kit, [psi], tensors), lam])
         evolve.undo(kit, tensors, Register(plan.circuit.n_qubits, both), sums)

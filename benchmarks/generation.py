@@ -72,7 +72,7 @@ def main() -> None:
     base = models.base_model(arguments.model, getattr(torch, arguments.dtype))
     seen: dict[str, list[float]] = {name: [] for name in names}
     runs = {
-        name: generation_of(models.adapted(base, models.Arm(name)), arguments.prompt, arguments.tokens, seen[name])
+        name: generation_of(models.adapted(base, models.Arm(name).config()), arguments.prompt, arguments.tokens, seen[name])
         for name in names
     }
     for run in runs.values():

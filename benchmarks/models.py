@@ -92,13 +92,13 @@ def _base_model(model: str, dtype: torch.dtype) -> Any:
         torch.set_default_dtype(previous)
 
 
-def adapted(base: Any, arm: Arm) -> Any:
-    """The base model with the arm's adapter, stirred so that it does something; base weights are shared with every other arm."""
+def adapted(base: Any, config: Any) -> Any:
+    """The base model with an adapter, stirred so that it does something; base weights are shared with every other arm."""
     from peft import get_peft_model
 
     shared = {id(t): t for t in (*base.parameters(), *base.buffers())}
     torch.manual_seed(1)
-    model = get_peft_model(copy.deepcopy(base, shared), arm.config())
+    model = get_peft_model(copy.deepcopy(base, shared), config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -99,7 +99,7 @@ def main() -> None:
 
     if arguments.memory_of:
         step = step_of(
-            models.adapted(models.base_model(arguments.model, dtype), models.Arm(arguments.memory_of)),
+            models.adapted(models.base_model(arguments.model, dtype), models.Arm(arguments.memory_of).config()),
             arguments.batch,
             arguments.length,
         )
@@ -111,7 +111,7 @@ def main() -> None:
     records = harness.Records(arguments.out, keep=arguments.append)
     records.add(harness.machine(arguments.threads))
     base = models.base_model(arguments.model, dtype)
-    adapted = {name: models.adapted(base, models.Arm(name)) for name in names}
+    adapted = {name: models.adapted(base, models.Arm(name).config()) for name in names}
     steps = {name: step_of(model, arguments.batch, arguments.length) for name, model in adapted.items()}
     for step in steps.values():
         step()

@@ -9,7 +9,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from benchmarks import harness
 from benchmarks.study import pictures
 from benchmarks.study.ledger import Ledger
 from benchmarks.study.page import table
@@ -50,14 +52,18 @@ class Case:
 
 
 def cases(records: Path) -> list[Case]:
-    """Every task of the plans that has runs of LoRA r=8."""
+    """Every task of the plans on which LoRA r=8 has all its seeds, with the arms that have all of theirs."""
     found = []
     for file in PLANS:
         plan = load_plan(file)
         ledger = Ledger(records, plan.name)
         suffix = {"depth": "1.5B", "search": "135M, the search"}.get(plan.name, "135M")
         for task in plan.tasks:
-            told = {SEARCHED.get(line.arm.label, line.arm.label): line for line in lines(plan, ledger, task) if line.runs}
+            told = {
+                SEARCHED.get(line.arm.label, line.arm.label): line
+                for line in lines(plan, ledger, task)
+                if len(line.runs) == len(plan.seeds)
+            }
             if LARGE in told:
                 found.append(Case(f"{task.name}, {suffix}", told))
     return found
@@ -130,21 +136,23 @@ def fronts(found: Sequence[Case]) -> list[str]:
     return table(["task, model", "Pareto front, ascending in parameters"], rows)
 
 
-def times(found: Sequence[Case]) -> list[str]:
-    """Mean time of a run, training and evaluation, relative to LoRA r=8's, where all runs met the same load: not in the search."""
-    found = [case for case in found if not case.name.endswith("the search")]
-    labels = dict.fromkeys(label for case in found for label, x in case.lines.items() if x.arm.kind in ("quantum", "ours"))
-    if not labels:
-        return ["No runs yet.", ""]
+def times(records: Path) -> list[str]:
+    """What a training step of every arm costs beside LoRA r=8's, from `benchmarks.study.times`."""
+    rows = harness.read(records / "breadth-times.jsonl")
+    machine, steps = rows[0], {row["arm"]: row for row in rows if row["kind"] == "step"}
+    shape = steps[LARGE]
 
-    def seconds(line: Line) -> float:
-        return sum(run.wall_s for run in line.runs.values()) / len(line.runs)
+    def ratio(row: dict[str, Any], key: str) -> str:
+        return f"{row['timing'][key] / shape['timing'][key]:.2f}"
 
-    rows = []
-    for label in labels:
-        ratios = [f"{seconds(c.lines[label]) / seconds(c.lines[LARGE]):.2f}" if label in c.lines else "-" for c in found]
-        rows.append([label, *ratios])
-    return table(["time of a run / LoRA r=8's", *(case.name for case in found)], rows)
+    cells = [[arm, ratio(row, "min_ms"), ratio(row, "median_ms")] for arm, row in steps.items()]
+    cells.sort(key=lambda row: float(row[1]))
+    where = f"{shape['batch']} rows of {shape['length']} tokens, SmolLM2-135M, {machine['cpu']}, {machine['threads']} thread"
+    return [
+        f"{where}; LoRA r=8 takes {shape['timing']['min_ms'] / 1e3:.2f} s:",
+        "",
+        *table(["a training step / LoRA r=8's", "minimum", "median"], cells),
+    ]
 
 
 def write(records: Path, page: Path, image: Path) -> None:
@@ -154,7 +162,7 @@ def write(records: Path, page: Path, image: Path) -> None:
         **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("ours", OURS))},
         "circuits": circuits(found),
         "fronts": fronts(found),
-        "times": times(found),
+        "times": times(records),
     }
     text = page.read_text(encoding="utf-8")
     for name, told in made.items():

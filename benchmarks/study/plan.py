@@ -23,7 +23,8 @@ TEXT, CLASSES = "text", "classification"
 class Task(Section):
     """Rows to learn from, to tune on and to judge on: `FOLDER/{train,validation,test}.jsonl`.
 
-    `prepare` names a data set of the catalogue that is prepared into the folder if it is not there. `judge_rows` of the test
+    `prepare` names a data set of the catalogue that is prepared into the folder if it is not there; `split` a folder without
+    validation rows, an eighth of whose training rows are set aside. `judge_rows` of the test
     rows are judged by the likelihoods of their answers, where the folder holds a task of classification; none means by loss
     alone. `unrelated` is a file of other text: the loss on it is what was forgotten. `step_rows` is how many rows a step has, where
     that is not the study's number.
@@ -32,6 +33,7 @@ class Task(Section):
     name: Label
     folder: Annotated[str, Field(min_length=1)]
     prepare: str | None = None
+    split: str | None = None
     max_length: Annotated[int, Field(ge=2)] = 256
     system: str | None = None
     train_rows: Count | None = None

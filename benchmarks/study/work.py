@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import hashlib
 import logging
 import math
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.study.ledger import Ledger, Trial, chosen
 from benchmarks.study.plan import Arm, Plan, Task, fingerprint
-from qpeft.errors import QpeftError
+from qpeft.errors import DataError, QpeftError, RunError
 from qpeft.records import RunRecord
 from qpeft.training.config import RunConfig
 
@@ -21,12 +22,34 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(task: Task) -> None:
-    """Make the task's rows, if they are not there."""
-    if task.prepare and not Path(task.folder).exists():
+    """Make the task's rows, if they are not there; a DataError says what a folder lacks."""
+    folder = Path(task.folder)
+    if task.prepare and not folder.exists():
         from qpeft.applications.catalogue import CATALOGUE
         from qpeft.applications.prepare import prepare as write
 
-        write(CATALOGUE[task.prepare], Path(task.folder))
+        write(CATALOGUE[task.prepare], folder)
+    if task.split and not folder.exists():
+        _split(Path(task.split), folder)
+    for part in ("train", "validation", "test"):
+        if not (folder / f"{part}.jsonl").is_file():
+            raise DataError(
+                f"task {task.name} has no {part} rows",
+                file=f"{folder / part}.jsonl",
+                expected="train, validation and test rows",
+                cure="`split: FOLDER` in the plan sets validation rows aside",
+            )
+
+
+def _split(source: Path, folder: Path) -> None:
+    """The rows of a folder without validation rows: an eighth of the training rows, those of smallest SHA-256, is set aside."""
+    rows = (source / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    order = sorted(rows, key=lambda row: hashlib.sha256(row.encode()).hexdigest())
+    aside = set(order[: len(rows) // 8])
+    folder.mkdir(parents=True)
+    (folder / "validation.jsonl").write_text("".join(row for row in rows if row in aside), encoding="utf-8")
+    (folder / "train.jsonl").write_text("".join(row for row in rows if row not in aside), encoding="utf-8")
+    (folder / "test.jsonl").write_text((source / "test.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
 
 
 class Study:
@@ -56,6 +79,8 @@ class Study:
             if step not in held_out_losses(folder):
                 train(config, folder, baseline=self._baseline(task, "validation"), until=step)
             found = held_out_losses(folder)[step]
+        except RunError:  # of the folder, not of the method: another process is at work there
+            raise
         except (QpeftError, RuntimeError, ValueError) as problem:
             error = f"{type(problem).__name__}: {problem}"
         if found is not None and not math.isfinite(found):
@@ -68,29 +93,38 @@ class Study:
         self.runs.mkdir(parents=True, exist_ok=True)
         return self.runs / f"baseline-{re.sub(r'[^a-z0-9]+', '-', task.name.lower())}-{part}.json"
 
-    def tune(self, task: Task, arm: Arm) -> float:
-        """The learning rate that wins the ladder; all arms climb the same one."""
+    def tune(self, task: Task, arm: Arm) -> float | None:
+        """The learning rate that wins the ladder, the same for all arms; None where every one failed."""
         alive = list(self.plan.tuning.learning_rates)
         for rung in self.plan.tuning.rungs:
             losses = {rate: self._trial(task, arm, rate, rung.step).loss for rate in alive}
             logger.warning("%s, %s, step %d: %s", task.name, arm.label, rung.step, losses)
+            if all(loss is None for loss in losses.values()):
+                return None
             alive = chosen(losses, rung.keep)
         for rate in self.plan.tuning.learning_rates:
             shutil.rmtree(self._folder(self.plan.run(task, arm, "validation", rate, self.plan.tuning.seed)), ignore_errors=True)
         return alive[0]
 
-    def final(self, task: Task, arm: Arm, rate: float, seed: int) -> RunRecord:
-        """One run of the study: trained with the tuned learning rate, judged on test rows."""
+    def final(self, task: Task, arm: Arm, rate: float | None, seed: int) -> RunRecord:
+        """One run of the study: trained with the tuned learning rate, judged on test rows; failed where there is none."""
         from qpeft.training.folder import failed_record
         from qpeft.training.run import train
 
-        config = self.plan.run(task, arm, "test", rate, seed)
+        config = self.plan.run(task, arm, "test", rate or self.plan.tuning.learning_rates[0], seed)
         if (known := self.ledger.records.get(fingerprint(config))) is not None:
             return known
+        if rate is None:
+            mine = [t.error for t in self.ledger.trials.values() if (t.task, t.arm) == (task.name, arm.label) and t.error]
+            record = failed_record(config, f"every learning rate failed on validation rows, the last with {mine[-1]}")
+            self.ledger.add_record(record)
+            return record
         folder = self._folder(config).with_name(f"{self._folder(config).name}-seed-{seed}")
         try:
             record = train(config, folder, baseline=self._baseline(task, "test"))
             record = dataclasses.replace(record, metrics={**record.metrics, **judge(folder, task, self.unrelated)})
+        except RunError:
+            raise
         except (QpeftError, RuntimeError, ValueError) as problem:
             logger.error("%s, %s, seed %d failed: %s", task.name, arm.label, seed, problem)
             record = failed_record(config, f"{type(problem).__name__}: {problem}")

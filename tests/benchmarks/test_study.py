@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from statistics import fmean
 
@@ -12,7 +13,7 @@ from benchmarks.study.ledger import Ledger, chosen
 from benchmarks.study.page import main as page_main
 from benchmarks.study.plan import load_plan
 
-from qpeft.errors import ConfigError
+from qpeft.errors import ConfigError, DataError
 from qpeft.records import read_records
 from tests.applications.conftest import clinic  # noqa: F401  (fixture)
 from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
@@ -146,3 +147,31 @@ def test_a_wrong_plan_says_what_is_wrong(plan: Path, old: str, new: str, told: s
     plan.write_text(plan.read_text().replace(old, new))
     with pytest.raises(ConfigError, match=told):
         load_plan(plan)
+
+
+def test_a_task_without_validation_rows_is_refused_or_split(plan: Path, tmp_path: Path, clinic: Path) -> None:  # noqa: F811
+    """Nothing is tuned on failures: rows are missed before the first run, and `split` makes them of the training rows."""
+    bare, made = tmp_path / "bare", tmp_path / "made"
+    shutil.copytree(clinic, bare)
+    (bare / "validation.jsonl").unlink()
+    text = plan.read_text()
+    plan.write_text(text.replace(f"folder: {clinic}", f"folder: {bare}"))
+    with pytest.raises(DataError, match="no validation rows"):
+        run(plan)
+    plan.write_text(
+        text.replace(f"folder: {clinic}", f"folder: {made}\n    split: {bare}").replace("judge_rows: 6", "judge_rows: 0")
+    )
+    assert run(plan, "--seeds", "1", "--arm", "LoRA").records
+    rows = (bare / "train.jsonl").read_text().splitlines()
+    train, validation = ((made / f"{part}.jsonl").read_text().splitlines() for part in ("train", "validation"))
+    assert sorted(train + validation) == sorted(rows)
+    assert len(validation) == len(rows) // 8 > 0
+    assert (made / "test.jsonl").read_text() == (bare / "test.jsonl").read_text()
+
+
+def test_an_arm_whose_every_learning_rate_fails_is_not_run(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan.write_text(plan.read_text().replace("[1.0e-3, 1.0e-2, 1.0e+6]", "[1.0e+30, 1.0e+31, 1.0e+32]"))
+    ledger = run(plan, "--arm", "LoRA")
+    assert {trial.loss for trial in ledger.trials.values() if trial.step == 3} == {None}
+    assert {record.status for record in ledger.records.values()} == {"failed"}
+    assert "every learning rate failed" in capsys.readouterr().out

@@ -40,41 +40,47 @@ def losses(panels: Mapping[str, Sequence[Line]], file: Path) -> None:
 
 
 def _losses(axes: Any, title: str, shown: Sequence[Line]) -> None:
-    low, top = _range(shown)
+    low, top, bound = _range(shown)
     for kind in (kind for kind in NAMES if any(line.arm.kind == kind for line in shown)):
         mine = [line for line in shown if line.arm.kind == kind]
-        heights = [min(line.loss.mean, top) for line in mine]
-        bars = [(line.loss.half_width or 0.0) if line.loss.mean <= top and line.loss.n >= MIN_SEEDS else 0.0 for line in mine]
+        heights = [line.loss.mean if line.loss.mean <= bound else top for line in mine]
+        bars = [_bar(line) if line.loss.mean <= bound else 0.0 for line in mine]
         sizes = [line.parameters for line in mine]
         axes.errorbar(sizes, heights, yerr=bars, fmt="o", markersize=5, color=COLOURS[kind], label=NAMES[kind], capsize=2, lw=1)
     best = front(shown)
     axes.plot([line.parameters for line in best], [line.loss.mean for line in best], color=LIGHT.ink, lw=0.8, ls=":")
     space = 0.06 * (top - low) or 0.01
     axes.set(xscale="log", xlabel="trained parameters (log scale)", ylabel=f"held-out loss, {UNIT} (lower is better)", title=title)
-    axes.set_ylim(low - 2 * space, top + space)
+    axes.set_ylim(low - space, top + space)
     axes.margins(x=0.12)
     round_ticks(axes)
     axes.legend(fontsize=8, loc="upper right")
 
 
-def _range(shown: Sequence[Line]) -> tuple[float, float]:
-    """The least loss, and what is drawn as the greatest."""
+def _bar(line: Line) -> float:
+    return (line.loss.half_width or 0.0) if line.loss.n >= MIN_SEEDS else 0.0
+
+
+def _range(shown: Sequence[Line]) -> tuple[float, float, float]:
+    """The least loss drawn and the greatest, bars in them, and the mean beyond which a method sits at the edge."""
     means = sorted(line.loss.mean for line in shown)
-    return means[0], 2 * means[len(means) // 2] - means[0]
+    bound = max(2 * means[len(means) // 2] - means[0], 1.6 * means[0])
+    near = [line for line in shown if line.loss.mean <= bound]
+    return min(line.loss.mean - _bar(line) for line in near), max(line.loss.mean + _bar(line) for line in near), bound
 
 
 def _name(axes: Any, shown: Sequence[Line], renderer: Any) -> None:
     """Each method's name near its point, where it covers no other."""
-    place, top = axes.transData, _range(shown)[1]
+    place, (_, top, bound) = axes.transData, _range(shown)
     bounds = axes.get_window_extent(renderer)
     frame = (bounds.x0 + 2, bounds.y0 + 2, bounds.x1 - 2, bounds.y1 - 2)
-    points = {id(line): place.transform((line.parameters, min(line.loss.mean, top))) for line in shown}
+    points = {id(line): place.transform((line.parameters, line.loss.mean if line.loss.mean <= bound else top)) for line in shown}
     corner = axes.get_legend().get_window_extent(renderer)
     taken = [(corner.x0, corner.y0, corner.x1, corner.y1), *((x - 5, y - 5, x + 5, y + 5) for x, y in points.values())]
     best = {id(line) for line in front(shown)}
     told = [x for x in shown if len(shown) <= MOST_NAMES or x.arm.kind == "lora" or id(x) in best or "," not in x.arm.label]
     for line in sorted(told, key=lambda line: -len(line.arm.label)):
-        beyond = f" ({line.loss.mean:.2f})" if line.loss.mean > top else ""
+        beyond = f" ({line.loss.mean:.2f})" if line.loss.mean > bound else ""
         text = axes.text(0, 0, line.arm.label + beyond, size=7, va="bottom", ha="left", color=COLOURS[line.arm.kind])
         size = text.get_window_extent(renderer)
         box = free_place(points[id(line)], (size.width, size.height), frame, taken, clear=8)

@@ -209,13 +209,13 @@ def _verify(deployment: Deployment, n: int) -> dict[str, Any]:
 
     database = Database(deployment.database or f"sqlite:///{deployment.folder / 'data' / 'service.sqlite'}")
     with database.reader.connect() as connection:
-        states: dict[str, int] = dict(
-            connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).tuples().all()
-        )
+
+        def counted(column: Any) -> dict[Any, int]:
+            return dict(connection.execute(sa.select(column, sa.func.count()).group_by(column)).tuples().all())
+
+        states = counted(jobs.c.state)
         n_results = connection.execute(sa.select(sa.func.count()).select_from(results)).scalar_one()
-        attempts: dict[int, int] = dict(
-            connection.execute(sa.select(jobs.c.attempt, sa.func.count()).group_by(jobs.c.attempt)).tuples().all()
-        )
+        attempts = counted(jobs.c.attempt)
         sound = connection.exec_driver_sql("PRAGMA integrity_check").scalar() if database.sqlite else "ok"
     database.dispose()
     lost = n - states.get("succeeded", 0)

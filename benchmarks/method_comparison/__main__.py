@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.method_comparison.experiments import EXPERIMENTS, FOLDER, write
+from benchmarks.study.page import table
 
 QUERY = "Question: {query} Think step by step.\nAnswer:"
 
@@ -129,15 +130,15 @@ def page(folder: Path) -> str:
         "to see that they load, train and answer. The losses say nothing about which is better: learning rates are those of the",
         f"files, chosen for the suite's model. {machine['processor']}, {machine['threads']} thread; times beside other work.",
         "",
-        "| experiment | trained parameters | loss, first 20 rows | last 20 rows | seconds |",
-        "|---|---|---|---|---|",
     ]
+    cells = []
     for result in found:
         info, trained = result["run_info"], result["train_info"]
         told = trained["metrics"][0]
-        numbers = f"{trained['num_trainable_params']:,} | {told['first train loss']:.3f} | {told['train loss']:.3f}"
-        lines.append(f"| {info['experiment_name']} | {numbers} | {info['total_time']:.0f} |")
-    return "\n".join(lines) + "\n"
+        losses = [f"{told[name]:.3f}" for name in ("first train loss", "train loss")]
+        cells.append([info["experiment_name"], f"{trained['num_trainable_params']:,}", *losses, f"{info['total_time']:.0f}"])
+    head = ["experiment", "trained parameters", "loss, first 20 rows", "last 20 rows", "seconds"]
+    return "\n".join([*lines, *table(head, cells)])
 
 
 def main(given: list[str] | None = None) -> None:

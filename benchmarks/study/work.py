@@ -19,6 +19,7 @@ from qpeft.records import RunRecord
 from qpeft.training.config import RunConfig
 
 logger = logging.getLogger(__name__)
+FAILURES = (QpeftError, RuntimeError, ValueError)  # of a method on a task, which a study goes on after
 
 
 def prepare(task: Task) -> None:
@@ -52,6 +53,13 @@ def _split(source: Path, folder: Path) -> None:
     (folder / "test.jsonl").write_text((source / "test.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
 
 
+def _failure(problem: Exception) -> str:
+    """What the ledger says of a run that failed. An error of the folder, where another process is at work, is not the method's."""
+    if isinstance(problem, RunError):
+        raise problem
+    return f"{type(problem).__name__}: {problem}"
+
+
 class Study:
     """A plan at work: `runs` is where runs live until they are in the ledger."""
 
@@ -79,10 +87,8 @@ class Study:
             if step not in held_out_losses(folder):
                 train(config, folder, baseline=self._baseline(task, "validation"), until=step)
             found = held_out_losses(folder)[step]
-        except RunError:  # of the folder, not of the method: another process is at work there
-            raise
-        except (QpeftError, RuntimeError, ValueError) as problem:
-            error = f"{type(problem).__name__}: {problem}"
+        except FAILURES as problem:
+            error = _failure(problem)
         if found is not None and not math.isfinite(found):
             found, error = None, "the loss is not finite"
         trial = Trial(task.name, arm.label, rate, step, found, mark, error)
@@ -99,12 +105,12 @@ class Study:
         for rung in self.plan.tuning.rungs:
             losses = {rate: self._trial(task, arm, rate, rung.step).loss for rate in alive}
             logger.warning("%s, %s, step %d: %s", task.name, arm.label, rung.step, losses)
-            if all(loss is None for loss in losses.values()):
-                return None
-            alive = chosen(losses, rung.keep)
+            alive = chosen(losses, rung.keep) if any(loss is not None for loss in losses.values()) else []
+            if not alive:
+                break
         for rate in self.plan.tuning.learning_rates:
             shutil.rmtree(self._folder(self.plan.run(task, arm, "validation", rate, self.plan.tuning.seed)), ignore_errors=True)
-        return alive[0]
+        return alive[0] if alive else None
 
     def final(self, task: Task, arm: Arm, rate: float | None, seed: int) -> RunRecord:
         """One run of the study: trained with the tuned learning rate, judged on test rows; failed where there is none."""
@@ -123,11 +129,9 @@ class Study:
         try:
             record = train(config, folder, baseline=self._baseline(task, "test"))
             record = dataclasses.replace(record, metrics={**record.metrics, **judge(folder, task, self.unrelated)})
-        except RunError:
-            raise
-        except (QpeftError, RuntimeError, ValueError) as problem:
+        except FAILURES as problem:
+            record = failed_record(config, _failure(problem))
             logger.error("%s, %s, seed %d failed: %s", task.name, arm.label, seed, problem)
-            record = failed_record(config, f"{type(problem).__name__}: {problem}")
         self.ledger.add_record(record)
         shutil.rmtree(folder, ignore_errors=True)
         return record

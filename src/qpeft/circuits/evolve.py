@@ -81,6 +81,11 @@ class Kit:
     blocks: tuple[tuple[tuple[int, ...], ...], ...]  # per step, the qubits of each matrix
     ground: Tensor  # (n, 2, 1): every qubit in |0>
 
+    @functools.cached_property
+    def used(self) -> tuple[int, ...]:
+        """The uploads of the steps, in order of first use."""
+        return tuple(dict.fromkeys(which for which in self.step_upload if which is not None))
+
 
 @functools.lru_cache(maxsize=512)
 def kit(plan: Plan, whole: bool, device: torch.device, dtype: torch.dtype) -> Kit:
@@ -135,15 +140,14 @@ def ends(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> list[End]:
             factor = qubits[which]
             assert factor is not None  # data steps of the prefix act on single qubits
             state = state * factor
-    used = dict.fromkeys(which for which in k.step_upload if which is not None)
-    return [product.halves(state), *(k.uploads[which].of_register(qubits[which], inputs) for which in used)]
+    return [product.halves(state), *(k.uploads[which].of_register(qubits[which], inputs) for which in k.used)]
 
 
 def grouped(k: Kit, flat: Sequence[Tensor]) -> list[End]:
     """The tensors of what `ends` returned, as `ends` returned them."""
-    used = dict.fromkeys(which for which in k.step_upload if which is not None)
     rest = iter(flat)
-    return [(next(rest),) if pair else (next(rest), next(rest)) for pair in (False, *(k.uploads[which].has_pair for which in used))]
+    whole = (False, *(k.uploads[which].has_pair for which in k.used))
+    return [(next(rest),) if one else (next(rest), next(rest)) for one in whole]
 
 
 def _views(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> Tensor:
@@ -182,8 +186,7 @@ def forward(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor]) -> Ten
 
 
 def _by_upload(k: Kit, factors: Sequence[Tensor]) -> dict[int, Tensor]:
-    used = dict.fromkeys(which for which in k.step_upload if which is not None)
-    return dict(zip(used, factors, strict=True))
+    return dict(zip(k.used, factors, strict=True))
 
 
 def load(k: Kit, own: Sequence[End], count: int, room: Register | None) -> Register:

@@ -181,13 +181,11 @@ def _values(inputs: Tensor, angles: Tensor, plan: Plan, kept: list[heisenberg.Re
         tensors, columns = kit.builder(angles), inputs.mT.contiguous()
         out: list[Tensor] = []
         room: Register | None = None
-        for several in _chunks(plan, inputs, SEVERAL):
-            ends = evolve.ends(kit, columns[:, several], tensors)
-            for part in _chunks(plan, inputs[several], 2):  # one state takes half of what a state and its costate do
-                room = evolve.load(kit, [_samples(end, part) for end in ends], 1, room)
-                evolve.run(kit, tensors, room)
-                values = evolve.read(plan, room.states[0], room.spare[0]).mT
-                out.append(values if room.batch > 1 else values.expand(len(inputs[several][part]), -1))
+        for part in _chunks(plan, inputs, 2):  # one state takes half of what a state and its costate do
+            room = evolve.load(kit, evolve.ends(kit, columns[:, part], tensors), 1, room)
+            evolve.run(kit, tensors, room)
+            values = evolve.read(plan, room.states[0], room.spare[0]).mT
+            out.append(values if room.batch > 1 else values.expand(len(inputs[part]), -1))
         return torch.cat(out) if out else inputs.new_empty(0, len(plan.observables))
 
 

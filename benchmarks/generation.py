@@ -48,7 +48,7 @@ def page(records: list[dict[str, Any]]) -> str:
         lines += [
             f"## {first['model']} in {first['dtype']}, {first['tokens']} tokens after a prompt of {first['prompt']}",
             "",
-            f"`{first['command']}` on {machine['cpu']}, {machine['threads']} thread(s), torch {machine['torch']}.",
+            f"`{first['command']}` on {models.on(machine)}.",
             "",
             "| adapter | ms a token (min, median) | ratio |",
             "|---|---|---|",

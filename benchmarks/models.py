@@ -148,6 +148,11 @@ def runs(records: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[dict[
     return found
 
 
+def on(machine: dict[str, Any]) -> str:
+    """The machine in words, with its instruction sets: processors of one name differ in bfloat16."""
+    return f"{machine['cpu']} ({', '.join(machine['instructions'])}), {machine['threads']} thread(s), torch {machine['torch']}"
+
+
 def reference(rows: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any] | None:
     """The row of LoRA of equal rank, where it is among the rows and another one."""
     wanted = f"lora:{row['arm'].split(':')[1]}"

@@ -66,7 +66,7 @@ def page(records: list[dict[str, Any]]) -> str:
         lines += [
             f"## {first['model']} in {first['dtype']}, {first['batch']} x {first['length']} tokens",
             "",
-            f"`{first['command']}` on {machine['cpu']}, {machine['threads']} thread(s), torch {machine['torch']}.",
+            f"`{first['command']}` on {models.on(machine)}.",
             "",
             "| adapter | trained parameters | step, s (min, median) | time ratio | tokens/s | peak memory, GiB | memory ratio |",
             "|---|---|---|---|---|---|---|",

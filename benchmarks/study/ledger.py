@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.study.plan import Arm, Plan, Task, Tuning, fingerprint
 from qpeft.records import RunRecord, append_record, read_records
 
 
@@ -46,6 +47,16 @@ class Ledger:
             stream.write(json.dumps(asdict(trial), sort_keys=True) + "\n")
         self._keep(trial)
 
+    def rate(self, plan: Plan, task: Task, arm: Arm) -> float | None:
+        """The learning rate that has won by the trials so far; those not made yet count as failed."""
+
+        def loss_after(rate: float, step: int) -> float | None:
+            mark = fingerprint(plan.run(task, arm, "validation", rate, plan.tuning.seed))
+            trial = self.trials.get((mark, step))
+            return None if trial is None else trial.loss
+
+        return climbed(plan.tuning, loss_after)
+
     def add_record(self, record: RunRecord) -> None:
         """Write a record, then know it."""
         append_record(self.records_file, record)
@@ -54,10 +65,20 @@ class Ledger:
 
 def fingerprint_of(record: RunRecord) -> str:
     """The fingerprint of the run behind a record."""
-    from benchmarks.study.plan import fingerprint
     from qpeft.training.config import RunConfig
 
     return fingerprint(RunConfig.from_resolved(dict(record.config)))
+
+
+def climbed(tuning: Tuning, loss_after: Callable[[float, int], float | None]) -> float | None:
+    """The learning rate that wins the ladder, from the losses of rates after the rungs' steps; None where every one failed."""
+    alive = list(tuning.learning_rates)
+    for rung in tuning.rungs:
+        losses = {rate: loss_after(rate, rung.step) for rate in alive}
+        if all(loss is None for loss in losses.values()):
+            return None
+        alive = chosen(losses, rung.keep)
+    return alive[0]
 
 
 def chosen(losses: Mapping[float, float | None], keep: int) -> list[float]:

@@ -161,6 +161,10 @@ class Plan(Section):
             training=training,
         )
 
+    def final(self, task: Task, arm: Arm, tuned: float | None, seed: int) -> RunConfig:
+        """The run that counts: judged on test rows, at the tuned learning rate (at the first one where every one failed)."""
+        return self.run(task, arm, "test", tuned or self.tuning.learning_rates[0], seed)
+
 
 def fingerprint(config: RunConfig) -> str:
     """What decides a run's result, as a hash: names of groups and arms do not."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.study.ledger import Ledger
-from benchmarks.study.plan import Arm, Plan, Task
+from benchmarks.study.plan import Arm, Plan, Task, fingerprint
 from qpeft.records import RunRecord
 from qpeft.report.statistics import Estimate, PairedDifference, corrected, estimate, paired_difference, pareto
 
@@ -32,14 +32,15 @@ class Line:
 
 
 def lines(plan: Plan, ledger: Ledger, task: Task) -> list[Line]:
-    """Every arm of the plan that has a run on the task, best mean loss first."""
-    group = plan.run(task, plan.arms[0], "test", 1e-3, 0).name
+    """Every arm of the plan that has a run on the task at its tuned learning rate, best mean loss first."""
     found = []
     for arm in plan.arms:
-        mine = [r for r in ledger.records.values() if r.group == group and r.label == arm.label and r.seed in plan.seeds]
-        done = {r.seed: r for r in mine if r.status == "ok"}
-        if mine:
-            found.append(Line(arm, dict(sorted(done.items())), len(mine) - len(done)))
+        rate = ledger.rate(plan, task, arm)
+        mine = {seed: ledger.records.get(fingerprint(plan.final(task, arm, rate, seed))) for seed in plan.seeds}
+        made = {seed: run for seed, run in mine.items() if run is not None}
+        if made:
+            done = {seed: run for seed, run in made.items() if run.status == "ok"}
+            found.append(Line(arm, done, len(made) - len(done)))
     return sorted(found, key=lambda line: line.loss.mean if line.runs else float("inf"))
 
 

@@ -12,8 +12,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.study.ledger import Ledger, Trial, chosen
+from benchmarks.study.ledger import Ledger, Trial, climbed
 from benchmarks.study.plan import Arm, Plan, Task, fingerprint
+from benchmarks.study.results import lines
 from qpeft.errors import DataError, QpeftError, RunError
 from qpeft.records import RunRecord
 from qpeft.training.config import RunConfig
@@ -92,6 +93,7 @@ class Study:
         if found is not None and not math.isfinite(found):
             found, error = None, "the loss is not finite"
         trial = Trial(task.name, arm.label, rate, step, found, mark, error)
+        logger.warning("%s, %s, learning rate %g, step %d: %s", task.name, arm.label, rate, step, error or found)
         self.ledger.add_trial(trial)
         return trial
 
@@ -101,23 +103,17 @@ class Study:
 
     def tune(self, task: Task, arm: Arm) -> float | None:
         """The learning rate that wins the ladder, the same for all arms; None where every one failed."""
-        alive = list(self.plan.tuning.learning_rates)
-        for rung in self.plan.tuning.rungs:
-            losses = {rate: self._trial(task, arm, rate, rung.step).loss for rate in alive}
-            logger.warning("%s, %s, step %d: %s", task.name, arm.label, rung.step, losses)
-            alive = chosen(losses, rung.keep) if any(loss is not None for loss in losses.values()) else []
-            if not alive:
-                break
+        best = climbed(self.plan.tuning, lambda rate, step: self._trial(task, arm, rate, step).loss)
         for rate in self.plan.tuning.learning_rates:
             shutil.rmtree(self._folder(self.plan.run(task, arm, "validation", rate, self.plan.tuning.seed)), ignore_errors=True)
-        return alive[0] if alive else None
+        return best
 
     def final(self, task: Task, arm: Arm, rate: float | None, seed: int) -> RunRecord:
         """One run of the study: trained with the tuned learning rate, judged on test rows; failed where there is none."""
         from qpeft.training.folder import failed_record
         from qpeft.training.run import train
 
-        config = self.plan.run(task, arm, "test", rate or self.plan.tuning.learning_rates[0], seed)
+        config = self.plan.final(task, arm, rate, seed)
         if (known := self.ledger.records.get(fingerprint(config))) is not None:
             return known
         if rate is None:
@@ -148,10 +144,8 @@ class Study:
 
     def left(self) -> tuple[int, int]:
         """(runs done, runs planned), tuning not counted."""
-        wanted = {arm.label for arm in self.plan.arms}
-        groups = {self.plan.run(task, self.plan.arms[0], "test", 1e-3, 0).name for task in self.plan.tasks}
-        done = {(r.group, r.label, r.seed) for r in self.ledger.records.values() if r.group in groups and r.label in wanted}
-        return len(done), len(self.plan.tasks) * len(self.plan.arms) * len(self.plan.seeds)
+        done = sum(len(line.runs) + line.failed for task in self.plan.tasks for line in lines(self.plan, self.ledger, task))
+        return done, len(self.plan.tasks) * len(self.plan.arms) * len(self.plan.seeds)
 
 
 def judge(folder: Path, task: Task, unrelated: dict[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from benchmarks.study.__main__ import main
 from benchmarks.study.ledger import Ledger, chosen
 from benchmarks.study.page import main as page_main
 from benchmarks.study.plan import load_plan
+from benchmarks.study.results import lines
 
 from qpeft.errors import ConfigError, DataError
 from qpeft.records import read_records
@@ -98,6 +100,19 @@ def test_what_was_cut_off_goes_on_from_the_files(plan: Path) -> None:
     later = run(plan)
     assert {(r.label, r.seed): r.metrics["loss"] for r in later.records.values()} == losses
     assert [json.loads(line) for line in later.trials_file.read_text().splitlines()] == list(map(json.loads, trials.splitlines()))
+
+
+def test_runs_at_a_learning_rate_that_lost_do_not_count(plan: Path) -> None:
+    ledger, found = run(plan), load_plan(plan)
+    task, arm = found.tasks[0], found.arms[0]
+    counted = [(line.arm.label, line.values("loss")) for line in lines(found, ledger, task)]
+    lost = next(rate for rate in found.tuning.learning_rates if rate != ledger.rate(found, task, arm))
+    mine = next(record for record in ledger.records.values() if (record.label, record.seed) == (arm.label, 0))
+    stray = dataclasses.replace(mine, config=found.final(task, arm, lost, 0).resolved(), metrics={**mine.metrics, "loss": 99.0})
+    ledger.add_record(stray)
+    later = Ledger(plan.parent / "kept", "tiny")
+    assert len(later.records) == 5
+    assert [(line.arm.label, line.values("loss")) for line in lines(found, later, task)] == counted
 
 
 def test_a_failed_run_is_recorded(plan: Path) -> None:

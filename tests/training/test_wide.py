@@ -45,6 +45,22 @@ def test_a_weight_that_is_trained_has_its_gradient() -> None:
     assert layer.weight.grad is not None
 
 
+@pytest.mark.parametrize(("rows", "length", "kept"), [(1, 5, 1), (3, 5, 1), (3, 5, 2), (3, 1, 1), (2, 5, 0)])
+def test_an_output_layer_takes_its_rows_as_one_block(rows: int, length: int, kept: int) -> None:
+    plain, head = nn.Linear(8, 11), nn.Linear(8, 11)
+    head.load_state_dict(plain.state_dict())
+    wide.compact(head)
+    taken: list[torch.Tensor] = []
+    head.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+    states = torch.randn(rows, length, 8, requires_grad=True)
+    cut = states[:, length - kept :]
+    out = head(cut)
+    assert taken[0].stride() == (kept * 8 or 8, 8, 1)
+    torch.testing.assert_close(out, plain(cut))
+    out.sum().backward()
+    assert states.grad is not None
+
+
 def test_lora_beside_a_widened_layer_of_a_whole_model() -> None:
     """Loss and gradients of a small model in bfloat16 storage are within bfloat16's rounding of the native ones."""
     from peft import LoraConfig, get_peft_model

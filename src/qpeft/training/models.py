@@ -75,7 +75,7 @@ def load_model(model: ModelSection) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from qpeft.training.wide import widen
+    from qpeft.training.wide import compact, widen
 
     given = {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
     with _explained(model):
@@ -89,6 +89,8 @@ def load_model(model: ModelSection) -> Any:
     placed = loaded.to("cuda") if torch.cuda.is_available() else loaded
     if model.compute_dtype == "float32" or (model.compute_dtype == "auto" and environment.slow_in_bfloat16(placed.device.type)):
         widen(placed)
+    if (head := placed.get_output_embeddings()) is not None:
+        compact(head)
     return placed
 
 

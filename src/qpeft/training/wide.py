@@ -1,4 +1,4 @@
-"""Base weights of 16 bits, products in float32: for processors without instructions for 16-bit arithmetic.
+"""Base weights of 16 bits on processors: products in float32 where there are no instructions for 16-bit arithmetic.
 
 There torch's bfloat16 products are several times slower than float32 ones, and a model in float32 takes twice the memory. Widening
 a weight block by block as it is used costs little beside a product with many rows. Sums are float32's, outputs the model's dtype.
@@ -35,6 +35,21 @@ def widen(model: nn.Module) -> int:
             module.__class__ = WideLinear
             count += 1
     return count
+
+
+def compact(head: nn.Module) -> None:
+    """Have an output layer take its rows as one block of memory.
+
+    The states of last tokens alone, `(B, 1, d)` cut out of `(B, T, d)`, torch multiplies one by one, and lays a weight of 16 bits
+    out anew for each: 3 s each for a vocabulary of 152,000, with bfloat16 instructions too, against 0.1 s for all as one block.
+    """
+    head.register_forward_pre_hook(_compacted)
+
+
+def _compacted(head: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    x, *rest = given
+    apart = x.dim() == 3 and x.stride(0) != x.stride(1) * x.shape[1]
+    return (x.clone(memory_format=torch.contiguous_format) if apart else x, *rest)
 
 
 def _blocks(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -51,7 +51,7 @@ class Ledger:
         """The learning rate that has won by the trials so far; those not made yet count as failed."""
 
         def loss_after(rate: float, step: int) -> float | None:
-            mark = fingerprint(plan.run(task, arm, "validation", rate, plan.tuning.seed))
+            mark = fingerprint(plan.trial(task, arm, rate))
             trial = self.trials.get((mark, step))
             return None if trial is None else trial.loss
 

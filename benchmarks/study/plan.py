@@ -161,6 +161,10 @@ class Plan(Section):
             training=training,
         )
 
+    def trial(self, task: Task, arm: Arm, learning_rate: float) -> RunConfig:
+        """A run of the ladder: judged on validation rows, with the tuning's seed."""
+        return self.run(task, arm, "validation", learning_rate, self.tuning.seed)
+
     def final(self, task: Task, arm: Arm, tuned: float | None, seed: int) -> RunConfig:
         """The run that counts: judged on test rows, at the tuned learning rate (at the first one where every one failed)."""
         return self.run(task, arm, "test", tuned or self.tuning.learning_rates[0], seed)

@@ -77,7 +77,7 @@ class Study:
         from qpeft.training.folder import held_out_losses
         from qpeft.training.run import train
 
-        config = self.plan.run(task, arm, "validation", rate, self.plan.tuning.seed)
+        config = self.plan.trial(task, arm, rate)
         mark = fingerprint(config)
         if (known := self.ledger.trials.get((mark, step))) is not None:
             return known
@@ -105,7 +105,7 @@ class Study:
         """The learning rate that wins the ladder, the same for all arms; None where every one failed."""
         best = climbed(self.plan.tuning, lambda rate, step: self._trial(task, arm, rate, step).loss)
         for rate in self.plan.tuning.learning_rates:
-            shutil.rmtree(self._folder(self.plan.run(task, arm, "validation", rate, self.plan.tuning.seed)), ignore_errors=True)
+            shutil.rmtree(self._folder(self.plan.trial(task, arm, rate)), ignore_errors=True)
         return best
 
     def final(self, task: Task, arm: Arm, rate: float | None, seed: int) -> RunRecord:

@@ -143,7 +143,7 @@ def _score(model: Any, tokenizer: Any, batch: Sequence[tuple[list[int], list[_Ta
                 input_ids=prefix_ids.to(device),
                 attention_mask=prefix_mask.to(device),
                 position_ids=(prefix_mask.cumsum(1) - 1).clamp(min=0).to(device),
-                logits_to_keep=torch.empty(0, dtype=torch.long, device=device),  # of each last token they cost minutes in bfloat16
+                logits_to_keep=torch.empty(0, dtype=torch.long, device=device),  # none is read
                 **kept,
             )
             if each > 1:

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from qpeft.training import wide
+from qpeft.training import environment, wide
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same number of rows is few on every processor."""
+    monkeypatch.setattr(wide, "FEW_OF_SLOW", wide.FEW)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -43,6 +49,33 @@ def test_a_weight_that_is_trained_has_its_gradient() -> None:
     wide.widen(layer)
     layer(torch.randn(16, 8, dtype=torch.bfloat16)).sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize(("instructions", "few"), [(True, 5), (False, 3)])
+def test_a_product_of_few_rows_is_left_to_the_processor(instructions: bool, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wide, "has_bfloat16", lambda: instructions)
+    monkeypatch.setattr(wide, "FEW_OF_SLOW", 5)
+    monkeypatch.setattr(wide, "FEW", 3)
+    layer = nn.Linear(8, 8, dtype=torch.bfloat16).requires_grad_(False)
+    wide.widen(layer)
+    for rows in range(1, 7):
+        out = layer(torch.randn(rows, 8, dtype=torch.bfloat16, requires_grad=True))
+        assert ("_Product" in type(out.grad_fn).__name__) == (rows >= few)
+
+
+def test_where_products_are_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = environment.slow_in_bfloat16.__wrapped__
+    monkeypatch.setattr(environment, "has_bfloat16", lambda: False)
+    assert asked("cpu")
+    assert not asked("cuda")
+    monkeypatch.setattr(environment, "has_bfloat16", lambda: True)
+    for ratio, slow in ((0.2, False), (1.0, False), (1.8, True)):
+        monkeypatch.setattr(environment, "bfloat16_over_float32", lambda ratio=ratio: ratio)
+        assert asked("cpu") == slow
+
+
+def test_the_ratio_of_products_is_measured() -> None:
+    assert 0.01 < environment.bfloat16_over_float32(rows=32, size=256) < 100
 
 
 @pytest.mark.parametrize(("rows", "length", "kept"), [(1, 5, 1), (3, 5, 1), (3, 5, 2), (3, 1, 1), (2, 5, 0)])

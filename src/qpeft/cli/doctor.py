@@ -22,7 +22,7 @@ def doctor(as_json: AsJson = False) -> None:
         "memory": f"{machine['memory_bytes'] / 2**30:.1f} GiB",
         "accelerators": ", ".join(machine["gpus"]) or "none",
         "circuits on the CPU": native.describe(),
-        "bfloat16 on the CPU": "no instructions: products in float32" if environment.slow_in_bfloat16("cpu") else "fast",
+        "bfloat16 on the CPU": _bfloat16(),
     }
     extras = _extras()
     if as_json:
@@ -33,6 +33,14 @@ def doctor(as_json: AsJson = False) -> None:
     print_table(("", "in use"), list(found.items()))
     if missing:
         print("not installed:\n  " + "\n  ".join(missing))
+
+
+def _bfloat16() -> str:
+    from qpeft.training import environment
+
+    if not environment.slow_in_bfloat16("cpu"):
+        return "fast"
+    return f"{'slow' if environment.has_bfloat16() else 'no'} instructions: products in float32"
 
 
 def _extras() -> dict[str, bool]:

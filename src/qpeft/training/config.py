@@ -40,7 +40,8 @@ class ModelSection(Section):
     """What `from_pretrained` needs. `package:NAME` is a model that ships inside an installed Python package.
 
     `compute_dtype` is that of the base model's matrix products: the model's own ("native"), float32 for weights of 16 bits, widened
-    block by block (wide.py), or by "auto" the latter on processors without instructions for bfloat16, where it is faster.
+    block by block (wide.py), or by "auto" the latter on processors where it is faster, as those with no instructions for bfloat16
+    or slow ones.
     """
 
     model_name_or_path: Annotated[str, Field(min_length=1, description="a hub id, a folder or package:NAME")]

@@ -1,7 +1,8 @@
-"""Base weights of 16 bits on processors: products in float32 where there are no instructions for 16-bit arithmetic.
+"""Base weights of 16 bits on processors: products in float32 where the processor's 16-bit arithmetic is slower.
 
-There torch's bfloat16 products are several times slower than float32 ones, and a model in float32 takes twice the memory. Widening
-a weight block by block as it is used costs little beside a product with many rows. Sums are float32's, outputs the model's dtype.
+Without instructions for it torch's bfloat16 products are several times slower than float32 ones, with slow ones twice, and a model
+in float32 takes twice the memory. Widening a weight block by block as it is used costs little beside a product with many rows.
+Sums are float32's, outputs the model's dtype.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qpeft.training.environment import has_bfloat16
+
 BLOCK = 1 << 20  # entries of a weight that are float32 at one time, 4 MiB
-FEW = 8  # rows, below which widening costs more than it saves
+FEW = 8  # rows, below which widening costs more than it saves where there are no 16-bit instructions
+FEW_OF_SLOW = 64  # the same where there are slow ones
 
 
 class WideLinear(nn.Linear):
-    """`nn.Linear` with a weight of 16 bits whose products are computed in float32, unless the weight itself is trained."""
+    """`nn.Linear` with a weight of 16 bits whose products are computed in float32, from `few` rows on, unless the weight itself is
+    trained."""
+
+    few: int
 
     def forward(self, input: Tensor) -> Tensor:
         learns = self.weight.requires_grad and torch.is_grad_enabled()
-        if learns or input.shape[:-1].numel() < FEW or torch.compiler.is_compiling():
+        if learns or input.shape[:-1].numel() < self.few or torch.compiler.is_compiling():
             return super().forward(input)
         out: Tensor = _Product.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return out
@@ -30,8 +37,10 @@ class WideLinear(nn.Linear):
 def widen(model: nn.Module) -> int:
     """Turn every linear layer of 16 bits into a WideLinear, in place and without copies; returns how many."""
     count = 0
+    few = FEW_OF_SLOW if has_bfloat16() else FEW
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.dtype in (torch.bfloat16, torch.float16):
+            vars(module)["few"] = few
             module.__class__ = WideLinear
             count += 1
     return count

@@ -2,7 +2,8 @@
 
 Tunes every method with the same learning rates and steps on validation rows, trains the winners with every seed, judges them on
 test rows, and keeps a line for each trial and a record for each run. Killed, the same command goes on. `--status` says what is
-left; `qpeft report docs/benchmarks/study/NAME.jsonl --out FOLDER` makes the page.
+left; `--again FOLDER` makes runs that are kept once more, at the learning rates that won, and prints both losses;
+`qpeft report docs/benchmarks/study/NAME.jsonl --out FOLDER` makes the page.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from benchmarks.study.ledger import Ledger
+from benchmarks.study.ledger import Ledger, fingerprint_of
 from benchmarks.study.plan import load_plan
 from benchmarks.study.work import Study
 
@@ -21,6 +22,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--records", type=Path, default=Path("docs/benchmarks/study"), help="folder of trials and records")
     parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="folder of runs at work")
+    parser.add_argument("--again", type=Path, help="folder of runs made again, at the learning rates kept in --records")
     parser.add_argument("--task", action="append", help="these tasks of the plan alone")
     parser.add_argument("--arm", action="append", help="these arms of the plan alone")
     parser.add_argument("--part", default="1/1", help="K/N: of these arms every Nth from the Kth on, for N processes side by side")
@@ -30,7 +32,11 @@ def main(given: list[str] | None = None) -> None:
     plan = load_plan(arguments.plan)
     if arguments.seeds is not None:
         plan = plan.model_copy(update={"seeds": plan.seeds[: arguments.seeds]})
-    study = Study(plan, Ledger(arguments.records, plan.name), arguments.runs / plan.name)
+    kept = ledger = Ledger(arguments.records, plan.name)
+    if arguments.again:
+        ledger = Ledger(arguments.again, plan.name)
+        ledger.trials = kept.trials | ledger.trials
+    study = Study(plan, ledger, (arguments.again / "runs" if arguments.again else arguments.runs) / plan.name)
     done, planned = study.left()
     print(f"{plan.name}: {done} of {planned} runs done; tuning costs each method {plan.tuning.steps()} steps a task")
     if arguments.status:
@@ -44,7 +50,9 @@ def main(given: list[str] | None = None) -> None:
         parser.error("no task or no arm of that name in the plan")
     for record in study.work(tasks, arms):
         measured = ", ".join(f"{name} {record.metrics[name]:.4f}" for name in ("loss", "accuracy") if name in record.metrics)
-        print(f"{record.group}: {record.label}, seed {record.seed}: {measured or record.error}", flush=True)
+        before = kept.records.get(fingerprint_of(record)) if arguments.again else None
+        beside = f" (kept: loss {before.metrics['loss']:.4f})" if before is not None and "loss" in before.metrics else ""
+        print(f"{record.group}: {record.label}, seed {record.seed}: {measured or record.error}{beside}", flush=True)
 
 
 if __name__ == "__main__":

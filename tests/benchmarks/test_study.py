@@ -115,6 +115,22 @@ def test_runs_at_a_learning_rate_that_lost_do_not_count(plan: Path) -> None:
     assert [(line.arm.label, line.values("loss")) for line in lines(found, later, task)] == counted
 
 
+def test_runs_are_made_again_at_the_learning_rates_kept(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = run(plan, "--seeds", "1")
+    kept = [file.read_text() for file in (ledger.trials_file, ledger.records_file)]
+    capsys.readouterr()
+    run(plan, "--arm", "LoRA", "--again", str(plan.parent / "again"))
+    assert [file.read_text() for file in (ledger.trials_file, ledger.records_file)] == kept
+    again = Ledger(plan.parent / "again", "tiny")
+    assert not again.trials
+    assert {(r.label, r.seed) for r in again.records.values()} == {("LoRA", 0), ("LoRA", 1)}
+    before = next(r.metrics["loss"] for r in ledger.records.values() if r.label == "LoRA")
+    told = [line for line in capsys.readouterr().out.splitlines() if "seed" in line]
+    assert f"loss {before:.4f}" in told[0]
+    assert told[0].endswith(f"(kept: loss {before:.4f})")
+    assert "kept" not in told[1]
+
+
 def test_a_failed_run_is_recorded(plan: Path) -> None:
     plan.write_text(plan.read_text().replace("target_modules: [q_proj]}}\n  -", "target_modules: [no_such]}}\n  -", 1))
     ledger = run(plan, "--seeds", "1")

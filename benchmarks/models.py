@@ -66,11 +66,11 @@ class Arm:
 
 def base_model(model: str, dtype: torch.dtype) -> Any:
     """A folder's model, or a shape of `SHAPES` with random weights; its products are those of a recipe's `compute_dtype: auto`."""
-    from qpeft.training.environment import slow_in_bfloat16
+    from qpeft.training.environment import bfloat16_instructions
     from qpeft.training.wide import widen
 
     made = _base_model(model, dtype)
-    if slow_in_bfloat16("cpu"):
+    if bfloat16_instructions() != "fast":
         widen(made)
     return made
 

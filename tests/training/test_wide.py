@@ -51,9 +51,9 @@ def test_a_weight_that_is_trained_has_its_gradient() -> None:
     assert layer.weight.grad is not None
 
 
-@pytest.mark.parametrize(("instructions", "few"), [(True, 5), (False, 3)])
-def test_a_product_of_few_rows_is_left_to_the_processor(instructions: bool, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wide, "has_bfloat16", lambda: instructions)
+@pytest.mark.parametrize(("instructions", "few"), [("slow", 5), ("none", 3)])
+def test_a_product_of_few_rows_is_left_to_the_processor(instructions: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wide, "bfloat16_instructions", lambda: instructions)
     monkeypatch.setattr(wide, "FEW_OF_SLOW", 5)
     monkeypatch.setattr(wide, "FEW", 3)
     layer = nn.Linear(8, 8, dtype=torch.bfloat16).requires_grad_(False)
@@ -63,19 +63,20 @@ def test_a_product_of_few_rows_is_left_to_the_processor(instructions: bool, few:
         assert ("_Product" in type(out.grad_fn).__name__) == (rows >= few)
 
 
-def test_where_products_are_widened(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = environment.slow_in_bfloat16.__wrapped__
-    monkeypatch.setattr(environment, "has_bfloat16", lambda: False)
-    assert asked("cpu")
-    assert not asked("cuda")
-    monkeypatch.setattr(environment, "has_bfloat16", lambda: True)
-    for ratio, slow in ((0.2, False), (1.0, False), (1.8, True)):
-        monkeypatch.setattr(environment, "bfloat16_over_float32", lambda ratio=ratio: ratio)
-        assert asked("cpu") == slow
-
-
-def test_the_ratio_of_products_is_measured() -> None:
-    assert 0.01 < environment.bfloat16_over_float32(rows=32, size=256) < 100
+@pytest.mark.parametrize(
+    ("processor", "have", "found"),
+    [
+        ("Intel(R) Xeon(R) Processor", {"avx512_bf16": True, "amx_bf16": True}, "fast"),
+        ("Intel(R) Xeon(R) Processor", {"avx512_bf16": True}, "slow"),
+        ("Intel(R) Xeon(R) Processor", {"avx512_f": True}, "none"),
+        ("AMD EPYC", {"avx512_bf16": True}, "fast"),
+        ("AMD EPYC", {}, "none"),
+    ],
+)
+def test_a_processors_instructions(processor: str, have: dict[str, bool], found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_processor", lambda: processor)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", **have}, raising=False)
+    assert environment.bfloat16_instructions() == found
 
 
 @pytest.mark.parametrize(("rows", "length", "kept"), [(1, 5, 1), (3, 5, 1), (3, 5, 2), (3, 1, 1), (2, 5, 0)])

@@ -16,13 +16,14 @@ def doctor(as_json: AsJson = False) -> None:
     from qpeft.training import environment
 
     machine = environment.machine()
+    bfloat16 = environment.bfloat16_instructions()
     found = {
         **environment.versions(),
         "processor": f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads in use",
         "memory": f"{machine['memory_bytes'] / 2**30:.1f} GiB",
         "accelerators": ", ".join(machine["gpus"]) or "none",
         "circuits on the CPU": native.describe(),
-        "bfloat16 on the CPU": _bfloat16(),
+        "bfloat16 on the CPU": "fast" if bfloat16 == "fast" else f"{bfloat16} instructions: products in float32",
     }
     extras = _extras()
     if as_json:
@@ -33,14 +34,6 @@ def doctor(as_json: AsJson = False) -> None:
     print_table(("", "in use"), list(found.items()))
     if missing:
         print("not installed:\n  " + "\n  ".join(missing))
-
-
-def _bfloat16() -> str:
-    from qpeft.training import environment
-
-    if not environment.slow_in_bfloat16("cpu"):
-        return "fast"
-    return f"{'slow' if environment.has_bfloat16() else 'no'} instructions: products in float32"
 
 
 def _extras() -> dict[str, bool]:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
 import importlib.metadata
 import os
 import platform
 import resource
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 PACKAGES = ("qpeft", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
-WORTH_WIDENING = 1.3  # widening a weight as it is used costs a sixth of a product with 256 rows
 
 
 def versions() -> dict[str, str]:
@@ -60,45 +57,20 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def has_bfloat16() -> bool:
-    """True on a processor with instructions for bfloat16."""
+def bfloat16_instructions() -> str:
+    """A processor's instructions for bfloat16: "none", "slow" or "fast".
+
+    Intel's have matrix units (AMX); where a virtual machine hides them, what is left (AVX-512) multiplies bfloat16 at half the rate
+    of float32. AMD's are taken for fast.
+    """
     import torch
 
     have = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if have.get("architecture") == "x86_64":
-        return bool(have.get("avx512_bf16") or have.get("amx_bf16"))
-    return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
-
-
-@functools.cache
-def slow_in_bfloat16(device_type: str) -> bool:
-    """True on a processor whose bfloat16 products are slower than float32 ones with the weights widened first.
-
-    So it is without bfloat16 instructions, by several times. With them it is measured, once: some processors have matrix units,
-    others run the instructions at half the rate of float32.
-    """
-    if device_type != "cpu":
-        return False
-    return not has_bfloat16() or bfloat16_over_float32() > WORTH_WIDENING
-
-
-def bfloat16_over_float32(rows: int = 256, size: int = 1024) -> float:
-    """Time of a product `(rows, size) (size, size)` in bfloat16 over its time in float32, the best of five each, in turn."""
-    import torch
-
-    times: dict[torch.dtype, list[float]] = {}
-    with torch.inference_mode():
-        pairs = {
-            dtype: (torch.ones(rows, size, dtype=dtype), torch.ones(size, size, dtype=dtype))
-            for dtype in (torch.bfloat16, torch.float32)
-        }
-        for _ in range(6):
-            for dtype, (x, weight) in pairs.items():
-                start = time.perf_counter()
-                torch.nn.functional.linear(x, weight)
-                times.setdefault(dtype, []).append(time.perf_counter() - start)
-    best = {dtype: min(found[1:]) for dtype, found in times.items()}
-    return best[torch.bfloat16] / best[torch.float32]
+        if not (have.get("avx512_bf16") or have.get("amx_bf16")):
+            return "none"
+        return "slow" if "Intel" in _processor() and not have.get("amx_bf16") else "fast"
+    return "none" if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2") else "fast"
 
 
 def forget_peak_memory() -> None:

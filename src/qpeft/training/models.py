@@ -87,7 +87,8 @@ def load_model(model: ModelSection) -> Any:
             **given,
         )
     placed = loaded.to("cuda") if torch.cuda.is_available() else loaded
-    if model.compute_dtype == "float32" or (model.compute_dtype == "auto" and environment.slow_in_bfloat16(placed.device.type)):
+    slow = placed.device.type == "cpu" and environment.bfloat16_instructions() != "fast"
+    if model.compute_dtype == "float32" or (model.compute_dtype == "auto" and slow):
         widen(placed)
     if (head := placed.get_output_embeddings()) is not None:
         compact(head)

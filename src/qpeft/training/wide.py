@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qpeft.training.environment import has_bfloat16
+from qpeft.training.environment import bfloat16_instructions
 
 BLOCK = 1 << 20  # entries of a weight that are float32 at one time, 4 MiB
 FEW = 8  # rows, below which widening costs more than it saves where there are no 16-bit instructions
@@ -37,7 +37,7 @@ class WideLinear(nn.Linear):
 def widen(model: nn.Module) -> int:
     """Turn every linear layer of 16 bits into a WideLinear, in place and without copies; returns how many."""
     count = 0
-    few = FEW_OF_SLOW if has_bfloat16() else FEW
+    few = FEW if bfloat16_instructions() == "none" else FEW_OF_SLOW
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.dtype in (torch.bfloat16, torch.float16):
             vars(module)["few"] = few

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qpeft.adapters.amplitude import AmplitudeConfig as AmplitudeConfig
     from qpeft.adapters.cayley import CayleyConfig as CayleyConfig
     from qpeft.adapters.qaa import QAAConfig as QAAConfig
+    from qpeft.adapters.qcore import QCoreConfig as QCoreConfig
     from qpeft.adapters.qpa import QPAConfig as QPAConfig
     from qpeft.adapters.qtha import QTHAConfig as QTHAConfig
     from qpeft.adapters.quanta import QuanTAConfig as QuanTAConfig
@@ -42,6 +43,7 @@ _PUBLIC = {
     "AmplitudeConfig": "qpeft.adapters.peft",
     "CayleyConfig": "qpeft.adapters.peft",
     "QAAConfig": "qpeft.adapters.peft",
+    "QCoreConfig": "qpeft.adapters.peft",
     "QPAConfig": "qpeft.adapters.peft",
     "QTHAConfig": "qpeft.adapters.peft",
     "QuanTAConfig": "qpeft.adapters.peft",

@@ -73,6 +73,13 @@ def test_contract_compiled(variant: str) -> None:
     check_adapter(partial(config, **VARIANTS[variant]), only=SLOW)
 
 
+def test_every_method_has_its_config_in_the_package() -> None:
+    for method in METHODS.values():
+        made = getattr(qpeft, method.config.__name__)
+        assert made is bridge.config_class(method.name)
+        assert method.config.__name__ in dir(qpeft)
+
+
 def test_lora_as_a_yardstick() -> None:
     """PEFT's LoRA keeps the contract but for one rule: loaded beside a bfloat16 base it is rounded to bfloat16 on the way."""
     lora = partial(LoraConfig, r=4)

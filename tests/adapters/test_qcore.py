@@ -25,18 +25,21 @@ from qpeft.training.run import train
 from tests import reference
 from tests.training.conftest import recipe, tiny_model  # noqa: F401  (fixtures)
 
+CORE = {"trained": "core", "frames": "gradient"}
 SIZES = ((6, 4), (13, 29), (32, 8), (17, 17), (1, 7))
 
 
 @pytest.mark.parametrize(
     "settings",
     [
+        {},
         {"qubits": 0},
-        {"frames": "random"},
-        {"trained": "side"},
-        {"trained": "side", "qubits": 0},
-        {"qubits": 3, "n_layers": 2},
-        {"qubits": 2, "matrix": False},
+        {"frames": "gradient"},
+        {"trained": "core"},
+        {**CORE, "qubits": 0},
+        {**CORE, "qubits": 3, "n_layers": 2},
+        {**CORE, "qubits": 2, "matrix": False},
+        {**CORE, "qubits": 3, "fusion": "multiply"},
         {"qnn": "mlp2"},
         {"qubits": 3, "pairs": True},
         {"qubits": 2, "normalise": True},
@@ -45,7 +48,7 @@ SIZES = ((6, 4), (13, 29), (32, 8), (17, 17), (1, 7))
     ],
 )
 def test_the_contract_holds(settings: dict[str, object]) -> None:
-    drawn = settings.get("frames") == "random" or settings.get("qubits") != 0
+    drawn = settings.get("frames") != "gradient" or settings.get("qubits") != 0
     skip = SLOW if drawn else {*SLOW, "same_seed_same_adapter"}  # nothing is drawn, so that two seeds make one adapter
     dead = r"qnn\.angles"  # of RZ in the last layer
     check_adapter(partial(config_class("QCORE"), r=4, **settings), dead=dead, skip=skip, sizes=SIZES)
@@ -89,7 +92,7 @@ def assert_spans(delta: QCore, matrix: Tensor) -> None:
 def test_gradient_frames_are_those_of_autograd_s_gradient(checkpointing: bool) -> None:
     names = ("q_proj", "v_proj")
     wanted = true_gradients(llama(), names)
-    model, deltas = adapted(llama(), r=3, target_modules=list(names))
+    model, deltas = adapted(llama(), r=3, **CORE, target_modules=list(names))
     if checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable()
@@ -108,13 +111,13 @@ def test_beside_conv1d_the_gradient_is_not_transposed() -> None:
         GPT2Config(vocab_size=40, n_embd=12, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
     ).double()
     (wanted,) = true_gradients(base, ("c_fc",)).values()
-    model, deltas = adapted(base, r=3, target_modules=["c_fc"])
+    model, deltas = adapted(base, r=3, **CORE, target_modules=["c_fc"])
     start_from_gradients(model, batches())
     assert_spans(next(iter(deltas.values())), wanted.T)
 
 
 def test_without_labels_it_says_so() -> None:
-    model, _ = adapted(llama(), r=3, target_modules=["q_proj"])
+    model, _ = adapted(llama(), r=3, **CORE, target_modules=["q_proj"])
     with pytest.raises(AdapterError, match="no gradient reached"):
         start_from_gradients(model, [])
 
@@ -124,7 +127,7 @@ def test_frames_of_the_weight(frames: str) -> None:
     torch.manual_seed(0)
     weight = nn.Linear(12, 7).weight.detach().clone()
     torch.manual_seed(0)
-    model, deltas = adapted(nn.Sequential(nn.Linear(12, 7)), r=3, frames=frames, qubits=0, target_modules=["0"])
+    model, deltas = adapted(nn.Sequential(nn.Linear(12, 7)), r=3, trained="core", frames=frames, qubits=0, target_modules=["0"])
     (delta,) = deltas.values()
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 9
     assert gradient_batches(model) == 0
@@ -138,7 +141,7 @@ def test_twins_differ_in_the_part_named() -> None:
     built = {}
     for qnn in ("circuit", "product", "frozen", "cos", "none"):
         torch.manual_seed(0)
-        built[qnn] = QCore(9, 7, config_class("QCORE")(r=4, qubits=3, qnn=qnn, init_weights=False), {})
+        built[qnn] = QCore(9, 7, config_class("QCORE")(r=4, **CORE, qubits=3, qnn=qnn, init_weights=False), {})
         built[qnn].start_from(torch.randn(7, 9, generator=torch.Generator().manual_seed(1)))
     count = {name: sum(p.numel() for p in delta.parameters()) for name, delta in built.items()}
     assert count["frozen"] == count["cos"] == count["circuit"] - 12 == count["none"] + 2 * 3 * 4
@@ -148,14 +151,16 @@ def test_twins_differ_in_the_part_named() -> None:
     assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(outputs) for b in outputs[:i])
 
 
-@pytest.mark.parametrize("settings", [{"frames": "other"}, {"qubits": -1}, {"matrix": False, "qubits": 0}, {"batches": 0}])
+@pytest.mark.parametrize("settings", [{"frames": "other"}, {"qubits": -1}, {**CORE, "matrix": False, "qubits": 0}, {"batches": 0}])
 def test_wrong_settings_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(AdapterError):
         config_class("QCORE")(**settings)
 
 
 def test_a_run_starts_from_gradients_and_goes_on_from_its_checkpoint(recipe: Path, tmp_path: Path) -> None:  # noqa: F811
-    adapter = "adapter={peft_type: QCORE, r: 4, qubits: 2, batches: 2, target_modules: [q_proj, v_proj]}"
+    adapter = (
+        "adapter={peft_type: QCORE, r: 4, qubits: 2, trained: core, frames: gradient, batches: 2, target_modules: [q_proj, v_proj]}"
+    )
     config = load_recipe(recipe, [adapter, "training.max_steps=4", "training.eval_steps=2"])
     whole = train(config, tmp_path / "whole")
     assert whole.metrics["loss"] < whole.metrics_before["loss"]
@@ -164,7 +169,7 @@ def test_a_run_starts_from_gradients_and_goes_on_from_its_checkpoint(recipe: Pat
     train(config, tmp_path / "paused", until=2)
     assert train(config, tmp_path / "paused").metrics == whole.metrics
     other = train(
-        load_recipe(recipe, [adapter.replace("batches: 2", "frames: weight"), "training.max_steps=4"]), tmp_path / "other"
+        load_recipe(recipe, [adapter.replace("frames: gradient", "frames: weight"), "training.max_steps=4"]), tmp_path / "other"
     )
     assert other.metrics["loss"] != read_record(tmp_path / "whole").metrics["loss"]
 
@@ -192,7 +197,7 @@ def test_pairs_need_a_circuit() -> None:
 
 def test_a_circuit_that_multiplies_is_a_gate() -> None:
     torch.manual_seed(0)
-    config = config_class("QCORE")(r=4, qubits=3, frames="random", fusion="multiply", init_weights=False, alpha=4)
+    config = config_class("QCORE")(r=4, trained="core", qubits=3, fusion="multiply", init_weights=False, alpha=4)
     delta = QCore(6, 5, config, {})
     delta.start_from(torch.randn(5, 6))
     assert delta.qnn is not None
@@ -208,12 +213,12 @@ def test_a_circuit_that_multiplies_is_a_gate() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"fusion": "multiply", "matrix": False}, "weights M u by the circuit"),
+        ({"trained": "core", "fusion": "multiply", "matrix": False}, "weights M u by the circuit"),
         ({"circuit": "hardware_efficient", "qnn": "product"}, "only QTHA's circuit"),
         ({"circuit": "ring"}, "qtha, hardware_efficient"),
-        ({"trained": "side", "frames": "scaled"}, "around a core"),
-        ({"trained": "side", "matrix": False}, "does not have"),
-        ({"trained": "both"}, "core, side"),
+        ({"frames": "scaled"}, "around a core"),
+        ({"matrix": False}, "does not have"),
+        ({"trained": "both"}, "side, core"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], words: str) -> None:

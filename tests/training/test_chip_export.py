@@ -110,7 +110,7 @@ def test_what_has_no_lattice_is_refused(recipe: Path, tmp_path: Path) -> None:
     run = trained(recipe, tmp_path / "run", "adapter.qnn=mlp2")
     with pytest.raises(AdapterError, match="takes inputs"):
         export(run, tmp_path / "out", Options(to="lattice", backend="simulator"))
-    core = "adapter={peft_type: QCORE, r: 4, qubits: 2, frames: weight, pairs: true, target_modules: [q_proj]}"
+    core = "adapter={peft_type: QCORE, r: 4, qubits: 2, trained: core, frames: weight, pairs: true, target_modules: [q_proj]}"
     train(load_recipe(recipe, [core, "training.max_steps=2", "training.eval_strategy=no"]), tmp_path / "pairs")
     with pytest.raises(AdapterError, match="holds <Z_k> alone"):
         export(tmp_path / "pairs", tmp_path / "out", Options(to="lattice", backend="simulator"))
@@ -122,7 +122,7 @@ def test_a_core_with_a_circuit_is_stored_too(recipe: Path, tmp_path: Path) -> No
 
     from qpeft.training import models
 
-    core = "adapter={peft_type: QCORE, r: 4, qubits: 2, frames: weight, target_modules: [q_proj]}"
+    core = "adapter={peft_type: QCORE, r: 4, qubits: 2, trained: core, frames: weight, target_modules: [q_proj]}"
     train(load_recipe(recipe, [core, "training.max_steps=2", "training.eval_strategy=no"]), tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out", Options(to="lattice", backend="simulator"))
     config, model, _ = load_run(tmp_path / "run")

@@ -1,25 +1,24 @@
-"""QCORE, our own: a small trained core, with a circuit in it, between frozen frames.
+"""QCORE, our own: one side of a layer, or a small core, trained beside frozen frames, with a circuit in it or without.
 
-    delta(x) = (alpha / r) U (M u + K z(G u)),   u = V^T x
+    delta(x) = (alpha / r) U (u + K z(G u)),   u = V^T x          trained="side"
+    delta(x) = (alpha / r) U (M u + K z(G u))                     trained="core"
 
-V `(d_in, r)` and U `(d_out, r)` are frozen, orthonormal in their columns; M `(r, r)`, K `(r, n)` and G `(n, r)` are trained, M and
-K zero at the start; z is QTHA's circuit of n qubits (ansatz.qtha), or what stands in its place; with `pairs` it holds `<Z_j Z_k>`
-too and K is `(r, n (n + 1) / 2)`. With `fusion="multiply"` the circuit is a gate, delta(x) = (alpha / r) U (M u * (1 + K z(G u))),
-element-wise. Where the frames come from:
+Of a layer's two sides V `(d_in, r)` and U `(d_out, r)` the smaller one is trained, zero at the start: U if d_out <= d_in, else V.
+The other is a frame: frozen, orthonormal in its columns. Around a core M `(r, r)`, trained from zero, both are frames. K `(r, n)`,
+zero at the start, and G `(n, r)` are trained; z is QTHA's circuit of n qubits (ansatz.qtha), or what stands in its place; with
+`pairs` it holds `<Z_j Z_k>` too and K is `(r, n (n + 1) / 2)`. With `fusion="multiply"` the circuit is a gate, `1 + K z(G u)` times
+what it is added to, element-wise. Where the frames come from:
 
+    random     drawn at random
     gradient   the r largest singular vectors of the loss's gradient in W0, over some batches of training data at the start:
                what a step of full fine-tuning would move (first_gradients.py; a recipe's run does it by itself)
     weight     those of W0
-    scaled     those of W0, U times its singular values: LoRA-XS (arXiv 2405.17604) with `qubits=0`
-    random     drawn at random
+    scaled     those of W0, U times its singular values: with a core and `qubits=0` LoRA-XS (arXiv 2405.17604)
 
-With `trained="side"` there is no M, and of a layer's two sides the smaller one is free: delta(x) = (alpha / r) U (u + K z(G u)),
-where U `(d_out, r)` is trained, zero at the start, and V a frame if d_out <= d_in; else V is trained, zero at the start, and U a
-frame. Without a circuit that is LoRA with one factor frozen. It costs `r min(d_in, d_out)` trained numbers instead of `r^2`, and is
-not confined to directions that the first gradients know.
-
-Frames are saved with the adapter and never trained: `r (d_in + d_out)` stored numbers beside `r^2 + 2 n r` trained ones. Gradient
-frames for a trained core are LoRA-SB's idea (arXiv 2411.19557), which starts M at the gradient itself; here the start is a no-op.
+A side costs `r min(d_in, d_out)` trained numbers and is, without a circuit, LoRA with one factor frozen, as in LoRA-FA (arXiv
+2308.03303). A core costs `r^2`, whatever the layer's size, and is confined to the frames' directions. A circuit adds `2 n r` and
+its angles. Frames are saved with the adapter. Gradient frames around a core are LoRA-SB's idea (arXiv 2411.19557), which starts M
+at the gradient itself; here the start is a no-op.
 """
 
 from __future__ import annotations
@@ -35,26 +34,28 @@ from qpeft.adapters.base import Delta, RankConfig, make_dropout, natural, one_of
 from qpeft.adapters.controls import CIRCUITS, MEASURED, QNN_KINDS, STORED, Linear, make_qnn, pairs_of_z
 from qpeft.errors import AdapterError
 
-FRAMES = ("gradient", "weight", "scaled", "random")
-TRAINED = ("core", "side")
+FRAMES = ("random", "gradient", "weight", "scaled")
+TRAINED = ("side", "core")
 
 
 @dataclass
 class QCoreConfig(RankConfig):
     """Settings of QCORE."""
 
-    r: int = field(default=32, metadata={"help": "Rank of the frames; the core is r x r."})
-    frames: str = field(default="gradient", metadata={"help": f"Where the frames come from: {', '.join(FRAMES)}."})
-    trained: str = field(default="core", metadata={"help": "core: M between two frames. side: the layer's smaller side."})
-    batches: int = field(default=8, metadata={"help": "Batches of training data for the gradient."})
-    qubits: int = field(default=4, metadata={"help": "Qubits of the circuit in the core; 0 leaves it out."})
+    r: int = field(default=6, metadata={"help": "Rank of the frames; a core is r x r."})
+    frames: str = field(default="random", metadata={"help": f"Where the frames come from: {', '.join(FRAMES)}."})
+    trained: str = field(default="side", metadata={"help": "side: the layer's smaller side. core: M between two frames."})
+    batches: int = field(default=8, metadata={"help": "Batches of training data for gradient frames."})
+    qubits: int = field(default=4, metadata={"help": "Qubits of the circuit; 0 leaves it out."})
     n_layers: int = field(default=1, metadata={"help": "Layers of the circuit."})
     qnn: str = field(default="circuit", metadata={"help": f"The circuit or what stands in its place: {', '.join(QNN_KINDS)}."})
     circuit: str = field(
         default="qtha", metadata={"help": f"Which circuit, by its name in qpeft.circuits.ansatz: {', '.join(CIRCUITS)}."}
     )
-    fusion: str = field(default="add", metadata={"help": "add: M u + K z. multiply: M u * (1 + K z), element-wise."})
-    matrix: bool = field(default=True, metadata={"help": "False leaves out M u: the circuit alone."})
+    fusion: str = field(
+        default="add", metadata={"help": "add: K z is added to u or M u. multiply: 1 + K z weights it, element-wise."}
+    )
+    matrix: bool = field(default=True, metadata={"help": "False leaves out a core's M u: the circuit alone."})
     pairs: bool = field(default=False, metadata={"help": "Read Z_j Z_k too, from the same shots: n (n + 1) / 2 values."})
     normalise: bool = field(default=False, metadata={"help": "Give the circuit u / sqrt(mean(u^2) + 0.001): angles of one scale."})
 
@@ -63,9 +64,11 @@ class QCoreConfig(RankConfig):
         one_of("frames", self.frames, FRAMES)
         one_of("trained", self.trained, TRAINED)
         if self.trained == "side" and self.frames == "scaled":
-            raise AdapterError("scaled frames are LoRA-XS's, around a core", value="trained='side'", cure="frames='weight'")
+            raise AdapterError("scaled frames are LoRA-XS's, around a core", value="trained='side'", cure="trained='core'")
         if self.trained == "side" and not self.matrix:
-            raise AdapterError("matrix=False leaves out M, which trained='side' does not have", value="matrix=False")
+            raise AdapterError(
+                "matrix=False leaves out M, which trained='side' does not have", value="matrix=False", cure="trained='core'"
+            )
         one_of("qnn", self.qnn, (*QNN_KINDS, STORED))
         positive("batches", self.batches)
         positive("n_layers", self.n_layers)
@@ -86,8 +89,9 @@ class QCoreConfig(RankConfig):
 
     @classmethod
     def budget_grid(cls, rank: int) -> list[dict[str, Any]]:
-        """Frames of several ranks around a circuit of four qubits; the rank of LoRA does not matter."""
-        return [{"r": r} for r in (4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64)]
+        """Cores of several ranks, whose size is the same in every layer, then sides; the rank of LoRA does not matter."""
+        cores = [{"r": r, "trained": "core", "frames": "gradient"} for r in (4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64)]
+        return cores + [{"r": r} for r in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)]
 
 
 class QCore(Delta):

@@ -67,7 +67,7 @@ METHODS: dict[str, Method] = {
             QCoreConfig,
             QCore,
             "ours",
-            "a core with a circuit between frozen frames, taken from the first gradients",
+            "one side of a layer, or a small core, beside frozen frames, with a circuit",
             kind="circuit",
             runs_on=("simulator", "chip"),
             controls={kind: {"qnn": kind} for kind in QNN_KINDS if kind != "circuit"},

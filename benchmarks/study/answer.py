@@ -136,6 +136,21 @@ def fronts(found: Sequence[Case]) -> list[str]:
     return table(["task, model", "Pareto front, ascending in parameters"], rows)
 
 
+def again(records: Path) -> list[str]:
+    """Runs that were made once more on another processor (`--again`): mean losses, and the furthest that one run is from itself."""
+    kept, made = (Ledger(folder, PLANS[0].stem).records for folder in (records, records / "again"))
+    pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for mark, record in made.items():
+        losses = kept[mark].metrics["loss"], record.metrics["loss"]
+        pairs.setdefault((record.group.partition(": ")[2], record.label), []).append(losses)
+    rows = []
+    for (task, label), found in pairs.items():
+        before, after = (sum(side) / len(found) for side in zip(*found, strict=True))
+        apart = 100 * max(abs(y / x - 1) for x, y in found)
+        rows.append([task, label, str(len(found)), f"{before:.3f}", f"{after:.3f}", f"{apart:.1f}%"])
+    return table(["task", "method", "seeds", "loss", "made again", "a run and itself, at most"], rows)
+
+
 def times(records: Path) -> list[str]:
     """What a training step of every arm costs beside LoRA r=8's, from `benchmarks.study.times`."""
     rows = harness.read(records / "breadth-times.jsonl")
@@ -162,6 +177,7 @@ def write(records: Path, page: Path, image: Path) -> None:
         **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("ours", OURS))},
         "circuits": circuits(found),
         "fronts": fronts(found),
+        "again": again(records),
         "times": times(records),
     }
     text = page.read_text(encoding="utf-8")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
-from benchmarks.study.answer import PAGE, cases, main
+from benchmarks.study.answer import PAGE, again, cases, main
+from benchmarks.study.ledger import Ledger
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,3 +29,16 @@ def test_percentages_are_of_mean_losses(monkeypatch: pytest.MonkeyPatch) -> None
         large, qtha = case.lines["LoRA r=8"], case.lines["QTHA"]
         means = [sum(line.values("loss")) / len(line.runs) for line in (qtha, large)]
         assert f"| {means[0]:.3f} beside {means[1]:.3f} | {100 * (means[0] / means[1] - 1):+.1f}% " in text
+
+
+def test_a_run_made_again_stands_beside_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    kept = Ledger(Path("docs/benchmarks/study"), "breadth").records
+    some = [run for run in kept.values() if (run.label, run.group) == ("QTHA", "breadth: credit risk")][:2]
+    ledger = Ledger(tmp_path / "again", "breadth")
+    for run, factor in zip(some, (1.1, 0.7), strict=True):
+        ledger.add_record(dataclasses.replace(run, metrics={**run.metrics, "loss": factor * run.metrics["loss"]}))
+    shutil.copy("docs/benchmarks/study/breadth.jsonl", tmp_path)
+    mean = sum(run.metrics["loss"] for run in some) / 2
+    after = (1.1 * some[0].metrics["loss"] + 0.7 * some[1].metrics["loss"]) / 2
+    assert again(tmp_path)[2:] == [f"| credit risk | QTHA | 2 | {mean:.3f} | {after:.3f} | 30.0% |"]

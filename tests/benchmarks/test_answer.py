@@ -41,4 +41,4 @@ def test_a_run_made_again_stands_beside_itself(tmp_path: Path, monkeypatch: pyte
     shutil.copy("docs/benchmarks/study/breadth.jsonl", tmp_path)
     mean = sum(run.metrics["loss"] for run in some) / 2
     after = (1.1 * some[0].metrics["loss"] + 0.7 * some[1].metrics["loss"]) / 2
-    assert again(tmp_path)[2:] == [f"| credit risk | QTHA | 2 | {mean:.3f} | {after:.3f} | 30.0% |"]
+    assert again(tmp_path)[2:3] == [f"| credit risk | QTHA | 2 | {mean:.3f} | {after:.3f} | 30.0% |"]

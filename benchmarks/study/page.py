@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.study import pictures
 from benchmarks.study.ledger import Ledger, chosen
 from benchmarks.study.plan import Plan, load_plan
-from benchmarks.study.results import Line, compared, front, lines
+from benchmarks.study.results import Line, compared, front, furthest, lines
 from qpeft.report.statistics import MIN_SEEDS, PairedDifference, estimate
 
 REFERENCES = ("LoRA r=8", "LoRA r=1")
@@ -121,7 +121,7 @@ def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
         *_tuning(plan, ledger),
     ]
     for task in plan.tasks:
-        found = lines(plan, ledger, task)
+        found, behind = furthest(lines(plan, ledger, task))
         if not any(line.runs for line in found):
             continue
         first = next(iter(next(line for line in found if line.runs).runs.values()))
@@ -140,6 +140,8 @@ def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
             "",
             *_results(found),
         ]
+        if behind:
+            out += ["At work: " + ", ".join(f"{line.arm.label} (seeds so far: {len(line.runs)})" for line in behind) + ".", ""]
         by_label = {line.arm.label: line for line in found}
         for base in (by_label[name] for name in REFERENCES if name in by_label):
             others = [(line, base) for line in found if line is not base and line.arm.kind != "control"]

@@ -44,6 +44,15 @@ def lines(plan: Plan, ledger: Ledger, task: Task) -> list[Line]:
     return sorted(found, key=lambda line: line.loss.mean if line.runs else float("inf"))
 
 
+def furthest(found: Sequence[Line]) -> tuple[list[Line], list[Line]]:
+    """The lines with as many runs as any, and those still behind: means over unlike seeds do not compare."""
+    most = max((len(line.runs) + line.failed for line in found), default=0)
+    sides: tuple[list[Line], list[Line]] = ([], [])
+    for line in found:
+        sides[len(line.runs) + line.failed < most].append(line)
+    return sides
+
+
 def front(found: Sequence[Line]) -> list[Line]:
     """The lines that no other equals or beats in both parameters and mean loss, ascending in parameters."""
     shown = [line for line in found if line.runs]

@@ -13,7 +13,7 @@ from benchmarks.study.__main__ import main
 from benchmarks.study.ledger import Ledger, chosen
 from benchmarks.study.page import main as page_main
 from benchmarks.study.plan import load_plan
-from benchmarks.study.results import lines
+from benchmarks.study.results import furthest, lines
 
 from qpeft.errors import ConfigError, DataError
 from qpeft.records import read_records
@@ -129,6 +129,18 @@ def test_runs_are_made_again_at_the_learning_rates_kept(plan: Path, capsys: pyte
     assert f"loss {before:.4f}" in told[0]
     assert told[0].endswith(f"(kept: loss {before:.4f})")
     assert "kept" not in told[1]
+
+
+def test_a_method_with_fewer_seeds_is_not_compared(plan: Path) -> None:
+    run(plan, "--seeds", "1")
+    ledger, found = run(plan, "--arm", "LoRA"), load_plan(plan)
+    whole, behind = furthest(lines(found, ledger, found.tasks[0]))
+    assert ([line.arm.label for line in whole], [line.arm.label for line in behind]) == (["LoRA"], ["QTHA"])
+    folder = str(plan.parent)
+    page_main(["--plan", str(plan), "--records", f"{folder}/kept", "--out", folder, "--images", folder])
+    page = (plan.parent / "study-tiny.md").read_text()
+    assert "At work: QTHA (seeds so far: 1)." in page
+    assert "| QTHA | quantum" not in page
 
 
 def test_a_failed_run_is_recorded(plan: Path) -> None:

@@ -65,14 +65,10 @@ class Arm:
 
 
 def base_model(model: str, dtype: torch.dtype) -> Any:
-    """A folder's model, or a shape of `SHAPES` with random weights; its products are those of a recipe's `compute_dtype: auto`."""
-    from qpeft.training.environment import bfloat16_instructions
-    from qpeft.training.wide import widen
+    """A folder's model, or a shape of `SHAPES` with random weights, made ready as a recipe's."""
+    from qpeft.training.models import ready
 
-    made = _base_model(model, dtype)
-    if bfloat16_instructions() != "fast":
-        widen(made)
-    return made
+    return ready(_base_model(model, dtype))
 
 
 def _base_model(model: str, dtype: torch.dtype) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from benchmarks.study import pictures
 from benchmarks.study.ledger import Ledger, chosen
@@ -60,7 +61,7 @@ def _results(found: Sequence[Line]) -> list[str]:
                 *("-" if size is None else f"{size:,}" for size in sizes),
                 f"{len(runs)}" + (f" ({line.failed} failed)" if line.failed else ""),
                 *(_number(line.values(name)) for name in measures),
-                f"{sum(run.wall_s for run in runs) / len(runs):.0f}",
+                f"{median(run.wall_s for run in runs):.0f}",
                 f"{max(run.peak_memory_bytes for run in runs) / 2**30:.2f}",
             ]
         )
@@ -112,9 +113,9 @@ def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
         f"Made by `python -m benchmarks.study.page --plan benchmarks/study/{plan.name}.yaml` from the records beside it; the runs "
         f"by `python -m benchmarks.study`. {plan.model.model_name_or_path}, {plan.training['max_steps']} steps, seeds "
         f"{', '.join(map(str, plan.seeds))}: {done} of {len(plan.tasks) * len(plan.arms) * len(plan.seeds)} runs done. A number is "
-        "the mean over seeds ± the half width of its 95% t interval, on test rows no setting was chosen on. Bold methods are on "
-        "the Pareto front of loss and trained parameters. Circuits are simulated exactly on a classical computer, and no quantum "
-        "advantage is claimed at sizes it simulates.",
+        "the mean over seeds ± the half width of its 95% t interval, on test rows no setting was chosen on; seconds are medians, "
+        "under uneven load. Bold methods are on the Pareto front of loss and trained parameters. Circuits are simulated exactly on a "
+        "classical computer, and no quantum advantage is claimed at sizes it simulates.",
         "",
         "## Tuning",
         "",

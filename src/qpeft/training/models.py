@@ -75,8 +75,6 @@ def load_model(model: ModelSection) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from qpeft.training.wide import compact, widen
-
     given = {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
     with _explained(model):
         loaded = AutoModelForCausalLM.from_pretrained(
@@ -86,13 +84,19 @@ def load_model(model: ModelSection) -> Any:
             trust_remote_code=model.trust_remote_code,
             **given,
         )
-    placed = loaded.to("cuda") if torch.cuda.is_available() else loaded
-    slow = placed.device.type == "cpu" and environment.bfloat16_instructions() != "fast"
-    if model.compute_dtype == "float32" or (model.compute_dtype == "auto" and slow):
-        widen(placed)
-    if (head := placed.get_output_embeddings()) is not None:
+    return ready(loaded.to("cuda") if torch.cuda.is_available() else loaded, model.compute_dtype)
+
+
+def ready(model: Any, compute_dtype: str = "auto") -> Any:
+    """The model itself, its products as `ModelSection.compute_dtype` wants them where it is, its output layer compact (wide.py)."""
+    from qpeft.training.wide import compact, widen
+
+    slow = model.device.type == "cpu" and environment.bfloat16_instructions() != "fast"
+    if compute_dtype == "float32" or (compute_dtype == "auto" and slow):
+        widen(model)
+    if (head := model.get_output_embeddings()) is not None:
         compact(head)
-    return placed
+    return model
 
 
 def base_hash(model_name_or_path: str, config: Any) -> str:

@@ -114,8 +114,8 @@ def page(plan: Plan, ledger: Ledger, file: Path, images: Path) -> str:
         f"by `python -m benchmarks.study`. {plan.model.model_name_or_path}, {plan.training['max_steps']} steps, seeds "
         f"{', '.join(map(str, plan.seeds))}: {done} of {len(plan.tasks) * len(plan.arms) * len(plan.seeds)} runs done. A number is "
         "the mean over seeds ± the half width of its 95% t interval, on test rows no setting was chosen on; seconds are medians, "
-        "under uneven load. Bold methods are on the Pareto front of loss and trained parameters. Circuits are simulated exactly on a "
-        "classical computer, and no quantum advantage is claimed at sizes it simulates.",
+        "under uneven load. Bold methods are on the Pareto front of loss and trained parameters. Circuits are simulated exactly on "
+        "a classical computer, and no quantum advantage is claimed at sizes it simulates.",
         "",
         "## Tuning",
         "",

@@ -20,6 +20,11 @@ class Line:
     failed: int
 
     @property
+    def made(self) -> int:
+        """Runs that came to an end, failed ones too."""
+        return len(self.runs) + self.failed
+
+    @property
     def parameters(self) -> int:
         return next(iter(self.runs.values())).trainable_parameters
 
@@ -46,11 +51,8 @@ def lines(plan: Plan, ledger: Ledger, task: Task) -> list[Line]:
 
 def furthest(found: Sequence[Line]) -> tuple[list[Line], list[Line]]:
     """The lines with as many runs as any, and those still behind: means over unlike seeds do not compare."""
-    most = max((len(line.runs) + line.failed for line in found), default=0)
-    sides: tuple[list[Line], list[Line]] = ([], [])
-    for line in found:
-        sides[len(line.runs) + line.failed < most].append(line)
-    return sides
+    most = max((line.made for line in found), default=0)
+    return [line for line in found if line.made == most], [line for line in found if line.made < most]
 
 
 def front(found: Sequence[Line]) -> list[Line]:

@@ -144,7 +144,7 @@ class Study:
 
     def left(self) -> tuple[int, int]:
         """(runs done, runs planned), tuning not counted."""
-        done = sum(len(line.runs) + line.failed for task in self.plan.tasks for line in lines(self.plan, self.ledger, task))
+        done = sum(line.made for task in self.plan.tasks for line in lines(self.plan, self.ledger, task))
         return done, len(self.plan.tasks) * len(self.plan.arms) * len(self.plan.seeds)
 
 

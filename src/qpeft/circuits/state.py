@@ -1,7 +1,8 @@
 """State vectors of a circuit without inputs, differentiable in its angles: what generators of weights read instead of `<Z>`.
 
 One operator, `qpeft::columns(angles, key, k)`, with fake and autograd rules, so that torch.compile sees one node. Like the
-operator in simulate.py it saves the angles alone and undoes the circuit step by step in its backward (see evolve.py).
+operator in simulate.py it saves the angles alone and undoes the circuit step by step in its backward: on CPUs in the compiled
+kernel where the circuit is real (kernel/columns.py), else in torch (evolve.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from qpeft.circuits import blocks, evolve
 from qpeft.circuits.ir import Circuit
+from qpeft.circuits.kernel import columns as kernel
 from qpeft.circuits.plan import Plan, compile_circuit, plan_from_key
 from qpeft.circuits.register import Register, Sums
 from qpeft.circuits.simulate import check_memory
@@ -68,6 +70,9 @@ def _start(plan: Plan, angles: Tensor, k: int) -> tuple[evolve.Kit, Tensor]:
 @torch.library.custom_op("qpeft::columns", mutates_args=())
 def _columns(angles: Tensor, key: str, k: int) -> Tensor:
     plan = plan_from_key(key)
+    if kernel.supports(plan, angles):
+        real = kernel.forward(angles, key, k)
+        return torch.stack([real, torch.zeros_like(real)])
     check_memory(plan, angles)
     with torch.autocast(angles.device.type, enabled=False):
         kit, psi = _start(plan, angles, k)
@@ -78,6 +83,10 @@ def _columns(angles: Tensor, key: str, k: int) -> Tensor:
 @torch.library.custom_op("qpeft::columns_backward", mutates_args=())
 def _columns_backward(grad: Tensor, angles: Tensor, key: str, k: int) -> Tensor:
     plan = plan_from_key(key)
+    if kernel.supports(plan, angles):
+        return kernel.backward(grad[0], angles, key)
+    if not plan.whole.steps:  # the identity
+        return torch.zeros_like(angles)
     with torch.autocast(angles.device.type, enabled=False):
         kit, psi = _start(plan, angles, k)
         tensors, pull = blocks.pullback(kit.builder, angles, recording=False)

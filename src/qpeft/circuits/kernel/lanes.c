@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "columns.h"
 #include "polynomial.h"
 #include "program.h"
 
@@ -41,7 +42,7 @@
 #define FUSE (VECTOR_BYTES == 64) /* whether registers suffice to correlate and rotate in one pass */
 #define SPLIT(K, with_x) ((K) < 3 && !(with_x)) /* whether 16 registers hold more sums */
 #define PAIR 2                   /* vectors that a polynomial takes at once */
-#define FLUSH 32                 /* groups added up in the lanes' type before they go to double */
+#define FLUSH 32                 /* terms added up in the lanes' type before they go to double */
 
 #define REAL double
 #define NAME(x) PASTE(x, f64)
@@ -61,6 +62,7 @@ static const double cosine_f64[] = {0.041666666666666665373,   -0.00138888888888
 #include "sincos.inc"
 #include "group.inc"
 #include "polynomial.inc"
+#include "columns.inc"
 #undef REAL
 #undef NAME
 #undef ROUND
@@ -82,6 +84,7 @@ static const float cosine_f32[] = {0.041666664647457377173f, -0.0013888300696903
 #include "sincos.inc"
 #include "group.inc"
 #include "polynomial.inc"
+#include "columns.inc"
 
 const lanes_type PASTE(qpeft_lanes, VARIANT)[2] = {
     {lanes_f32, sizeof(float), prepare_f32, run_f32},
@@ -91,3 +94,4 @@ const polynomial_type PASTE(qpeft_polynomial, VARIANT)[2] = {
     {PAIR * lanes_f32, sizeof(float), polynomial_f32},
     {PAIR * lanes_f64, sizeof(double), polynomial_f64},
 };
+const column_type PASTE(qpeft_columns, VARIANT)[2] = {{columns_f32}, {columns_f64}};

@@ -10,7 +10,8 @@ S is a frozen copy of T at the start (kaiming-uniform, a = sqrt 5: each gate shr
     p <- S^(mn) p,  d <- T^(mn) d + E^(mn) p      from p = x, d = 0 to d = delta
 
 so that the delta starts at exactly zero and is never the small difference of two large numbers. Inputs are padded with zeros to
-`d_1 ... d_N`, outputs cropped.
+`d_1 ... d_N`, outputs cropped. Tokens are the last axis of a state, so that moving its axes moves runs of tokens; p and d go
+through a gate together, in one product.
 """
 
 from __future__ import annotations
@@ -124,31 +125,32 @@ class QuanTA(Delta):
     def linear(self) -> bool:
         return True
 
-    def _apart(self, state: Tensor, m: int, n: int) -> Tensor:
-        """The state `(rows, size)` with axes m and n together and last: `(rows, size / (d_m d_n), d_m d_n)`."""
+    def _apart(self, states: Tensor, m: int, n: int) -> Tensor:
+        """States `(count, *axes, rows)` with axes m and n first: `(count d_m d_n, size / (d_m d_n) rows)`."""
+        count, rows, width = len(states), states.shape[-1], self.axes[m] * self.axes[n]
         if self.wiring == "pairs":
-            state = state.reshape(state.shape[0], *self.axes).movedim((1 + m, 1 + n), (-2, -1))
-        width = self.axes[m] * self.axes[n]
-        return state.reshape(state.shape[0], self.size // width, width)
+            states = states.movedim((1 + m, 1 + n), (1, 2))
+        else:
+            states = states.reshape(count, self.size // width, width, rows).transpose(1, 2)
+        return states.reshape(count * width, self.size // width * rows)
 
-    def _together(self, state: Tensor, m: int, n: int) -> Tensor:
-        """The inverse of `_apart`."""
+    def _together(self, flat: Tensor, count: int, rows: int, m: int, n: int) -> Tensor:
+        """The inverse of `_apart`; of pairs a view."""
+        width = self.axes[m] * self.axes[n]
         if self.wiring == "pairs":
             rest = [d for k, d in enumerate(self.axes) if k not in (m, n)]
-            state = state.reshape(state.shape[0], *rest, self.axes[m], self.axes[n]).movedim((-2, -1), (1 + m, 1 + n))
-        return state.reshape(state.shape[0], self.size)
+            return flat.view(count, self.axes[m], self.axes[n], *rest, rows).movedim((1, 2), (1 + m, 1 + n))
+        return flat.view(count, width, self.size // width, rows).transpose(1, 2).reshape(count, *self.axes, rows)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.dropout(x).reshape(x.shape[:-1].numel(), self.d_in)
-        plain, delta = nn.functional.pad(rows, (0, self.size - self.d_in)), None
+        count = x.shape[:-1].numel()
+        rows = self.dropout(x).reshape(count, self.d_in)
+        states = nn.functional.pad(rows, (0, self.size - self.d_in)).T.reshape(1, *self.axes, count)  # p, then p and d
         for index, (m, n) in enumerate(self.pairs):
             frozen, gate = self.get_buffer(f"frozen_{index}"), self.gates[index]
-            before = self._apart(plain, m, n)
-            after = before @ gate.T
-            if delta is not None:
-                after = after + self._apart(delta, m, n) @ (frozen + gate).T
-            delta = self._together(after, m, n)
-            if index < len(self.pairs) - 1:
-                plain = self._together(before @ frozen.T, m, n)
-        assert delta is not None  # there are two axes at least
-        return delta[:, : self.d_out].reshape(*x.shape[:-1], self.d_out)
+            of_p, of_d = torch.cat([frozen, gate]), torch.cat([torch.zeros_like(frozen), frozen + gate])
+            both = of_p if index == 0 else torch.cat([of_p, of_d], dim=1)  # ((S, 0), (E, T)) on p and d
+            if index == len(self.pairs) - 1:
+                both = both[len(frozen) :]
+            states = self._together(both @ self._apart(states, m, n), len(both) // len(frozen), count, m, n)
+        return states[0].reshape(self.size, count)[: self.d_out].T.reshape(*x.shape[:-1], self.d_out)

@@ -105,3 +105,21 @@ def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> No
 def test_one_input_cannot_be_turned() -> None:
     with pytest.raises(AdapterError, match=r"one input.*1 -> 3.*exclude_modules"):
         build(1)
+
+
+def test_it_is_orthogonal_fine_tuning() -> None:
+    """PEFT's OFT, an independent implementation, turns a layer's input by the same map: its weights are these angles."""
+    peft = pytest.importorskip("peft")
+    layer = torch.nn.Linear(12, 5, dtype=DOUBLE)
+    config = peft.OFTConfig(r=0, oft_block_size=4, use_cayley_neumann=False, init_weights=False, target_modules=["0"])
+    plain = layer.weight.detach().clone(), layer.bias.detach().clone()
+    model = peft.get_peft_model(torch.nn.Sequential(layer), config).to(DOUBLE)
+    (entries,) = (p for p in model.parameters() if p.requires_grad)
+    torch.nn.init.normal_(entries)
+    above = torch.zeros(3, 4, 4, dtype=DOUBLE)
+    above[:, *torch.triu_indices(4, 4, 1)] = entries.detach()
+    ours = build(12, 5)
+    ours.angles.data = above.mT[:, *torch.tril_indices(4, 4, -1)].flatten()
+    assert sum(p.numel() for p in ours.parameters()) == entries.numel()
+    x = torch.randn(7, 12, dtype=DOUBLE)
+    torch.testing.assert_close(model(x), torch.nn.functional.linear(x + ours(x), *plain))

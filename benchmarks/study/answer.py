@@ -23,7 +23,8 @@ PAGE = Path("docs/does-it-beat-lora.md")
 SHARE = 0.24  # of LoRA r=8's parameters: who has no more is of equal size
 LARGE, SMALL = "LoRA r=8", "LoRA r=1"
 OURS = "QCORE side"
-CONTROLS = {"QTHA": "QTHA without circuit", OURS: "QCORE side circuit"}
+TURNED = "Cayley blocks, o and down"
+CONTROLS = {"QTHA": "QTHA without circuit", OURS: "QCORE side circuit", TURNED: f"{TURNED}, not orthogonal"}
 SEARCHED = {  # the search's names of arms that the other plans have too
     "QCORE, one side, down, random frames": OURS,
     "QCORE, random side, with a circuit": "QCORE side circuit",
@@ -40,6 +41,7 @@ WITHOUT = (  # a method with its circuit, and what stands in the circuit's place
     ("QCORE, all linear, with a circuit", "QCORE, all linear"),
     ("QCORE side circuit", OURS),
     ("QCORE side circuit", "QCORE side MLP"),
+    ("QuIC, o and down", "QuIC, o and down, tied"),
 )
 
 
@@ -69,10 +71,12 @@ def cases(records: Path) -> list[Case]:
     return found
 
 
-def _equal_size(case: Case) -> Line | None:
-    """The best classical method, LoRA of rank 1 among them, with at most SHARE of the parameters of LoRA r=8."""
+def _equal_size(case: Case, label: str) -> Line | None:
+    """The best other classical method, LoRA of rank 1 among them, with at most SHARE of the parameters of LoRA r=8."""
     bound = SHARE * case.lines[LARGE].parameters
-    classical = [x for x in case.lines.values() if x.arm.kind in ("classical", "lora") and x.parameters <= bound]
+    classical = [
+        x for x in case.lines.values() if x.arm.kind in ("classical", "lora") and x.parameters <= bound and x.arm.label != label
+    ]
     return min(classical, key=lambda line: line.loss.mean, default=None)
 
 
@@ -82,7 +86,7 @@ def verdict(found: Sequence[Case], label: str) -> list[str]:
     """
     control = CONTROLS[label]
     told = [case for case in found if label in case.lines]
-    others = [[case.lines[LARGE], case.lines.get(SMALL), _equal_size(case), case.lines.get(control)] for case in told]
+    others = [[case.lines[LARGE], case.lines.get(SMALL), _equal_size(case, label), case.lines.get(control)] for case in told]
     pairs = [(case.lines[label], base) for case, row in zip(told, others, strict=True) for base in row if base is not None]
     paired = [pair for pair in pairs if len(pair[0].runs.keys() & pair[1].runs.keys()) > 1]
     values = {(id(line), id(base)): row.p_holm for (line, base), row in zip(paired, compared(paired), strict=True)}
@@ -174,7 +178,7 @@ def write(records: Path, page: Path, image: Path) -> None:
     """Fill the page's tables and draw its picture."""
     found = cases(records)
     made = {
-        **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("ours", OURS))},
+        **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("ours", OURS), ("turned", TURNED))},
         "circuits": circuits(found),
         "fronts": fronts(found),
         "again": again(records),

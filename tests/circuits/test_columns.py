@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from qpeft.circuits.kernel import columns as kernel
 from qpeft.circuits.kernel import native
 from qpeft.circuits.plan import compile_circuit
 from qpeft.circuits.state import columns
+from tests.circuits.sanitized import drive
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}  # of the largest number
 REAL = ("ry", "h", "x", "z", "cz", "cx", "swap", "ry", "ry")
@@ -65,9 +64,7 @@ def same(circuit: Circuit, k: int, dtype: torch.dtype, monkeypatch: pytest.Monke
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == dtype
         scale = max(1.0, float(other.abs().max()))
-        torch.testing.assert_close(
-            one.double(), other, rtol=0, atol=TOLERANCE[dtype] * scale
-        )  # float32 angles are float64's, rounded
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -126,14 +123,5 @@ def test_angles_and_gradients_need_not_be_contiguous(variant: str) -> None:
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """The C code alone, both types, under the address and undefined-behaviour sanitizers."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs gcc")
-    source, driver = Path(native.__file__).parent, tmp_path / "driver"
-    files = [source / name for name in ("entry.c", "lanes.c", "columns.c")]
-    flags = ["-O0", "-g", "-std=gnu11", "-w", "-DVARIANT=baseline", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    here = Path(__file__).with_name("columns_driver.c")
-    subprocess.run([compiler, *flags, "-I", source, *files, here, "-pthread", "-lm", "-o", driver], check=True)
-    done = subprocess.run([driver], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("columns\n")
+    said = drive(tmp_path, "columns_driver.c", "entry.c", "lanes.c", "columns.c")
+    assert said.endswith("columns\n")

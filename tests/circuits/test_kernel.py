@@ -25,6 +25,7 @@ from qpeft.circuits.plan import Plan, compile_circuit
 from qpeft.circuits.simulate import Simulator
 from qpeft.errors import CircuitError
 from tests import reference
+from tests.circuits.sanitized import SANITIZERS, gcc
 from tests.strategies import circuits
 
 DOUBLE = torch.float64
@@ -321,11 +322,7 @@ def drive(folder: Path, compiler: str, flags: list[str], *through: str) -> None:
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """The C code alone, both types, under the address and undefined-behaviour sanitizers."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs gcc")
-    flags = ["-O0", "-g", "-std=gnu11", "-w", "-DVARIANT=baseline", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    drive(tmp_path, compiler, flags)
+    drive(tmp_path, gcc(), SANITIZERS)
 
 
 @built

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from qpeft.circuits import ansatz, polynomial
 from qpeft.circuits.kernel import native, polynomials
 from qpeft.circuits.lattice import LatticeExecutor
 from qpeft.circuits.simulate import Simulator
+from tests.circuits.sanitized import drive
 
 CASES = [  # shape, observables, samples: whole groups and parts of one, odd numbers of observables, constant variables
     ((3, 3, 3, 3), 4, 37),
@@ -141,14 +140,5 @@ def test_autocast_does_not_touch_the_lattice() -> None:
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """The C code alone, both types, under the address and undefined-behaviour sanitizers."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs gcc")
-    source, driver = Path(native.__file__).parent, tmp_path / "driver"
-    files = [source / name for name in ("entry.c", "lanes.c", "polynomial.c")]
-    flags = ["-O0", "-g", "-std=gnu11", "-w", "-DVARIANT=baseline", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    here = Path(__file__).with_name("polynomial_driver.c")
-    subprocess.run([compiler, *flags, "-I", source, *files, here, "-pthread", "-lm", "-o", driver], check=True)
-    done = subprocess.run([driver], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("polynomials\n")
+    said = drive(tmp_path, "polynomial_driver.c", "entry.c", "lanes.c", "polynomial.c")
+    assert said.endswith("polynomials\n")

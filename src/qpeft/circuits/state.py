@@ -71,8 +71,7 @@ def _start(plan: Plan, angles: Tensor, k: int) -> tuple[evolve.Kit, Tensor]:
 def _columns(angles: Tensor, key: str, k: int) -> Tensor:
     plan = plan_from_key(key)
     if kernel.supports(plan, angles):
-        real = kernel.forward(angles, key, k)
-        return torch.stack([real, torch.zeros_like(real)])
+        return kernel.forward(angles, key, k)
     check_memory(plan, angles)
     with torch.autocast(angles.device.type, enabled=False):
         kit, psi = _start(plan, angles, k)

@@ -6,19 +6,7 @@
 #include "columns.h"
 #include "program.h"
 
-extern const column_type qpeft_columns_baseline[2];
-#if defined(QPEFT_X86)
-extern const column_type qpeft_columns_avx2[2], qpeft_columns_avx512[2];
-#endif
-int qpeft_supports(int isa); /* entry.c */
-
-static const column_type *type_of(int isa, int wide) {
-#if defined(QPEFT_X86)
-    if (isa == 1) return qpeft_columns_avx2 + wide;
-    if (isa == 2) return qpeft_columns_avx512 + wide;
-#endif
-    return (void)isa, qpeft_columns_baseline + wide;
-}
+TYPES(column_type, columns)
 
 static void read_program(column_program *p, const int32_t *code, const double *numbers) {
     memcpy(p, code, 7 * sizeof(int32_t)); /* the counts, in the struct's order */
@@ -71,7 +59,7 @@ int qpeft_columns(int isa, int wide, const int32_t *code, const double *numbers,
     for (int r = 0; r < p.runs; r++)
         for (int g = p.run_begin[r]; g < p.run_begin[r + 1]; g++) learns[r] |= p.gate_index[g] >= 0;
     column_job job = {&p, (const double (*)[4])block, learns, columns, grad, out, totals, 0};
-    type_of(isa, wide)->run(&job);
+    (type_of(isa) + wide)->run(&job);
     if (grad && !job.failed) {
         for (int r = 0; r < p.runs; r++)
             for (int g = p.run_begin[r]; g < p.run_begin[r + 1]; g++)

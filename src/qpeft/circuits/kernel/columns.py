@@ -33,12 +33,8 @@ class _Program(NamedTuple):
 
 @functools.cache
 def _function() -> Callable[..., int] | None:
-    """The library's function; None without a library, or with one that was built before there was such a function."""
-    function: Callable[..., int] | None = getattr(native._library(), "qpeft_columns", None)
-    if function is not None:
-        number, pointer = ctypes.c_int64, ctypes.c_void_p
-        function.argtypes = [ctypes.c_int, ctypes.c_int, *[pointer] * 3, number, pointer, pointer]  # type: ignore[attr-defined]
-    return function
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    return native.function("qpeft_columns", ctypes.c_int, ctypes.c_int, pointer, pointer, pointer, number, pointer, pointer)
 
 
 def _steps(plan: Plan) -> Iterator[Step]:
@@ -104,14 +100,14 @@ def supports(plan: Plan, angles: Tensor) -> bool:
 
 
 def forward(angles: Tensor, key: str, k: int) -> Tensor:
-    """The columns' real parts, `(2^n, k)`, from `angles (n_angles,)`, float32 or float64; the imaginary ones are zero."""
-    out = angles.new_empty(2 ** plan_from_key(key).circuit.n_qubits, k)
-    _run(angles, key, k, None, out)
+    """The columns `(2, 2^n, k)`, real and imaginary parts, from `angles (n_angles,)`, float32 or float64; the latter are zero."""
+    out = angles.new_zeros(2, 2 ** plan_from_key(key).circuit.n_qubits, k)
+    _run(angles, key, k, None, out[0])
     return out
 
 
 def backward(grad: Tensor, angles: Tensor, key: str) -> Tensor:
-    """The gradient `(n_angles,)` of `(grad * forward(angles, key, k)).sum()`, `grad` being `(2^n, k)`."""
+    """The gradient `(n_angles,)` of `(grad * forward(angles, key, k)[0]).sum()`, `grad` being `(2^n, k)`."""
     out = torch.empty_like(angles, memory_format=torch.contiguous_format)
     _run(angles, key, grad.shape[1], grad.to(angles.dtype).contiguous(), out)
     return out

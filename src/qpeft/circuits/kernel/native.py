@@ -46,6 +46,14 @@ def _library() -> ctypes.CDLL | str:
     return library
 
 
+def function(name: str, *arguments: type) -> Callable[..., int] | None:
+    """A function of the library that takes these; None without a library, or with one that was built before it had the function."""
+    found: Callable[..., int] | None = getattr(_library(), name, None)
+    if found is not None:
+        found.argtypes = arguments  # type: ignore[attr-defined]
+    return found
+
+
 def variants() -> tuple[str, ...]:
     """The instruction sets that this build and this processor have, worst first."""
     library = _library()

@@ -9,19 +9,7 @@
 #define MAX_THREADS 64
 #define WORK_PER_THREAD 4e5 /* multiplications: a thread takes about a tenth of this to start */
 
-extern const polynomial_type qpeft_polynomial_baseline[2];
-#if defined(QPEFT_X86)
-extern const polynomial_type qpeft_polynomial_avx2[2], qpeft_polynomial_avx512[2];
-#endif
-int qpeft_supports(int isa); /* entry.c */
-
-static const polynomial_type *type_of(int isa, int wide) {
-#if defined(QPEFT_X86)
-    if (isa == 1) return qpeft_polynomial_avx2 + wide;
-    if (isa == 2) return qpeft_polynomial_avx512 + wide;
-#endif
-    return (void)isa, qpeft_polynomial_baseline + wide;
-}
+TYPES(polynomial_type, polynomial)
 
 typedef struct {
     const polynomial_type *type;
@@ -42,7 +30,7 @@ int qpeft_polynomial(int isa, int wide, const int32_t *sizes, const void *coeffi
                      int64_t t_row, const void *grad, int64_t grad_observable, int64_t grad_row, int64_t rows, void *out,
                      void *by_coefficients, int threads) {
     if (!qpeft_supports(isa)) return 2;
-    const polynomial_type *type = type_of(isa, wide);
+    const polynomial_type *type = type_of(isa) + wide;
     polynomial_job whole = {.variables = sizes[0],
                             .cut = sizes[1],
                             .observables = sizes[2],

@@ -17,15 +17,12 @@ MOST = 1 << 14  # coefficients: the sums of their gradient stay in cache; above,
 
 @functools.cache
 def _function() -> Callable[..., int] | None:
-    """The library's function; None without a library, or with one that was built before there was such a function."""
-    function: Callable[..., int] | None = getattr(native._library(), "qpeft_polynomial", None)
-    if function is not None:
-        number, pointer = ctypes.c_int64, ctypes.c_void_p
-        function.argtypes = [  # type: ignore[attr-defined]
-            *(ctypes.c_int, ctypes.c_int, pointer, pointer, pointer, number, number, pointer, number, number),
-            *(number, pointer, pointer, ctypes.c_int),
-        ]
-    return function
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    strided = (pointer, number, number)
+    return native.function(
+        "qpeft_polynomial",
+        *(ctypes.c_int, ctypes.c_int, pointer, pointer, *strided, *strided, number, pointer, pointer, ctypes.c_int),
+    )
 
 
 def supports(coefficients: Tensor, t: Tensor) -> bool:

@@ -85,6 +85,22 @@ static inline size_t totals_size(const program *p) {
     return 3 * (size_t)p->segments + ((size_t)(p->stages + 1) << p->qubits);
 }
 
+/* `type_of(isa)`: what lanes.c makes of `name` for an instruction set that is supported, for float and for double. */
+#if defined(QPEFT_X86)
+#define TYPES(type, name)                                                                           \
+    extern const type qpeft_##name##_baseline[2], qpeft_##name##_avx2[2], qpeft_##name##_avx512[2]; \
+    static const type *type_of(int isa) {                                                           \
+        return isa == 1 ? qpeft_##name##_avx2 : isa == 2 ? qpeft_##name##_avx512 : qpeft_##name##_baseline; \
+    }
+#else
+#define TYPES(type, name)                          \
+    extern const type qpeft_##name##_baseline[2];  \
+    static const type *type_of(int isa) {          \
+        return (void)isa, qpeft_##name##_baseline; \
+    }
+#endif
+
+int qpeft_supports(int isa);            /* whether this build and this processor have the set */
 void qpeft_walsh(double *x, int bits);  /* all 2^bits signed sums, in place */
 char *qpeft_take(size_t bytes);         /* aligned memory, NULL when there is none; one block is kept between calls */
 void qpeft_give(char *block);

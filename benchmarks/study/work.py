@@ -9,12 +9,13 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.study.ledger import Ledger, Trial, climbed
 from benchmarks.study.plan import Arm, Plan, Task, fingerprint
 from benchmarks.study.results import lines
+from qpeft.applications.tables import FILE
 from qpeft.errors import DataError, QpeftError, RunError
 from qpeft.records import RunRecord
 from qpeft.training.config import RunConfig
@@ -41,6 +42,15 @@ def prepare(task: Task) -> None:
                 expected="train, validation and test rows",
                 cure="`split: FOLDER` in the plan sets validation rows aside",
             )
+    if task.judge_rows and not (folder / FILE).is_file():
+        raise DataError(
+            f"task {task.name} has judge_rows, and its rows no answers to choose among",
+            file=str(folder / FILE),
+            expected="a data set of `qpeft prepare`",
+            cure="judge_rows: 0 judges by loss alone",
+        )
+    if task.unrelated and not Path(task.unrelated).is_file():
+        raise DataError(f"task {task.name} has no unrelated text", file=task.unrelated, expected="rows as in test.jsonl")
 
 
 def _split(source: Path, folder: Path) -> None:
@@ -48,10 +58,12 @@ def _split(source: Path, folder: Path) -> None:
     rows = (source / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     order = sorted(rows, key=lambda row: hashlib.sha256(row.encode()).hexdigest())
     aside = set(order[: len(rows) // 8])
-    folder.mkdir(parents=True)
-    (folder / "validation.jsonl").write_text("".join(row for row in rows if row in aside), encoding="utf-8")
-    (folder / "train.jsonl").write_text("".join(row for row in rows if row not in aside), encoding="utf-8")
-    (folder / "test.jsonl").write_text((source / "test.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    made = folder.with_name(f"{folder.name}.part")  # renamed when whole: a kill leaves no folder that lacks a part
+    made.mkdir(parents=True, exist_ok=True)
+    (made / "validation.jsonl").write_text("".join(row for row in rows if row in aside), encoding="utf-8")
+    (made / "train.jsonl").write_text("".join(row for row in rows if row not in aside), encoding="utf-8")
+    (made / "test.jsonl").write_text((source / "test.jsonl").read_text(encoding="utf-8"), encoding="utf-8")
+    made.rename(folder)
 
 
 def _failure(problem: Exception) -> str:
@@ -132,7 +144,7 @@ class Study:
         shutil.rmtree(folder, ignore_errors=True)
         return record
 
-    def work(self, tasks: tuple[Task, ...], arms: tuple[Arm, ...]) -> Iterator[RunRecord]:
+    def work(self, tasks: Sequence[Task], arms: Sequence[Arm]) -> Iterator[RunRecord]:
         """Task by task: tune all arms, then seed by seed all arms, so that paired results come early."""
         for task in tasks:
             prepare(task)
@@ -156,7 +168,6 @@ def judge(folder: Path, task: Task, unrelated: dict[str, float]) -> dict[str, fl
     from qpeft.applications import metrics
     from qpeft.applications.classify import label_log_likelihoods, probabilities
     from qpeft.applications.prepare import read_part
-    from qpeft.applications.tables import FILE
     from qpeft.applications.tables import Task as Prepared
     from qpeft.training.data import load_examples
     from qpeft.training.evaluate import evaluate

@@ -15,7 +15,7 @@ from benchmarks.study.page import main as page_main
 from benchmarks.study.plan import load_plan
 from benchmarks.study.results import furthest, lines
 
-from qpeft.errors import ConfigError, DataError
+from qpeft.errors import ConfigError
 from qpeft.records import read_records
 from tests.applications.conftest import clinic  # noqa: F401  (fixture)
 from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
@@ -192,15 +192,55 @@ def test_a_wrong_plan_says_what_is_wrong(plan: Path, old: str, new: str, told: s
         load_plan(plan)
 
 
-def test_a_task_without_validation_rows_is_refused_or_split(plan: Path, tmp_path: Path, clinic: Path) -> None:  # noqa: F811
+def test_what_a_task_lacks_is_missed_before_the_first_run(
+    plan: Path,
+    clinic: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = plan.read_text()
+    plan.write_text(text.replace("validation.jsonl", "other.jsonl"))
+    with pytest.raises(SystemExit):
+        run(plan)
+    assert "no unrelated text" in capsys.readouterr().err
+    plan.write_text(text)
+    (clinic / "task.json").rename(clinic / "other.json")
+    with pytest.raises(SystemExit):
+        run(plan)
+    assert "judge_rows: 0" in capsys.readouterr().err
+    assert not (plan.parent / "kept" / "tiny.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--arm", "LoRA", "--arm", "Lora"], "no arm 'Lora' in the plan; expected one of LoRA, QTHA"),
+        (["--task", "ward"], "no task 'ward' in the plan; expected one of clinic"),
+        (["--part", "3/2"], "expected K/N with 1 <= K <= N"),
+        (["--plan", "no-such.yaml"], "no-such.yaml: no such file"),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_line(plan: Path, given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(plan, *given)
+    assert left.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_task_without_validation_rows_is_refused_or_split(
+    plan: Path,
+    tmp_path: Path,
+    clinic: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Nothing is tuned on failures: rows are missed before the first run, and `split` makes them of the training rows."""
     bare, made = tmp_path / "bare", tmp_path / "made"
     shutil.copytree(clinic, bare)
     (bare / "validation.jsonl").unlink()
     text = plan.read_text()
     plan.write_text(text.replace(f"folder: {clinic}", f"folder: {bare}"))
-    with pytest.raises(DataError, match="no validation rows"):
+    with pytest.raises(SystemExit):
         run(plan)
+    assert "no validation rows" in capsys.readouterr().err
     plan.write_text(
         text.replace(f"folder: {clinic}", f"folder: {made}\n    split: {bare}").replace("judge_rows: 6", "judge_rows: 0")
     )

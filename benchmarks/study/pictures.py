@@ -8,18 +8,18 @@ from typing import Any
 
 from benchmarks.study.results import Line, front
 from qpeft.report.statistics import MIN_SEEDS, PairedDifference
-from qpeft.report.style import LIGHT, drawing, free_place
+from qpeft.report.style import LIGHT, Name, drawing, name_points
 from qpeft.report.tradeoff import round_ticks
 
 NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum", "control": "control", "ours": "ours"}
 COLOURS = dict(zip(NAMES, (LIGHT.palette[0], LIGHT.palette[6], LIGHT.palette[1], LIGHT.palette[4], LIGHT.palette[2]), strict=True))
 UNIT = "nats a token"
-MOST_NAMES = 40  # in one panel
+MOST_NAMES = 25  # in one panel
 
 
 def losses(panels: Mapping[str, Sequence[Line]], file: Path) -> None:
     """Loss against trained parameters, a panel for each title: a point a method, bars for the interval where there are seeds
-    enough, the front as a line. Of many methods only LoRA, the front and those without variants in their names are named.
+    enough, the front as a line. Where methods are many, controls and variants off the front have no names.
 
     Methods far above the others, which would hide the rest, sit at the edge, with their loss.
     """
@@ -27,7 +27,7 @@ def losses(panels: Mapping[str, Sequence[Line]], file: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9.5, 5.6 * len(panels)), layout="constrained", dpi=130)
+        figure = Figure(figsize=(11, 6.4 * len(panels)), layout="constrained", dpi=130)
         canvas = FigureCanvasAgg(figure)
         drawn = dict(zip(panels, figure.subplots(len(panels), squeeze=False)[:, 0], strict=True))
         shown = {title: [line for line in found if line.runs] for title, found in panels.items()}
@@ -46,7 +46,8 @@ def _losses(axes: Any, title: str, shown: Sequence[Line]) -> None:
         heights = [line.loss.mean if line.loss.mean <= bound else top for line in mine]
         bars = [_bar(line) if line.loss.mean <= bound else 0.0 for line in mine]
         sizes = [line.parameters for line in mine]
-        axes.errorbar(sizes, heights, yerr=bars, fmt="o", markersize=5, color=COLOURS[kind], label=NAMES[kind], capsize=2, lw=1)
+        axes.plot(sizes, heights, "o", markersize=5, color=COLOURS[kind], label=NAMES[kind], zorder=2 if kind == "control" else 3)
+        axes.errorbar(sizes, heights, yerr=bars, fmt="none", ecolor=COLOURS[kind], alpha=0.35, capsize=2, lw=1)
     best = front(shown)
     axes.plot([line.parameters for line in best], [line.loss.mean for line in best], color=LIGHT.ink, lw=0.8, ls=":")
     space = 0.06 * (top - low) or 0.01
@@ -71,21 +72,23 @@ def _range(shown: Sequence[Line]) -> tuple[float, float, float]:
 
 def _name(axes: Any, shown: Sequence[Line], renderer: Any) -> None:
     """Each method's name near its point, where it covers no other."""
-    place, (_, top, bound) = axes.transData, _range(shown)
-    bounds = axes.get_window_extent(renderer)
-    frame = (bounds.x0 + 2, bounds.y0 + 2, bounds.x1 - 2, bounds.y1 - 2)
-    points = {id(line): place.transform((line.parameters, line.loss.mean if line.loss.mean <= bound else top)) for line in shown}
-    corner = axes.get_legend().get_window_extent(renderer)
-    taken = [(corner.x0, corner.y0, corner.x1, corner.y1), *((x - 5, y - 5, x + 5, y + 5) for x, y in points.values())]
+    _, top, bound = _range(shown)
     best = {id(line) for line in front(shown)}
-    told = [x for x in shown if len(shown) <= MOST_NAMES or x.arm.kind == "lora" or id(x) in best or "," not in x.arm.label]
-    for line in sorted(told, key=lambda line: -len(line.arm.label)):
-        beyond = f" ({line.loss.mean:.2f})" if line.loss.mean > bound else ""
-        text = axes.text(0, 0, line.arm.label + beyond, size=7, va="bottom", ha="left", color=COLOURS[line.arm.kind])
-        size = text.get_window_extent(renderer)
-        box = free_place(points[id(line)], (size.width, size.height), frame, taken, clear=8)
-        taken.append(box)
-        text.set_position(place.inverted().transform(box[:2]))
+    points, names = [], []
+    for line in shown:
+        height = line.loss.mean if line.loss.mean <= bound else top
+        points.append(axes.transData.transform((line.parameters, height)))
+        if len(shown) <= MOST_NAMES or id(line) in best or not _variant(line):
+            beyond = f" ({line.loss.mean:.2f})" if line.loss.mean > bound else ""
+            names.append(Name(line.arm.label + beyond, line.parameters, height, COLOURS[line.arm.kind]))
+    corner = axes.get_legend().get_window_extent(renderer)
+    taken = [(corner.x0, corner.y0, corner.x1, corner.y1), *((x - 5, y - 5, x + 5, y + 5) for x, y in points)]
+    name_points(axes, names, taken, LIGHT, size=7)
+
+
+def _variant(line: Line) -> bool:
+    """A control, or one change of many to another method: not named where names are many."""
+    return line.arm.kind == "control" or (line.arm.of is not None and "," in line.arm.label)
 
 
 def changes(rows: Sequence[PairedDifference], title: str, file: Path) -> None:

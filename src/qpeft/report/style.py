@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 from qpeft.errors import MissingDependencyError
 
 FONT = 8.8  # points, of a name beside a curve or point
+_NEAR, _FAR = 9, 20  # pixels: between a point and its name; from where on a line joins them
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)))
 
@@ -146,6 +148,38 @@ def spread(heights: Sequence[float], gap: float, low: float, high: float) -> lis
 
 
 Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Name:
+    """What stands beside a point at x, y (in the units of the data): the text, and the colour of the line to it."""
+
+    text: str
+    x: float
+    y: float
+    color: str
+
+
+def name_points(axes: Any, names: Iterable[Name], taken: list[Box], theme: Theme, size: float = FONT) -> None:
+    """Each name near its point, where it covers as little as can be of what is `taken` (pixels) and of other names; a thin line
+    joins those set far off. Call it when the axes have their limits and their place."""
+    from matplotlib.patheffects import withStroke
+
+    renderer, bounds = axes.get_figure().canvas.get_renderer(), axes.get_window_extent()
+    frame = (bounds.x0 + 2, bounds.y0 + 2, bounds.x1 - 2, bounds.y1 - 2)
+    to_data = axes.transData.inverted().transform
+    halo = [withStroke(linewidth=2.5, foreground=theme.paper)]
+    for name in sorted(names, key=lambda name: -len(name.text)):  # long names while there is room
+        x, y = axes.transData.transform((name.x, name.y))
+        text = axes.text(0, 0, name.text, size=size, va="bottom", ha="left", zorder=4, path_effects=halo)
+        extent = text.get_window_extent(renderer)
+        box = free_place((x, y), (extent.width, extent.height), frame, taken, clear=_NEAR)
+        taken.append(box)
+        text.set_position(to_data((box[0], box[1])))
+        near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
+        if math.dist(near, (x, y)) > _FAR:
+            ends = zip(*(to_data(end) for end in ((x, y), near)), strict=True)
+            axes.plot(*ends, color=name.color, linewidth=0.7, alpha=0.8, zorder=1.5)
 
 
 def free_place(point: tuple[float, float], size: tuple[float, float], frame: Box, taken: Sequence[Box], clear: float) -> Box:

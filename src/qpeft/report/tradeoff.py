@@ -10,10 +10,8 @@ from typing import Any
 from qpeft.report import words
 from qpeft.report.sections import Section
 from qpeft.report.statistics import Estimate, direction, pareto
-from qpeft.report.style import FONT, Box, Mark, Panel, Theme, free_place, short
+from qpeft.report.style import Box, Mark, Name, Panel, Theme, name_points, short
 from qpeft.report.tables import ArmSummary, best
-
-_NEAR, _FAR = 9, 20  # pixels: between a point and its name; from where on a line joins them
 
 
 def drawable(arms: Sequence[ArmSummary], metric: str) -> list[ArmSummary]:
@@ -41,7 +39,9 @@ def panel(section: Section, arms: Sequence[ArmSummary], metric: str, marks: Mapp
         taken = _draw_front(axes, shown, metric, theme) if len(shown) > 2 and direction(metric) else []
         for arm in shown:
             taken += _draw_point(axes, arm, seeds[arm.label], metric, marks[arm.label], theme)
-        _label_points(axes, shown, metric, marks, theme, taken)
+        places = [(short(arm.label), arm.trainable_parameters, arm.after[metric].mean) for arm in shown]
+        colors = [marks[arm.label].color(theme) for arm in shown]
+        name_points(axes, [Name(*place, color) for place, color in zip(places, colors, strict=True)], taken, theme)
 
     return Panel(5.4, 0.0, 0, draw)
 
@@ -125,29 +125,6 @@ def _draw_point(axes: Any, arm: ArmSummary, seeds: Sequence[float], metric: str,
         [x], [after.mean], mark.marker, color=color, markersize=7.5, zorder=3, markeredgecolor=theme.paper, markeredgewidth=0.8
     )
     return covered
-
-
-def _label_points(
-    axes: Any, arms: Sequence[ArmSummary], metric: str, marks: Mapping[str, Mark], theme: Theme, taken: list[Box]
-) -> None:
-    """Each arm's name near its point, where it covers no other point, bar, line or name; a thin line joins those set far off."""
-    from matplotlib.patheffects import withStroke
-
-    renderer, bounds = axes.get_figure().canvas.get_renderer(), axes.get_window_extent()
-    frame = (bounds.x0 + 2, bounds.y0 + 2, bounds.x1 - 2, bounds.y1 - 2)
-    to_data = axes.transData.inverted().transform
-    halo = [withStroke(linewidth=2.5, foreground=theme.paper)]
-    for arm in sorted(arms, key=lambda arm: -len(short(arm.label))):  # long names while there is room
-        x, y = axes.transData.transform((arm.trainable_parameters, arm.after[metric].mean))
-        text = axes.text(0, 0, short(arm.label), size=FONT, va="bottom", ha="left", zorder=4, path_effects=halo)
-        size = text.get_window_extent(renderer)
-        box = free_place((x, y), (size.width, size.height), frame, taken, clear=_NEAR)
-        taken.append(box)
-        text.set_position(to_data((box[0], box[1])))
-        near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
-        if math.dist(near, (x, y)) > _FAR:
-            ends = zip(*(to_data(end) for end in ((x, y), near)), strict=True)
-            axes.plot(*ends, color=marks[arm.label].color(theme), linewidth=0.7, alpha=0.8, zorder=1.5)
 
 
 def round_ticks(axes: Any) -> None:

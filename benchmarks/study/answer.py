@@ -24,7 +24,13 @@ SHARE = 0.24  # of LoRA r=8's parameters: who has no more is of equal size
 LARGE, SMALL = "LoRA r=8", "LoRA r=1"
 OURS = "QCORE side"
 TURNED = "Cayley blocks, o and down"
-CONTROLS = {"QTHA": "QTHA without circuit", OURS: "QCORE side circuit", TURNED: f"{TURNED}, not orthogonal"}
+WIDE = "QTHA of 23%"
+CONTROLS = {
+    "QTHA": "QTHA without circuit",
+    WIDE: f"{WIDE}, without circuit",
+    OURS: "QCORE side circuit",
+    TURNED: f"{TURNED}, not orthogonal",
+}
 SEARCHED = {  # the search's names of arms that the other plans have too
     "QCORE, one side, down, random frames": OURS,
     "QCORE, random side, with a circuit": "QCORE side circuit",
@@ -36,6 +42,7 @@ WITHOUT = (  # a method with its circuit, and what stands in the circuit's place
     ("QTHA", "QTHA unentangled"),
     ("QTHA", "QTHA cos"),
     ("QTHA", "QTHA MLP"),
+    (WIDE, f"{WIDE}, without circuit"),
     ("QCORE, with a circuit", "QCORE"),
     ("QCORE, with a circuit", "QCORE, with an MLP"),
     ("QCORE, all linear, with a circuit", "QCORE, all linear"),
@@ -178,7 +185,7 @@ def write(records: Path, page: Path, image: Path) -> None:
     """Fill the page's tables and draw its picture."""
     found = cases(records)
     made = {
-        **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("ours", OURS), ("turned", TURNED))},
+        **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("wide", WIDE), ("ours", OURS), ("turned", TURNED))},
         "circuits": circuits(found),
         "fronts": fronts(found),
         "again": again(records),

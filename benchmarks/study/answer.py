@@ -25,9 +25,9 @@ LARGE, SMALL = "LoRA r=8", "LoRA r=1"
 OURS = "QCORE side"
 TURNED = "Cayley blocks, o and down"
 WIDE = "QTHA of 23%"
-CONTROLS = {
+OWN = {  # what stands last beside a method: its control, or what it is a change of
     "QTHA": "QTHA without circuit",
-    WIDE: f"{WIDE}, without circuit",
+    WIDE: "QTHA",
     OURS: "QCORE side circuit",
     TURNED: f"{TURNED}, not orthogonal",
 }
@@ -42,7 +42,6 @@ WITHOUT = (  # a method with its circuit, and what stands in the circuit's place
     ("QTHA", "QTHA unentangled"),
     ("QTHA", "QTHA cos"),
     ("QTHA", "QTHA MLP"),
-    (WIDE, f"{WIDE}, without circuit"),
     ("QCORE, with a circuit", "QCORE"),
     ("QCORE, with a circuit", "QCORE, with an MLP"),
     ("QCORE, all linear, with a circuit", "QCORE, all linear"),
@@ -88,10 +87,10 @@ def _equal_size(case: Case, label: str) -> Line | None:
 
 
 def verdict(found: Sequence[Case], label: str) -> list[str]:
-    """A method's loss relative to that of LoRA of ranks 8 and 1, the best classical method of its size and its own control, with
-    the p values of the paired differences, corrected over the table (Holm).
+    """A method's loss relative to that of LoRA of ranks 8 and 1, the best classical method of its size and what it has in
+    OWN, with the p values of the paired differences, corrected over the table (Holm).
     """
-    control = CONTROLS[label]
+    control = OWN[label]
     told = [case for case in found if label in case.lines]
     others = [[case.lines[LARGE], case.lines.get(SMALL), _equal_size(case, label), case.lines.get(control)] for case in told]
     pairs = [(case.lines[label], base) for case, row in zip(told, others, strict=True) for base in row if base is not None]

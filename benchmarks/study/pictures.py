@@ -49,7 +49,8 @@ def _losses(axes: Any, title: str, shown: Sequence[Line]) -> None:
         axes.plot(sizes, heights, "o", markersize=5, color=COLOURS[kind], label=NAMES[kind], zorder=2 if kind == "control" else 3)
         axes.errorbar(sizes, heights, yerr=bars, fmt="none", ecolor=COLOURS[kind], alpha=0.35, capsize=2, lw=1)
     best = front(shown)
-    axes.plot([line.parameters for line in best], [line.loss.mean for line in best], color=LIGHT.ink, lw=0.8, ls=":")
+    heights = [line.loss.mean if line.loss.mean <= bound else top for line in best]
+    axes.plot([line.parameters for line in best], heights, color=LIGHT.ink, lw=0.8, ls=":")
     space = 0.06 * (top - low) or 0.01
     axes.set(xscale="log", xlabel="trained parameters (log scale)", ylabel=f"held-out loss, {UNIT} (lower is better)", title=title)
     axes.set_ylim(low - space, top + space)
@@ -63,11 +64,12 @@ def _bar(line: Line) -> float:
 
 
 def _range(shown: Sequence[Line]) -> tuple[float, float, float]:
-    """The least loss drawn and the greatest, bars in them, and the mean beyond which a method sits at the edge."""
+    """The least loss drawn and the greatest, and the mean beyond which a method sits at the edge, where bars are cut as well."""
     means = sorted(line.loss.mean for line in shown)
     bound = max(2 * means[len(means) // 2] - means[0], 1.6 * means[0])
     near = [line for line in shown if line.loss.mean <= bound]
-    return min(line.loss.mean - _bar(line) for line in near), max(line.loss.mean + _bar(line) for line in near), bound
+    top = max(line.loss.mean + _bar(line) for line in near)
+    return min(line.loss.mean - _bar(line) for line in near), min(top, bound), bound
 
 
 def _name(axes: Any, shown: Sequence[Line], renderer: Any) -> None:

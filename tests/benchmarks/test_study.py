@@ -202,8 +202,10 @@ def test_what_a_task_lacks_is_missed_before_the_first_run(
     with pytest.raises(SystemExit):
         run(plan)
     assert "no unrelated text" in capsys.readouterr().err
-    plan.write_text(text)
-    (clinic / "task.json").rename(clinic / "other.json")
+    bare = plan.parent / "bare"
+    shutil.copytree(clinic, bare)
+    (bare / "task.json").unlink()
+    plan.write_text(text.replace(f"folder: {clinic}", f"folder: {bare}"))
     with pytest.raises(SystemExit):
         run(plan)
     assert "judge_rows: 0" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def losses(panels: Mapping[str, Sequence[Line]], file: Path) -> None:
             _losses(axes, title, shown[title])
         canvas.draw()  # where names are free is known when the axes have their places
         for title, axes in drawn.items():
-            _name(axes, shown[title], canvas.get_renderer())
+            _name(axes, shown[title])
         figure.savefig(file)
 
 
@@ -43,13 +43,13 @@ def _losses(axes: Any, title: str, shown: Sequence[Line]) -> None:
     low, top, bound = _range(shown)
     for kind in (kind for kind in NAMES if any(line.arm.kind == kind for line in shown)):
         mine = [line for line in shown if line.arm.kind == kind]
-        heights = [line.loss.mean if line.loss.mean <= bound else top for line in mine]
+        heights = [_height(line, top, bound) for line in mine]
         bars = [_bar(line) if line.loss.mean <= bound else 0.0 for line in mine]
         sizes = [line.parameters for line in mine]
         axes.plot(sizes, heights, "o", markersize=5, color=COLOURS[kind], label=NAMES[kind], zorder=2 if kind == "control" else 3)
         axes.errorbar(sizes, heights, yerr=bars, fmt="none", ecolor=COLOURS[kind], alpha=0.35, capsize=2, lw=1)
     best = front(shown)
-    heights = [line.loss.mean if line.loss.mean <= bound else top for line in best]
+    heights = [_height(line, top, bound) for line in best]
     axes.plot([line.parameters for line in best], heights, color=LIGHT.ink, lw=0.8, ls=":")
     space = 0.06 * (top - low) or 0.01
     axes.set(xscale="log", xlabel="trained parameters (log scale)", ylabel=f"held-out loss, {UNIT} (lower is better)", title=title)
@@ -63,6 +63,11 @@ def _bar(line: Line) -> float:
     return (line.loss.half_width or 0.0) if line.loss.n >= MIN_SEEDS else 0.0
 
 
+def _height(line: Line, top: float, bound: float) -> float:
+    """Where a method is drawn: at its mean, or at the edge."""
+    return line.loss.mean if line.loss.mean <= bound else top
+
+
 def _range(shown: Sequence[Line]) -> tuple[float, float, float]:
     """The least loss drawn and the greatest, and the mean beyond which a method sits at the edge, where bars are cut as well."""
     means = sorted(line.loss.mean for line in shown)
@@ -72,18 +77,18 @@ def _range(shown: Sequence[Line]) -> tuple[float, float, float]:
     return min(line.loss.mean - _bar(line) for line in near), min(top, bound), bound
 
 
-def _name(axes: Any, shown: Sequence[Line], renderer: Any) -> None:
+def _name(axes: Any, shown: Sequence[Line]) -> None:
     """Each method's name near its point, where it covers no other."""
     _, top, bound = _range(shown)
     best = {id(line) for line in front(shown)}
     points, names = [], []
     for line in shown:
-        height = line.loss.mean if line.loss.mean <= bound else top
+        height = _height(line, top, bound)
         points.append(axes.transData.transform((line.parameters, height)))
         if len(shown) <= MOST_NAMES or id(line) in best or not _variant(line):
             beyond = f" ({line.loss.mean:.2f})" if line.loss.mean > bound else ""
             names.append(Name(line.arm.label + beyond, line.parameters, height, COLOURS[line.arm.kind]))
-    corner = axes.get_legend().get_window_extent(renderer)
+    corner = axes.get_legend().get_window_extent()
     taken = [(corner.x0, corner.y0, corner.x1, corner.y1), *((x - 5, y - 5, x + 5, y + 5) for x, y in points)]
     name_points(axes, names, taken, LIGHT, size=7)
 

@@ -16,6 +16,7 @@ from benchmarks.study.ledger import Ledger, Trial, climbed
 from benchmarks.study.plan import Arm, Plan, Task, fingerprint
 from benchmarks.study.results import lines
 from qpeft.applications.tables import FILE
+from qpeft.applications.tables import Task as Prepared
 from qpeft.errors import DataError, QpeftError, RunError
 from qpeft.records import RunRecord
 from qpeft.training.config import RunConfig
@@ -168,7 +169,6 @@ def judge(folder: Path, task: Task, unrelated: dict[str, float]) -> dict[str, fl
     from qpeft.applications import metrics
     from qpeft.applications.classify import label_log_likelihoods, probabilities
     from qpeft.applications.prepare import read_part
-    from qpeft.applications.tables import Task as Prepared
     from qpeft.training.data import load_examples
     from qpeft.training.evaluate import evaluate
     from qpeft.training.run import load_run

@@ -39,9 +39,10 @@ def panel(section: Section, arms: Sequence[ArmSummary], metric: str, marks: Mapp
         taken = _draw_front(axes, shown, metric, theme) if len(shown) > 2 and direction(metric) else []
         for arm in shown:
             taken += _draw_point(axes, arm, seeds[arm.label], metric, marks[arm.label], theme)
-        places = [(short(arm.label), arm.trainable_parameters, arm.after[metric].mean) for arm in shown]
-        colors = [marks[arm.label].color(theme) for arm in shown]
-        name_points(axes, [Name(*place, color) for place, color in zip(places, colors, strict=True)], taken, theme)
+        names = [
+            Name(short(arm.label), arm.trainable_parameters, arm.after[metric].mean, marks[arm.label].color(theme)) for arm in shown
+        ]
+        name_points(axes, names, taken, theme)
 
     return Panel(5.4, 0.0, 0, draw)
 

@@ -15,8 +15,8 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-KERNEL = "src/qpeft/circuits/kernel"
-LIBRARY = "_qpeft_kernel.so"  # the same name in native.py
+KERNEL = "src/qpeft/circuits/simulator/c_engine"
+LIBRARY = "_qpeft_kernel.so"  # the same name in library.py
 X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 VARIANTS = {"baseline": []}
 if X86:
@@ -64,6 +64,6 @@ class PlatformWheel(bdist_wheel):
 sources = sorted(str(p) for p in Path(KERNEL).glob("*.c"))
 headers = sorted(str(p) for p in Path(KERNEL).glob("*.[hi]*"))
 setup(
-    ext_modules=[Extension("qpeft.circuits.kernel._qpeft_kernel", sources, depends=headers, optional=True)],
+    ext_modules=[Extension("qpeft.circuits.simulator.c_engine._qpeft_kernel", sources, depends=headers, optional=True)],
     cmdclass={"build_ext": BuildKernel, "bdist_wheel": PlatformWheel},
 )

@@ -54,8 +54,8 @@ def work(name: str, arm: dict[str, Any], seed: int, arguments: argparse.Namespac
     from qpeft.applications.catalogue import CATALOGUE
     from qpeft.applications.evaluation import evaluate_task
     from qpeft.applications.prepare import prepare
-    from qpeft.training.compare import compare, runs
-    from qpeft.training.config import load_recipe
+    from qpeft.study.compare import compare, runs
+    from qpeft.training.recipe.config import load_recipe
 
     data = Path("data") / name
     if name in CATALOGUE and not data.exists():

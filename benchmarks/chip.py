@@ -22,18 +22,18 @@ from typing import Any
 import torch
 
 from benchmarks import harness
-from qpeft.adapters.quantum import QuantumLayer
-from qpeft.backends.budget import Cost, Ledger
-from qpeft.backends.emulator import EmulatorBackend
+from qpeft.adapters.quantum_layer import QuantumLayer
+from qpeft.backends.emulator.backend import EmulatorBackend
 from qpeft.backends.executor import BackendExecutor, Gradient
+from qpeft.backends.spending.budget import Cost, Ledger
 from qpeft.circuits import ansatz
-from qpeft.circuits.lattice import Lattice, LatticeExecutor
-from qpeft.circuits.simulate import Simulator
-from qpeft.training.config import load_recipe
-from qpeft.training.data import load_data
-from qpeft.training.evaluate import evaluate
-from qpeft.training.run import load_run, train
-from qpeft.training.tokenization import tokenize_all
+from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.surrogate.grid import Lattice, LatticeExecutor
+from qpeft.training.data.examples import load_data
+from qpeft.training.data.tokenization import tokenize_all
+from qpeft.training.loop.run import load_run, train
+from qpeft.training.model.held_out_loss import evaluate
+from qpeft.training.recipe.config import load_recipe
 
 TOKENS = (128, 256, 512, 1024, 2048, 4096)
 CHECKED = (128, 4096)

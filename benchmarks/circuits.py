@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks import harness, peers, report
 from qpeft.circuits import ansatz, heisenberg
 from qpeft.circuits.ir import Circuit
-from qpeft.circuits.plan import BLOCK_QUBITS, DENSE_QUBITS, Plan, compile_circuit
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.simulator.torch_engine.compiler import BLOCK_QUBITS, DENSE_QUBITS, Plan, compile_circuit
 
 # (circuit, qubits, layers, tokens)
 ROWS = (

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from tests.backends import aer_reference
 
-from qpeft.backends.chips import Chip, load_chip
-from qpeft.backends.emulator import EmulatorBackend, probabilities_of
+from qpeft.backends.emulator.backend import EmulatorBackend, probabilities_of
+from qpeft.backends.emulator.chip import Chip, load_chip
 from qpeft.circuits.ir import Angle, Circuit, Op
 
 

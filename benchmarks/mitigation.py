@@ -21,7 +21,7 @@ from qpeft.backends.mitigation import MitigatedBackend, ReadoutCorrection, ZeroN
 from qpeft.backends.registry import get_backend
 from qpeft.circuits import ansatz
 from qpeft.circuits.executor import Executor
-from qpeft.circuits.simulate import expectations
+from qpeft.circuits.simulator.simulate import expectations
 
 QUBITS, LAYERS, INPUTS, SETS = 4, 1, 50, 5
 

@@ -66,7 +66,7 @@ class Arm:
 
 def base_model(model: str, dtype: torch.dtype) -> Any:
     """A folder's model, or a shape of `SHAPES` with random weights, made ready as a recipe's."""
-    from qpeft.training.models import ready
+    from qpeft.training.model.loading import ready
 
     return ready(_base_model(model, dtype))
 

@@ -40,7 +40,7 @@ ARMS = {"with its classical path": ADAPTER, "circuit alone": {**ADAPTER, "classi
 
 def trained(plan: Plan, arm: str, seed: int, runs: Path) -> tuple[Path, RunRecord]:
     """The folder of a finished run, and its record."""
-    from qpeft.training.run import train
+    from qpeft.training.loop.run import train
 
     config = plan.run(plan.tasks[0], Arm(label=f"QTHA, {arm}", kind="quantum", adapter=ARMS[arm]), "test", RATE, seed)
     folder = runs / f"{arm.replace(' ', '-')}-{seed}"
@@ -49,9 +49,9 @@ def trained(plan: Plan, arm: str, seed: int, runs: Path) -> tuple[Path, RunRecor
 
 def measured(folder: Path, place: str, shots: int | None, seed: int) -> dict[str, Any]:
     """Loss on held-out rows with a circuit measured there, and the mean error of its values."""
-    from qpeft.training.adapted import open_run
-    from qpeft.training.evaluate import evaluate
-    from qpeft.training.export_lattice import export_lattice
+    from qpeft.export.surrogate import export_lattice
+    from qpeft.training.loop.loaded_run import open_run
+    from qpeft.training.model.held_out_loss import evaluate
 
     run = open_run(folder, "default", calibration=None, calibration_rows=0)
     with tempfile.TemporaryDirectory() as scratch:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from qpeft.circuits.ir import Circuit, Op
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits.simulator.simulate import Simulator
 
 Step: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -58,16 +58,16 @@ def ours(circuit: Circuit, batch: int) -> Step:
 
 def ours_in_torch(circuit: Circuit, batch: int) -> Step:
     """qpeft where there is no compiled kernel."""
-    from qpeft.circuits.kernel import native
+    from qpeft.circuits.simulator.c_engine import library
 
-    step, chosen = ours(circuit, batch), native._choice
+    step, chosen = ours(circuit, batch), library._choice
 
     def without(inputs: Tensor, angles: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        native._choice = lambda: (None, "not asked for")  # type: ignore[assignment]
+        library._choice = lambda: (None, "not asked for")  # type: ignore[assignment]
         try:
             return step(inputs, angles, weights)
         finally:
-            native._choice = chosen
+            library._choice = chosen
 
     return without
 

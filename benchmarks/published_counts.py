@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from qpeft.backends.chips import Chip
-from qpeft.backends.emulator import EmulatorBackend, probabilities_of
-from qpeft.backends.native import to_native
-from qpeft.backends.routing import Shape, embeddings
-from qpeft.backends.synthetic import wukong_180
+from qpeft.backends.emulator.backend import EmulatorBackend, probabilities_of
+from qpeft.backends.emulator.chip import Chip
+from qpeft.backends.emulator.native_gates import to_native
+from qpeft.backends.emulator.routing import Shape, embeddings
+from qpeft.backends.emulator.synthetic import wukong_180
 from qpeft.circuits.ir import Circuit, Op
 
 BELL = Circuit(2, (Op("h", (0,)), Op("cx", (0, 1))))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from qpeft.adapters.registry import METHODS
-from qpeft.training.adapter_section import read_adapter
+from qpeft.training.recipe.adapter_section import read_adapter
 from tests.test_cli import qpeft
 from tests.training.conftest import tiny_model  # noqa: F401  (a fixture)
 

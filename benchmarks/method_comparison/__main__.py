@@ -52,9 +52,9 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
     import qpeft.adapters.peft  # noqa: F401  (enters our methods into PEFT)
     from qpeft.applications.metrics import exact_match
-    from qpeft.training import models
-    from qpeft.training.config import ModelSection
     from qpeft.training.environment import machine, now, versions
+    from qpeft.training.model import loading
+    from qpeft.training.recipe.config import ModelSection
 
     started = time.monotonic()
     training: dict[str, Any]
@@ -64,9 +64,9 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         config = PeftConfig.from_pretrained(str(FOLDER / name))
         training = json.loads((FOLDER / name / "training_params.json").read_text(encoding="utf-8"))["optimizer_kwargs"]
     section = ModelSection(model_name_or_path=arguments.model, dtype="bfloat16")
-    tokenizer = models.load_tokenizer(section)
+    tokenizer = loading.load_tokenizer(section)
     set_seed(0)
-    model = get_peft_model(models.load_model(section), config)
+    model = get_peft_model(loading.load_model(section), config)
     trainable, total = model.get_nb_trainable_parameters()
     unrelated = [answer for _, answer in rows(arguments.data / "validation.jsonl", 8)]
     before = loss_on(model, tokenizer, unrelated)

@@ -27,7 +27,7 @@ EXPERIMENTS: dict[str, tuple[dict[str, Any], float]] = {
 
 def write(folder: Path = FOLDER) -> None:
     """Write every experiment as PEFT saves configurations."""
-    from qpeft.training.adapter_section import build_adapter_config
+    from qpeft.training.recipe.adapter_section import build_adapter_config
 
     for name, (settings, rate) in EXPERIMENTS.items():
         place = folder / name

@@ -65,7 +65,7 @@ class Ledger:
 
 def fingerprint_of(record: RunRecord) -> str:
     """The fingerprint of the run behind a record."""
-    from qpeft.training.config import RunConfig
+    from qpeft.training.recipe.config import RunConfig
 
     return fingerprint(RunConfig.from_resolved(dict(record.config)))
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from qpeft.errors import ConfigError
-from qpeft.training.adapter_section import read_adapter
-from qpeft.training.arguments import Count, Natural, Pattern, Positive, Seed, TrainingSection
-from qpeft.training.config import AdapterFields, DataSection, Label, ModelSection, RunConfig
-from qpeft.training.validation import Problem, Section, explain
-from qpeft.training.yaml_source import read_yaml
+from qpeft.training.recipe.adapter_section import read_adapter
+from qpeft.training.recipe.config import AdapterFields, DataSection, Label, ModelSection, RunConfig
+from qpeft.training.recipe.training_section import Count, Natural, Pattern, Positive, Seed, TrainingSection
+from qpeft.training.recipe.validation import Problem, Section, explain
+from qpeft.training.recipe.yaml_source import read_yaml
 
 TEXT, CLASSES = "text", "classification"
 

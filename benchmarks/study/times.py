@@ -24,8 +24,8 @@ def main(given: list[str] | None = None) -> None:
         "--records", type=Path, default=Path("docs/benchmarks/study"), help="folder of the result, PLAN-times.jsonl"
     )
     arguments = parser.parse_args(given)
-    from qpeft.training.adapter_section import build_adapter_config
-    from qpeft.training.models import load_model
+    from qpeft.training.model.loading import load_model
+    from qpeft.training.recipe.adapter_section import build_adapter_config
 
     plan = load_plan(arguments.plan)
     records = harness.Records(arguments.records / f"{plan.name}-times.jsonl")

@@ -19,7 +19,7 @@ from qpeft.applications.tables import FILE
 from qpeft.applications.tables import Task as Prepared
 from qpeft.errors import DataError, QpeftError, RunError
 from qpeft.records import RunRecord
-from qpeft.training.config import RunConfig
+from qpeft.training.recipe.config import RunConfig
 
 logger = logging.getLogger(__name__)
 FAILURES = (QpeftError, RuntimeError, ValueError)  # of a method on a task, which a study goes on after
@@ -87,8 +87,8 @@ class Study:
 
     def _trial(self, task: Task, arm: Arm, rate: float, step: int) -> Trial:
         """Train a learning rate up to `step` and write down the loss on validation rows."""
-        from qpeft.training.folder import held_out_losses
-        from qpeft.training.run import train
+        from qpeft.training.loop.run import train
+        from qpeft.training.loop.run_dir import held_out_losses
 
         config = self.plan.trial(task, arm, rate)
         mark = fingerprint(config)
@@ -123,8 +123,8 @@ class Study:
 
     def final(self, task: Task, arm: Arm, rate: float | None, seed: int) -> RunRecord:
         """One run of the study: trained with the tuned learning rate, judged on test rows; failed where there is none."""
-        from qpeft.training.folder import failed_record
-        from qpeft.training.run import train
+        from qpeft.training.loop.run import train
+        from qpeft.training.loop.run_dir import failed_record
 
         config = self.plan.final(task, arm, rate, seed)
         if (known := self.ledger.records.get(fingerprint(config))) is not None:
@@ -169,10 +169,10 @@ def judge(folder: Path, task: Task, unrelated: dict[str, float]) -> dict[str, fl
     from qpeft.applications import metrics
     from qpeft.applications.classify import label_log_likelihoods, probabilities
     from qpeft.applications.prepare import read_part
-    from qpeft.training.data import load_examples
-    from qpeft.training.evaluate import evaluate
-    from qpeft.training.run import load_run
-    from qpeft.training.tokenization import tokenize_all
+    from qpeft.training.data.examples import load_examples
+    from qpeft.training.data.tokenization import tokenize_all
+    from qpeft.training.loop.run import load_run
+    from qpeft.training.model.held_out_loss import evaluate
 
     found: dict[str, float] = {}
     if not task.judge_rows and not task.unrelated:

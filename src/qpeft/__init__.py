@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from qpeft.adapters.amplitude import AmplitudeConfig as AmplitudeConfig
-    from qpeft.adapters.cayley import CayleyConfig as CayleyConfig
-    from qpeft.adapters.qaa import QAAConfig as QAAConfig
-    from qpeft.adapters.qcore import QCoreConfig as QCoreConfig
-    from qpeft.adapters.qpa import QPAConfig as QPAConfig
-    from qpeft.adapters.qtha import QTHAConfig as QTHAConfig
-    from qpeft.adapters.quanta import QuanTAConfig as QuanTAConfig
-    from qpeft.adapters.quantum import set_executor as set_executor
-    from qpeft.adapters.quantum_peft import QuantumPEFTConfig as QuantumPEFTConfig
-    from qpeft.adapters.quic import QuICConfig as QuICConfig
+    from qpeft.adapters.methods.amplitude import AmplitudeConfig as AmplitudeConfig
+    from qpeft.adapters.methods.cayley import CayleyConfig as CayleyConfig
+    from qpeft.adapters.methods.qaa import QAAConfig as QAAConfig
+    from qpeft.adapters.methods.qcore import QCoreConfig as QCoreConfig
+    from qpeft.adapters.methods.qpa import QPAConfig as QPAConfig
+    from qpeft.adapters.methods.qtha import QTHAConfig as QTHAConfig
+    from qpeft.adapters.methods.quanta import QuanTAConfig as QuanTAConfig
+    from qpeft.adapters.methods.quantum_peft import QuantumPEFTConfig as QuantumPEFTConfig
+    from qpeft.adapters.methods.quic import QuICConfig as QuICConfig
+    from qpeft.adapters.quantum_layer import set_executor as set_executor
     from qpeft.circuits.ir import Angle as Angle
     from qpeft.circuits.ir import Circuit as Circuit
     from qpeft.circuits.ir import Observable as Observable
     from qpeft.circuits.ir import Op as Op
-    from qpeft.circuits.simulate import Simulator as Simulator
-    from qpeft.circuits.simulate import expectations as expectations
+    from qpeft.circuits.simulator.simulate import Simulator as Simulator
+    from qpeft.circuits.simulator.simulate import expectations as expectations
     from qpeft.records import RunRecord as RunRecord
 
 __version__ = "0.1.0"
@@ -49,13 +49,13 @@ _PUBLIC = {
     "QuanTAConfig": "qpeft.adapters.peft",
     "QuantumPEFTConfig": "qpeft.adapters.peft",
     "QuICConfig": "qpeft.adapters.peft",
-    "set_executor": "qpeft.adapters.quantum",
+    "set_executor": "qpeft.adapters.quantum_layer",
     "Angle": "qpeft.circuits.ir",
     "Circuit": "qpeft.circuits.ir",
     "Observable": "qpeft.circuits.ir",
     "Op": "qpeft.circuits.ir",
-    "Simulator": "qpeft.circuits.simulate",
-    "expectations": "qpeft.circuits.simulate",
+    "Simulator": "qpeft.circuits.simulator.simulate",
+    "expectations": "qpeft.circuits.simulator.simulate",
     "RunRecord": "qpeft.records",
 }
 __all__ = ["__version__", *_PUBLIC]

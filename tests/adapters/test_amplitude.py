@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import qpeft
-from qpeft.adapters.amplitude import Amplitude, AmplitudeConfig
-from qpeft.adapters.generated import GENERATORS
+from qpeft.adapters.layers.generated_lora import GENERATORS
+from qpeft.adapters.methods.amplitude import Amplitude, AmplitudeConfig
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
 

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from qpeft.adapters.base import AdapterConfig, scope_key
-from qpeft.adapters.budget import fit, lora_count, trainable_count
+from qpeft.adapters.parameter_count import fit, lora_count, trainable_count
 from qpeft.adapters.peft import config_class, count_parameters, target_layers
 from qpeft.adapters.registry import METHODS
 from qpeft.errors import AdapterError

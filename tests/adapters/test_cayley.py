@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import qpeft
-from qpeft.adapters.cayley import CayleyConfig, CayleyUnitary
+from qpeft.adapters.methods.cayley import CayleyConfig, CayleyUnitary
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
 from tests.adapters.twins import assert_twins

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qpeft.adapters.controls import QNN_KINDS, Linear, Perceptron, make_qnn
-from qpeft.adapters.quantum import QuantumLayer, set_executor
+from qpeft.adapters.quantum_layer import QuantumLayer, set_executor
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.errors import AdapterError
 

@@ -18,7 +18,7 @@ import qpeft
 from qpeft.adapters import peft as bridge
 from qpeft.adapters import registry
 from qpeft.adapters.base import AdapterConfig, Delta, Place
-from qpeft.adapters.export import Moments, added, delta_weight, exact, fitted, truncated
+from qpeft.adapters.low_rank import Moments, added, delta_weight, exact, fitted, truncated
 from qpeft.adapters.registry import METHODS, Method, register
 from qpeft.errors import AdapterError, MergeError
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from qpeft.adapters.amplitude import Amplitude, AmplitudeConfig
-from qpeft.adapters.generated import GENERATORS, Hashed, Probabilities, RealState, qubits_for
-from qpeft.adapters.quantum import MEASURED_QUBITS, ProbabilityLayer, StateLayer, set_executor
+from qpeft.adapters.layers.generated_lora import GENERATORS, Hashed, Probabilities, RealState, qubits_for
+from qpeft.adapters.methods.amplitude import Amplitude, AmplitudeConfig
+from qpeft.adapters.quantum_layer import MEASURED_QUBITS, ProbabilityLayer, StateLayer, set_executor
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit, Observable
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.errors import AdapterError
 from tests import reference
 from tests.adapters.derivatives import gradcheck

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from qpeft.adapters.qtha import QTHA, QTHAConfig
+from qpeft.adapters.methods.qtha import QTHA, QTHAConfig
 
 
 def delta() -> QTHA:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qpeft.adapters.orthogonal import cayley, givens, givens_schedule, skew
+from qpeft.adapters.layers.orthogonal import cayley, givens, givens_schedule, skew
 
 DOUBLE = torch.float64
 SIZES = range(1, 9)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import qpeft
-from qpeft.adapters.generated import GENERATORS, qubits_for
-from qpeft.adapters.qaa import QAA, QAAConfig
+from qpeft.adapters.layers.generated_lora import GENERATORS, qubits_for
+from qpeft.adapters.methods.qaa import QAA, QAAConfig
 from qpeft.errors import AdapterError, MergeError
 from qpeft.testing import SLOW, check_adapter
 from tests import reference

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from qpeft.adapters.controls import make_qnn, pairs_of_z
-from qpeft.adapters.first_gradients import gradient_batches, start_from_gradients
+from qpeft.adapters.gradient_init import gradient_batches, start_from_gradients
+from qpeft.adapters.methods.qcore import QCore
 from qpeft.adapters.peft import DeltaLayer, config_class
-from qpeft.adapters.qcore import QCore
-from qpeft.adapters.quantum import QuantumLayer
+from qpeft.adapters.quantum_layer import QuantumLayer
 from qpeft.circuits.ir import Observable
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
-from qpeft.training.config import load_recipe
-from qpeft.training.folder import read_record
-from qpeft.training.run import train
+from qpeft.training.loop.run import train
+from qpeft.training.loop.run_dir import read_record
+from qpeft.training.recipe.config import load_recipe
 from tests import reference
 from tests.training.conftest import recipe, tiny_model  # noqa: F401  (fixtures)
 

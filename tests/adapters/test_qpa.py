@@ -12,9 +12,9 @@ from peft import get_peft_model
 from torch import nn
 
 import qpeft
-from qpeft.adapters.generated import GENERATORS
+from qpeft.adapters.layers.generated_lora import GENERATORS
+from qpeft.adapters.methods.qpa import QPA, QPAConfig
 from qpeft.adapters.peft import count_parameters
-from qpeft.adapters.qpa import QPA, QPAConfig
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
 from qpeft.testing.tools import llama

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 import qpeft
 from qpeft.adapters.controls import QNN_KINDS
+from qpeft.adapters.methods.qtha import QTHA, QTHAConfig
 from qpeft.adapters.peft import count_parameters
-from qpeft.adapters.qtha import QTHA, QTHAConfig
 from qpeft.errors import AdapterError, MergeError
 from tests.adapters.derivatives import gradcheck
 from tests.adapters.test_tensor_train import dense

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import qpeft
+from qpeft.adapters.methods.quanta import QuanTA, QuanTAConfig, choose_axes, parameter_count
 from qpeft.adapters.peft import count_parameters
-from qpeft.adapters.quanta import QuanTA, QuanTAConfig, choose_axes, parameter_count
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
 from tests.adapters.derivatives import gradcheck

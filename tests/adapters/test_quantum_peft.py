@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import qpeft
-from qpeft.adapters.quantum_peft import QuantumPEFT, QuantumPEFTConfig, StiefelColumns
+from qpeft.adapters.methods.quantum_peft import QuantumPEFT, QuantumPEFTConfig, StiefelColumns
 from qpeft.circuits.ansatz import simplified_two_design
-from qpeft.circuits.state import columns
+from qpeft.circuits.simulator.statevector import columns
 from qpeft.errors import AdapterError, CircuitError
 from qpeft.testing import SLOW, check_adapter
 from tests.adapters.derivatives import gradcheck

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import qpeft
-from qpeft.adapters.orthogonal import givens, givens_schedule
-from qpeft.adapters.quic import QuIC, QuICConfig, largest_rotation
+from qpeft.adapters.layers.orthogonal import givens, givens_schedule
+from qpeft.adapters.methods.quic import QuIC, QuICConfig, largest_rotation
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
 from tests.adapters.twins import assert_twins

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from qpeft.adapters.tensor_train import PUBLISHED_MODES, TensorTrain, contraction_cost, factorise, orders, parameter_count
+from qpeft.adapters.layers.tensor_train import PUBLISHED_MODES, TensorTrain, contraction_cost, factorise, orders, parameter_count
 from qpeft.errors import AdapterError
 
 DOUBLE = torch.float64

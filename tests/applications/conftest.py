@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from qpeft.applications.prepare import own_data, prepare
-from qpeft.training.config import load_recipe
-from qpeft.training.run import train
+from qpeft.training.loop.run import train
+from qpeft.training.recipe.config import load_recipe
 from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
 
 COLUMNS = ("patient", "visit_age", "smoker", "Glucose", "note", "ill")

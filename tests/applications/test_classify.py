@@ -16,10 +16,10 @@ from qpeft.applications.model_card import NO_DEVICE
 from qpeft.applications.predict import predict
 from qpeft.applications.prepare import read_part, read_task
 from qpeft.errors import DataError, RunError
-from qpeft.training.data import Conversation, Message
-from qpeft.training.run import load_run
-from qpeft.training.tokenization import IGNORED, tokenize
-from qpeft.training.trees import takes_trees
+from qpeft.training.data.examples import Conversation, Message
+from qpeft.training.data.tokenization import IGNORED, tokenize
+from qpeft.training.loop.run import load_run
+from qpeft.training.model.prefix_sharing import takes_trees
 from tests.applications.conftest import write_csv
 
 

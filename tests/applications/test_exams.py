@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qpeft.training.harness import SUITES, spell_suites
+from qpeft.evaluation.lm_eval import SUITES, spell_suites
 
 
 def test_suites_are_spelled_out_after_tasks_alone() -> None:

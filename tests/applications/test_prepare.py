@@ -17,7 +17,7 @@ from qpeft.applications.prepare import own_data, prepare, read_part, read_task
 from qpeft.applications.sources import HubSource, PackageSource
 from qpeft.applications.splits import PARTS, normalised
 from qpeft.errors import DataError
-from qpeft.training.data import load_examples
+from qpeft.training.data.examples import load_examples
 from tests.applications.conftest import clinic_rows, write_csv
 
 CARDS = Path(__file__).parents[2] / "recipes" / "applications" / "cards"

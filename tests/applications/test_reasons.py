@@ -22,11 +22,11 @@ from qpeft.applications.prepare import own_data, prepare, read_part, read_task
 from qpeft.applications.tables import BECAUSE
 from qpeft.cli import app
 from qpeft.errors import DataError
-from qpeft.training.chat import reply
-from qpeft.training.config import load_recipe
-from qpeft.training.data import Conversation, Message
-from qpeft.training.run import load_run, train
-from qpeft.training.tokenization import encode_prompt
+from qpeft.evaluation.generate import reply
+from qpeft.training.data.examples import Conversation, Message
+from qpeft.training.data.tokenization import encode_prompt
+from qpeft.training.loop.run import load_run, train
+from qpeft.training.recipe.config import load_recipe
 from tests.applications.conftest import clinic_rows, write_csv
 from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
 

@@ -17,9 +17,9 @@ import uvicorn
 from qpeft.applications.server import create_app, serve
 from qpeft.applications.serving import Adapters, Answer
 from qpeft.errors import ModelError, RunError
-from qpeft.training.chat import reply
-from qpeft.training.data import Message
-from qpeft.training.run import load_run
+from qpeft.evaluation.generate import reply
+from qpeft.training.data.examples import Message
+from qpeft.training.loop.run import load_run
 
 ASKED = [{"role": "user", "content": "Is this patient ill?"}]
 
@@ -30,7 +30,7 @@ def runs(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from qpeft.training import models
+    from qpeft.training.model import loading
 
     root = tmp_path_factory.mktemp("runs")
     for name in ("first", "second", "other"):
@@ -39,7 +39,7 @@ def runs(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     loud = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"], init_lora_weights=False)
     shutil.rmtree(root / "first" / "adapter")
-    get_peft_model(models.load_model(config.model), loud).save_pretrained(str(root / "first" / "adapter"))
+    get_peft_model(loading.load_model(config.model), loud).save_pretrained(str(root / "first" / "adapter"))
     recipe = root / "other" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("dtype: float32", "dtype: bfloat16"))
     return root

@@ -15,7 +15,7 @@ from qiskit.quantum_info import average_gate_fidelity
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, QuantumError, depolarizing_error, thermal_relaxation_error
 
-from qpeft.backends.chips import Chip
+from qpeft.backends.emulator.chip import Chip
 from qpeft.circuits.ir import Circuit
 
 

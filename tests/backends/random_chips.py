@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from qpeft.backends.chips import FORMAT, VERSION, Chip, Coupler, GateTime, NativeGates, Qubit, Timing
+from qpeft.backends.emulator.chip import FORMAT, VERSION, Chip, Coupler, GateTime, NativeGates, Qubit, Timing
 from qpeft.circuits.ir import Angle, Circuit, Op
 
 TIMING = Timing(shot_us=100.0, circuit_s=0.05, job_s=3.0, max_shots=10_000, max_circuits_per_job=200)

@@ -16,7 +16,7 @@ import numpy as np
 
 from qpeft.backends.base import Backend, sample
 from qpeft.backends.simulator import SimulatorBackend
-from qpeft.circuits.originir import from_originir
+from qpeft.circuits.text.originir import from_originir
 from tests.loopback import Loopback
 
 MAX_PROGRAMS = 200

@@ -15,9 +15,9 @@ from qiskit import QuantumCircuit, transpile
 from qiskit.providers.fake_provider import GenericBackendV2
 from typer.testing import CliRunner
 
-from qpeft.backends import chip_formats, synthetic
-from qpeft.backends.chips import DATA, MAX_BYTES, Chip, json_schema, load_chip, shipped_chips
-from qpeft.backends.drawing import draw_chip
+from qpeft.backends.emulator.backend import chip_formats, synthetic
+from qpeft.backends.emulator.chip import DATA, MAX_BYTES, Chip, json_schema, load_chip, shipped_chips
+from qpeft.backends.emulator.drawing import draw_chip
 from qpeft.cli import devices
 from qpeft.errors import ConfigError
 from tests.backends.random_chips import chips, random_chip

@@ -57,7 +57,7 @@ def test_a_qiskit_sampler() -> None:
     pytest.importorskip("qiskit")
     from qiskit.primitives import StatevectorSampler
 
-    from qpeft.backends.qiskit import QiskitBackend
+    from qpeft.backends.vendors.qiskit import QiskitBackend
 
     check_backend(lambda: QiskitBackend(StatevectorSampler(seed=3)), seeded=False)
 

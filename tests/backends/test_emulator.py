@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks import published_counts
-from qpeft.backends import emulator
 from qpeft.backends.base import Backend, Compiled
-from qpeft.backends.chips import Chip, load_chip
-from qpeft.backends.emulator import EmulatorBackend, NoisyExecutor
-from qpeft.backends.native import to_native
+from qpeft.backends.emulator import backend
+from qpeft.backends.emulator.backend import EmulatorBackend, NoisyExecutor
+from qpeft.backends.emulator.chip import Chip, load_chip
+from qpeft.backends.emulator.native_gates import to_native
 from qpeft.backends.registry import get_backend
 from qpeft.circuits import ansatz
 from qpeft.circuits.executor import Executor
 from qpeft.circuits.ir import Angle, Circuit, Observable, Op
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.errors import BackendError, CircuitError, ResourceError
 from tests.backends import aer_reference
 from tests.backends.random_chips import chips, random_chip, random_native
@@ -68,7 +68,7 @@ def test_large_parts_run_on_aer_with_the_same_noise(small: EmulatorBackend, monk
     circuit = ansatz.qtha(3, 1)
     params = np.random.default_rng(1).uniform(-3, 3, (2, circuit.n_params))
     exact = small.compile(circuit).run(params, None).probabilities()
-    monkeypatch.setattr(emulator, "PEAK", 4)
+    monkeypatch.setattr(backend, "PEAK", 4)
     compiled = small.compile(circuit)
     assert not compiled.parts[0][0].exact
     assert np.abs(compiled.run(params, None).probabilities() - exact).max() < 1e-8

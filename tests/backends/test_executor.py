@@ -13,14 +13,14 @@ import torch
 
 from qpeft.backends import executor as module
 from qpeft.backends.base import Counts, Limits, sample
-from qpeft.backends.budget import Budget, Cost, Ledger, cost_of
-from qpeft.backends.cache import ResultCache
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.simulator import SimulatorBackend
+from qpeft.backends.spending.budget import Budget, Cost, Ledger, cost_of
+from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits import ansatz
 from qpeft.circuits.executor import Executor
 from qpeft.circuits.ir import Circuit, Observable, Op
-from qpeft.circuits.simulate import expectations
+from qpeft.circuits.simulator.simulate import expectations
 from qpeft.errors import BackendError, BudgetError, CircuitError, ResourceError
 
 CIRCUIT = ansatz.qtha(3, 1)

@@ -14,7 +14,7 @@ from qpeft.backends.gradients import shift_rule
 from qpeft.backends.simulator import SimulatorBackend
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op, commuting_groups
-from qpeft.circuits.simulate import expectations
+from qpeft.circuits.simulator.simulate import expectations
 from qpeft.errors import BackendError
 from tests.reference import expectation
 
@@ -179,7 +179,7 @@ def test_gradient_settings_are_checked() -> None:
 
 def test_parameter_shift_is_exact_with_noise_inside() -> None:
     """On the emulator, against autograd through the emulator: its noise does not depend on angles."""
-    from qpeft.backends.emulator import EmulatorBackend
+    from qpeft.backends.emulator.backend import EmulatorBackend
 
     backend, circuit = EmulatorBackend("wukong-72"), ansatz.qtha(3, 1)
     inputs = torch.randn(2, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(2)).requires_grad_()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from qpeft.backends.budget import Budget, Cost
-from qpeft.backends.jobs import JobRunner, KeyRefusedError, NotSentError, Status
-from qpeft.backends.journal import Journal
+from qpeft.backends.spending.budget import Budget, Cost
+from qpeft.backends.spending.jobs import JobRunner, KeyRefusedError, NotSentError, Status
+from qpeft.backends.spending.journal import Journal
 from qpeft.errors import BackendError, BudgetError, JobError
 
 COST = Cost(circuits=2, shots=20, programs=2, jobs=1, seconds=0.5)

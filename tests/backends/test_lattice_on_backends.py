@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from qpeft.backends.budget import Budget, Cost, Ledger
-from qpeft.backends.cache import ResultCache
-from qpeft.backends.chips import load_chip
-from qpeft.backends.emulator import EmulatorBackend, NoisyExecutor
+from qpeft.backends.emulator.backend import EmulatorBackend, NoisyExecutor
+from qpeft.backends.emulator.chip import load_chip
 from qpeft.backends.executor import CHUNK, BackendExecutor
 from qpeft.backends.registry import get_backend
+from qpeft.backends.spending.budget import Budget, Cost, Ledger
+from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit
-from qpeft.circuits.lattice import Lattice, LatticeExecutor
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.surrogate.grid import Lattice, LatticeExecutor
 from qpeft.errors import BudgetError
 
 DOUBLE = torch.float64

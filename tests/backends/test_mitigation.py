@@ -24,7 +24,7 @@ from qpeft.backends.registry import get_backend
 from qpeft.backends.simulator import SimulatorBackend
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Op
-from qpeft.circuits.simulate import expectations
+from qpeft.circuits.simulator.simulate import expectations
 from qpeft.errors import BackendError
 from tests.reference import fidelity, state
 

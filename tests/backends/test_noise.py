@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from qiskit.quantum_info import SuperOp, average_gate_fidelity
 from qiskit_aer.noise import depolarizing_error, thermal_relaxation_error
 
-from qpeft.backends.noise import Calibration, Decay, Entangle, Turn, check_native, components, depolarising_keep, schedule
+from qpeft.backends.emulator.noise import (
+    Calibration,
+    Decay,
+    Entangle,
+    Turn,
+    check_native,
+    components,
+    depolarising_keep,
+    schedule,
+)
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import BackendError
 from tests.backends.random_chips import random_chip

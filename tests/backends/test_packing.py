@@ -10,10 +10,10 @@ import pytest
 import torch
 from scipy import stats
 
-from qpeft.backends.chips import Chip, load_chip
-from qpeft.backends.emulator import Emulated, EmulatorBackend
-from qpeft.backends.packing import Program, capacity, pack
-from qpeft.backends.routing import check_place
+from qpeft.backends.emulator.backend import Emulated, EmulatorBackend
+from qpeft.backends.emulator.chip import Chip, load_chip
+from qpeft.backends.emulator.packing import Program, capacity, pack
+from qpeft.backends.emulator.routing import check_place
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit, Op
 from qpeft.errors import BackendError

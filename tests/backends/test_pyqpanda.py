@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qpeft.backends.budget import Budget
 from qpeft.backends.executor import BackendExecutor
-from qpeft.backends.jobs import Secret, find_key, warn_if_unencrypted
-from qpeft.backends.journal import Journal
-from qpeft.backends.pyqpanda import Cloud
-from qpeft.backends.pyqpanda_client import Client
 from qpeft.backends.registry import get_backend
 from qpeft.backends.simulator import SimulatorBackend
+from qpeft.backends.spending.budget import Budget
+from qpeft.backends.spending.jobs import Secret, find_key, warn_if_unencrypted
+from qpeft.backends.spending.journal import Journal
+from qpeft.backends.vendors.pyqpanda import Cloud
+from qpeft.backends.vendors.pyqpanda_client import Client
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import BackendError, BudgetError, JobError

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from qpeft.backends.chips import Chip, load_chip
-from qpeft.backends.native import DECOMPOSITION, NATIVE, to_native
-from qpeft.backends.routing import Shape, best_place, check_place, embeddings, route
+from qpeft.backends.emulator.chip import Chip, load_chip
+from qpeft.backends.emulator.native_gates import DECOMPOSITION, NATIVE, to_native
+from qpeft.backends.emulator.routing import Shape, best_place, check_place, embeddings, route
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Op
 from qpeft.errors import BackendError, MissingDependencyError

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from qpeft.backends import transfer
-from qpeft.backends.emulator import EmulatorBackend, probabilities_of
-from qpeft.backends.noise import schedule
+from qpeft.backends.emulator.backend import EmulatorBackend, pauli_transfer, probabilities_of
+from qpeft.backends.emulator.noise import schedule
 from qpeft.circuits.ir import Angle, Circuit, Op
-from qpeft.circuits.simulate import expectations
+from qpeft.circuits.simulator.simulate import expectations
 from tests.backends import aer_reference
 from tests.backends.random_chips import random_chip, random_native
 
@@ -91,13 +90,12 @@ def test_rows_of_a_batch_do_not_touch() -> None:
 
 
 def test_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qpeft.backends import emulator
 
     rng = np.random.default_rng(2)
     emulated = EmulatorBackend(random_chip(SHAPES[4], 0), native=True).compile(random_native(4, SHAPES[4], 30, rng))
     params = rng.normal(size=(7, 3))
     whole = emulated.run(params, None).probabilities()
-    monkeypatch.setattr(emulator, "CHUNK_BYTES", 3 * 8 * max(part.plan.peak for part in emulated.parts[0]))
+    monkeypatch.setattr(backend, "CHUNK_BYTES", 3 * 8 * max(part.plan.peak for part in emulated.parts[0]))
     assert np.abs(emulated.run(params, None).probabilities() - whole).max() < 1e-14
 
 
@@ -115,7 +113,7 @@ def test_gradients() -> None:
 
     def ends(*values: torch.Tensor) -> torch.Tensor:
         turned = [torch.tensor([angle.value([0.1, 0.2, 0.3])], dtype=torch.float64) for angle in part.angles]
-        return transfer.evolve(part.plan, lambda slot: turned[slot], dict(zip(noise, values, strict=True)))[0][1]
+        return pauli_transfer.evolve(part.plan, lambda slot: turned[slot], dict(zip(noise, values, strict=True)))[0][1]
 
     assert torch.autograd.gradcheck(ends, tuple(noise.values()), fast_mode=True)
 
@@ -135,9 +133,9 @@ def test_a_qubit_joins_late_and_leaves_early(n: int) -> None:
     line = [Op("cz", (q, q + 1)) for q in range(n - 1)]
     turns = [Op("rx", (q,), Angle(shift=1.0)) for q in range(n)]
     once, _ = schedule(Circuit(n, (*turns, *line)), 30.0, 40.0)
-    assert transfer.arrange(once, frozenset(range(n))).peak == 4 * 2 ** (n - 2)
+    assert pauli_transfer.arrange(once, frozenset(range(n))).peak == 4 * 2 ** (n - 2)
     many, _ = schedule(Circuit(n, (*turns, *line, *turns, *reversed(line), *turns, *line) * 3), 30.0, 40.0)
-    assert 4 ** (n - 1) <= transfer.arrange(many, frozenset(range(n))).peak <= 4**n
+    assert 4 ** (n - 1) <= pauli_transfer.arrange(many, frozenset(range(n))).peak <= 4**n
 
 
 def test_circuits_of_equal_structure_run_as_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +152,8 @@ def test_circuits_of_equal_structure_run_as_one_batch(monkeypatch: pytest.Monkey
     params = [torch.from_numpy(rng.normal(size=(rows, 2))) for rows in (1, 4, 2)]
     alone = [one.probabilities(rows) for one, rows in zip(compiled, params, strict=True)]
     calls = []
-    evolve = transfer.evolve
-    monkeypatch.setattr(transfer, "evolve", lambda *a: calls.append(1) or evolve(*a))
+    evolve = pauli_transfer.evolve
+    monkeypatch.setattr(pauli_transfer, "evolve", lambda *a: calls.append(1) or evolve(*a))
     together = probabilities_of(compiled, params)
     assert len(calls) == 1
     for found, expected in zip(together, alone, strict=True):

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import circuits, harness, peers, report
 from qpeft.circuits import ansatz
-from qpeft.circuits.plan import compile_circuit
+from qpeft.circuits.simulator.torch_engine.compiler import compile_circuit
 
 
 @pytest.mark.parametrize("make", [peers.ours, peers.pennylane_backprop])

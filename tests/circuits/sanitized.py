@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qpeft.circuits.kernel import native
+from qpeft.circuits.simulator.c_engine import library
 
 SANITIZERS = ["-O0", "-g", "-std=gnu11", "-w", "-DVARIANT=baseline", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
@@ -23,7 +23,7 @@ def gcc() -> str:
 
 def drive(folder: Path, driver: str, *sources: str) -> str:
     """Compile a driver beside this file with sources of the kernel, run it, and return what it says."""
-    source, program = Path(native.__file__).parent, folder / "driver"
+    source, program = Path(library.__file__).parent, folder / "driver"
     files = [*(source / name for name in sources), Path(__file__).with_name(driver)]
     subprocess.run([gcc(), *SANITIZERS, "-I", source, *files, "-pthread", "-lm", "-o", program], check=True)
     done = subprocess.run([program], check=False, capture_output=True, text=True)

@@ -11,21 +11,21 @@ from torch import Tensor
 
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Angle, Circuit, Op
-from qpeft.circuits.kernel import columns as kernel
-from qpeft.circuits.kernel import native
-from qpeft.circuits.plan import compile_circuit
-from qpeft.circuits.state import columns
+from qpeft.circuits.simulator.c_engine import columns as kernel
+from qpeft.circuits.simulator.c_engine import library
+from qpeft.circuits.simulator.statevector import columns
+from qpeft.circuits.simulator.torch_engine.compiler import compile_circuit
 from tests.circuits.sanitized import drive
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}  # of the largest number
 REAL = ("ry", "h", "x", "z", "cz", "cx", "swap", "ry", "ry")
 
 
-@pytest.fixture(params=native.variants())
+@pytest.fixture(params=library.variants())
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if not native.available() or kernel._function() is None:
+    if not library.available() or kernel._function() is None:
         pytest.skip("the compiled kernel is not built here, or was built before it had columns")
-    monkeypatch.setattr(native, "_choice", lambda: (request.param, "chosen by a test"))
+    monkeypatch.setattr(library, "_choice", lambda: (request.param, "chosen by a test"))
     return str(request.param)
 
 
@@ -106,7 +106,7 @@ def test_other_circuits_are_left_to_torch(op: Op) -> None:
 
 
 def test_a_kernel_switched_off_later_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_choice", lambda: (None, "off"))
+    monkeypatch.setattr(library, "_choice", lambda: (None, "off"))
     assert not kernel.supports(compile_circuit(ansatz.ry_cnot(3, 1)), torch.zeros(1))
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from qpeft.circuits import ansatz, heisenberg, polynomial
+from qpeft.circuits import ansatz, heisenberg
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
-from qpeft.circuits.plan import Plan, compile_circuit
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.simulator.torch_engine.compiler import Plan, compile_circuit
+from qpeft.circuits.surrogate import polynomial
 
 DOUBLE = torch.float64
 ENTANGLING = [s.name for s in GATES.values() if s.n_qubits == 2 and not s.parametrised]  # CH too: a CZ between fixed gates

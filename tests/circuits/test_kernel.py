@@ -18,11 +18,11 @@ from torch import Tensor
 
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
-from qpeft.circuits.kernel import native
-from qpeft.circuits.kernel.program import MAX_QUBITS, Program, compile_programs
-from qpeft.circuits.kernel.stages import UnsupportedError
-from qpeft.circuits.plan import Plan, compile_circuit
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits.simulator.c_engine import library
+from qpeft.circuits.simulator.c_engine.compiler import MAX_QUBITS, Program, compile_programs
+from qpeft.circuits.simulator.c_engine.stages import UnsupportedError
+from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.simulator.torch_engine.compiler import Plan, compile_circuit
 from qpeft.errors import CircuitError
 from tests import reference
 from tests.circuits.sanitized import SANITIZERS, gcc
@@ -31,23 +31,23 @@ from tests.strategies import circuits
 DOUBLE = torch.float64
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
 
-built = pytest.mark.skipif(not native.variants(), reason="the compiled kernel is not built here")
+built = pytest.mark.skipif(not library.variants(), reason="the compiled kernel is not built here")
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
     monkeypatch.setenv("QPEFT_KERNEL", wanted)
-    native._choice.cache_clear()
-    native._calls.cache_clear()
+    library._choice.cache_clear()
+    library._calls.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _own_choice() -> Iterator[None]:
     yield
-    native._choice.cache_clear()
-    native._calls.cache_clear()
+    library._choice.cache_clear()
+    library._calls.cache_clear()
 
 
-@pytest.fixture(params=native.variants() or ["none"])
+@pytest.fixture(params=library.variants() or ["none"])
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "none":
         pytest.skip("the compiled kernel is not built here")
@@ -94,7 +94,7 @@ def recorded(plan: Plan, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[T
 
 
 def compiled(plan: Plan, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
-    return [native.expectations(inputs, angles, plan.key), *native.backward(grad, inputs, angles, plan.key)]
+    return [library.expectations(inputs, angles, plan.key), *library.backward(grad, inputs, angles, plan.key)]
 
 
 def assert_close(ours: list[Tensor], want: list[Tensor], dtype: torch.dtype) -> None:
@@ -109,9 +109,9 @@ def assert_close(ours: list[Tensor], want: list[Tensor], dtype: torch.dtype) -> 
 @given(circuits(max_qubits=4, max_ops=14), st.integers(0, 10**6))
 def test_values_are_those_of_a_plain_state_vector(circuit: Circuit, seed: int) -> None:
     plan = compile_circuit(circuit, random_observables(circuit.n_qubits, seed))
-    assert native.supports(plan)
+    assert library.supports(plan)
     _, inputs, angles = arguments(plan, 2, DOUBLE, seed)
-    ours = native.expectations(inputs, angles, plan.key)
+    ours = library.expectations(inputs, angles, plan.key)
     for row, x in zip(ours, inputs, strict=True):
         want = [reference.expectation(circuit, [*x.tolist(), *angles.tolist()], o) for o in plan.observables]
         np.testing.assert_allclose(row.numpy(), want, atol=1e-10)
@@ -187,7 +187,7 @@ def test_circuits_without_inputs_angles_or_gates(variant: str) -> None:
     assert grad_angles.shape == (0,)
     empty = compile_circuit(Circuit(3, ()), (Observable.z(1), Observable(((3.0, ()),)), Observable(())))
     torch.testing.assert_close(
-        native.expectations(torch.zeros(2, 0), torch.zeros(0), empty.key), torch.tensor([[1.0, 3.0, 0.0]] * 2)
+        library.expectations(torch.zeros(2, 0), torch.zeros(0), empty.key), torch.tensor([[1.0, 3.0, 0.0]] * 2)
     )
 
 
@@ -206,8 +206,8 @@ def test_a_large_batch_keeps_its_precision(variant: str) -> None:
     plan = compile_circuit(ansatz.qtha(2, 2), None)
     _, inputs, angles = arguments(plan, 100_000, DOUBLE, 6)
     grad = torch.ones(100_000, 2, dtype=DOUBLE)
-    want = native.backward(grad, inputs.float().double(), angles.float().double(), plan.key)[1]
-    ours = native.backward(grad.float(), inputs.float(), angles.float(), plan.key)[1]
+    want = library.backward(grad, inputs.float().double(), angles.float().double(), plan.key)[1]
+    ours = library.backward(grad.float(), inputs.float(), angles.float(), plan.key)[1]
     assert float((ours - want).abs().max() / want.abs().max()) < 2e-6
 
 
@@ -235,40 +235,40 @@ def test_threads_repeat_their_result_and_agree() -> None:
 def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     choose(monkeypatch, "off")
     plan = compile_circuit(ansatz.qtha(2, 1), None)
-    assert not native.available()
-    assert not native.supports(plan)
-    assert native.describe() == "no compiled kernel: switched off by QPEFT_KERNEL"
+    assert not library.available()
+    assert not library.supports(plan)
+    assert library.describe() == "no compiled kernel: switched off by QPEFT_KERNEL"
     with pytest.raises(CircuitError, match="no compiled kernel"):
-        native.expectations(torch.zeros(1, 2), torch.zeros(8), plan.key)
+        library.expectations(torch.zeros(1, 2), torch.zeros(8), plan.key)
 
 
 @built
 def test_a_variant_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     choose(monkeypatch, "sse9")
     with pytest.raises(CircuitError, match=r"QPEFT_KERNEL names no variant.*'sse9'.*baseline.*off"):
-        native.available()
+        library.available()
 
 
 def test_a_missing_or_old_library_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "LIBRARY", "nothing.so")
-    native._library.cache_clear()
+    monkeypatch.setattr(library, "LIBRARY", "nothing.so")
+    library._library.cache_clear()
     choose(monkeypatch, "")
     try:
-        assert not native.available()
-        assert "not built" in native.describe()
-        assert native.variants() == ()
+        assert not library.available()
+        assert "not built" in library.describe()
+        assert library.variants() == ()
     finally:
-        native._library.cache_clear()
+        library._library.cache_clear()
 
 
 def test_the_variant_in_use_is_described(variant: str) -> None:
-    assert native.available()
-    assert native.describe() == f"compiled kernel: {variant} (chosen by QPEFT_KERNEL)"
+    assert library.available()
+    assert library.describe() == f"compiled kernel: {variant} (chosen by QPEFT_KERNEL)"
 
 
 def test_too_many_qubits_are_left_to_torch() -> None:
     circuit = Circuit(MAX_QUBITS + 1, (Op("h", (0,)),))
-    assert not native.supports(compile_circuit(circuit, None))
+    assert not library.supports(compile_circuit(circuit, None))
     with pytest.raises(UnsupportedError, match="13 qubits, at most 12"):
         compile_programs(circuit, (Observable.z(0),))
 
@@ -300,7 +300,7 @@ def write_cases(path: Path) -> int:
 
 
 def _run_alone(program: Program, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
-    call = native._bound(program, native.VARIANTS.index(native.variants()[-1]))
+    call = library._bound(program, library.VARIANTS.index(library.variants()[-1]))
     out, grad_inputs, grad_angles = torch.empty_like(grad), torch.empty_like(inputs), torch.empty_like(angles)
     call(inputs, angles, None, out, None)
     call(inputs, angles, grad, grad_inputs, grad_angles)
@@ -309,7 +309,7 @@ def _run_alone(program: Program, grad: Tensor, inputs: Tensor, angles: Tensor) -
 
 def drive(folder: Path, compiler: str, flags: list[str], *through: str) -> None:
     """Build the C code with its driver, and run all cases (`through` an emulator)."""
-    source, driver = Path(native.__file__).parent, folder / "driver"
+    source, driver = Path(library.__file__).parent, folder / "driver"
     files = [*(source / f"{name}.c" for name in ("entry", "lanes", "polynomial")), Path(__file__).with_name("kernel_driver.c")]
     subprocess.run([compiler, *flags, "-I", source, *files, "-pthread", "-lm", "-o", driver], check=True)
     count = write_cases(folder / "cases")

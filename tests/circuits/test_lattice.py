@@ -15,8 +15,8 @@ from torch import Tensor
 from qpeft.circuits import ansatz
 from qpeft.circuits.executor import Expectations
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
-from qpeft.circuits.lattice import Lattice, LatticeExecutor
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.surrogate.grid import Lattice, LatticeExecutor
 from qpeft.errors import CircuitError
 from tests.strategies import circuits
 

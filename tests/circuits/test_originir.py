@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from qpeft.circuits.ir import GATES, Angle, Circuit, Op
-from qpeft.circuits.originir import MAX_DEPTH, from_originir, to_originir
+from qpeft.circuits.text.originir import MAX_DEPTH, from_originir, to_originir
 from qpeft.errors import OriginIRError
 from tests.reference import fidelity, reverse_qubits, state
 from tests.strategies import bound_circuits

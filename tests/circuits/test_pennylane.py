@@ -10,8 +10,8 @@ from torch import Tensor
 
 from benchmarks import peers
 from qpeft.circuits import ansatz
-from qpeft.circuits.kernel import native
-from qpeft.circuits.simulate import expectations
+from qpeft.circuits.simulator.c_engine import library
+from qpeft.circuits.simulator.simulate import expectations
 from tests.circuits.test_kernel import choose
 
 RANDOM = random.Random(20)
@@ -51,5 +51,5 @@ def test_random_sizes(size: tuple[str, int, int, int], kernel: str, monkeypatch:
             found = [out.detach(), *torch.autograd.grad(out, (x, a), weights.to(dtype))]
             assert max(relative(f, w) for f, w in zip(found, wanted, strict=True)) < bound
     finally:
-        native._choice.cache_clear()
-        native._calls.cache_clear()
+        library._choice.cache_clear()
+        library._calls.cache_clear()

@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qpeft.circuits import ansatz, plan
+from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
+from qpeft.circuits.simulator.torch_engine import compiler
 
 
 @pytest.mark.parametrize("name", [name for name, spec in GATES.items() if not (spec.permutation and spec.n_qubits > 1)])
 def test_every_gate_is_diagonal_in_a_product_basis(name: str) -> None:
     spec = GATES[name]
-    letters, parts = plan.diagonal_basis(spec)
+    letters, parts = compiler.diagonal_basis(spec)
     turn = np.eye(1)
     for letter in letters:
         one = np.eye(2)
-        for matrix in plan._TO_BASIS[letter]:
+        for matrix in compiler._TO_BASIS[letter]:
             one = matrix @ one
         turn = np.kron(turn, one)
     for angle in (0.0, 0.7):
@@ -25,42 +26,42 @@ def test_every_gate_is_diagonal_in_a_product_basis(name: str) -> None:
         np.testing.assert_allclose(back, np.array(spec.matrix(angle)), atol=1e-14)
 
 
-def kinds(program: plan.Program) -> tuple[list[str], list[str]]:
+def kinds(program: compiler.Program) -> tuple[list[str], list[str]]:
     return [step.kind for step in program.prefix], [step.kind for step in program.steps]
 
 
 def test_an_upload_becomes_a_phase_between_fixed_gates() -> None:
-    prefix, steps = kinds(plan.compile_circuit(ansatz.qtha(4, 2)).program)
+    prefix, steps = kinds(compiler.compile_circuit(ansatz.qtha(4, 2)).program)
     assert prefix == ["local", "data", "local"]
     assert steps == ["dense", "data", "dense"]
 
 
 def test_a_layer_of_qtha_above_the_dense_size_has_real_blocks_alone() -> None:
-    program = plan.compile_circuit(ansatz.qtha(8, 3)).program
+    program = compiler.compile_circuit(ansatz.qtha(8, 3)).program
     local = [step for step in program.steps if step.kind == "local"]
     assert all(gate.real for step in local for gate in step.gates)
     assert all(step.blocks == ((0, 1, 2, 3), (4, 5, 6, 7)) for step in local)
 
 
 def test_last_phases_and_permutations_are_left_to_the_observables() -> None:
-    compiled = plan.compile_circuit(ansatz.hardware_efficient(8, 1))
+    compiled = compiler.compile_circuit(ansatz.hardware_efficient(8, 1))
     prefix, steps = kinds(compiled.program)
     assert prefix == ["local", "data", "local"]
     assert steps == []  # no RZ, and the ring is in the observables: with one layer the state is a product
     assert compiled.program.folded is not None
-    flipping = plan.compile_circuit(ansatz.hardware_efficient(8, 1), (Observable.pauli("XIIIIIII"),))
+    flipping = compiler.compile_circuit(ansatz.hardware_efficient(8, 1), (Observable.pauli("XIIIIIII"),))
     assert kinds(flipping.program)[1] == ["perm"]
 
 
 def test_phases_on_the_ground_state_are_left_out() -> None:
     circuit = Circuit(2, (Op("rz", (0,), Angle(0)), Op("crz", (0, 1), Angle(1)), Op("cx", (0, 1)), Op("ry", (1,), Angle(2))), 0, 3)
-    compiled = plan.compile_circuit(circuit)
+    compiled = compiler.compile_circuit(circuit)
     assert [gate.qubits for step in compiled.program.prefix for gate in step.gates] == [(1,)]
     assert sum(len(step.steps) for step in compiled.whole.steps) == 4  # the unitary keeps them all
 
 
 def test_gates_that_undo_each_other_are_gone() -> None:
     circuit = Circuit(7, tuple(Op("ry", (q,), Angle(q)) for q in range(7)) * 2 + (Op("cz", (0, 1)),), 7, 7)
-    program = plan.compile_circuit(circuit).program
+    program = compiler.compile_circuit(circuit).program
     assert [step.kind for step in program.prefix] == ["local", "data", "local"]  # both uploads in one step
     assert len(program.prefix[1].gates) == 14

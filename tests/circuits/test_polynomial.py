@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from qpeft.circuits import ansatz, polynomial
-from qpeft.circuits.kernel import native, polynomials
-from qpeft.circuits.lattice import LatticeExecutor
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits import ansatz
+from qpeft.circuits.simulator.c_engine import library, polynomials
+from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.surrogate import polynomial
+from qpeft.circuits.surrogate.grid import LatticeExecutor
 from tests.circuits.sanitized import drive
 
 CASES = [  # shape, observables, samples: whole groups and parts of one, odd numbers of observables, constant variables
@@ -44,11 +45,11 @@ def close(found: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> 
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype] * max(scale, 1.0))
 
 
-@pytest.fixture(params=native.variants())
+@pytest.fixture(params=library.variants())
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if not native.available() or polynomials._function() is None:
+    if not library.available() or polynomials._function() is None:
         pytest.skip("the compiled kernel is not built here, or was built before it had polynomials")
-    monkeypatch.setattr(native, "_choice", lambda: (request.param, "chosen by a test"))
+    monkeypatch.setattr(library, "_choice", lambda: (request.param, "chosen by a test"))
     return str(request.param)
 
 
@@ -122,7 +123,7 @@ def test_a_lattice_too_large_for_the_kernel_takes_torch() -> None:
 def test_a_kernel_switched_off_later_is_not_used(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     coefficients, t, _ = arguments((3, 5), 2, 40, torch.float64)
     assert polynomials.supports(coefficients, t)
-    monkeypatch.setattr(native, "_choice", lambda: (None, "off"))
+    monkeypatch.setattr(library, "_choice", lambda: (None, "off"))
     assert not polynomials.supports(coefficients, t)
     polynomial.values(coefficients, t, (3, 5))
 

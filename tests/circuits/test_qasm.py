@@ -15,7 +15,7 @@ pytest.importorskip("openqasm3")
 
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Op
-from qpeft.circuits.qasm import from_qasm, to_qasm2, to_qasm3
+from qpeft.circuits.text.qasm import from_qasm, to_qasm2, to_qasm3
 from qpeft.errors import CircuitError, QasmError
 from tests import foreign, reference, strategies
 

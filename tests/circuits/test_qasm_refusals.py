@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("openqasm3")
 
 from qpeft.circuits.ir import Angle, Circuit, Op
-from qpeft.circuits.qasm import from_qasm, to_qasm3
+from qpeft.circuits.text.qasm import from_qasm, to_qasm3
 from qpeft.errors import CircuitError, MissingDependencyError, QasmError
 from tests import strategies
 

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qpeft.circuits import ansatz, plan, simulate
+from qpeft.circuits import ansatz
 from qpeft.circuits.executor import Executor
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
-from qpeft.circuits.simulate import Simulator, expectations
+from qpeft.circuits.simulator import simulate
+from qpeft.circuits.simulator.simulate import Simulator, expectations
+from qpeft.circuits.simulator.torch_engine import compiler
 from qpeft.errors import CircuitError, ResourceError
 from tests import reference
 
@@ -282,7 +284,7 @@ def test_torch_compile_takes_it_whole() -> None:
 
 def test_operator_passes_torch_library_checks() -> None:
     circuit = ansatz.qtha(3, 1)
-    key = plan.compile_circuit(circuit, None).key
+    key = compiler.compile_circuit(circuit, None).key
     arguments = (torch.randn(4, 3, requires_grad=True), torch.randn(circuit.n_angles, requires_grad=True), key)
     torch.library.opcheck(torch.ops.qpeft.expectations.default, arguments)
 
@@ -358,14 +360,14 @@ def test_blocks_do_not_depend_on_where_dense_ends(monkeypatch: pytest.MonkeyPatc
         angles.requires_grad_()
         results = []
         for dense, size in ((6, 4), (0, 2), (0, 3), (0, 4)):
-            monkeypatch.setattr(plan, "DENSE_QUBITS", dense)
-            monkeypatch.setattr(plan, "BLOCK_QUBITS", size)
-            plan.compile_circuit.cache_clear()
-            plan.plan_from_key.cache_clear()
+            monkeypatch.setattr(compiler, "DENSE_QUBITS", dense)
+            monkeypatch.setattr(compiler, "BLOCK_QUBITS", size)
+            compiler.compile_circuit.cache_clear()
+            compiler.plan_from_key.cache_clear()
             out = expectations(circuit, inputs, angles, observables)
             results.append((out, *torch.autograd.grad(out.square().sum(), (inputs, angles))))
-        plan.compile_circuit.cache_clear()
-        plan.plan_from_key.cache_clear()
+        compiler.compile_circuit.cache_clear()
+        compiler.plan_from_key.cache_clear()
         for other in results[1:]:
             for a, b in zip(results[0], other, strict=True):
                 torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-9)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qpeft.circuits.ir import Angle, Circuit, Op
-from qpeft.circuits.plan import DENSE_QUBITS, compile_circuit
-from qpeft.circuits.state import amplitudes, columns
+from qpeft.circuits.simulator.statevector import amplitudes, columns
+from qpeft.circuits.simulator.torch_engine.compiler import DENSE_QUBITS, compile_circuit
 from qpeft.errors import CircuitError
 from tests import reference
 from tests.foreign import pennylane_gate

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from qpeft.circuits import ansatz, tables
 from qpeft.circuits.ir import Circuit, Observable, Op
-from qpeft.circuits.plan import compile_circuit
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.simulator.torch_engine.compiler import compile_circuit
 from tests.circuits.test_simulate import case
 
 needs_triton = pytest.mark.skipif(not tables.available(), reason='needs Triton, 300 MB: pip install "qpeft[triton]"')
@@ -47,7 +47,7 @@ def test_random_circuits(n: int, seed: int) -> None:
 @pytest.mark.usefixtures("_interpreter")
 @pytest.mark.parametrize("circuit", [ansatz.qtha(3, 2), ansatz.hardware_efficient(4, 2)])
 def test_several_blocks_of_samples_in_float32(circuit: Circuit) -> None:
-    from qpeft.circuits import triton_kernel
+    from qpeft.circuits.simulator import triton_kernel
 
     generator = torch.Generator().manual_seed(1)
     inputs, angles = torch.randn(300, circuit.n_inputs, generator=generator), torch.randn(circuit.n_angles, generator=generator)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qpeft.circuits.ir import Angle, Circuit, Op
-from qpeft.circuits.qasm import to_qasm2, to_qasm3
+from qpeft.circuits.text.qasm import to_qasm2, to_qasm3
 from qpeft.errors import ServiceError
 from qpeft.service.client import AsyncClient, Client
 from tests.service.processes import Server

@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from qpeft.backends.chips import Chip, load_chip
-from qpeft.backends.emulator import EmulatorBackend
+from qpeft.backends.emulator.backend import EmulatorBackend
+from qpeft.backends.emulator.chip import Chip, load_chip
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import ServiceError
 from qpeft.service.packed import SharedChip, tenants

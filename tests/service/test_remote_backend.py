@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from qpeft.backends.executor import BackendExecutor
-from qpeft.backends.remote import Connection, RemoteBackend, Retries
 from qpeft.backends.simulator import SimulatorBackend
+from qpeft.backends.vendors.remote import Connection, RemoteBackend, Retries
 from qpeft.circuits.ir import Angle, Circuit, Op
-from qpeft.circuits.simulate import Simulator
+from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.errors import BackendError, ServiceError
 from tests.service.processes import Server
 

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 from tests.kills import kill_when_there
 from tests.test_cli import qpeft
 
-from qpeft.backends import emulator
-from qpeft.backends.budget import Cost
-from qpeft.backends.chips import load_chip
-from qpeft.backends.synthetic import drifted
+from qpeft.backends.emulator.backend import backend
+from qpeft.backends.emulator.chip import load_chip
+from qpeft.backends.emulator.synthetic import drifted
+from qpeft.backends.spending.budget import Cost
 from qpeft.errors import BudgetError, ConfigError, JobError, RunError
 from qpeft.records import RunRecord
-from qpeft.training.config import load_recipe
-from qpeft.training.plan import plan
-from qpeft.training.run import train
+from qpeft.training.loop.run import train
+from qpeft.training.on_chip.cost_estimate import plan
+from qpeft.training.recipe.config import load_recipe
 
 SHARED = ["adapter.n_layers=1", "adapter.share_circuit=model", "training.save_steps=100", "training.logging_steps=1"]
 POINTS, SHIFTS = 9, 4 * 2 + 4 * 4  # n = 2, L = 1: four rotations of two terms, four controlled ones of four
@@ -136,7 +136,7 @@ def test_a_chip_that_fails_loses_no_step_and_is_not_paid_twice(
     """Failure at each kind of place: a step's values and its gradient. Dropout is on: generators must resume as well."""
     chip = {"name": "emulator:wukong-72", "shots": 100, "gradient": gradient, "cache": True}
     whole = run(recipe, tmp_path / "whole", 4, **chip)
-    folder, ran, real = tmp_path / "failing", [0], emulator.Emulated.run
+    folder, ran, real = tmp_path / "failing", [0], backend.Emulated.run
 
     def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
         ran[0] += 1
@@ -144,7 +144,7 @@ def test_a_chip_that_fails_loses_no_step_and_is_not_paid_twice(
             raise JobError("the chip warmed up", job="7")
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(emulator.Emulated, "run", failing)
+    monkeypatch.setattr(backend.Emulated, "run", failing)
     for step in (1, 2):
         with pytest.raises(JobError, match="warmed up"):
             run(recipe, folder, 4, **chip)
@@ -185,7 +185,7 @@ def test_drift_recalibrates_between_steps(recipe: Path, tmp_path: Path, monkeypa
     chip, file = load_chip("wukong-72"), tmp_path / "mine.json"
     later = dataclasses.replace(drifted(chip, seed=1, hours=48), name="mine")
     file.write_text(dataclasses.replace(chip, name="mine").to_json())
-    opened, real = [0], emulator.load_chip
+    opened, real = [0], backend.load_chip
 
     def changing(name: Any) -> Any:
         opened[0] += 1
@@ -193,7 +193,7 @@ def test_drift_recalibrates_between_steps(recipe: Path, tmp_path: Path, monkeypa
         file.write_text(later.to_json())
         return found
 
-    monkeypatch.setattr(emulator, "load_chip", changing)
+    monkeypatch.setattr(backend, "load_chip", changing)
     record = run(recipe, tmp_path / "run", 4, name=f"emulator:{file}", shots=100, recalibrate=2)
     assert opened[0] == 2  # at the start and before step 3
     assert [c.split(":")[0] for c in record.backend["calibrations"]] == [
@@ -282,7 +282,7 @@ def test_kill_9_between_two_jobs_of_a_step(recipe: Path, tmp_path: Path) -> None
     arguments = [a for s in settings(4, *more, **chip) for a in ("--set", s)]
     command = ["qpeft", "train", str(recipe), "--output", str(folder), *arguments]
     code = (
-        "import sys, time\nfrom qpeft.backends.emulator import Emulated\nreal, ran = Emulated.run, [0]\n"
+        "import sys, time\nfrom qpeft.backends.emulator.backend import Emulated\nreal, ran = Emulated.run, [0]\n"
         "def run(self, *a, **k):\n    ran[0] += 1\n"
         f"    if ran[0] == 6:\n        open({str(tmp_path / 'there')!r}, 'w').close(); time.sleep(300)\n"
         f"    return real(self, *a, **k)\nEmulated.run = run\nsys.argv = {command!r}\nfrom qpeft.cli import main; main()"

@@ -14,8 +14,8 @@ from tests.kills import kill_when_there
 
 from qpeft.errors import BudgetError, JobError
 from qpeft.records import RunRecord
-from qpeft.training.config import load_recipe
-from qpeft.training.run import train
+from qpeft.training.loop.run import train
+from qpeft.training.recipe.config import load_recipe
 
 pytestmark = [pytest.mark.slow]
 pytest.importorskip("pyqpanda3")
@@ -82,7 +82,7 @@ def test_kill_9_between_two_jobs(recipe: Path, tmp_path: Path, cloud: StandIn) -
     arguments = [a for s in settings(3, *more, **chip) for a in ("--set", s)]
     command = ["qpeft", "train", str(recipe), "--output", str(folder), *arguments]
     code = (
-        "import sys, time\nfrom qpeft.backends.journal import Journal\nreal, ran = Journal.intent, [0]\n"
+        "import sys, time\nfrom qpeft.backends.spending.journal import Journal\nreal, ran = Journal.intent, [0]\n"
         "def intent(self, *a, **k):\n    ran[0] += 1\n"
         f"    if ran[0] == 6:\n        open({str(tmp_path / 'there')!r}, 'w').close(); time.sleep(300)\n"
         f"    return real(self, *a, **k)\nJournal.intent = intent\nsys.argv = {command!r}\nfrom qpeft.cli import main; main()"

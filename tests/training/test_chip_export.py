@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 from tests.test_cli import qpeft
 
-from qpeft.adapters.quantum import QuantumLayer, set_executor
-from qpeft.adapters.stored_lattice import StoredLattice
+from qpeft.adapters.layers.stored_grid import StoredLattice
+from qpeft.adapters.quantum_layer import QuantumLayer, set_executor
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.registry import get_backend
-from qpeft.circuits.lattice import LatticeExecutor
+from qpeft.circuits.surrogate.grid import LatticeExecutor
 from qpeft.errors import AdapterError, RunError
-from qpeft.training.config import load_recipe
-from qpeft.training.export import Options, export
-from qpeft.training.run import load_run, train
+from qpeft.export.run import Options, export
+from qpeft.training.loop.run import load_run, train
+from qpeft.training.recipe.config import load_recipe
 
 IDS = torch.tensor([[3, 50, 81, 7, 120, 9]])
 
@@ -36,14 +36,14 @@ def test_the_stored_adapter_is_what_the_lattice_executor_gives(
 ) -> None:
     from peft import PeftModel
 
-    from qpeft.training import models
+    from qpeft.training.model import loading
 
     run = trained(recipe, tmp_path / "run", f"adapter.share_circuit={sharing}")
     report = export(run, tmp_path / "out", Options(to="lattice", backend="emulator:wukong-72", shots=shots, seed=4))
     config, model, _ = load_run(run)
     inner = BackendExecutor(get_backend("emulator:wukong-72"), shots, seed=4)
     set_executor(model, LatticeExecutor(inner))
-    loaded = PeftModel.from_pretrained(models.load_model(config.model), str(tmp_path / "out")).eval()
+    loaded = PeftModel.from_pretrained(loading.load_model(config.model), str(tmp_path / "out")).eval()
     layers = [m for m in loaded.modules() if isinstance(m, StoredLattice)]
     assert len(layers) == {"model": 1, "layer": 2, "none": 4}[sharing]
     assert not any(isinstance(m, QuantumLayer) for m in loaded.modules())
@@ -120,13 +120,13 @@ def test_what_has_no_lattice_is_refused(recipe: Path, tmp_path: Path) -> None:
 def test_a_core_with_a_circuit_is_stored_too(recipe: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    from qpeft.training import models
+    from qpeft.training.model import loading
 
     core = "adapter={peft_type: QCORE, r: 4, qubits: 2, trained: core, frames: weight, target_modules: [q_proj]}"
     train(load_recipe(recipe, [core, "training.max_steps=2", "training.eval_strategy=no"]), tmp_path / "run")
     export(tmp_path / "run", tmp_path / "out", Options(to="lattice", backend="simulator"))
     config, model, _ = load_run(tmp_path / "run")
-    loaded = PeftModel.from_pretrained(models.load_model(config.model), str(tmp_path / "out")).eval()
+    loaded = PeftModel.from_pretrained(loading.load_model(config.model), str(tmp_path / "out")).eval()
     assert sum(isinstance(m, StoredLattice) for m in loaded.modules()) == 2
     with torch.no_grad():
         torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits, rtol=0, atol=1e-5)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qpeft.training.config import load_recipe
-from qpeft.training.run import train
+from qpeft.training.loop.run import train
+from qpeft.training.recipe.config import load_recipe
 
 
 def angles(folder: Path) -> torch.Tensor:

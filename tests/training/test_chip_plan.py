@@ -10,13 +10,13 @@ import pytest
 from tests.backends.random_chips import make_chip
 from tests.training.test_chip import assert_equal_weights, run, settings
 
-from qpeft.backends.chips import Coupler, Qubit
+from qpeft.backends.emulator.chip import Coupler, Qubit
 from qpeft.errors import BackendError, BudgetError, ConfigError
+from qpeft.export.run import Options, export
 from qpeft.records import RunRecord
-from qpeft.training.config import load_recipe
-from qpeft.training.export import Options, export
-from qpeft.training.plan import plan
-from qpeft.training.run import train
+from qpeft.training.loop.run import train
+from qpeft.training.on_chip.cost_estimate import plan
+from qpeft.training.recipe.config import load_recipe
 
 COUNTED = ("circuits", "shots", "programs", "jobs")
 

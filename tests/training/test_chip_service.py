@@ -11,12 +11,12 @@ import pytest
 from tests.service.processes import Server
 from tests.training.test_chip import settings
 
-from qpeft.backends.remote import RemoteBackend
+from qpeft.backends.vendors.remote import RemoteBackend
 from qpeft.errors import BackendError
-from qpeft.training.config import load_recipe
-from qpeft.training.export import Options, export
-from qpeft.training.plan import plan
-from qpeft.training.run import train
+from qpeft.export.run import Options, export
+from qpeft.training.loop.run import train
+from qpeft.training.on_chip.cost_estimate import plan
+from qpeft.training.recipe.config import load_recipe
 
 COUNTED = ("circuits", "shots", "programs", "jobs")
 

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qpeft.errors import ConfigError
-from qpeft.training.adapter_section import build_adapter_config
-from qpeft.training.arguments import TrainingSection
-from qpeft.training.config import CompareSection, DataSection, ModelSection, RunConfig, load_recipe
-from qpeft.training.yaml_source import dump_yaml, read_yaml
+from qpeft.training.recipe.adapter_section import build_adapter_config
+from qpeft.training.recipe.config import CompareSection, DataSection, ModelSection, RunConfig, load_recipe
+from qpeft.training.recipe.training_section import TrainingSection
+from qpeft.training.recipe.yaml_source import dump_yaml, read_yaml
 
 HERE = Path(__file__).parent
 GOOD = HERE / "good.yaml"
@@ -262,7 +262,7 @@ def test_adapter_config_is_built():
 def test_every_peft_method_can_be_named():
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    from qpeft.training.adapter_section import read_adapter
+    from qpeft.training.recipe.adapter_section import read_adapter
 
     refused = {name: read_adapter({"peft_type": str(name.value), "no_such_field": 1})[1] for name in PEFT_TYPE_TO_CONFIG_MAPPING}
     assert refused
@@ -271,7 +271,7 @@ def test_every_peft_method_can_be_named():
 
 def test_plain_errors_need_neither_torch_nor_peft():
     code = (
-        "import sys; from qpeft.training.config import load_recipe; from qpeft.errors import ConfigError\n"
+        "import sys; from qpeft.training.recipe.config import load_recipe; from qpeft.errors import ConfigError\n"
         f"try: load_recipe({str(HERE / 'broken' / 'recipes' / 'types.yaml')!r})\n"
         "except ConfigError: print([name for name in ('torch', 'peft', 'transformers') if name in sys.modules])"
     )

@@ -18,8 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qpeft.errors import DataError, MissingDependencyError
-from qpeft.training.config import DataSection
-from qpeft.training.data import (
+from qpeft.training.data.examples import (
     FORMATS,
     Completion,
     Conversation,
@@ -32,7 +31,8 @@ from qpeft.training.data import (
     load_examples,
     split,
 )
-from qpeft.training.data_files import read_rows
+from qpeft.training.data.files import read_rows
+from qpeft.training.recipe.config import DataSection
 
 HERE = Path(__file__).parent
 BROKEN = yaml.safe_load((HERE / "broken" / "data.yaml").read_text())

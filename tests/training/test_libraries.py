@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import qpeft
-from qpeft.training.config import load_recipe
-from qpeft.training.data import content_hash, load_data
+from qpeft.training.data.examples import content_hash, load_data
+from qpeft.training.recipe.config import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -65,7 +65,7 @@ def test_the_demo_keeps_within_its_budget() -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from qpeft.adapters.peft import count_parameters
-    from qpeft.training.adapter_section import build_adapter_config
+    from qpeft.training.recipe.adapter_section import build_adapter_config
 
     shape = LlamaConfig(
         num_hidden_layers=30, hidden_size=576, num_attention_heads=9, num_key_value_heads=3, intermediate_size=64, vocab_size=64

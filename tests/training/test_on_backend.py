@@ -11,15 +11,15 @@ import pytest
 from tests.backends.standin import StandIn
 from tests.test_cli import qpeft
 
-from qpeft.backends.budget import Budget
-from qpeft.backends.cache import ResultCache
 from qpeft.backends.registry import get_backend
+from qpeft.backends.spending.budget import Budget
+from qpeft.backends.spending.cache import ResultCache
 from qpeft.errors import BudgetError, RunError
-from qpeft.training.config import load_recipe
-from qpeft.training.data import load_data
-from qpeft.training.on_backend import evaluate_on_backend
-from qpeft.training.run import load_run, train
-from qpeft.training.tokenization import tokenize_all
+from qpeft.evaluation.on_backend import evaluate_on_backend
+from qpeft.training.data.examples import load_data
+from qpeft.training.data.tokenization import tokenize_all
+from qpeft.training.loop.run import load_run, train
+from qpeft.training.recipe.config import load_recipe
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from qpeft.errors import ConfigError
-from qpeft.training.config import load_recipe
-from qpeft.training.rates import scale_rates
-from qpeft.training.run import train
+from qpeft.training.loop.param_groups import scale_rates
+from qpeft.training.loop.run import train
+from qpeft.training.recipe.config import load_recipe
 
 
 def _net() -> nn.ModuleDict:

@@ -15,13 +15,13 @@ from tests.kills import kill_when_there
 
 from qpeft.errors import RunError
 from qpeft.records import RunRecord, read_records
-from qpeft.training.compare import compare
-from qpeft.training.config import load_recipe
-from qpeft.training.data import load_data
-from qpeft.training.evaluate import evaluate
-from qpeft.training.folder import held_out_losses, read_record
-from qpeft.training.run import load_run, train
-from qpeft.training.tokenization import IGNORED, collator, tokenize_all
+from qpeft.study.compare import compare
+from qpeft.training.data.examples import load_data
+from qpeft.training.data.tokenization import IGNORED, collator, tokenize_all
+from qpeft.training.loop.run import load_run, train
+from qpeft.training.loop.run_dir import held_out_losses, read_record
+from qpeft.training.model.held_out_loss import evaluate
+from qpeft.training.recipe.config import load_recipe
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qpeft.errors import DataError
-from qpeft.training.data import Completion, Conversation, Example, Message, Text
-from qpeft.training.tokenization import IGNORED, collator, encode_prompt, tokenize, tokenize_all
+from qpeft.training.data.examples import Completion, Conversation, Example, Message, Text
+from qpeft.training.data.tokenization import IGNORED, collator, encode_prompt, tokenize, tokenize_all
 
 GENERATE = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}" + GENERATE

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qpeft.errors import ConfigError
-from qpeft.training.config import load_recipe
-from qpeft.training.evaluate import evaluate
-from qpeft.training.labelled import cross_entropy
-from qpeft.training.models import load_model, load_tokenizer
-from qpeft.training.run import train
-from qpeft.training.tokenization import IGNORED
-from qpeft.training.trees import TokenTree, demand_trees, narrowed, takes_trees
+from qpeft.training.data.tokenization import IGNORED
+from qpeft.training.loop.run import train
+from qpeft.training.model.held_out_loss import evaluate
+from qpeft.training.model.label_logits import cross_entropy
+from qpeft.training.model.loading import load_model, load_tokenizer
+from qpeft.training.model.prefix_sharing import TokenTree, demand_trees, narrowed, takes_trees
+from qpeft.training.recipe.config import load_recipe
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6))

@@ -6,24 +6,25 @@ import pytest
 import torch
 from torch import nn
 
-from qpeft.training import environment, wide
+from qpeft.training import environment
+from qpeft.training.model import fp32_matmul
 
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same number of rows is few on every processor."""
-    monkeypatch.setattr(wide, "FEW_OF_SLOW", wide.FEW)
+    monkeypatch.setattr(fp32_matmul, "FEW_OF_SLOW", fp32_matmul.FEW)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_values_and_gradients_are_those_of_float32(dtype: torch.dtype, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wide, "BLOCK", 24 * 10)  # 37 outputs in four blocks
+    monkeypatch.setattr(fp32_matmul, "BLOCK", 24 * 10)  # 37 outputs in four blocks
     torch.manual_seed(0)
     layer = nn.Linear(24, 37, bias=bias, dtype=dtype).requires_grad_(False)
     twin = nn.Linear(24, 37, bias=bias).requires_grad_(False)
     twin.load_state_dict(layer.state_dict())
-    assert wide.widen(layer) == 1
+    assert fp32_matmul.widen(layer) == 1
     x = torch.randn(2, 9, 24, dtype=dtype, requires_grad=True)
     y = x.detach().float().requires_grad_()
     out, want = layer(x), twin(y)
@@ -38,26 +39,26 @@ def test_values_and_gradients_are_those_of_float32(dtype: torch.dtype, bias: boo
 def test_what_is_left_as_it_is() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, dtype=torch.bfloat16), nn.Embedding(3, 4, dtype=torch.bfloat16))
     before = model.state_dict()
-    assert wide.widen(model) == 1
-    assert wide.widen(model) == 0
-    assert [type(part) for part in model] == [nn.Linear, wide.WideLinear, nn.Embedding]
+    assert fp32_matmul.widen(model) == 1
+    assert fp32_matmul.widen(model) == 0
+    assert [type(part) for part in model] == [nn.Linear, fp32_matmul.WideLinear, nn.Embedding]
     assert all(value is before[name] or torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_weight_that_is_trained_has_its_gradient() -> None:
     layer = nn.Linear(8, 8, dtype=torch.bfloat16)
-    wide.widen(layer)
+    fp32_matmul.widen(layer)
     layer(torch.randn(16, 8, dtype=torch.bfloat16)).sum().backward()
     assert layer.weight.grad is not None
 
 
 @pytest.mark.parametrize(("instructions", "few"), [("slow", 5), ("none", 3)])
 def test_a_product_of_few_rows_is_left_to_the_processor(instructions: str, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wide, "bfloat16_instructions", lambda: instructions)
-    monkeypatch.setattr(wide, "FEW_OF_SLOW", 5)
-    monkeypatch.setattr(wide, "FEW", 3)
+    monkeypatch.setattr(fp32_matmul, "bfloat16_instructions", lambda: instructions)
+    monkeypatch.setattr(fp32_matmul, "FEW_OF_SLOW", 5)
+    monkeypatch.setattr(fp32_matmul, "FEW", 3)
     layer = nn.Linear(8, 8, dtype=torch.bfloat16).requires_grad_(False)
-    wide.widen(layer)
+    fp32_matmul.widen(layer)
     for rows in range(1, 7):
         out = layer(torch.randn(rows, 8, dtype=torch.bfloat16, requires_grad=True))
         assert ("_Product" in type(out.grad_fn).__name__) == (rows >= few)
@@ -83,7 +84,7 @@ def test_a_processors_instructions(processor: str, have: dict[str, bool], found:
 def test_an_output_layer_takes_its_rows_as_one_block(rows: int, length: int, kept: int) -> None:
     plain, head = nn.Linear(8, 11), nn.Linear(8, 11)
     head.load_state_dict(plain.state_dict())
-    wide.compact(head)
+    fp32_matmul.compact(head)
     taken: list[torch.Tensor] = []
     head.register_forward_pre_hook(lambda _, given: taken.append(given[0]))
     states = torch.randn(rows, length, 8, requires_grad=True)
@@ -112,7 +113,7 @@ def test_lora_beside_a_widened_layer_of_a_whole_model() -> None:
     for widened in (False, True):
         base = made()
         if widened:
-            assert wide.widen(base) == 2 * 7 + 1
+            assert fp32_matmul.widen(base) == 2 * 7 + 1
         torch.manual_seed(1)
         model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
         tokens = torch.arange(32)[None]

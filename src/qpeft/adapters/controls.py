@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.quantum import QuantumLayer
-from qpeft.adapters.stored_lattice import StoredLattice
+from qpeft.adapters.layers.stored_grid import StoredLattice
+from qpeft.adapters.quantum_layer import QuantumLayer
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Observable
 from qpeft.errors import AdapterError

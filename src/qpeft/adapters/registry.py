@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from qpeft.adapters.amplitude import Amplitude, AmplitudeConfig
 from qpeft.adapters.base import AdapterConfig, Delta
-from qpeft.adapters.cayley import CayleyConfig, CayleyUnitary
 from qpeft.adapters.controls import QNN_KINDS
-from qpeft.adapters.generated import GENERATORS
-from qpeft.adapters.qaa import QAA, QAAConfig
-from qpeft.adapters.qcore import QCore, QCoreConfig
-from qpeft.adapters.qpa import QPA, QPAConfig
-from qpeft.adapters.qtha import QTHA, QTHAConfig
-from qpeft.adapters.quanta import QuanTA, QuanTAConfig
-from qpeft.adapters.quantum_peft import QuantumPEFT, QuantumPEFTConfig
-from qpeft.adapters.quic import QuIC, QuICConfig
+from qpeft.adapters.layers.generated_lora import GENERATORS
+from qpeft.adapters.methods.amplitude import Amplitude, AmplitudeConfig
+from qpeft.adapters.methods.cayley import CayleyConfig, CayleyUnitary
+from qpeft.adapters.methods.qaa import QAA, QAAConfig
+from qpeft.adapters.methods.qcore import QCore, QCoreConfig
+from qpeft.adapters.methods.qpa import QPA, QPAConfig
+from qpeft.adapters.methods.qtha import QTHA, QTHAConfig
+from qpeft.adapters.methods.quanta import QuanTA, QuanTAConfig
+from qpeft.adapters.methods.quantum_peft import QuantumPEFT, QuantumPEFTConfig
+from qpeft.adapters.methods.quic import QuIC, QuICConfig
 from qpeft.errors import AdapterError
 
 Kind = Literal["circuit", "generator", "inspired"]

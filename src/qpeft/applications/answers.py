@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qpeft.training.data import Conversation, Message
-from qpeft.training.tokenization import encode_prompt
+from qpeft.training.data.examples import Conversation, Message
+from qpeft.training.data.tokenization import encode_prompt
 
 
 def conversation(prompt: str, system: str | None) -> list[Message]:

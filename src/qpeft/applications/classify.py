@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from qpeft.applications.tables import Task
 from qpeft.errors import DataError
-from qpeft.training.data import Conversation, Message
-from qpeft.training.tokenization import IGNORED, tokenize
-from qpeft.training.trees import TokenTree, additive, takes_trees
+from qpeft.training.data.examples import Conversation, Message
+from qpeft.training.data.tokenization import IGNORED, tokenize
+from qpeft.training.model.prefix_sharing import TokenTree, additive, takes_trees
 
 if TYPE_CHECKING:
     import numpy as np

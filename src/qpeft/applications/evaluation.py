@@ -15,15 +15,15 @@ from qpeft.applications.classify import ask
 from qpeft.applications.prepare import read_part
 from qpeft.applications.tables import FILE, Task, group_order
 from qpeft.errors import DataError, RunError
+from qpeft.files import write_whole
 from qpeft.training import environment
-from qpeft.training.config import RunConfig
-from qpeft.training.data import Conversation, Example, load_examples
-from qpeft.training.evaluate import evaluate
-from qpeft.training.files import write_whole
-from qpeft.training.folder import RECIPE, read_record
-from qpeft.training.run import load_run
-from qpeft.training.tokenization import tokenize_all
-from qpeft.training.yaml_source import read_yaml
+from qpeft.training.data.examples import Conversation, Example, load_examples
+from qpeft.training.data.tokenization import tokenize_all
+from qpeft.training.loop.run import load_run
+from qpeft.training.loop.run_dir import RECIPE, read_record
+from qpeft.training.model.held_out_loss import evaluate
+from qpeft.training.recipe.config import RunConfig
+from qpeft.training.recipe.yaml_source import read_yaml
 
 RESULT = "task-evaluation.json"
 BASE, ADAPTER = "base model", "adapter"

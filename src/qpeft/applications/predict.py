@@ -13,8 +13,8 @@ from qpeft.applications.classify import ask
 from qpeft.applications.evaluation import MAX_REASON, find_task
 from qpeft.applications.tables import BECAUSE, Task, read_table
 from qpeft.errors import DataError, RunError
-from qpeft.training.folder import read_record
-from qpeft.training.run import load_run
+from qpeft.training.loop.run import load_run
+from qpeft.training.loop.run_dir import read_record
 
 COLUMNS = ("label", "probability", "reasons", "refused")
 CHUNK = 200  # rows answered, written and counted at once

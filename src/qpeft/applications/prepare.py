@@ -26,8 +26,8 @@ from qpeft.applications.sources import FileSource, HubSource, PackageSource
 from qpeft.applications.splits import PARTS, Split, normalised, split
 from qpeft.applications.tables import FILE, Group, Task, cut, infer_fields, number, read_table, spelled
 from qpeft.errors import DataError, MissingDependencyError
-from qpeft.training.data import Conversation, load_examples
-from qpeft.training.data_files import read_rows
+from qpeft.training.data.examples import Conversation, load_examples
+from qpeft.training.data.files import read_rows
 
 logger = logging.getLogger(__name__)
 

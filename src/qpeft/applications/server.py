@@ -30,7 +30,7 @@ except ImportError as error:
     raise MissingDependencyError("fastapi", "serve", "qpeft serve-model") from error
 
 from qpeft.applications.serving import Adapters, Answer, Served
-from qpeft.training.data import Message
+from qpeft.training.data.examples import Message
 
 MAX_NEW_TOKENS = 512  # of an answer whose request names no bound
 LOOK_S = 0.3  # how often it is looked whether a client still waits

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.errors import ModelError, RunError
-from qpeft.training import models
-from qpeft.training.adapted import twin
-from qpeft.training.data import Conversation, Message
-from qpeft.training.folder import ADAPTER, finished_config
-from qpeft.training.tokenization import encode_prompt
+from qpeft.training.data.examples import Conversation, Message
+from qpeft.training.data.tokenization import encode_prompt
+from qpeft.training.loop.loaded_run import twin
+from qpeft.training.loop.run_dir import ADAPTER, finished_config
+from qpeft.training.model import loading
 
 BASE = "base"
 
@@ -46,8 +46,8 @@ class Adapters:
         config = finished_config(run)
         self.section = config.model
         self.root = (root or run.resolve().parent).resolve()
-        self.tokenizer = models.load_tokenizer(config.model)
-        base = models.load_model(config.model).eval()
+        self.tokenizer = loading.load_tokenizer(config.model)
+        base = loading.load_model(config.model).eval()
         self._served = {BASE: Served(base, None)}
         self._changing, self._answering = threading.Lock(), threading.Lock()
         self.load(name or run.resolve().name, run, inside=False)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qpeft.errors import DataError
-from qpeft.training.models import cache_dir
+from qpeft.training.model.loading import cache_dir
 
 TIMEOUT_S = 600
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.errors import DataError
-from qpeft.training.data_files import read_rows
+from qpeft.training.data.files import read_rows
 
 MAX_CATEGORIES = 60
 MAX_TEXT = 600

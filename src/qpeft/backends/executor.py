@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qpeft.backends.base import Backend, Compiled, Counts, FloatArray
-from qpeft.backends.budget import Cost, Ledger, cost_of
-from qpeft.backends.cache import ResultCache
 from qpeft.backends.gradients import SPSA_STEP, Unrolled, parameter_shift, shift_rule, spsa
+from qpeft.backends.spending.budget import Cost, Ledger, cost_of
+from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits.executor import Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Circuit, Observable, Op, Word, commuting_groups
-from qpeft.circuits.simulate import expectations
+from qpeft.circuits.simulator.simulate import expectations
 from qpeft.errors import BackendError, CircuitError
 
 logger = logging.getLogger(__name__)

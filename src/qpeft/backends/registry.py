@@ -25,24 +25,32 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "simulator": Kind("qpeft.backends.simulator:SimulatorBackend", "exact state vector, no noise"),
-    "emulator": Kind("qpeft.backends.emulator:EmulatorBackend", "a noisy chip, emulated from its calibration", "CHIP or FILE.json"),
+    "emulator": Kind(
+        "qpeft.backends.emulator.backend:EmulatorBackend", "a noisy chip, emulated from its calibration", "CHIP or FILE.json"
+    ),
     "pyqpanda": Kind(
-        "qpeft.backends.pyqpanda:open_backend",
+        "qpeft.backends.vendors.pyqpanda:open_backend",
         "pyqpanda3: simulators CPUQVM and DensityMatrix here, chips in Origin Quantum's cloud",
         "NAME",
         "pyqpanda",
         simulated=False,
     ),
     "qiskit": Kind(
-        "qpeft.backends.qiskit:open_backend",
+        "qpeft.backends.vendors.qiskit:open_backend",
         "any Qiskit BackendV2 or SamplerV2: aer, or module:object",
         "NAME",
         "qiskit",
         simulated=False,
     ),
-    "pennylane": Kind("qpeft.backends.pennylane:PennyLaneBackend", "any PennyLane device", "DEVICE", "pennylane", simulated=False),
+    "pennylane": Kind(
+        "qpeft.backends.vendors.pennylane:PennyLaneBackend", "any PennyLane device", "DEVICE", "pennylane", simulated=False
+    ),
     "remote": Kind(
-        "qpeft.backends.remote:RemoteBackend", "a device of a qpeft task service", "URL/?device=NAME", "service", simulated=False
+        "qpeft.backends.vendors.remote:RemoteBackend",
+        "a device of a qpeft task service",
+        "URL/?device=NAME",
+        "service",
+        simulated=False,
     ),
 }
 
@@ -84,6 +92,6 @@ def needs_journal(name: str) -> bool:
     kind, _, argument = name.partition(":")
     if kind != "pyqpanda":
         return False
-    from qpeft.backends.pyqpanda import LOCAL
+    from qpeft.backends.vendors.pyqpanda import LOCAL
 
     return argument not in LOCAL

@@ -17,7 +17,7 @@ app.add_typer(device, name="device")
 @app.command()
 def devices(as_json: AsJson = False) -> None:
     """List what can run circuits: a simulator, emulated chips, and vendors' backends with the extra that they need."""
-    from qpeft.backends.chips import load_chip, shipped_chips
+    from qpeft.backends.emulator.chip import load_chip, shipped_chips
     from qpeft.backends.registry import KINDS
 
     rows: list[dict[str, Any]] = []
@@ -57,8 +57,8 @@ def show(
     """Size, errors, times and source of a chip."""
     from statistics import median
 
-    from qpeft.backends.chips import load_chip
-    from qpeft.backends.drawing import draw_chip
+    from qpeft.backends.emulator.chip import load_chip
+    from qpeft.backends.emulator.drawing import draw_chip
 
     loaded = load_chip(chip)
     if png is not None:

@@ -12,7 +12,7 @@ from qpeft.cli.common import AsJson, app, print_table
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what is in use here: versions, processor, compiled kernel, accelerators, extras that are installed."""
-    from qpeft.circuits.kernel import native
+    from qpeft.circuits.simulator.c_engine import library
     from qpeft.training import environment
 
     machine = environment.machine()
@@ -22,7 +22,7 @@ def doctor(as_json: AsJson = False) -> None:
         "processor": f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads in use",
         "memory": f"{machine['memory_bytes'] / 2**30:.1f} GiB",
         "accelerators": ", ".join(machine["gpus"]) or "none",
-        "circuits on the CPU": native.describe(),
+        "circuits on the CPU": library.describe(),
         "bfloat16 on the CPU": "fast" if bfloat16 == "fast" else f"{bfloat16} instructions: products in float32",
     }
     extras = _extras()

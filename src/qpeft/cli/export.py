@@ -34,8 +34,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Turn a run's adapter into a LoRA, a merged model, a GGUF adapter or one with measured circuits, and measure what is lost."""
-    from qpeft.training.export import Options
-    from qpeft.training.export import export as write
+    from qpeft.export.run import Options
+    from qpeft.export.run import export as write
 
     options = Options(
         to=to,
@@ -87,7 +87,7 @@ def lm_eval(
 
     The tasks medical and financial are sets of exam questions.
     """
-    from qpeft.training.harness import lm_eval as evaluate
-    from qpeft.training.harness import model_arguments
+    from qpeft.evaluation.lm_eval import lm_eval as evaluate
+    from qpeft.evaluation.lm_eval import model_arguments
 
     evaluate([*model_arguments(run, with_adapter=not base), *context.args])

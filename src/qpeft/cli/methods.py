@@ -26,7 +26,7 @@ def methods(
     as_json: AsJson = False,
 ) -> None:
     """List the adapter methods: where each comes from, what it costs, where it can run, its classical controls."""
-    from qpeft.adapters.budget import lora_count, trainable_count
+    from qpeft.adapters.parameter_count import lora_count, trainable_count
     from qpeft.adapters.registry import METHODS
 
     layers = _layers(model, target_modules) if model else [("layer", DEFAULT_LAYER, DEFAULT_LAYER)]
@@ -106,8 +106,8 @@ def params(
     With --budget the other way round: find for each method, or for one, the settings that meet a share of LoRA's parameters.
     """
     from qpeft.adapters.peft import count_parameters
-    from qpeft.training.adapter_section import build_adapter_config
-    from qpeft.training.yaml_source import read_settings
+    from qpeft.training.recipe.adapter_section import build_adapter_config
+    from qpeft.training.recipe.yaml_source import read_settings
 
     fixed = read_settings(settings or (), "adapter")
     if budget is not None:
@@ -145,10 +145,10 @@ def params(
 def _fit(
     model: str, method: str | None, rank: int, target_modules: str | None, budget: float, fixed: Mapping[str, Any], as_json: bool
 ) -> None:
-    from qpeft.adapters.budget import fit, lora_count
+    from qpeft.adapters.parameter_count import fit, lora_count
     from qpeft.adapters.registry import METHODS
     from qpeft.errors import AdapterError
-    from qpeft.training.adapter_section import build_adapter_config
+    from qpeft.training.recipe.adapter_section import build_adapter_config
 
     if not budget > 0:
         raise AdapterError("budget is a positive share of LoRA's parameters", value=budget)
@@ -211,8 +211,8 @@ def _names(target_modules: str) -> str | list[str]:
 
 def _empty(model: str) -> Any:
     """The model without memory; a path of a config.json stands for its folder."""
-    from qpeft.training.config import ModelSection
-    from qpeft.training.models import empty_model
+    from qpeft.training.model.loading import empty_model
+    from qpeft.training.recipe.config import ModelSection
 
     path = Path(model)
     name = str(path.parent) if path.name == "config.json" and path.is_file() else model

@@ -20,8 +20,8 @@ def plan(
 ) -> None:
     """What training a recipe on a backend would cost, each way, and which way is chosen. Nothing runs and nothing is sent."""
     from qpeft.errors import RunError
-    from qpeft.training.config import BackendSection, load_recipe
-    from qpeft.training.plan import plan as make
+    from qpeft.training.on_chip.cost_estimate import plan as make
+    from qpeft.training.recipe.config import BackendSection, load_recipe
 
     config = load_recipe(recipe, settings or ())
     section = config.backend

@@ -22,8 +22,8 @@ def train(
     until: Annotated[int | None, typer.Option(min=1, help="Pause after this step; the same command goes on.")] = None,
 ) -> None:
     """Train one adapter, or continue a run that was interrupted."""
-    from qpeft.training.config import load_recipe
-    from qpeft.training.run import train as run
+    from qpeft.training.loop.run import train as run
+    from qpeft.training.recipe.config import load_recipe
 
     config = load_recipe(recipe, settings or ())
     folder = output or Path("runs") / config.name
@@ -47,8 +47,8 @@ def compare(
     overwrite: Overwrite = False,
 ) -> None:
     """Train every method x seed of a recipe's compare section on the same data in the same order, and report."""
-    from qpeft.training.compare import compare as run
-    from qpeft.training.config import load_recipe
+    from qpeft.study.compare import compare as run
+    from qpeft.training.recipe.config import load_recipe
 
     config = load_recipe(recipe, settings or ())
     folder = output or Path("runs") / config.name
@@ -100,10 +100,10 @@ def evaluate(
 ) -> None:
     """Loss, perplexity and token accuracy of a run, with its adapter and without; with --backend, also on a chip."""
     from qpeft.errors import RunError
-    from qpeft.training.data import load_data, load_examples
-    from qpeft.training.evaluate import evaluate as measure
-    from qpeft.training.run import load_run
-    from qpeft.training.tokenization import tokenize_all
+    from qpeft.training.data.examples import load_data, load_examples
+    from qpeft.training.data.tokenization import tokenize_all
+    from qpeft.training.loop.run import load_run
+    from qpeft.training.model.held_out_loss import evaluate as measure
 
     if backend is None and any(option is not None for option in (shots, max_circuits, budget_shots, cache)):
         raise RunError("shots, budgets and a cache belong to a backend", cure="--backend NAME")
@@ -120,9 +120,9 @@ def evaluate(
         with_adapter = measure(model, rows, tokenizer, batch_size=size, progress=True)
     else:
         from qpeft.backends.base import close
-        from qpeft.backends.budget import Budget
-        from qpeft.backends.cache import ResultCache
-        from qpeft.training.on_backend import evaluate_on_backend
+        from qpeft.backends.spending.budget import Budget
+        from qpeft.backends.spending.cache import ResultCache
+        from qpeft.evaluation.on_backend import evaluate_on_backend
 
         found = evaluate_on_backend(
             model,
@@ -176,9 +176,9 @@ def chat(
     base: Annotated[bool, typer.Option("--base", help="Without the adapter, to compare.")] = False,
 ) -> None:
     """Talk to a fine-tuned model. An empty line or end of input ends the conversation, /new starts another."""
-    from qpeft.training.chat import reply
-    from qpeft.training.data import Message
-    from qpeft.training.run import load_run
+    from qpeft.evaluation.generate import reply
+    from qpeft.training.data.examples import Message
+    from qpeft.training.loop.run import load_run
 
     config, model, tokenizer = load_run(run)
     if base:

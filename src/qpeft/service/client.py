@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from qpeft.backends.remote import ENV_KEY, ENV_URL, POLL_S, Attempts, Connection, Retries, sweep_body, to_error, unreachable
+from qpeft.backends.vendors.remote import ENV_KEY, ENV_URL, POLL_S, Attempts, Connection, Retries, sweep_body, to_error, unreachable
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import ServiceError
 

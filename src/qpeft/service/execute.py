@@ -21,7 +21,7 @@ from qpeft.service.wire import Calibration, DeviceInfo, EndedJob, LeasedJob, Lea
 
 if TYPE_CHECKING:
     from qpeft.backends.base import Compiled
-    from qpeft.backends.emulator import Emulated, EmulatorBackend
+    from qpeft.backends.emulator.backend import Emulated, EmulatorBackend
     from qpeft.service.packed import SharedChip
 
 log = logging.getLogger("qpeft.service.worker")
@@ -92,8 +92,8 @@ class Device:
         elif name == self.backend.calibration[:64]:
             return
         else:
-            from qpeft.backends.chips import Chip
-            from qpeft.backends.emulator import EmulatorBackend
+            from qpeft.backends.emulator.backend import EmulatorBackend
+            from qpeft.backends.emulator.chip import Chip
 
             backend = EmulatorBackend(Chip.from_json(fetch(name)))
         if backend is not self.backend:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from qpeft.backends.base import Counts, FloatArray
-from qpeft.backends.emulator import EmulatorBackend
-from qpeft.backends.packing import Program, pack
+from qpeft.backends.emulator.backend import EmulatorBackend
+from qpeft.backends.emulator.packing import Program, pack
 from qpeft.circuits.ir import Circuit
 from qpeft.service.wire import LeasedJob
 

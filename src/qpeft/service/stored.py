@@ -19,11 +19,11 @@ def circuit_of(form: str, text: bytes) -> tuple[Circuit, tuple[int, ...] | None]
     if form == CIRCUIT:
         return Circuit.from_json(text), None
     if form == QASM:
-        from qpeft.circuits.qasm import from_qasm
+        from qpeft.circuits.text.qasm import from_qasm
 
         return from_qasm(text), None
     if form == ORIGINIR:
-        from qpeft.circuits.originir import from_originir
+        from qpeft.circuits.text.originir import from_originir
 
         program = from_originir(text.decode())
         by_bit = dict(sorted((bit, qubit) for qubit, bit in program.measures))

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from qpeft.backends.base import Counts
-from qpeft.backends.jobs import KeyRefusedError, NotSentError, VendorClient, find_key, warn_if_unencrypted
-from qpeft.backends.pyqpanda import (
+from qpeft.backends.spending.jobs import KeyRefusedError, NotSentError, VendorClient, find_key, warn_if_unencrypted
+from qpeft.backends.vendors.pyqpanda import (
     DEFAULT_ADDRESS,
     KEY_VARIABLE,
     MAX_CIRCUITS_PER_JOB,
@@ -25,8 +25,8 @@ from qpeft.backends.pyqpanda import (
     URL_VARIABLE,
     counts_of,
 )
-from qpeft.backends.pyqpanda_client import Client
-from qpeft.circuits.originir import to_originir
+from qpeft.backends.vendors.pyqpanda_client import Client
+from qpeft.circuits.text.originir import to_originir
 from qpeft.errors import BackendError, CircuitError, ConfigError, QpeftError, ServiceError
 from qpeft.service.execute import Prepared, prepare
 from qpeft.service.ids import new_id
@@ -82,7 +82,7 @@ class Forwarder:
 
     def _snapshot(self) -> Calibration:
         """What the chip tells of itself now."""
-        from qpeft.backends.chip_formats import from_chip_info
+        from qpeft.backends.emulator.chip_formats import from_chip_info
 
         try:
             info = self.client.chip_info(self.chip)

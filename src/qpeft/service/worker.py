@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from qpeft.backends.registry import get_backend, needs_journal
-from qpeft.backends.remote import Connection, Retries
+from qpeft.backends.vendors.remote import Connection, Retries
 from qpeft.errors import ServiceError
 from qpeft.service.execute import Device
 from qpeft.service.logs import configure

@@ -15,7 +15,7 @@ from qpeft.backends.base import Backend, Counts, FloatArray
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.simulator import SimulatorBackend
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
-from qpeft.circuits.simulate import expectations
+from qpeft.circuits.simulator.simulate import expectations
 from qpeft.errors import BackendError, CircuitError, QpeftError
 
 SIGMAS = 6.0

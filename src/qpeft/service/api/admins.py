@@ -77,7 +77,7 @@ async def set_calibration(context: Context) -> Response:
 
 def _chip(text: bytes, max_qubits: int) -> tuple[bytes, str]:
     """A chip file checked and in its normal form, and its id."""
-    from qpeft.backends.chips import Chip
+    from qpeft.backends.emulator.chip import Chip
 
     chip = Chip.from_json(text)
     if not chip.live_qubits:

@@ -154,8 +154,8 @@ async def best_blocks(context: Context) -> Response:
 
 @functools.lru_cache(maxsize=64)
 def _lines(data: bytes, n_qubits: int, number: int) -> list[tuple[int, ...]]:
-    from qpeft.backends.chips import Chip
-    from qpeft.backends.routing import Shape, best_place
+    from qpeft.backends.emulator.chip import Chip
+    from qpeft.backends.emulator.routing import Shape, best_place
 
     chip = Chip.from_json(data)
     pairs = tuple(((q, q + 1), 1) for q in range(n_qubits - 1))

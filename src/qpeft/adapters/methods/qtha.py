@@ -1,0 +1,221 @@
+"""QTHA, quantum tensor hybrid adaptation (arXiv 2503.12790 v2), its variants and its classical controls.
+
+Per adapted layer and token, with a tensor-train matrix (TT, an MPO) on either side of a small circuit of r qubits:
+
+    h = TT_A dropout(x)       d_in -> m
+    u = MLP_A h               m -> r
+    z = QNN(u)                r -> r, <Z_k> of a data re-uploading circuit (ansatz.qtha)
+    v = QW z + CW u           r -> r
+    delta = (alpha / r) TT_B (MLP_B v)        r -> m -> d_out
+
+Only the circuit is non-linear, so TT_A and MLP_A contract into one `(r, d_in)` matrix once per step, whatever the number of
+tokens, and MLP_B and TT_B into one `(d_out, r)` matrix: a token costs what it costs in LoRA, and the circuit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from qpeft.adapters.base import Delta, RankConfig, make_dropout, one_of, positive
+from qpeft.adapters.controls import QNN_KINDS, STORED, Linear, make_qnn
+from qpeft.adapters.layers.tensor_train import TensorTrain, parameter_count
+from qpeft.errors import AdapterError
+
+SQRT2 = 2.0**0.5
+
+
+@dataclass
+class QTHAConfig(RankConfig):
+    """Settings of QTHA. The defaults are the published ones, except `init`, chosen by measurement (docs/methods/qtha.md)."""
+
+    r: int = field(default=8, metadata={"help": "Rank, which is the number of qubits."})
+    alpha: float | None = field(default=None, metadata={"help": "Scale is alpha / r. Default 2 r, the published scale of 2."})
+    tensor: bool = field(default=True, metadata={"help": "False leaves out the tensor trains (simple quantum LoRA)."})
+    hidden_size: int | Literal["auto"] = field(default=256, metadata={"help": "Width m between tensor train and MLP."})
+    bond_dim: int | Literal["auto"] = field(default=8, metadata={"help": "Bond dimension R of the tensor trains."})
+    n_cores: int = field(default=4, metadata={"help": "Cores of a tensor train."})
+    budget: float | None = field(
+        default=None,
+        metadata={"help": "Share of LoRA's parameters at equal r that 'auto' settings may use in each layer, such as 0.24."},
+    )
+    n_layers: int | None = field(default=None, metadata={"help": "Layers L of the circuit. Default r, as published."})
+    qnn: str = field(default="circuit", metadata={"help": f"The circuit or what stands in its place: {', '.join(QNN_KINDS)}."})
+    fusion: Literal["add", "multiply"] = field(
+        default="add",
+        metadata={
+            "help": "'add' (v2): v = QW z + CW u. 'multiply' (v1, QWTHN): v = z * (CW u), element-wise; v1's exact circuit is "
+            "unpublished, this one keeps v2's."
+        },
+    )
+    classical_path: bool = field(default=True, metadata={"help": "False leaves out CW u: the quantum path alone."})
+    share_circuit: Literal["none", "layer", "model"] = field(
+        default="none", metadata={"help": "One circuit per adapted module, per transformer layer, or for the whole model."}
+    )
+    init: Literal["balanced", "published"] = field(
+        default="balanced",
+        metadata={"help": "'published': kaiming-normal cores, last core of TT_B zero. 'balanced': cores of unit gain, MLP_B zero."},
+    )
+
+    def check(self) -> None:
+        super().check()
+        positive("n_cores", self.n_cores)
+        if self.n_layers is not None:
+            positive("n_layers", self.n_layers)
+        for name in ("hidden_size", "bond_dim"):
+            if getattr(self, name) != "auto":
+                positive(name, getattr(self, name))
+        one_of("qnn", self.qnn, (*QNN_KINDS, STORED))
+        one_of("fusion", self.fusion, ("add", "multiply"))
+        one_of("share_circuit", self.share_circuit, ("none", "layer", "model"))
+        one_of("init", self.init, ("balanced", "published"))
+        if not self.classical_path and (self.qnn == "none" or self.fusion == "multiply"):
+            raise AdapterError("nothing is left without the classical path", value=f"qnn={self.qnn}, fusion={self.fusion}")
+        if self.qnn == "none" and self.fusion == "multiply":
+            raise AdapterError("fusion='multiply' weights the classical path by the circuit", value=self.qnn, cure="fusion='add'")
+        if "auto" in (self.hidden_size, self.bond_dim) and self.budget is None:
+            raise AdapterError("'auto' needs a budget to meet", cure="set budget, such as 0.24 of LoRA's parameters at equal r")
+        if self.budget is not None and not self.budget > 0:
+            raise AdapterError("budget is a positive share of LoRA's parameters", value=self.budget)
+        if self.budget is not None and not (self.tensor and "auto" in (self.hidden_size, self.bond_dim)):
+            raise AdapterError("budget decides 'auto' settings and there are none", value=self.budget, cure="bond_dim='auto'")
+
+    def sharing_scope(self) -> str:
+        return self.share_circuit
+
+    @classmethod
+    def budget_grid(cls, rank: int) -> list[dict[str, Any]]:
+        """Ranks up to LoRA's, one layer of circuit, tensor trains of several widths and bonds."""
+        ranks = sorted({max(1, rank // k) for k in (1, 2, 4)})
+        shapes = [(m, bond) for m in (16, 64, 256) for bond in (1, 2, 3, 4, 6, 8, 12, 16)]
+        return [{"r": r, "hidden_size": m, "bond_dim": bond, "n_layers": 1} for r in ranks for m, bond in shapes]
+
+    @property
+    def scale(self) -> float:
+        return 2.0 if self.alpha is None else self.alpha / self.r
+
+    @property
+    def depth(self) -> int:
+        """Layers of the circuit."""
+        return self.r if self.n_layers is None else self.n_layers
+
+    def inner_parameters(self) -> int:
+        """Trainable parameters between the outer maps: the two r x r maps and what stands for the circuit."""
+        r, gates = self.r, {"circuit": 4, "product": 2}.get(self.qnn, 0)
+        if self.r == 1 and self.qnn == "circuit":
+            gates = 2  # one qubit has nothing to entangle with
+        mlp = int(self.qnn[-1]) * r * r if self.qnn.startswith("mlp") else 0
+        return gates * r * self.depth + mlp + r * r * (self.classical_path + (self.qnn != "none" and self.fusion == "add"))
+
+    def outer_sizes(self, d_in: int, d_out: int) -> tuple[int, int]:
+        """`(hidden_size, bond_dim)` for a layer, 'auto' resolved: the widest bond that meets the budget, ties to the wider m.
+
+        Widths m are powers of two from r up. Raises AdapterError when even the smallest setting is over the budget.
+        """
+        if self.hidden_size != "auto" and self.bond_dim != "auto":
+            return self.hidden_size, self.bond_dim
+        assert self.budget is not None  # checked on construction
+        r = self.r
+        allowed = self.budget * r * (d_in + d_out)
+        first = 1 << (r - 1).bit_length()
+        widths = [first << k for k in range(7)] if self.hidden_size == "auto" else [self.hidden_size]
+        bonds = range(1, 65) if self.bond_dim == "auto" else [self.bond_dim]
+
+        def count(m: int, bond: int) -> int:
+            trains = parameter_count(d_in, m, bond, self.n_cores) + parameter_count(m, d_out, bond, self.n_cores)
+            return trains + 2 * m * r + self.inner_parameters()
+
+        fitting = [(bond, m) for m in widths for bond in bonds if count(m, bond) <= allowed]
+        if not fitting:
+            least = min(count(m, bond) for m in widths for bond in bonds)
+            raise AdapterError(
+                f"no setting of QTHA with r={r} fits a {d_in} -> {d_out} layer",
+                value=f"budget {self.budget} = {allowed:.0f} parameters",
+                bound=f"at least {least}, a budget of {math.ceil(1000 * least / (r * (d_in + d_out))) / 1000:.3f}",
+                cure="raise budget, or lower n_layers or r",
+            )
+        bond, m = max(fitting)
+        return m, bond
+
+
+class QTHA(Delta):
+    """The delta of QTHA; see the module's docstring."""
+
+    def __init__(self, d_in: int, d_out: int, config: QTHAConfig, scope: dict[str, nn.Module]) -> None:
+        super().__init__(d_in, d_out, config, scope)
+        r = config.r
+        self.scale = config.scale
+        self.fusion = config.fusion
+        self.dropout = make_dropout(config.dropout)
+        inner_in, inner_out = d_in, d_out
+        self.tt_a = self.tt_b = None
+        if config.tensor:
+            m, bond = config.outer_sizes(d_in, d_out)
+            self.tt_a, self.tt_b = (TensorTrain(*sizes, bond, config.n_cores, rows=r) for sizes in ((d_in, m), (m, d_out)))
+            inner_in = inner_out = m
+        self.mlp_a, self.mlp_b = Linear(inner_in, r), Linear(r, inner_out)
+        self.qnn: nn.Module | None = None
+        self._borrowed: tuple[nn.Module, ...] = ()  # a tuple hides the owner's module from this one's parameters
+        if "qnn" in scope:
+            self._borrowed = (scope["qnn"],)
+        else:
+            self.qnn = make_qnn(config.qnn, r, config.depth)
+            if self.qnn is not None:
+                scope["qnn"] = self.qnn
+        has_qnn = config.qnn != "none"
+        self.quantum_map = Linear(r, r) if has_qnn and config.fusion == "add" else None
+        self.classical_map = Linear(r, r) if config.classical_path else None
+        self._initialise(config)
+
+    @torch.no_grad()
+    def _initialise(self, config: QTHAConfig) -> None:
+        published = config.init == "published"
+        for train in (self.tt_a, self.tt_b):
+            if train is not None:
+                train.initialise(SQRT2 if published else 1.0)
+        if config.init_weights:
+            (self.tt_b.cores[-1] if self.tt_b is not None and published else self.mlp_b.weight).zero_()
+
+    @property
+    def linear(self) -> bool:
+        return self.qnn is None and not self._borrowed
+
+    def down(self) -> Tensor:
+        """`MLP_A TT_A` as one matrix `(r, d_in)`."""
+        return self.mlp_a.weight if self.tt_a is None else self.tt_a.rows_times(self.mlp_a.weight)
+
+    def up(self) -> Tensor:
+        """`(alpha / r) TT_B MLP_B` as one matrix `(d_out, r)`."""
+        scaled = self.scale * self.mlp_b.weight
+        return scaled if self.tt_b is None else self.tt_b.times_columns(scaled)
+
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Without a circuit, or anything else that is not linear in its place, the delta is of rank r."""
+        if not self.linear:
+            return None
+        assert self.classical_map is not None  # checked by the config
+        return self.up(), self.classical_map.weight @ self.down()
+
+    def forward(self, x: Tensor) -> Tensor:
+        down, up = self.kept("ends", self._ends)
+        return nn.functional.linear(self.mix(nn.functional.linear(self.dropout(x), down)), up)
+
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        return self.down(), self.up()
+
+    def mix(self, u: Tensor) -> Tensor:
+        """`v` from `u`, both `(..., r)`: the circuit beside the classical path."""
+        classical: Tensor | None = self.classical_map(u) if self.classical_map is not None else None
+        qnn = self._borrowed[0] if self._borrowed else self.qnn
+        if qnn is None:
+            assert classical is not None  # checked by the config
+            return classical
+        z: Tensor = qnn(u).to(u.dtype)
+        if classical is not None and self.fusion == "multiply":
+            return z * classical
+        quantum = self.quantum_map(z) if self.quantum_map is not None else z
+        return quantum if classical is None else quantum + classical

@@ -1,0 +1,121 @@
+"""Circuits as layers: trainable angles around an Executor, or around the exact state."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qpeft.circuits.executor import Executor, Expectations
+from qpeft.circuits.ir import Circuit, Observable
+from qpeft.circuits.simulator import statevector
+from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.simulator.torch_engine.compiler import compile_circuit
+from qpeft.errors import AdapterError
+
+MEASURED_QUBITS = 10  # probabilities of a register are measured through 2^n words of Z
+
+
+class CircuitLayer(nn.Module):
+    """A circuit and its angles, which start uniform in (-pi, pi). With `frozen` they are a buffer: saved, never trained."""
+
+    def __init__(self, circuit: Circuit, *, frozen: bool = False) -> None:
+        super().__init__()
+        self.circuit, self.plan = circuit, compile_circuit(circuit)
+        angles = torch.empty(circuit.n_angles)
+        if frozen:
+            self.register_buffer("angles", angles)
+        else:
+            self.angles = nn.Parameter(angles)
+        self.set_executor(Simulator())
+        self.initialise()
+
+    def set_executor(self, executor: Executor) -> None:
+        """Run the circuit on another executor from now on."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        self.angles.uniform_(-math.pi, math.pi)
+
+    def extra_repr(self) -> str:
+        return f"{self.circuit.n_qubits} qubits, {len(self.circuit.ops)} gates, {self.circuit.n_angles} angles"
+
+
+class QuantumLayer(CircuitLayer):
+    """`z = <Z_k>(u; angles)`: inputs `(..., n_inputs)` and outputs `(..., n_qubits)`, float32 (float64 for a float64 layer).
+
+    `observables` are measured in the place of `Z_k`. The circuit runs on an exact simulator until `set_executor` gives it another
+    place.
+    """
+
+    def __init__(self, circuit: Circuit, *, frozen: bool = False, observables: Sequence[Observable] | None = None) -> None:
+        self.observables = None if observables is None else tuple(observables)
+        super().__init__(circuit, frozen=frozen)
+
+    def set_executor(self, executor: Executor) -> None:
+        self.run = executor.compile(self.circuit, self.observables)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.run(u, self.angles)
+
+
+class StateLayer(CircuitLayer):
+    """The first k columns of a circuit without inputs: real and imaginary parts, `(2^n, k)` each, float32 or float64.
+
+    Signs and phases of amplitudes cannot be measured, so this one stays on the exact simulator.
+    """
+
+    def __init__(self, circuit: Circuit, k: int = 1, *, frozen: bool = False) -> None:
+        super().__init__(circuit, frozen=frozen)
+        self.k = k
+
+    def set_executor(self, executor: Executor) -> None:
+        if not isinstance(executor, Simulator):
+            raise AdapterError(
+                "this method reads amplitudes, which no measurement gives",
+                value=type(executor).__name__,
+                cure="train it on the simulator; a generator's weights then run anywhere, or take a method that runs on a chip",
+            )
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return statevector.run(self.plan, self.angles, self.k)
+
+
+class ProbabilityLayer(CircuitLayer):
+    """`p_b = |<b|psi>|^2` of a circuit without inputs, `(2^n,)`, qubit 0 the most significant bit of b.
+
+    Exact on the simulator. Any other executor measures the words of Z, whose expectation values are the probabilities'
+    Walsh-Hadamard transform: `<Z^s> = sum_b (-1)^(s.b) p_b`. Noise may leave a probability slightly negative.
+    """
+
+    def set_executor(self, executor: Executor) -> None:
+        self.run: Expectations | None = None
+        if isinstance(executor, Simulator):
+            return
+        n = self.circuit.n_qubits
+        if n > MEASURED_QUBITS:
+            raise AdapterError("too many probabilities to measure", value=f"{n} qubits", bound=f"{MEASURED_QUBITS} qubits")
+        words = ("".join(word) for word in itertools.product("IZ", repeat=n))
+        self.run = executor.compile(self.circuit, [Observable.pauli(word) for word in words])
+
+    def forward(self) -> Tensor:
+        if self.run is None:
+            re, im = statevector.run(self.plan, self.angles, 1)
+            return (re.square() + im.square())[:, 0]
+        values = self.run(self.angles.new_empty(1, 0), self.angles)[0]
+        for _ in range(self.circuit.n_qubits):  # a butterfly on the first bit, which then moves to the last place
+            low, high = values.reshape(2, -1)
+            values = torch.stack([low + high, low - high], dim=1).flatten()
+        return values / len(values)
+
+
+def set_executor(model: nn.Module, executor: Executor) -> int:
+    """Run every circuit of a model on `executor`; returns how many circuits there are."""
+    layers = [module for module in model.modules() if isinstance(module, CircuitLayer)]
+    for layer in layers:
+        layer.set_executor(executor)
+    return len(layers)

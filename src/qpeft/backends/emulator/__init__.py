@@ -1,0 +1,1 @@
+"""The noisy chip emulator: chips as data, noise, routing, packing."""

@@ -1,0 +1,251 @@
+"""The noisy circuit as a linear map on Pauli coefficients: batched, differentiable, exact, in torch.
+
+A state of k qubits is the real vector `r_P = Tr(P rho)` over the 4^k Pauli words (order I, X, Y, Z; first qubit most significant);
+channels are real matrices on it. Decay and turns are 4 x 4, CZ a signed permutation of 16, depolarisation a factor. Everything
+between two changes of partner is one 16 x 16 matrix of a pair, multiplied together while small and then applied once. A qubit
+joins the vector at its first CZ and leaves it, read out, after its last one; parts that no CZ joins are never multiplied
+together. So the largest vector, `peak`, is 4^8 for eight qubits at most, and often less.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qpeft.backends.emulator.noise import Decay, Entangle, Schedule, Turn
+from qpeft.circuits.ir import GATES, PAULI
+
+Chain = tuple[Turn | Decay, ...]
+Part = tuple[tuple[int, ...], Tensor]  # qubits, and outcomes `(rows or 1, 2, ..., 2)`, an axis for each of them
+
+
+@dataclass(frozen=True)
+class Round:
+    """One CZ of a group: what its two qubits undergo before it, and the number of its pair."""
+
+    before: tuple[Chain, Chain]
+    pair: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """CZs on one pair with no other partner in between.
+
+    Per qubit, `first` is true where it comes from |0>, and `last` holds what it undergoes before its readout where it ends here.
+    """
+
+    qubits: tuple[int, int]
+    rounds: tuple[Round, ...]
+    first: tuple[bool, bool]
+    last: tuple[Chain | None, Chain | None]
+
+    def outputs(self, measured: frozenset[int]) -> list[int]:
+        """Length of each qubit's axis afterwards: 4 coefficients, 2 outcomes, or 1 where it ends and is not measured."""
+        return [4 if last is None else 2 if q in measured else 1 for q, last in zip(self.qubits, self.last, strict=True)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule arranged in groups. `alone` are qubits without a CZ; `peak` counts coefficients of the largest vector."""
+
+    groups: tuple[Group, ...]
+    alone: tuple[tuple[int, Chain], ...]
+    turns: tuple[Turn, ...]
+    decays: tuple[Decay, ...]
+    measured: frozenset[int]
+    peak: int
+
+
+@functools.lru_cache(maxsize=512)
+def arrange(schedule: Schedule, measured: frozenset[int]) -> Plan:
+    """Group a schedule's steps; qubits that are not in `measured` are traced out."""
+    pending: dict[int, list[Turn | Decay]] = {q: [] for q in range(schedule.n_qubits)}
+    rounds: list[tuple[tuple[int, int], list[Round]]] = []
+    latest: dict[int, int] = {}
+    first: dict[int, int] = {}
+    for step in schedule.steps:
+        if not isinstance(step, Entangle):
+            chain = pending[step.qubit]
+            if isinstance(step, Decay) and not step.pulse and chain and isinstance(chain[-1], Decay):
+                chain[-1] = Decay(step.qubit, chain[-1].ns + step.ns, chain[-1].pulse)
+            else:
+                chain.append(step)
+            continue
+        a, b = step.qubits
+        if a not in latest or latest[a] != latest.get(b):
+            for q in (a, b):
+                latest[q] = len(rounds)
+                first.setdefault(q, len(rounds))
+            rounds.append(((a, b), []))
+        rounds[latest[a]][1].append(Round((tuple(pending[a]), tuple(pending[b])), step.pair))
+        pending[a], pending[b] = [], []
+    groups = []
+    for number, ((a, b), members) in enumerate(rounds):
+        ends = [tuple(pending[q]) if latest[q] == number else None for q in (a, b)]
+        groups.append(Group((a, b), tuple(members), (first[a] == number, first[b] == number), (ends[0], ends[1])))
+    alone = tuple((q, tuple(chain)) for q, chain in pending.items() if q not in latest)
+    chains = [chain for group in groups for one in group.rounds for chain in one.before]
+    chains += [chain for group in groups for chain in group.last if chain is not None] + [chain for _, chain in alone]
+    steps = dict.fromkeys(step for chain in chains for step in chain)
+    turns = tuple(step for step in steps if isinstance(step, Turn))
+    decays = tuple(step for step in steps if isinstance(step, Decay))
+    return Plan(tuple(groups), alone, turns, decays, measured, _peak(groups, measured))
+
+
+def _peak(groups: Sequence[Group], measured: frozenset[int]) -> int:
+    parts: list[dict[int, int]] = []  # qubit -> length of its axis, for every part there is
+    peak = 1
+    for group in groups:
+        touched = [part for part in parts if any(q in part for q in group.qubits)]
+        parts = [part for part in parts if part not in touched]
+        joined = {q: size for part in touched for q, size in part.items()}
+        peak = max(peak, math.prod(joined.values()))
+        joined |= dict(zip(group.qubits, group.outputs(measured), strict=True))
+        peak = max(peak, math.prod(joined.values()))
+        parts.append(joined)
+    return peak
+
+
+def _pauli_matrix(unitary: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64]:
+    """`R[i, j] = Tr(P_i U P_j U+) / 2^n` of a one- or two-qubit unitary."""
+    single = [np.array(PAULI[letter], dtype=np.complex128) for letter in "IXYZ"]
+    words = single if unitary.shape[0] == 2 else [np.kron(a, b) for a in single for b in single]
+    columns = [unitary @ word @ unitary.conj().T for word in words]
+    traces = [[float(np.trace(word @ column).real) for column in columns] for word in words]
+    return np.asarray(np.array(traces) / unitary.shape[0], dtype=np.float64)
+
+
+def _turn_parts(axis: str) -> npt.NDArray[np.float64]:
+    """`C, A, B` with `R(t) = C + cos(t) A + sin(t) B` for a turn, `(3, 4, 4)`, from the gate table."""
+    at = [_pauli_matrix(np.array(GATES[f"r{axis}"].matrix(angle))) for angle in (0.0, math.pi, math.pi / 2)]
+    constant = (at[0] + at[1]) / 2
+    return np.array([constant, at[0] - constant, at[2] - constant])
+
+
+_TURNS = np.array([_turn_parts(axis) for axis in "xyz"]).swapaxes(0, 1)  # (3 parts, 3 axes, 4, 4)
+_CZ = _pauli_matrix(np.array(GATES["cz"].matrix()))
+_CZ_SOURCE = np.abs(_CZ).argmax(axis=1)  # row i of CZ M is sign[i] M[source[i]]
+_CZ_SIGN = _CZ[np.arange(16), _CZ_SOURCE]
+
+
+def evolve(plan: Plan, angle: Callable[[int], Tensor], noise: Mapping[str, Tensor]) -> list[Part]:
+    """The distribution of every part of a circuit: `plan` on rows of angles.
+
+    Args:
+        angle: `angle(slot)` is `(rows,)`, or `(1,)` where all rows share it; radians.
+        noise: the fields of a Calibration as tensors, with a leading axis of `rows` or 1.
+
+    Returns:
+        Disjoint parts that cover the measured qubits; the distribution of all is their product. Differentiable in angles and
+        noise.
+    """
+    like = noise["t1_ns"]
+    matrices: dict[Turn | Decay, Tensor] = dict(zip(plan.decays, _decay_matrices(plan.decays, noise), strict=True))
+    matrices.update(zip(plan.turns, _turn_matrices(plan.turns, angle, like), strict=True))
+
+    def chain(steps: Chain) -> Tensor | None:
+        return functools.reduce(lambda done, step: matrices[step] @ done, steps[1:], matrices[steps[0]]) if steps else None
+
+    eye = torch.eye(4, dtype=like.dtype, device=like.device)[None]
+    ground = like.new_tensor([[[1.0], [0.0], [0.0], [1.0]]])
+    readout = like.new_tensor([[0.5, 0.0, 0.0, 0.5], [0.5, 0.0, 0.0, -0.5]])
+    source, sign = torch.as_tensor(_CZ_SOURCE, device=like.device), like.new_tensor(_CZ_SIGN)
+    rest = torch.arange(16, device=like.device) > 0
+
+    def read(qubit: int, steps: Chain) -> Tensor:
+        """From a qubit's vector to its outcomes: `(rows, 2, 4)`, or `(1, 1, 4)` where it is not measured."""
+        if qubit not in plan.measured:
+            return eye[:, :1]
+        ending = noise["confusion"][:, qubit] @ readout
+        done = chain(steps)
+        return ending if done is None else ending @ done
+
+    parts: list[Part] = []
+    for qubit, steps in plan.alone:
+        if qubit in plan.measured:
+            parts.append(((qubit,), (read(qubit, steps) @ ground)[..., 0]))
+    for group in plan.groups:
+        matrix: Tensor | None = None
+        for one in group.rounds:
+            before = [chain(steps) for steps in one.before]
+            if matrix is None:  # from the vectors of |0> where a qubit begins here
+                inputs = [
+                    (eye if done is None else done) @ (ground if fresh else eye)
+                    for done, fresh in zip(before, group.first, strict=True)
+                ]
+                matrix = _kron(*inputs)
+            elif any(done is not None for done in before):
+                matrix = _kron(*(eye if done is None else done for done in before)) @ matrix
+            keep = torch.where(rest, noise["keep_cz"][:, one.pair, None], 1.0) * sign
+            matrix = matrix[:, source] * keep[:, :, None]
+        assert matrix is not None
+        if any(last is not None for last in group.last):
+            ends = [eye if last is None else read(q, last) for q, last in zip(group.qubits, group.last, strict=True)]
+            matrix = _kron(*ends) @ matrix
+        parts = _apply(parts, group, matrix, plan.measured)
+    return [(tuple(q for q in qubits if q in plan.measured), _drop(qubits, values, plan.measured)) for qubits, values in parts]
+
+
+def _apply(parts: list[Part], group: Group, matrix: Tensor, measured: frozenset[int]) -> list[Part]:
+    """Apply a group's matrix `(rows, outputs, inputs)` to the vectors that hold its qubits, which become one."""
+    touched = [part for part in parts if any(q in part[0] for q in group.qubits)]
+    others = [part for part in parts if not any(part is one for one in touched)]
+    qubits: tuple[int, ...] = ()
+    vector = matrix.new_ones(1)
+    for names, values in touched:
+        left = vector.reshape(*vector.shape, *(1,) * len(names))
+        vector = left * values.reshape(values.shape[0], *(1,) * len(qubits), *values.shape[1:])
+        qubits += names
+    inputs = [q for q, fresh in zip(group.qubits, group.first, strict=True) if not fresh]
+    rest = [q for q in qubits if q not in inputs]
+    vector = vector.permute(0, *(1 + qubits.index(q) for q in (*rest, *inputs)))
+    kept = vector.shape[1 : 1 + len(rest)]
+    moved = vector.reshape(vector.shape[0], math.prod(kept), matrix.shape[2]) @ matrix.mT
+    return [*others, ((*rest, *group.qubits), moved.reshape(moved.shape[0], *kept, *group.outputs(measured)))]
+
+
+def _drop(qubits: Sequence[int], values: Tensor, measured: frozenset[int]) -> Tensor:
+    """Without the axes, of length 1, of qubits that are not measured."""
+    return values.reshape(values.shape[0], *(2 for q in qubits if q in measured))
+
+
+def _kron(a: Tensor, b: Tensor) -> Tensor:
+    """Kronecker product of matrices, rows broadcast."""
+    product = a[:, :, None, :, None] * b[:, None, :, None, :]
+    return product.reshape(product.shape[0], a.shape[1] * b.shape[1], a.shape[2] * b.shape[2])
+
+
+def _turn_matrices(turns: Sequence[Turn], angle: Callable[[int], Tensor], like: Tensor) -> list[Tensor]:
+    """`(rows or 1, 4, 4)` for each turn, made together for those that the rows share and for the others."""
+    constant, cosine, sine = like.new_tensor(_TURNS)
+    made: dict[int, Tensor] = {}
+    angles = [angle(turn.slot) for turn in turns]
+    for rows in {len(values) for values in angles}:
+        chosen = [i for i, values in enumerate(angles) if len(values) == rows]
+        axes = ["xyz".index(turns[i].axis) for i in chosen]
+        stacked = torch.stack([angles[i] for i in chosen])[..., None, None]
+        parts = [part[axes][:, None] for part in (constant, cosine, sine)]
+        made.update(zip(chosen, parts[0] + torch.cos(stacked) * parts[1] + torch.sin(stacked) * parts[2], strict=True))
+    return [made[i] for i in range(len(turns))]
+
+
+def _decay_matrices(decays: Sequence[Decay], noise: Mapping[str, Tensor]) -> Sequence[Tensor]:
+    """`(placements, 4, 4)` for each decay: towards |0> in Z, to nothing in X and Y, after depolarisation where a pulse ends."""
+    if not decays:
+        return ()
+    qubits = [decay.qubit for decay in decays]
+    ns = noise["t1_ns"].new_tensor([decay.ns for decay in decays])
+    pulse = torch.tensor([decay.pulse for decay in decays], device=ns.device)
+    keep = torch.where(pulse, noise["keep_1q"][:, qubits], 1.0)
+    e1, e2 = torch.exp(-ns / noise["t1_ns"][:, qubits]), torch.exp(-ns / noise["t2_ns"][:, qubits])
+    zero, one = torch.zeros_like(e1), torch.ones_like(e1)
+    rows = [one, zero, zero, zero, zero, keep * e2, zero, zero, zero, zero, keep * e2, zero, 1 - e1, zero, zero, keep * e1]
+    stacked = torch.stack(rows, dim=-1)  # (placements, decays, 16)
+    return [stacked[:, i].reshape(-1, 4, 4) for i in range(len(decays))]

@@ -1,0 +1,1 @@
+"""What running costs: budgets, results kept on disk, and jobs that are sent once."""

@@ -1,0 +1,1 @@
+"""Backends of other people's packages and services, one file each."""

@@ -1,0 +1,234 @@
+"""Origin Quantum through pyqpanda3: its simulators on this machine, and the chips in its cloud.
+
+    get_backend("pyqpanda:CPUQVM"), get_backend("pyqpanda:DensityMatrix")
+    get_backend("pyqpanda:WK_C180", journal="jobs.jsonl", budget=Budget(shots=100_000))
+
+pyqpanda3 puts qubit 0 in the lowest bit; outcomes are turned round here. The cloud has been driven against a stand-in server that
+speaks its protocol, never against the live service: nobody gave this project a key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from qpeft.backends.base import Backend, Counts, FloatArray, Limits, check_circuit, check_run, sample
+from qpeft.backends.spending.budget import Budget, Cost
+from qpeft.backends.spending.jobs import JobRunner, Secret, find_key, warn_if_unencrypted
+from qpeft.backends.spending.journal import Journal
+from qpeft.backends.vendors.pyqpanda_client import Client, sdk
+from qpeft.circuits.ir import Circuit
+from qpeft.circuits.text.originir import to_originir
+from qpeft.errors import BackendError, MissingDependencyError, QpeftError
+
+LOCAL = {"CPUQVM": 20, "DensityMatrix": 10}  # simulators on this machine and the qubits that fit well
+MAX_CIRCUITS_PER_JOB = 200
+SECONDS_PER_SHOT = 100e-6
+KEY_VARIABLE, URL_VARIABLE = "PYQPANDA_API_KEY", "PYQPANDA_URL"
+DEFAULT_ADDRESS = "http://pyqpanda3's default address"  # which is not encrypted
+
+
+def open_backend(name: str, **options: Any) -> Backend:
+    """A local simulator by its name (keys of `LOCAL`), else a chip of the cloud with the options of `Cloud`."""
+    return LocalSimulator(name, **options) if name in LOCAL else Cloud(name, **options)
+
+
+class LocalSimulator:
+    """pyqpanda3's state-vector or density-matrix simulator. It gives the probabilities; shots are drawn from them with numpy, so
+    that seeds repeat (its own sampling takes no seed). OMP_NUM_THREADS=1 is the fast setting for small circuits."""
+
+    simulated = True
+
+    def __init__(self, kind: str) -> None:
+        try:
+            core, compiler = sdk("core"), sdk("intermediate_compiler")
+        except ImportError as error:
+            raise MissingDependencyError("pyqpanda3", "pyqpanda", f"the backend pyqpanda:{kind}") from error
+        self.kind, self.name, self._core = kind, f"pyqpanda:{kind}", core
+        self._read = compiler.convert_originir_string_to_qprog
+        self.limits = Limits(LOCAL[kind], exact=True)
+        self.calibration = "exact"
+
+    def compile(self, circuit: Circuit) -> CompiledLocal:
+        check_circuit(self.name, self.limits, circuit)
+        return CompiledLocal(self, circuit)
+
+    def estimate(self, programs: int, shots: int) -> float:
+        return 0.0
+
+    def probabilities(self, text: str, n_qubits: int) -> FloatArray:
+        """Of all outcomes of an OriginIR program, in our order."""
+        program = self._read(text)
+        if self.kind == "CPUQVM":
+            machine = self._core.CPUQVM()
+            machine.run(program, 1)
+            values = np.abs(np.asarray(machine.result().get_state_vector())) ** 2
+        else:
+            machine = self._core.DensityMatrixSimulator()
+            machine.run(program)
+            values = np.asarray(machine.state_probs(), dtype=np.float64)
+        turned: FloatArray = values.reshape((2,) * n_qubits).transpose(range(n_qubits)[::-1]).reshape(-1)
+        return turned
+
+
+class CompiledLocal:
+    per_program = 1
+
+    def __init__(self, backend: LocalSimulator, circuit: Circuit) -> None:
+        self.backend, self.circuit = backend, circuit
+
+    def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
+        n = self.circuit.n_qubits
+        table = np.empty((len(rows), 2**n))
+        for i, row in enumerate(rows):
+            lines = to_originir(self.circuit, row.tolist()).splitlines()
+            gates = [line for line in lines[2:] if not line.startswith("MEASURE")]
+            touched = [f"I q[{q}]" for q in range(n)]  # the simulators leave out qubits that no gate touches
+            table[i] = self.backend.probabilities("\n".join([*lines[:2], *touched, *gates]) + "\n", n)
+        return Counts.dense(table, None) if shots is None else sample(table, shots, seed)
+
+
+class Cloud:
+    """A chip in the vendor's cloud.
+
+    Args:
+        chip: its name in the vendor's list (`origin_wukong` is no chip: it stands for a retired one).
+        journal: the file in which this piece of work is kept; see journal.py. A fresh file asks everything afresh.
+        api_key: default the environment variable PYQPANDA_API_KEY, else the keyring.
+        url: default the environment variable PYQPANDA_URL, else the vendor's.
+        budget: checked, with what the journal says was spent, before anything is sent.
+        readout_correction: "server" has the vendor correct readout errors; then do not correct again (mitigation.py refuses).
+        mapping, optimization: let the vendor's compiler place and shorten circuits. `block` names the qubits to use.
+        client: a connection to share, in the place of api_key, url and call_timeout_s.
+        call_timeout_s: of one call to the vendor. poll_s, patience_s, timeout_s: see `JobRunner`.
+    """
+
+    simulated = False
+
+    def __init__(
+        self,
+        chip: str,
+        *,
+        journal: str | os.PathLike[str] | Journal | None = None,
+        api_key: str | None = None,
+        url: str | None = None,
+        budget: Budget | None = None,
+        readout_correction: Literal["none", "server"] = "none",
+        mapping: bool = True,
+        optimization: bool = True,
+        block: tuple[int, ...] = (),
+        call_timeout_s: float = 60.0,
+        poll_s: float = 1.0,
+        patience_s: float = 600.0,
+        timeout_s: float = 24 * 3600.0,
+        client: Client | None = None,
+    ) -> None:
+        if journal is None:
+            raise BackendError(f"pyqpanda:{chip} needs a journal, so that a crash loses no job", cure='journal="jobs.jsonl"')
+        if readout_correction not in ("none", "server"):
+            raise BackendError("unknown readout correction", value=readout_correction, bound="none, server")
+        self.name, self.chip, self.sample = f"pyqpanda:{chip}", chip, ""
+        self.corrects_readout = readout_correction == "server"
+        if client is None:
+            key = Secret(api_key) if api_key is not None else find_key(KEY_VARIABLE, "pyqpanda")
+            url = url or os.environ.get(URL_VARIABLE) or None
+            warn_if_unencrypted(DEFAULT_ADDRESS if url is None else url)
+            client = Client(key, url, call_timeout_s)
+        self.client = client
+        try:
+            self._check_name()
+            info = self._snapshot()
+        except QpeftError:
+            self.client.close()
+            raise
+        except Exception as error:
+            self.client.close()
+            raise BackendError(f"{self.name} cannot be reached", value=str(error), cure="check the address and the key") from error
+        self.journal = journal if isinstance(journal, Journal) else Journal(journal)
+        self.runner = JobRunner(
+            self.client, self.journal, budget or Budget(), poll_s=poll_s, patience_s=patience_s, timeout_s=timeout_s
+        )
+        self.settings = {"amend": self.corrects_readout, "mapping": mapping, "optimization": optimization, "block": list(block)}
+        self.limits = Limits(len(info["AvailableQubits"]), None, MAX_CIRCUITS_PER_JOB)
+
+    def _check_name(self) -> None:
+        online = self.client.backends()
+        if self.chip not in online:
+            raise BackendError("the vendor has no such chip", value=self.chip, bound=", ".join(sorted(online)))
+        if not online[self.chip]:
+            raise BackendError("the chip is offline", value=self.chip, bound=", ".join(sorted(n for n, on in online.items() if on)))
+
+    def _snapshot(self) -> dict[str, Any]:
+        """The chip's calibration now; `calibration` is its hash."""
+        info = self.client.chip_info(self.chip)
+        self.chip_info = info
+        settings = "server-corrected" if self.corrects_readout else "raw"
+        self.calibration = f"{settings}:{hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()}"
+        return info
+
+    def __repr__(self) -> str:
+        return f"Cloud({self.chip!r}, journal={str(self.journal.path)!r})"
+
+    def compile(self, circuit: Circuit) -> CompiledCloud:
+        check_circuit(self.name, self.limits, circuit)
+        return CompiledCloud(self, circuit)
+
+    def begin(self, sample: str) -> None:
+        """Jobs from here on belong to this sample, such as a step of a training: the journal keeps them apart from equal ones."""
+        self.sample = sample
+
+    def estimate(self, programs: int, shots: int) -> float:
+        return programs * shots * SECONDS_PER_SHOT
+
+    def cancel(self) -> list[str]:
+        """Cancel the jobs under way; ids of those that could be."""
+        return self.runner.cancel()
+
+    def close(self) -> None:
+        """End the client's process and let go of the journal."""
+        self.client.close()
+        self.journal.close()
+
+    def run(self, texts: list[str], n_qubits: int, shots: int) -> Counts:
+        jobs: list[tuple[dict[str, Any], Cost]] = []
+        for start in range(0, len(texts), MAX_CIRCUITS_PER_JOB):
+            programs = texts[start : start + MAX_CIRCUITS_PER_JOB]
+            size = len(programs)
+            cost = Cost(circuits=size, shots=size * shots, programs=size, jobs=1, seconds=self.estimate(size, shots))
+            sample = {"sample": self.sample} if self.sample else {}  # for the journal: the vendor does not see it
+            jobs.append(({"chip": self.chip, "programs": programs, "shots": shots, **self.settings, **sample}, cost))
+        rows: list[dict[str, float]] = []
+        for (payload, _), result in zip(jobs, self.runner.run(jobs, self._snapshot), strict=True):
+            found = result["probabilities" if self.corrects_readout else "counts"]
+            if len(found) != len(payload["programs"]):
+                raise BackendError(
+                    "the vendor returned another number of results", value=len(found), bound=len(payload["programs"])
+                )
+            factor = shots if self.corrects_readout else 1
+            rows += [{word: value * factor for word, value in row.items()} for row in found]
+        return counts_of(rows, n_qubits, shots)
+
+
+def counts_of(rows: Sequence[Mapping[str, float]], n_qubits: int, shots: int) -> Counts:
+    """From the vendor's words, qubit 0 rightmost."""
+    turned = [{word.zfill(n_qubits)[::-1]: value for word, value in row.items()} for row in rows]
+    return Counts.from_strings(n_qubits, turned, shots)
+
+
+class CompiledCloud:
+    per_program = 1
+
+    def __init__(self, backend: Cloud, circuit: Circuit) -> None:
+        self.backend, self.circuit = backend, circuit
+
+    def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
+        assert shots is not None  # the limits say so
+        texts = [to_originir(self.circuit, row.tolist()) for row in rows]
+        return self.backend.run(texts, self.circuit.n_qubits, shots)

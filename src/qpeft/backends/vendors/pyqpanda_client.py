@@ -1,0 +1,224 @@
+"""pyqpanda3's cloud client in a process of its own, and the way to talk to it.
+
+The SDK keeps one connection for a whole process, holds Python's interpreter lock while it waits (up to three minutes when a
+server is silent) and prints to standard output. In a process of its own it can be timed out, and two accounts can be used at once.
+Requests and replies are JSON, a line each; the key goes over the pipe, not through the command line or the environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from qpeft.backends.spending.jobs import KeyRefusedError, NotSentError, Secret, Status
+from qpeft.errors import MissingDependencyError
+
+_STATES = {"FINISHED": "done", "FAILED": "failed", "COMPUTING": "running"}  # others wait
+
+# Errors of a submission that cost nothing: no connection was made, or the server answered 4xx. Of the others, those in which the
+# SDK speaks (of curl, of HTTP, of JSON that it cannot read) leave open whether the job was taken; the rest is the server's own no.
+_NEVER_SENT = re.compile(r"Couldn't connect|Failed to connect|Could ?n[o']t resolve|with status 4(?!08)\d\d")
+_OPEN = re.compile(
+    r"curl|HTTP request failed|^(The document|Invalid value|Invalid e|value is not|Miss|Terminate|Unspecific|Incorrect hex|"
+    r"The surrogate|Number too big)|^\s*$"
+)
+
+
+def sdk(module: str) -> Any:
+    """A module of pyqpanda3, whose type stubs lack most of what it has."""
+    return importlib.import_module(f"pyqpanda3.{module}")
+
+
+class Client:
+    """Calls of the SDK, each within `timeout_s` (its process is ended if not); see `VendorClient`."""
+
+    def __init__(self, key: Secret, url: str | None, timeout_s: float = 60.0) -> None:
+        self._key, self.url, self.timeout_s = key, url, timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def backends(self) -> dict[str, bool]:
+        """Names of chips and simulators, and whether each is online."""
+        return dict(self._call("backends"))
+
+    def chip_info(self, chip: str) -> dict[str, Any]:
+        """A chip's calibration in the vendor's own form (the `obj` of its chipInfo reply), as far as the SDK hands it out."""
+        return dict(self._call("chip_info", chip=chip))
+
+    def submit(self, payload: Any) -> str:
+        """`payload["tag"]`, if there is one, travels along as the vendor's batch number."""
+        sent = {name: value for name, value in payload.items() if name != "sample"}  # which is the journal's
+        return str(self._call("submit", **sent))
+
+    def poll(self, job: str) -> Status:
+        state, detail, result = self._call("poll", job=job)
+        return Status(_STATES.get(state, "waiting"), detail, result)  # type: ignore[arg-type]
+
+    def cancel(self, job: str) -> bool:
+        return bool(self._call("cancel", job=job))
+
+    def close(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment,
+        )  # fmt: skip
+        self._process = process
+        return process
+
+    def _call(self, name: str, **arguments: Any) -> Any:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._start()
+            self._exchange({"call": "connect", "key": self._key.reveal(), "url": self.url})
+        return self._exchange({"call": name, **arguments})
+
+    def _exchange(self, request: dict[str, Any]) -> Any:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            reply = json.loads(self._read_line(process.stdout.fileno()))
+        except (OSError, ValueError) as error:
+            self.close()
+            raise ConnectionError(f"pyqpanda3 ended or gave no answer in {self.timeout_s:g} s") from error
+        except BaseException:  # an interrupt: the answer to this request must not be taken for the next one's
+            self.close()
+            raise
+        if "missing" in reply:
+            raise MissingDependencyError("pyqpanda3", "pyqpanda", "Origin Quantum's cloud")
+        if "error" not in reply:
+            return reply["value"]
+        message = self._key.censor(reply["error"])
+        if "status 401" in message or "status 403" in message:
+            raise KeyRefusedError("status 401: unauthorised")
+        if request["call"] == "submit" and (_NEVER_SENT.search(message) or not _OPEN.search(message)):
+            raise NotSentError(message)
+        raise ConnectionError(message)
+
+    def _read_line(self, descriptor: int) -> bytes:
+        deadline, data = time.monotonic() + self.timeout_s, b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            while not data.endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError
+                piece = os.read(descriptor, 1 << 20)
+                if not piece:
+                    raise ConnectionError("the process ended")
+                data += piece
+        return data
+
+
+class _Worker:
+    """The other side: pyqpanda3 itself."""
+
+    def connect(self, key: str, url: str | None) -> None:
+        self.qcloud = sdk("qcloud")
+        self.service = self.qcloud.QCloudService(key) if url is None else self.qcloud.QCloudService(key, url=url)
+
+    def backends(self) -> dict[str, bool]:
+        return dict(self.service.backends())
+
+    def chip_info(self, chip: str) -> dict[str, Any]:
+        info = self.service.backend(chip).chip_info()
+        adjacency: dict[str, list[dict[str, Any]]] = {}
+        for pair in info.double_qubits_info():
+            a, b = (int(q) for q in pair.get_qubits())
+            for one, other in ((a, b), (b, a)):
+                edges = adjacency.setdefault(str(one), [])
+                if other not in [edge["v"] for edge in edges]:
+                    edges.append({"v": other, "w": pair.get_fidelity()})
+        return {
+            "ChipID": info.chip_id(),
+            "QubitCount": info.qubits_num(),
+            "adjMatrix": adjacency,
+            "QubitParams": [
+                {
+                    "qubitId": str(q.get_qubit_id()),
+                    "T1": q.get_t1(),
+                    "T2": q.get_t2(),
+                    "frequency": q.get_frequency(),
+                    "ReadoutFidelity": q.get_readout_fidelity(),
+                    "SingleGateFidelity": q.get_single_gate_fidelity(),
+                }
+                for q in info.single_qubit_info()
+            ],
+            "AvailableQubits": list(info.available_qubits()),
+            "HighFrequencyQubit": list(info.high_frequency_qubits()),
+            "BasicQGate": list(info.get_basic_gates()),
+            "CompensateAngle": {},
+            "QGateClock": [
+                {"gateType": "RPhi", "IntValue": info.get_single_gate_timing()},
+                {"gateType": "CZ", "IntValue": info.get_double_gate_timing()},
+            ],
+        }
+
+    def submit(
+        self,
+        chip: str,
+        programs: list[str],
+        shots: int,
+        amend: bool,
+        mapping: bool,
+        optimization: bool,
+        block: list[int],
+        tag: str = "",
+    ) -> str:
+        options = self.qcloud.QCloudOptions(int(amend), mapping=mapping, optimization=optimization, specified_block=block)
+        read = sdk("intermediate_compiler").convert_originir_string_to_qprog
+        progs = [read(text) for text in programs]
+        return str(self.service.backend(chip).run(progs, shots, options, batch_id=tag).job_id())
+
+    def poll(self, job: str) -> tuple[str, str, Any]:
+        result = self.qcloud.QCloudJob(job).query()
+        state = result.job_status().name
+        if state != "FINISHED":
+            return state, result.error_message(), None
+        return state, "", {"counts": result.get_counts_list(), "probabilities": result.get_probs_list()}
+
+    def cancel(self, job: str) -> bool:
+        return bool(self.qcloud.QCloudJob(job).cancel())
+
+
+def main() -> None:
+    """Serve requests from standard input until it ends; whatever the SDK prints is thrown away."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker = _Worker()
+    for line in sys.stdin:
+        request = json.loads(line)
+        call: Callable[..., Any] = getattr(worker, request.pop("call"))
+        try:
+            reply = {"value": call(**request)}
+        except ImportError:
+            reply = {"missing": True}
+        except Exception as error:
+            reply = {"error": str(error)}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The state-vector simulator: one torch engine and one compiled C engine behind `simulate`."""

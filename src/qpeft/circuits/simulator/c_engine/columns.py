@@ -1,0 +1,123 @@
+"""The compiled kernel's columns of real circuits (columns.c): what ../state.py does, for CPU tensors.
+
+It takes circuits whose unitary is real gate by gate: rotations about Y, Hadamards, X, Z, CZ, CNOTs, swaps and their like. A step of
+the plan becomes a step of the program: gates on single qubits, signs (phases of 0 and pi), or a permutation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qpeft.circuits.simulator.c_engine import library
+from qpeft.circuits.simulator.torch_engine.compiler import Gate, Plan, Step, local_value, permutation, plan_from_key
+
+MAX_QUBITS = 18  # above, a state and its costate leave the caches, and torch takes threads
+TURNS, SIGNS, MOVES = 0, 1, 2  # columns.h
+
+
+class _Program(NamedTuple):
+    """The arrays that the C function reads (see columns.h), and their addresses for as long as they are kept."""
+
+    code: npt.NDArray[np.int32]
+    numbers: npt.NDArray[np.float64]
+    addresses: tuple[int, int]
+
+
+@functools.cache
+def _function() -> Callable[..., int] | None:
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    return library.function("qpeft_columns", ctypes.c_int, ctypes.c_int, pointer, pointer, pointer, number, pointer, pointer)
+
+
+def _steps(plan: Plan) -> Iterator[Step]:
+    """The plan's steps, those of dense ones one by one."""
+    for step in plan.whole.steps:
+        yield from step.steps if step.kind == "dense" else (step,)
+
+
+def _signs(step: Step, n: int) -> npt.NDArray[np.int32] | None:
+    """A phase step as 1 and -1 of each basis state; None where it is anything else."""
+    out = np.ones(2**n, dtype=np.int32)
+    for gate in step.gates:
+        values = np.diagonal(gate.parts[0])
+        if gate.angle is not None or not np.isin(values, (1, -1)).all():
+            return None
+        out *= values.real.astype(np.int32)[local_value(n, gate.qubits)]
+    return out
+
+
+@functools.lru_cache(maxsize=512)
+def _program(key: str) -> _Program | None:
+    """A plan's program, None where the kernel does not take it."""
+    plan = plan_from_key(key)
+    n = plan.circuit.n_qubits
+    if n > MAX_QUBITS:
+        return None
+    steps: list[tuple[int, int]] = []
+    begins, gates = [0], list[Gate]()
+    tables: dict[int, dict[bytes, tuple[int, npt.NDArray[np.int32]]]] = {SIGNS: {}, MOVES: {}}
+    for step in _steps(plan):
+        if step.kind == "local":
+            if not all(gate.real for gate in step.gates):
+                return None
+            steps.append((TURNS, len(begins) - 1))
+            for qubit in reversed(range(n)):
+                gates += step.on(qubit)
+                begins.append(len(gates))
+            continue
+        table = _signs(step, n) if step.kind == "phase" else permutation(step.gates, n).astype(np.int32)
+        if table is None:
+            return None
+        known = tables[SIGNS if step.kind == "phase" else MOVES]
+        number, _ = known.setdefault(table.tobytes(), (len(known), table))
+        steps.append((SIGNS if step.kind == "phase" else MOVES, number))
+    index, numbers = [], []
+    for gate in gates:
+        angle = gate.angle
+        scale, shift = (angle.scale, angle.shift) if angle is not None else (0.0, 0.0)
+        bound = angle is not None and angle.index is not None
+        index.append(angle.index if angle is not None and angle.index is not None else -1)
+        numbers += [gate.frequency * scale if bound else 0.0, gate.frequency * shift, *gate.parts.real.flatten()]
+    counts = [n, plan.circuit.n_angles, len(steps), len(begins) - 1, len(gates), len(tables[SIGNS]), len(tables[MOVES])]
+    rows = [table for known in tables.values() for _, table in known.values()]
+    parts = [counts, np.array(steps, dtype=np.int32).flatten(), begins, index, *rows]
+    code = np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
+    array = np.array(numbers, dtype=np.float64)
+    return _Program(code, array, (code.ctypes.data, array.ctypes.data))
+
+
+def supports(plan: Plan, angles: Tensor) -> bool:
+    """Whether the kernel can run here and takes this circuit without inputs."""
+    return angles.is_cpu and library.available() and _function() is not None and _program(plan.key) is not None
+
+
+def forward(angles: Tensor, key: str, k: int) -> Tensor:
+    """The columns `(2, 2^n, k)`, real and imaginary parts, from `angles (n_angles,)`, float32 or float64; the latter are zero."""
+    out = angles.new_zeros(2, 2 ** plan_from_key(key).circuit.n_qubits, k)
+    _run(angles, key, k, None, out[0])
+    return out
+
+
+def backward(grad: Tensor, angles: Tensor, key: str) -> Tensor:
+    """The gradient `(n_angles,)` of `(grad * forward(angles, key, k)[0]).sum()`, `grad` being `(2^n, k)`."""
+    out = torch.empty_like(angles, memory_format=torch.contiguous_format)
+    _run(angles, key, grad.shape[1], grad.to(angles.dtype).contiguous(), out)
+    return out
+
+
+def _run(angles: Tensor, key: str, k: int, grad: Tensor | None, out: Tensor) -> None:
+    function, program, angles = _function(), _program(key), angles.contiguous()
+    assert function is not None  # see `supports`
+    assert program is not None
+    pointer = None if grad is None else grad.data_ptr()
+    wide = angles.dtype is torch.float64
+    if function(library.chosen(), wide, *program.addresses, angles.data_ptr(), k, pointer, out.data_ptr()):
+        raise MemoryError("the compiled kernel found no memory for its buffers")

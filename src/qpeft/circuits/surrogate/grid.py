@@ -1,0 +1,309 @@
+"""The lattice surrogate: a circuit run on a grid of inputs determines it for every input, noise included.
+
+Data enters a circuit through the angles of gates, so each expectation value is a trigonometric polynomial in every input,
+whatever happens between the gates that take it: fixed gates, noise, idling, readout errors,
+
+    z_k(u) = sum_m c[m, k] prod_q phi_{m_q}(w_q u_q),    phi = 1, cos, sin, cos 2., sin 2., .., sin D_q.
+
+`w_q` is the input's base frequency and `D_q` its degree, the sum over its uploads of the largest difference of the gate's
+exponents. The values on `prod_q (2 D_q + 1)` equispaced points per period determine all coefficients: `(2L + 1)^n` circuits for n
+qubits with L uploads each, whatever the number of samples. (Vidal and Theis, arXiv 1901.11434; Schuld et al., arXiv 2008.08605.)
+
+`LatticeExecutor` puts this around any Executor. The gradient for inputs costs nothing more; that for angles goes through the
+lattice alone: the inner executor gets the gradient of the loss for its lattice values, a batch whose size never changes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qpeft.circuits.executor import Executor, Expectations, as_rows, check_arguments, working_dtype
+from qpeft.circuits.ir import Circuit, Observable
+from qpeft.circuits.surrogate import polynomial
+from qpeft.errors import CircuitError
+
+MAX_POINTS = 2**20
+MIN_FREQUENCY = 1e-6  # per radian; below, the points of the lattice lie further out than angles are resolved
+COMMENSURATE = 4096  # largest denominator of a ratio of two frequencies of one input
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The grid of a circuit: for each input a base frequency (per radian) and a degree."""
+
+    base: tuple[float, ...]
+    degrees: tuple[int, ...]
+
+    @classmethod
+    def of(cls, circuit: Circuit) -> Lattice:
+        """Raises CircuitError where two frequencies of an input have no common base, or the grid is too large."""
+        found: list[list[tuple[float, ...]]] = [[] for _ in range(circuit.n_inputs)]
+        for op in circuit.ops:
+            if circuit.is_input(op):
+                assert op.angle is not None
+                assert op.angle.index is not None
+                if op.angle.scale:
+                    found[op.angle.index].append(tuple(abs(op.angle.scale) * f for f in op.spec.frequencies))
+        base, degrees = zip(*(_base_and_degree(q, uploads) for q, uploads in enumerate(found)), strict=True) if found else ((), ())
+        if math.prod(2 * d + 1 for d in degrees) > MAX_POINTS:
+            raise CircuitError(
+                "the lattice has too many points",
+                value=" x ".join(str(2 * d + 1) for d in degrees),
+                bound=f"{MAX_POINTS:,}",
+                cure="run the circuit directly, or with fewer qubits or uploads",
+            )
+        return cls(base, degrees)
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Points, and coefficients, along each input."""
+        return tuple(2 * d + 1 for d in self.degrees)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @functools.cached_property
+    def plain(self) -> bool:
+        """Whether phases are the inputs themselves."""
+        return all(w == 1 for w in self.base)
+
+    def points(self) -> npt.NDArray[np.float64]:
+        """Inputs `(size, n_inputs)` in radians, the first input varying slowest."""
+        axes = [2 * math.pi / w * np.arange(count) / count for w, count in zip(self.base, self.shape, strict=True)]
+        return np.stack([grid.reshape(-1) for grid in np.meshgrid(*axes, indexing="ij")], axis=-1) if axes else np.zeros((1, 0))
+
+    def coefficients(self, values: Tensor) -> Tensor:
+        """Coefficients `(*shape, K)` from values on the points `(size, K)`: an inverse real Fourier transform along each axis."""
+        grid = values.reshape(*self.shape, -1)
+        for axis, degree in enumerate(self.degrees):
+            transform = torch.as_tensor(_inverse(degree), dtype=values.dtype, device=values.device)
+            grid = torch.tensordot(grid, transform, dims=([axis], [1])).movedim(-1, axis)
+        return grid
+
+    def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
+        """The polynomials at `inputs (B, n_inputs)`: `(B, K)`, both of one dtype. Both may need gradients, of first order.
+
+        See polynomial.py. For the backward pass nothing is kept but the arguments.
+        """
+        out: Tensor = _Evaluate.apply(coefficients, inputs, self, None, None)  # type: ignore[no-untyped-call]
+        return out
+
+    def weights(self, inputs: Tensor) -> Tensor:
+        """How much each lattice value counts at `inputs (B, n_inputs)`: `(B, size)`, `z(u) = weights(u) @ values`.
+
+        `prod_q D_q(w_q (u_q - v_q))` with the Dirichlet kernel `D(t) = (1 + 2 sum_m cos m t) / (2 D + 1)`. The squares of a row
+        sum to 1, so values with independent errors of variance s^2 give `z(u)` with an error of variance at most max s^2.
+        """
+        product = inputs.new_ones(inputs.shape[0], 1)
+        for q, (degree, count) in enumerate(zip(self.degrees, self.shape, strict=True)):
+            points = 2 * math.pi * torch.arange(count, dtype=inputs.dtype, device=inputs.device) / count
+            difference = self.base[q] * inputs[:, q : q + 1] - points
+            kernel = torch.ones_like(difference)
+            for m in range(1, degree + 1):
+                kernel = kernel + 2 * (m * difference).cos()
+            product = (product[:, :, None] * (kernel / count)[:, None, :]).flatten(1, 2)
+        return product
+
+    def variance(self, values: Tensor, shots: int, inputs: Tensor) -> Tensor:
+        """Variance of an evaluation at `inputs (B, n_inputs)` when each lattice value is the mean of `shots` outcomes +-1.
+
+        `sum_v weights(u)_v^2 (1 - z(v)^2) / shots`, `(B, K)`, at most `1 / shots`: no more than running the circuit at `u` itself
+        may have. `values (size, K)` are the exact ones, or estimates of them.
+        """
+        return self.weights(inputs).square() @ ((1 - values.square()).clamp_min(0) / shots)
+
+
+class _Evaluate(torch.autograd.Function):
+    """Coefficients that were measured at some angles may come as plain numbers, with the angles and `pull`, which takes the
+    gradient of the coefficients and returns that of the angles, or None if it keeps it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, coefficients: Tensor, inputs: Tensor, lattice: Lattice, angles: Tensor | None, pull: Callable[..., Any] | None
+    ) -> Tensor:
+        ctx.save_for_backward(coefficients, inputs)
+        ctx.lattice, ctx.pull = lattice, pull
+        return polynomial.values(coefficients, _scaled(lattice, inputs.T), lattice.shape).T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None]:
+        coefficients, inputs = ctx.saved_tensors
+        lattice: Lattice = ctx.lattice
+        own, by_input, _, by_angle, _ = ctx.needs_input_grad
+        t = _scaled(lattice, inputs.T)
+        by_coefficients, by_t = polynomial.gradients(grad.T, coefficients, t, lattice.shape, wanted=(own or by_angle, by_input))
+        by_angles = ctx.pull(by_coefficients) if by_angle else None
+        return by_coefficients if own else None, None if by_t is None else _scaled(lattice, by_t).T, None, by_angles, None
+
+
+def _scaled(lattice: Lattice, rows: Tensor) -> Tensor:
+    """Row q times `w_q`: phases `(n_inputs, B)` from inputs, and the inputs' gradient from that of phases."""
+    if lattice.plain:
+        return rows
+    return rows * torch.tensor(lattice.base, dtype=rows.dtype, device=rows.device)[:, None]
+
+
+def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[float, int]:
+    """Base frequency and degree of an input from the frequencies of each gate that takes it."""
+    everything = sorted({f for upload in uploads for f in upload})
+    if not everything:
+        return 1.0, 0
+    smallest = everything[0]
+    if smallest < MIN_FREQUENCY:
+        raise CircuitError(
+            f"input {q} enters at too small a frequency for a lattice",
+            value=f"{smallest:g} per radian",
+            bound=f"at least {MIN_FREQUENCY:g}",
+            cure="a larger scale, or run the circuit directly",
+        )
+    ratios = [Fraction(f / smallest).limit_denominator(COMMENSURATE) for f in everything]
+    if any(abs(float(ratio) * smallest - f) > 1e-9 * f for ratio, f in zip(ratios, everything, strict=True)):
+        raise CircuitError(
+            f"input {q} enters at frequencies without a common base",
+            value=", ".join(f"{f:g}" for f in everything),
+            cure="scales of an input whose ratios are fractions, or run the circuit directly",
+        )
+    base = smallest / math.lcm(*(ratio.denominator for ratio in ratios))
+    return base, sum(round(max(upload) / base) for upload in uploads if upload)
+
+
+@functools.cache
+def _inverse(degree: int) -> npt.NDArray[np.float64]:
+    """Rows `1, cos, sin, cos 2., ..` of the inverse real Fourier transform on `2 degree + 1` points."""
+    count = 2 * degree + 1
+    points = 2 * math.pi * np.arange(count) / count
+    rows = [np.full(count, 1 / count)]
+    for m in range(1, degree + 1):
+        rows += [2 / count * np.cos(m * points), 2 / count * np.sin(m * points)]
+    return np.stack(rows)
+
+
+class LatticeExecutor:
+    """An Executor that runs the inner one on the lattice only.
+
+    Its functions are differentiable in the inputs always, and in the angles where the inner executor's are. Lattice values are
+    remembered for as long as the angles do not change: modules that share a circuit, and all batches of a step, run one lattice.
+
+    A backward pass asks the inner executor for the gradient of its lattice values. With `deferred=True` it only adds up what the
+    loss has to say about them, over modules and batches alike, and `flush()`, called once before the optimiser's step, runs the
+    inner gradient and adds it to `angles.grad`: circuits per step then do not grow with gradient accumulation either.
+    """
+
+    def __init__(self, inner: Executor, *, deferred: bool = False) -> None:
+        self.inner, self.deferred = inner, deferred
+        self._functions: list[weakref.ref[LatticeFunction]] = []  # in order: seeded backends then repeat
+
+    def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
+        function = LatticeFunction(circuit, self.inner.compile(circuit, observables), self)
+        self._functions.append(weakref.ref(function))
+        return function
+
+    def forget(self) -> None:
+        """Measure every lattice anew from here on, changed angles or not: a new step, or a new calibration."""
+        for reference in self._functions:
+            if (function := reference()) is not None:
+                function.forget()
+
+    def flush(self) -> None:
+        """Run the gradients that wait and add them to the angles'."""
+        for reference in self._functions:
+            if (function := reference()) is not None:
+                function.flush()
+
+
+@dataclass
+class _Values:
+    """What was measured at some angles: the angles as given, a leaf that stands for them, lattice values and coefficients as
+    functions of the leaf, `plain` coefficients without their record. `waiting` is the gradient of the coefficients that has not
+    been passed on."""
+
+    angles: Tensor
+    leaf: Tensor
+    values: Tensor
+    coefficients: Tensor
+    plain: Tensor
+    waiting: Tensor | None = None
+
+    def gradient(self, grad: Tensor) -> Tensor:
+        # the record is kept: another batch of the step may come back to it
+        return torch.autograd.grad(self.coefficients, self.leaf, grad.to(self.coefficients), retain_graph=True)[0]
+
+    def keep(self, grad: Tensor) -> None:
+        self.waiting = grad if self.waiting is None else self.waiting.add_(grad)  # it is _Evaluate's own and nobody else's
+
+
+class LatticeFunction:
+    """`(inputs (..., n_inputs), angles) -> (..., K)` through lattice values; what LatticeExecutor compiles to."""
+
+    def __init__(self, circuit: Circuit, run: Expectations, executor: LatticeExecutor) -> None:
+        self.circuit, self.lattice, self._run, self._executor = circuit, Lattice.of(circuit), run, executor
+        self._known: tuple[tuple[Any, ...], _Values] | None = None
+
+    def __deepcopy__(self, memo: object) -> LatticeFunction:
+        return self
+
+    def values(self, angles: Tensor) -> Tensor:
+        """Values on the lattice `(size, K)`, without a record; run if the angles have changed since the last call."""
+        with torch.no_grad():
+            return self._found(angles, recorded=False).values.detach()
+
+    def coefficients(self, angles: Tensor) -> Tensor:
+        """Coefficients `(*shape, K)`, without a record; run if the angles have changed since the last call."""
+        with torch.no_grad():
+            return self._found(angles, recorded=False).plain
+
+    def _found(self, angles: Tensor, recorded: bool) -> _Values:
+        key = (angles.data_ptr(), angles._version, angles.dtype, angles.device)
+        if self._known is None or self._known[0] != key or (recorded and not self._known[1].values.requires_grad):
+            self.forget()
+            if recorded and self._executor.deferred and not angles.is_leaf:
+                raise CircuitError("a deferred gradient needs angles that are a leaf", cure="deferred=False")
+            points = torch.as_tensor(self.lattice.points(), dtype=angles.dtype, device=angles.device)
+            leaf = angles.detach().clone().requires_grad_(recorded)
+            values = self._run(points, leaf)
+            coefficients = self.lattice.coefficients(values)
+            self._known = (key, _Values(angles, leaf, values, coefficients, coefficients.detach().contiguous()))
+        return self._known[1]
+
+    def forget(self) -> None:
+        """See `LatticeExecutor.forget`; CircuitError where that would lose a gradient."""
+        if self._known is not None and self._known[1].waiting is not None:
+            raise CircuitError("angles changed while gradients waited for them", cure="flush() before the optimiser's step")
+        self._known = None
+
+    def flush(self) -> None:
+        """See `LatticeExecutor.flush`."""
+        if self._known is None or self._known[1].waiting is None:
+            return
+        found = self._known[1]
+        assert found.waiting is not None
+        gradient = found.gradient(found.waiting).to(found.angles.dtype)
+        found.angles.grad = gradient if found.angles.grad is None else found.angles.grad + gradient
+        found.waiting = None
+
+    def __call__(self, inputs: Tensor, angles: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(inputs.device.type):
+            with torch.autocast(inputs.device.type, enabled=False):
+                return self(inputs, angles)
+        check_arguments(self.circuit, inputs, angles)
+        dtype = working_dtype(inputs, angles)
+        recorded = torch.is_grad_enabled() and angles.requires_grad
+        found = self._found(angles, recorded)
+        pull = None if not recorded else found.keep if self._executor.deferred else found.gradient
+        coefficients, rows = found.plain.to(inputs.device, dtype), as_rows(inputs).to(dtype)
+        out: Tensor = _Evaluate.apply(coefficients, rows, self.lattice, angles if recorded else None, pull)  # type: ignore[no-untyped-call]
+        return out if inputs.dim() == 2 else out.reshape(*inputs.shape[:-1], out.shape[-1])

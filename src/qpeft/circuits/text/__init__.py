@@ -1,0 +1,1 @@
+"""Circuits as text: OpenQASM 2 and 3, OriginIR."""

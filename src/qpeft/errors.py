@@ -1,4 +1,4 @@
-"""One tree of errors. Each says what was wrong, the bound it broke and the cure.
+"""One tree of errors. Each says what was wrong, the bound it broke and the hint.
 
 QpeftError
 |-- CircuitError            a circuit, gate, observable or argument shape that is not valid   (also ValueError)
@@ -26,19 +26,19 @@ from collections.abc import Sequence
 class QpeftError(Exception):
     """Base of every error raised on purpose by qpeft.
 
-    `value` is what was offered, `bound` what was allowed, `cure` what to do; all are plain text or numbers and all are in
+    `value` is what was offered, `bound` what was allowed, `hint` what to do; all are plain text or numbers and all are in
     the message, so a log line is enough to act on.
     """
 
-    def __init__(self, what: str, *, value: object = None, bound: object = None, cure: str | None = None) -> None:
-        self.what, self.value, self.bound, self.cure = what, value, bound, cure
+    def __init__(self, what: str, *, value: object = None, bound: object = None, hint: str | None = None) -> None:
+        self.what, self.value, self.bound, self.hint = what, value, bound, hint
         parts = [what]
         if value is not None:
             parts.append(f"got {value!r}" if isinstance(value, str) else f"got {value}")
         if bound is not None:
             parts.append(f"allowed: {bound}")
-        if cure is not None:
-            parts.append(f"cure: {cure}")
+        if hint is not None:
+            parts.append(f"hint: {hint}")
         super().__init__("; ".join(parts))
 
 
@@ -49,28 +49,28 @@ class CircuitError(QpeftError, ValueError):
 class QasmError(CircuitError):
     """OpenQASM text that cannot be read; `line` counts from 1 (0 when unknown)."""
 
-    def __init__(self, what: str, *, line: int = 0, value: object = None, bound: object = None, cure: str | None = None) -> None:
+    def __init__(self, what: str, *, line: int = 0, value: object = None, bound: object = None, hint: str | None = None) -> None:
         self.line = line
-        super().__init__(f"line {line}: {what}" if line else what, value=value, bound=bound, cure=cure)
+        super().__init__(f"line {line}: {what}" if line else what, value=value, bound=bound, hint=hint)
 
 
 class OriginIRError(CircuitError):
     """OriginIR text that cannot be read; `line` counts from 1 (0 when unknown)."""
 
-    def __init__(self, what: str, *, line: int = 0, value: object = None, bound: object = None, cure: str | None = None) -> None:
+    def __init__(self, what: str, *, line: int = 0, value: object = None, bound: object = None, hint: str | None = None) -> None:
         self.line = line
-        super().__init__(f"line {line}: {what}" if line else what, value=value, bound=bound, cure=cure)
+        super().__init__(f"line {line}: {what}" if line else what, value=value, bound=bound, hint=hint)
 
 
 class ResourceError(QpeftError, MemoryError):
     """A request refused before allocation; `value` and `bound` are in bytes, the message in GiB."""
 
-    def __init__(self, what: str, *, required_bytes: int, available_bytes: int, cure: str) -> None:
+    def __init__(self, what: str, *, required_bytes: int, available_bytes: int, hint: str) -> None:
         super().__init__(
             f"{what} needs {required_bytes / 2**30:,.2f} GiB of memory, {available_bytes / 2**30:,.2f} GiB are available; "
-            f"cure: {cure}"
+            f"hint: {hint}"
         )
-        self.value, self.bound, self.cure = required_bytes, available_bytes, cure
+        self.value, self.bound, self.hint = required_bytes, available_bytes, hint
 
 
 class AdapterError(QpeftError, ValueError):
@@ -95,7 +95,7 @@ class ConfigError(QpeftError, ValueError):
         line: int = 0,
         field: str = "",
         expected: str = "",
-        cure: str | None = None,
+        hint: str | None = None,
         problems: Sequence[ConfigError] = (),
     ) -> None:
         self.file, self.line, self.field, self.expected = file, line, field, expected
@@ -104,7 +104,7 @@ class ConfigError(QpeftError, ValueError):
         message = ": ".join(part for part in (place, field, what) if part)
         if expected:
             message += f"; expected {expected}"
-        super().__init__(message, cure=cure)
+        super().__init__(message, hint=hint)
         self.what = what
 
     @classmethod
@@ -146,10 +146,10 @@ class ServiceError(QpeftError):
         retry_after_s: float | None = None,
         value: object = None,
         bound: object = None,
-        cure: str | None = None,
+        hint: str | None = None,
     ) -> None:
         self.status, self.code, self.retry_after_s = status, code, retry_after_s
-        super().__init__(what, value=value, bound=bound, cure=cure)
+        super().__init__(what, value=value, bound=bound, hint=hint)
 
 
 class BackendError(QpeftError, ValueError):
@@ -163,14 +163,14 @@ class BudgetError(BackendError):
 class JobError(BackendError):
     """A vendor's job that failed, was refused, or whose fate is not known; `job` is the vendor's id, "" if none is known."""
 
-    def __init__(self, what: str, *, job: str = "", value: object = None, bound: object = None, cure: str | None = None) -> None:
+    def __init__(self, what: str, *, job: str = "", value: object = None, bound: object = None, hint: str | None = None) -> None:
         self.job = job
-        super().__init__(f"job {job}: {what}" if job else what, value=value, bound=bound, cure=cure)
+        super().__init__(f"job {job}: {what}" if job else what, value=value, bound=bound, hint=hint)
 
 
 class MissingDependencyError(QpeftError, ImportError):
     """An optional package is not installed; the message holds the pip line that cures it."""
 
     def __init__(self, package: str, extra: str, why: str) -> None:
-        super().__init__(f"{why} needs the package {package!r}, which is not installed", cure=f'pip install "qpeft[{extra}]"')
+        super().__init__(f"{why} needs the package {package!r}, which is not installed", hint=f'pip install "qpeft[{extra}]"')
         self.package, self.extra = package, extra

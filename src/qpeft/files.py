@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
+def atomic_write(path: Path, text: str) -> None:
     """Write a text file whole or not at all, whenever the process is killed; several processes may write the same file."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
     scratch.write_text(text, encoding="utf-8")

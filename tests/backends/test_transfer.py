@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from qpeft.backends.emulator.backend import EmulatorBackend, pauli_transfer, probabilities_of
+from qpeft.backends.emulator import backend, pauli_transfer
+from qpeft.backends.emulator.backend import EmulatorBackend, probabilities_of
 from qpeft.backends.emulator.noise import schedule
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.circuits.simulator.simulate import expectations

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from qpeft.circuits import ansatz, heisenberg
+from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
+from qpeft.circuits.simulator import heisenberg
 from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.circuits.simulator.torch_engine.compiler import Plan, compile_circuit
 from qpeft.circuits.surrogate import polynomial

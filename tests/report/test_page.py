@@ -227,14 +227,14 @@ def test_title(record: Record, tmp_path: Path) -> None:
 
 def test_nothing_to_report(tmp_path: Path) -> None:
     (tmp_path / "records.jsonl").touch()
-    with pytest.raises(RunError, match=r"no records.*cure"):
+    with pytest.raises(RunError, match=r"no records.*hint"):
         build(read_records(tmp_path / "records.jsonl"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_folder_is_a_file(record: Record, tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(RunError, match="cure"):
+    with pytest.raises(RunError, match="hint"):
         build([record()], tmp_path / "out")
 
 

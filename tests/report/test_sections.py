@@ -14,12 +14,12 @@ Record = Callable[..., RunRecord]
 
 
 def test_no_records() -> None:
-    with pytest.raises(RunError, match="cure"):
+    with pytest.raises(RunError, match="hint"):
         sections([])
 
 
 def test_a_number_that_is_not_finite(record: Record) -> None:
-    with pytest.raises(RunError, match=r"broken arm, seed 7.*cure"):
+    with pytest.raises(RunError, match=r"broken arm, seed 7.*hint"):
         sections([record(label="broken arm", seed=7, metrics={"loss": float("nan")})])
 
 

@@ -267,7 +267,7 @@ def test_hashes_are_of_the_content_alone(tmp_path: Path):
 def test_split_has_no_row_on_both_sides(words: list[str], size: int, seed: int):
     examples = [Text(word) for word in words]
     if size >= len(set(words)):
-        with pytest.raises(DataError, match=r"data\.eval_size: got .*distinct rows.*cure: lower data\.eval_size"):
+        with pytest.raises(DataError, match=r"data\.eval_size: got .*distinct rows.*hint: lower data\.eval_size"):
             split(examples, size, seed)
         return
     train, held_out = split(examples, size, seed)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-from qpeft.files import write_whole
+from qpeft.files import atomic_write
 
 
 def write_often(path: Path, letter: str) -> None:
     for _ in range(300):
-        write_whole(path, letter * 10_000)
+        atomic_write(path, letter * 10_000)
 
 
 def test_processes_that_write_the_same_file_do_not_meet(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_a_template_that_refuses_names_the_row(plain: Any):
     message = Message("system", "s")
     example = Conversation((message, *conversation("q", "a").messages), 0, "rows.jsonl:7")
     with pytest.raises(
-        DataError, match=r"rows\.jsonl:7: the chat template refuses.*System role not supported.*cure: leave out the system message"
+        DataError, match=r"rows\.jsonl:7: the chat template refuses.*System role not supported.*hint: leave out the system message"
     ):
         tokenize(example, plain, 1000)
     assert learned(plain, tokenize(conversation("q", "a"), plain, 1000)) == ["a<|im_end|>"]
@@ -270,7 +270,7 @@ def test_truncation_and_dropped_rows_are_counted(plain: Any, caplog: pytest.LogC
 
 def test_nothing_left_to_learn(plain: Any):
     with pytest.raises(
-        DataError, match=r"data\.max_length: none of 1 rows has a token to learn within 5 tokens.*cure: raise data\.max_length"
+        DataError, match=r"data\.max_length: none of 1 rows has a token to learn within 5 tokens.*hint: raise data\.max_length"
     ):
         tokenize_all([Completion("q" * 30, "a")], plain, 5)
 

@@ -43,7 +43,7 @@ class AdapterConfig:
             raise AdapterError(
                 "layers_to_transform and layers_pattern need target_modules as a list of names",
                 value=self.target_modules,
-                cure="write the layer numbers into the expression, or list the module names",
+                hint="write the layer numbers into the expression, or list the module names",
             )
         if self.bias not in ("none", "all") and not self.bias.endswith("_only"):
             raise AdapterError("unknown bias", value=self.bias, bound="none, all, <method>_only")
@@ -151,7 +151,7 @@ class Delta(nn.Module):
         if not self.linear:
             raise MergeError(
                 f"{type(self).__name__} depends on its input in a way that is not linear, so no weight matrix equals it",
-                cure="keep the adapter beside the base model (save_pretrained and from_pretrained do), use unload() to get the "
+                hint="keep the adapter beside the base model (save_pretrained and from_pretrained do), use unload() to get the "
                 "base model back, export it to LoRA by distillation (qpeft export), or train a linear method if you need to merge",
             )
         training = self.training
@@ -201,7 +201,7 @@ class Delta(nn.Module):
         for tensor in itertools.chain(self.parameters(), self.buffers()):
             if tensor.is_floating_point():
                 return tensor
-        raise AdapterError(f"{type(self).__name__} holds no tensor of its own, so it has no dtype", cure="register a buffer")
+        raise AdapterError(f"{type(self).__name__} holds no tensor of its own, so it has no dtype", hint="register a buffer")
 
     def extra_repr(self) -> str:
         return f"{self.d_in} -> {self.d_out}"

@@ -60,5 +60,5 @@ def start_from_gradients(model: nn.Module, batches: Iterable[Mapping[str, Tensor
         model.zero_grad(set_to_none=True)
     for layer, delta in wanting.items():
         if layer not in found:
-            raise AdapterError("no gradient reached a layer", value=repr(layer), cure="at least one batch, with labels")
+            raise AdapterError("no gradient reached a layer", value=repr(layer), hint="at least one batch, with labels")
         delta.start_from_gradient(found[layer] / count)

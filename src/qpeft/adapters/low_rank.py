@@ -118,7 +118,7 @@ def fitted(moments: Moments, rank: int, *, ridge: float = 1e-5, bias: bool = Fal
     k leading eigenvectors of `M' G M` (Izenman 1975). The ridge keeps directions quiet in which the text says little.
     """
     if moments.count == 0:
-        raise AdapterError("no calibration tokens reached the layer", cure="more or longer calibration rows")
+        raise AdapterError("no calibration tokens reached the layer", hint="more or longer calibration rows")
     n = moments.count
     xx, xy, yy = moments.xx, moments.xy, moments.yy
     mean_x, mean_y = moments.x / n, moments.y / n
@@ -164,7 +164,7 @@ def transposed(layer: Any) -> bool:
 
 def _delta(layer: DeltaLayer, adapter: str) -> Any:
     if layer.merged:
-        raise MergeError("the adapter is merged into the base weights", cure="unmerge_adapter() before the export")
+        raise MergeError("the adapter is merged into the base weights", hint="unmerge_adapter() before the export")
     if adapter not in layer.deltas:
         raise AdapterError("the layer has no such adapter", value=adapter, bound=", ".join(layer.deltas))
     return layer.deltas[adapter]
@@ -177,7 +177,7 @@ def _base_weight(layer: DeltaLayer) -> Tensor:
         raise MergeError(
             "the adapter multiplies a base weight that is quantised",
             value=type(layer.get_base_layer()).__name__,
-            cure="load the base model without quantisation to export",
+            hint="load the base model without quantisation to export",
         )
     found: Tensor = weight.detach()
     return found.T if layer.transposed else found

@@ -76,7 +76,7 @@ def fit(method: Method, layers: Sequence[Layer], allowed: float, *, rank: int, f
         except AdapterError as error:
             refusal = error
     if not counts:
-        raise refusal or AdapterError("the method lists no sizes", value=method.name, cure="implement budget_grid in its config")
+        raise refusal or AdapterError("the method lists no sizes", value=method.name, hint="implement budget_grid in its config")
     least, least_settings = min(counts, key=lambda found: found[0])
     fitting = [found for found in counts if found[0] <= allowed]
     if not fitting:

@@ -145,7 +145,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             raise MergeError(
                 "the base weight is quantised and cannot take a delta",
                 value=type(self.get_base_layer()).__name__,
-                cure="load the base model without quantisation to merge",
+                hint="load the base model without quantisation to merge",
             )
         return weight
 
@@ -178,7 +178,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             merged = (merged.to(delta.dtype) + delta).to(weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
                 # PEFT's own words, which its users match
-                raise MergeError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken", cure="retrain it")
+                raise MergeError(f"NaNs detected in the merged weights. The adapter {name} seems to be broken", hint="retrain it")
         if self._kept_weight is None and any(self._delta(name).place != "beside" for name in names):
             self._kept_weight = weight.data
         weight.data = merged
@@ -200,7 +200,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     def delete_adapter(self, adapter_name: str) -> None:
         """As PEFT's, which refuses merged adapters for a whole model only."""
         if adapter_name in self.merged_adapters:
-            raise MergeError("a merged adapter cannot be deleted", value=adapter_name, cure="unmerge it first")
+            raise MergeError("a merged adapter cannot be deleted", value=adapter_name, hint="unmerge it first")
         super().delete_adapter(adapter_name)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -268,7 +268,7 @@ class DeltaTuner(BaseTuner):  # type: ignore[misc]
     def _enable_peft_forward_hooks(self, *_: Any, adapter_names: list[str] | None = None, **__: Any) -> Iterator[None]:
         """Refuse a batch that names an adapter per sample: PEFT would drop the names and run all of it on the active adapters."""
         if adapter_names is not None:
-            raise AdapterError("a batch runs on one set of adapters", value=adapter_names, cure="set_adapter and a batch for each")
+            raise AdapterError("a batch runs on one set of adapters", value=adapter_names, hint="set_adapter and a batch for each")
         yield
 
     @classmethod
@@ -321,7 +321,7 @@ def _register(method: Method) -> None:
     name = MethodName(method.name)
     if (known := PEFT_TYPE_TO_TUNER_MAPPING.get(name)) is not None:
         if not issubclass(known, DeltaTuner):
-            raise AdapterError("PEFT has a method of this name", value=method.name, cure="another name")
+            raise AdapterError("PEFT has a method of this name", value=method.name, hint="another name")
         return
     prefix = f"{method.name.lower()}_"
     config = _make_config(method, name)

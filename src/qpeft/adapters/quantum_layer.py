@@ -78,7 +78,7 @@ class StateLayer(CircuitLayer):
             raise AdapterError(
                 "this method reads amplitudes, which no measurement gives",
                 value=type(executor).__name__,
-                cure="train it on the simulator; a generator's weights then run anywhere, or take a method that runs on a chip",
+                hint="train it on the simulator; a generator's weights then run anywhere, or take a method that runs on a chip",
             )
 
     def forward(self) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from qpeft.applications.classify import ask
 from qpeft.applications.prepare import read_part
 from qpeft.applications.tables import FILE, Task, group_order
 from qpeft.errors import DataError, RunError
-from qpeft.files import write_whole
+from qpeft.files import atomic_write
 from qpeft.training import environment
 from qpeft.training.data.examples import Conversation, Example, load_examples
 from qpeft.training.data.tokenization import tokenize_all
@@ -128,7 +128,7 @@ class _Both:
             with self.model.disable_adapter():
                 kept[name] = {"key": [*self.same, *key], "value": ask()}
             if self.file is not None:
-                write_whole(self.file, json.dumps(kept))
+                atomic_write(self.file, json.dumps(kept))
         return told | {BASE: kept[name]["value"]}
 
 
@@ -216,7 +216,7 @@ def read_result(run: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads((run / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunError("no evaluation of the task here", value=str(run), cure=f"qpeft evaluate-task {run}") from error
+        raise RunError("no evaluation of the task here", value=str(run), hint=f"qpeft evaluate-task {run}") from error
     except ValueError as error:
         raise DataError(f"not JSON: {error}", file=str(run / RESULT)) from error
     return found

@@ -40,9 +40,9 @@ def predict(
 
     task, _ = find_task(run)
     if task.kind != "classification":
-        raise RunError("the run's task has no labels to predict", value=task.kind, cure="qpeft chat, or qpeft serve-model")
+        raise RunError("the run's task has no labels to predict", value=task.kind, hint="qpeft chat, or qpeft serve-model")
     if target.exists() and not overwrite:
-        raise DataError("the file exists", file=str(target), cure="another --output, or --overwrite")
+        raise DataError("the file exists", file=str(target), hint="another --output, or --overwrite")
     rows = read_table(source)
     if lacking := [f.name for f in task.fields if f.name not in rows[0]]:
         raise DataError("columns are missing", file=str(source), field=", ".join(lacking), expected="every column of the task")

@@ -51,7 +51,7 @@ def prepare(data: DataSet, out: Path, *, file: Path | None = None, seed: int = 0
         DataError: the source cannot be had or is another file; a label is unknown; the test rows are not the frozen ones.
     """
     if out.exists() and any(out.iterdir()) and not overwrite:
-        raise DataError("the folder is not empty", file=str(out), cure="another --out, or --overwrite")
+        raise DataError("the folder is not empty", file=str(out), hint="another --out, or --overwrite")
     rows = read(data, file)
     made, task = _classification(data, rows, seed) if data.kind == "classification" else _messages(data, rows, seed)
     texts = {part: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made.parts[part]).encode() for part in PARTS}
@@ -157,8 +157,8 @@ def _hub(source: HubSource) -> list[dict[str, Any]]:
         return [dict(row) for row in datasets.load_dataset(source.dataset, source.name, split=source.split)]
     except Exception as error:  # the library and the network raise errors of many packages
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        cure = "connect to the hub, or give a local copy with --file"
-        raise DataError(f"the dataset cannot be loaded: {reason}", file=source.dataset, cure=cure) from error
+        hint = "connect to the hub, or give a local copy with --file"
+        raise DataError(f"the dataset cannot be loaded: {reason}", file=source.dataset, hint=hint) from error
 
 
 def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int) -> tuple[Split, Task]:

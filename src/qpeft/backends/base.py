@@ -111,7 +111,7 @@ def check_run(name: str, limits: Limits, circuit: Circuit, params: npt.ArrayLike
         raise CircuitError("parameters must be finite numbers")
     if shots is None:
         if not limits.exact:
-            raise BackendError(f"{name} has no exact probabilities", value="shots=None", cure="give a number of shots")
+            raise BackendError(f"{name} has no exact probabilities", value="shots=None", hint="give a number of shots")
     elif not _is_count(shots):
         raise BackendError(f"{name}: shots is a whole number of at least 1", value=shots)
     elif limits.max_shots is not None and shots > limits.max_shots:
@@ -194,7 +194,7 @@ class Counts:
     def counts(self) -> list[dict[str, int]]:
         """How often each outcome was seen, a mapping for each row; BackendError for exact probabilities."""
         if self.shots is None:
-            raise BackendError("exact probabilities are no counts", cure="use probabilities()")
+            raise BackendError("exact probabilities are no counts", hint="use probabilities()")
         return [
             {"".join("01"[int(b)] for b in bits): round(weight) for bits, weight in zip(outcomes, weights, strict=True)}
             for outcomes, weights in self
@@ -208,7 +208,7 @@ class Counts:
                 f"a table of {len(self)} distributions over {n} qubits",
                 required_bytes=len(self) * 8 * 2**n,
                 available_bytes=len(self) * 8 * 2**DENSE_QUBITS,
-                cure="use counts, marginal(qubits) or expectations(observables)",
+                hint="use counts, marginal(qubits) or expectations(observables)",
             )
         table = self.table
         if table is None:
@@ -269,7 +269,7 @@ def z_values(observable: Observable, bits: BoolArray) -> FloatArray:
     values = np.zeros(len(bits))
     for coefficient, word in observable.terms:
         if any(pauli != "Z" for _, pauli in word):
-            raise CircuitError("outcomes in the Z basis give observables of Z alone", value=word, cure="use BackendExecutor")
+            raise CircuitError("outcomes in the Z basis give observables of Z alone", value=word, hint="use BackendExecutor")
         qubits = [qubit for qubit, _ in word]
         if qubits and qubits[-1] >= bits.shape[1]:
             raise CircuitError("an observable names a qubit that is not there", value=qubits[-1], bound=f"0..{bits.shape[1] - 1}")

@@ -64,7 +64,7 @@ class BackendExecutor:
         if gradient not in get_args(Gradient):
             raise BackendError("unknown gradient method", value=gradient, bound=", ".join(get_args(Gradient)))
         if shots is None and not backend.limits.exact:
-            raise BackendError(f"{backend.name} has no exact probabilities", value="shots=None", cure="give a number of shots")
+            raise BackendError(f"{backend.name} has no exact probabilities", value="shots=None", hint="give a number of shots")
         if shots is not None and backend.limits.max_shots is not None and shots > backend.limits.max_shots:
             raise BackendError(f"{backend.name}: too many shots", value=shots, bound=f"at most {backend.limits.max_shots}")
         if not spsa_step > 0 or spsa_directions < 1:

@@ -60,7 +60,7 @@ class ReadoutCorrection:
             if matrix.shape != (2 ** len(group),) * 2 or not np.allclose(matrix.sum(axis=0), 1) or (matrix < 0).any():
                 raise BackendError("a confusion matrix has columns that are distributions", value=group)
             if np.linalg.cond(matrix) > 1e6:
-                raise BackendError("readout tells nothing of these qubits", value=group, cure="leave them out of the circuit")
+                raise BackendError("readout tells nothing of these qubits", value=group, hint="leave them out of the circuit")
 
     @property
     def n_qubits(self) -> int:
@@ -90,7 +90,7 @@ class ReadoutCorrection:
                 raise BackendError(
                     "calibration circuits went to different qubits of the chip",
                     value=(place, here),
-                    cure="fix the backend's layout",
+                    hint="fix the backend's layout",
                 )
             place = here
             counts = compiled.run(np.empty((1, 0)), shots, None if seed is None else seed + pattern)
@@ -143,7 +143,7 @@ class ReadoutCorrection:
             x += residual / diagonal
             if np.abs(residual).sum() < TOLERANCE:
                 return x
-        raise BackendError("readout is too poor to be undone", value=f"least diagonal {diagonal.min():.3f}", cure="better qubits")
+        raise BackendError("readout is too poor to be undone", value=f"least diagonal {diagonal.min():.3f}", hint="better qubits")
 
 
 def _ones(group: Sequence[int], state: int) -> list[int]:
@@ -154,14 +154,14 @@ def _place(compiled: Compiled) -> tuple[int, ...]:
     """The chip's qubits that a circuit's qubits are read on, where the backend says so (one place, not packed)."""
     places = getattr(compiled, "places", ())
     if len(places) > 1:
-        raise BackendError("rows of a packed batch are read on different qubits", cure="readout correction without pack")
+        raise BackendError("rows of a packed batch are read on different qubits", hint="readout correction without pack")
     return tuple(places[0].qubits[k] for k in places[0].measured) if places else ()
 
 
 def refuse_twice(backend: Backend) -> None:
     """Readout is corrected by the vendor or here, never by both."""
     if getattr(backend, "corrects_readout", False):
-        raise BackendError(f"{backend.name} corrects readout itself", cure="one of the two corrections")
+        raise BackendError(f"{backend.name} corrects readout itself", hint="one of the two corrections")
 
 
 def nearest_distribution(table: FloatArray) -> FloatArray:
@@ -210,7 +210,7 @@ class CompiledMitigated:
                 "the circuit is read on other qubits of the chip than were calibrated",
                 value=place,
                 bound=backend.correction.place,
-                cure="fix the backend's layout before you calibrate",
+                hint="fix the backend's layout before you calibrate",
             )
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:

@@ -53,7 +53,7 @@ class CompiledSimulation:
                 f"a table of {len(rows)} distributions over {self.circuit.n_qubits} qubits",
                 required_bytes=required,
                 available_bytes=available,
-                cure="run fewer rows at a time",
+                hint="run fewer rows at a time",
             )
         table = np.empty((len(rows), dimension))
         size = max(1, CHUNK_AMPLITUDES // dimension)

@@ -58,7 +58,7 @@ def prepare(
             reasons=reasons,
         )
     elif positive or drop or group or subgroup or instruction or reasons:
-        raise DataError("options of your own table without its label", cure="--label COLUMN")
+        raise DataError("options of your own table without its label", hint="--label COLUMN")
     else:
         chosen = find(name)
     made = write(chosen, out or Path("data") / chosen.name, file=file, seed=seed, overwrite=overwrite)

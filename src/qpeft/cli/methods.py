@@ -153,7 +153,7 @@ def _fit(
     if not budget > 0:
         raise AdapterError("budget is a positive share of LoRA's parameters", value=budget)
     if fixed and method is None:
-        raise AdapterError("--set belongs to one method", value=", ".join(fixed), cure="name it with --method")
+        raise AdapterError("--set belongs to one method", value=", ".join(fixed), hint="name it with --method")
     if method is not None and method.upper() not in METHODS:
         raise AdapterError("unknown method", value=method, bound=", ".join(METHODS))
     layers = _layers(model, target_modules)

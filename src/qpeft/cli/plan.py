@@ -26,7 +26,7 @@ def plan(
     config = load_recipe(recipe, settings or ())
     section = config.backend
     if section is None and backend is None:
-        raise RunError("the recipe names no backend", value=str(recipe), cure="--backend NAME, or a backend section")
+        raise RunError("the recipe names no backend", value=str(recipe), hint="--backend NAME, or a backend section")
     values = section.model_dump(mode="json") if section is not None else {}
     if backend is not None:
         values = {**values, "name": backend, "pack": values.get("pack", False) and backend.startswith("emulator:")}

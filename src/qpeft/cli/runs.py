@@ -106,13 +106,13 @@ def evaluate(
     from qpeft.training.model.held_out_loss import evaluate as measure
 
     if backend is None and any(option is not None for option in (shots, max_circuits, budget_shots, cache)):
-        raise RunError("shots, budgets and a cache belong to a backend", cure="--backend NAME")
+        raise RunError("shots, budgets and a cache belong to a backend", hint="--backend NAME")
     where = _open_backend(backend, run) if backend else None
     config, model, tokenizer = load_run(run)
     section = config.data
     examples = load_examples(data, format=section.format, system=section.system) if data else load_data(section)[1]
     if not examples:
-        raise RunError("the recipe names no held-out rows", value=str(run), cure="--data FILE")
+        raise RunError("the recipe names no held-out rows", value=str(run), hint="--data FILE")
     rows = tokenize_all(examples[:limit], tokenizer, section.max_length).rows
     size = config.training.per_device_eval_batch_size
     found: dict[str, Any] = {}

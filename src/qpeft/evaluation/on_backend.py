@@ -69,7 +69,7 @@ def evaluate_on_backend(
     executor = BackendExecutor(backend, shots, seed=seed, cache=cache, ledger=ledger)
     counting = Counting(executor)
     if not set_executor(model, counting):
-        raise RunError("the adapter has no circuit, so nothing of it runs on a backend", cure="leave out --backend")
+        raise RunError("the adapter has no circuit, so nothing of it runs on a backend", hint="leave out --backend")
     try:
         exact = evaluate(model, rows, tokenizer, batch_size=batch_size, progress=progress)
         logger.warning("on %s this takes %s", backend.name, counting.cost)

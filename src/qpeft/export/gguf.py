@@ -71,7 +71,7 @@ def gguf_names(modules: Iterable[str], config: Any) -> dict[str, str]:
             "no GGUF adapter for this architecture",
             value=kind,
             bound=", ".join(ARCHITECTURES),
-            cure="export --to lora and convert it with llama.cpp's convert_lora_to_gguf.py",
+            hint="export --to lora and convert it with llama.cpp's convert_lora_to_gguf.py",
         )
     number = next(n for n, name in gguf.MODEL_ARCH_NAMES.items() if name == ARCHITECTURES[kind])
     known = gguf.get_tensor_name_map(number, config.num_hidden_layers)
@@ -80,7 +80,7 @@ def gguf_names(modules: Iterable[str], config: Any) -> dict[str, str]:
         name = known.get_name(module)
         if name is None or (name == "output" and config.tie_word_embeddings):
             why = "tied to the embedding" if name else "unknown to llama.cpp"
-            raise AdapterError(f"a GGUF adapter has no place for this module: it is {why}", value=module, cure="leave it out")
+            raise AdapterError(f"a GGUF adapter has no place for this module: it is {why}", value=module, hint="leave it out")
         found[module] = f"{name}.weight"
     return found
 
@@ -90,7 +90,7 @@ def _tensors(factors: Mapping[str, LowRank], names: Mapping[str, str], config: A
     found = {}
     for module, low in factors.items():
         if low.bias is not None:
-            raise AdapterError("a GGUF adapter holds no constants", value=module, cure="export without --lora-bias")
+            raise AdapterError("a GGUF adapter holds no constants", value=module, hint="export without --lora-bias")
         up = low.up
         for projection, heads in zip(("q_proj", "k_proj"), INTERLEAVED.get(ARCHITECTURES[config.model_type], ()), strict=False):
             if module.endswith(projection):

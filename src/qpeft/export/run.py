@@ -24,7 +24,7 @@ from qpeft.errors import AdapterError, MergeError, RunError
 from qpeft.export.distill import distance, fit_layers, train_towards
 from qpeft.export.gguf import gguf_names, write_gguf_lora
 from qpeft.training import environment
-from qpeft.training.loop.loaded_run import AdaptedRun, lora_model, open_run, twin, write_merged
+from qpeft.training.loop.loaded_run import AdaptedRun, copy_sharing_weights, lora_model, open_run, write_merged
 from qpeft.training.model.held_out_loss import evaluate
 
 FORMATS = ("lora", "merged", "gguf-lora", "lattice")
@@ -74,11 +74,11 @@ class Options:
         if self.via_lora and self.to != "merged":
             raise RunError("via_lora does nothing here", value=self.to, bound="merged")
         if not self.as_lora and (self.rank or self.steps or self.lora_bias or self.tolerance is not None):
-            raise RunError(f"{self.to}: no rank, tolerance, steps or constants here", cure="leave them out, or --via-lora")
+            raise RunError(f"{self.to}: no rank, tolerance, steps or constants here", hint="leave them out, or --via-lora")
         if (self.to == "lattice") != (self.backend is not None) or (self.shots is not None and self.to != "lattice"):
-            raise RunError("a lattice is measured on a backend, and nothing else is", cure="--to lattice --backend NAME --shots N")
+            raise RunError("a lattice is measured on a backend, and nothing else is", hint="--to lattice --backend NAME --shots N")
         if self.lora_bias and self.to != "lora":
-            raise RunError("constants go into a LoRA of PEFT's alone", value=self.to, bound="lora", cure="leave out --lora-bias")
+            raise RunError("constants go into a LoRA of PEFT's alone", value=self.to, bound="lora", hint="leave out --lora-bias")
         if self.rank is not None and self.tolerance is not None:
             raise RunError("rank and tolerance exclude each other", value=(self.rank, self.tolerance), bound="one of the two")
 
@@ -121,19 +121,19 @@ def _check_adapter(run: AdaptedRun, options: Options) -> None:
     settings = run.settings
     for field in ("trainable_token_indices", "target_parameters", "use_dora"):
         if getattr(settings, field, None) and options.as_lora:
-            raise AdapterError(f"the adapter has {field}, which a plain LoRA cannot hold", cure="--to merged")
+            raise AdapterError(f"the adapter has {field}, which a plain LoRA cannot hold", hint="--to merged")
     start = getattr(settings, "init_lora_weights", True)
     if start not in (True, False, "gaussian", "eva", "orthogonal"):
         raise AdapterError(
             "the adapter changed the base weights when it began, so nothing equals it beside the original base model",
             value=f"init_lora_weights={start}",
-            cure="PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)",
+            hint="PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)",
         )
     if options.to == "gguf-lora" and (settings.modules_to_save or run.bias != "none"):
         raise AdapterError(
             "a GGUF adapter holds low-rank matrices alone",
             value=f"modules_to_save={settings.modules_to_save}, bias={run.bias}",
-            cure="--to merged (a linear adapter, or with --via-lora) and llama.cpp's convert_hf_to_gguf.py",
+            hint="--to merged (a linear adapter, or with --via-lora) and llama.cpp's convert_hf_to_gguf.py",
         )
 
 
@@ -150,7 +150,7 @@ def _export_lora(run: AdaptedRun, scratch: Path, options: Options) -> dict[str, 
     ways = Counter(low.way for low in factors.values())
     if options.steps and set(ways) == {"exact"}:
         raise RunError(
-            "this export is exact, so there is nothing to train", value=f"steps={options.steps}", cure="leave out --steps"
+            "this export is exact, so there is nothing to train", value=f"steps={options.steps}", hint="leave out --steps"
         )
     student = lora_model(run, factors)
     found: dict[str, Any] = {"how": dict(ways), "lossless": set(ways) == {"exact"}, "measured": {}}
@@ -180,7 +180,7 @@ def _export_lora(run: AdaptedRun, scratch: Path, options: Options) -> dict[str, 
         exported = student
     else:
         student.save_pretrained(str(scratch), save_embedding_layers=False)
-        exported = PeftModel.from_pretrained(twin(run.base), str(scratch)).eval()
+        exported = PeftModel.from_pretrained(copy_sharing_weights(run.base), str(scratch)).eval()
     found["measured"] |= reference | {"exported": _measure(run, exported)}
     found["check"] = _check_values(run, exported)
     return found
@@ -194,7 +194,7 @@ def _factors(run: AdaptedRun, options: Options) -> dict[str, LowRank]:
         try:
             layer_shape(layer.get_base_layer())
         except TypeError as error:
-            raise AdapterError("only adapters of linear layers become a LoRA here", value=name, cure="--to merged") from error
+            raise AdapterError("only adapters of linear layers become a LoRA here", value=name, hint="--to merged") from error
         low = exact(layer, run.adapter)
         if low is not None and (options.rank is None or low.rank <= options.rank) and options.tolerance is None:
             found[name] = low
@@ -206,7 +206,7 @@ def _factors(run: AdaptedRun, options: Options) -> dict[str, LowRank]:
             nonlinear[name] = layer
     if nonlinear:
         if options.tolerance is not None:
-            raise RunError("a tolerance is for linear adapters; this one is fitted to text", cure="--rank")
+            raise RunError("a tolerance is for linear adapters; this one is fitted to text", hint="--rank")
         rank = options.rank or getattr(run.settings, "r", None) or 8
         found |= fit_layers(
             run.model,
@@ -219,7 +219,7 @@ def _factors(run: AdaptedRun, options: Options) -> dict[str, LowRank]:
             batch_size=run.batch_size,
         )
     elif options.lora_bias:
-        raise RunError("a linear adapter adds no constant", value="lora_bias", cure="leave it out")
+        raise RunError("a linear adapter adds no constant", value="lora_bias", hint="leave it out")
     return {name: found[name] for name in run.layers()}
 
 
@@ -243,7 +243,7 @@ def _merge(run: AdaptedRun, scratch: Path) -> dict[str, Any]:
             raise MergeError(
                 f"{run.settings.peft_type.value} is not linear in its input, so no weight matrix equals it",
                 value=name,
-                cure="--via-lora, which fits a LoRA to it and merges that, or --to lora",
+                hint="--via-lora, which fits a LoRA to it and merges that, or --to lora",
             )
     reference = _reference(run)
     merged = write_merged(run, copy.deepcopy(run.model), run.adapter, scratch)
@@ -304,9 +304,9 @@ def _check_values(run: AdaptedRun, exported: Any) -> dict[str, Any]:
 def _check_output(output: Path, overwrite: bool) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         if not overwrite:
-            raise RunError("the output exists", value=str(output), cure="another --output, or --overwrite")
+            raise RunError("the output exists", value=str(output), hint="another --output, or --overwrite")
         if not (output / REPORT).is_file():
-            raise RunError("the output is not a former export, so it is not replaced", value=str(output), cure="another --output")
+            raise RunError("the output is not a former export, so it is not replaced", value=str(output), hint="another --output")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.circuits.surrogate.grid import LatticeExecutor, LatticeFunction
 from qpeft.errors import AdapterError
 from qpeft.training import environment
-from qpeft.training.loop.loaded_run import AdaptedRun, twin
+from qpeft.training.loop.loaded_run import AdaptedRun, copy_sharing_weights
 from qpeft.training.on_chip.session import open_backend
 
 CARD = "README.md"
@@ -38,10 +38,10 @@ def export_lattice(run: AdaptedRun, scratch: Path, folder: Path, backend: str, s
         raise AdapterError(
             "only a circuit that takes inputs is measured on a lattice",
             value=str(run.settings.peft_type.value),
-            cure="--to lora: the weights of a generator run anywhere",
+            hint="--to lora: the weights of a generator run anywhere",
         )
     if any(layer.observables is not None for layer in layers.values()):
-        raise AdapterError("a stored lattice holds <Z_k> alone", value="pairs=True", cure="an adapter trained with pairs=False")
+        raise AdapterError("a stored lattice holds <Z_k> alone", value="pairs=True", hint="an adapter trained with pairs=False")
     where = open_backend(backend, folder)
     try:
         ledger = Ledger()
@@ -51,7 +51,7 @@ def export_lattice(run: AdaptedRun, scratch: Path, folder: Path, backend: str, s
         close(where)
     settings = copy.copy(run.settings)
     settings.qnn = STORED
-    student = get_peft_model(twin(run.base), settings).eval()
+    student = get_peft_model(copy_sharing_weights(run.base), settings).eval()
     coefficients = {
         f"{name.replace(f'.{run.adapter}.', '.')}.coefficients": found["coefficients"] for name, found in measured.items()
     }
@@ -62,7 +62,7 @@ def export_lattice(run: AdaptedRun, scratch: Path, folder: Path, backend: str, s
     found = _report(where, shots, ledger, list(measured.values()))
     with open(scratch / CARD, "a", encoding="utf-8") as card:
         card.write(_card(found))
-    return PeftModel.from_pretrained(twin(run.base), str(scratch)).eval(), {"lattice": found}
+    return PeftModel.from_pretrained(copy_sharing_weights(run.base), str(scratch)).eval(), {"lattice": found}
 
 
 def _measure(layer: QuantumLayer, executor: LatticeExecutor, shots: int | None) -> dict[str, Any]:

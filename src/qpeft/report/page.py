@@ -37,7 +37,7 @@ def build(records: Iterable[RunRecord], out: Path, *, title: str | None = None) 
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
-        raise RunError("the report needs a folder", value=str(out), cure="name a folder that exists or can be made, not a file")
+        raise RunError("the report needs a folder", value=str(out), hint="name a folder that exists or can be made, not a file")
     found = sections(records)
     look = marks(arm.label for section in found for arm in section.arms)
     files: dict[str, bytes] = {}

@@ -78,10 +78,10 @@ def sections(records: Iterable[RunRecord]) -> list[Section]:
             raise RunError(
                 "a record holds a number that is not finite",
                 value=f"{record.label}, seed {record.seed}",
-                cure='record a run that diverged with status "failed" and without the number',
+                hint='record a run that diverged with status "failed" and without the number',
             ) from error
     if not unique:
-        raise RunError("there are no records to report", cure="train first, then name the record file that the run wrote")
+        raise RunError("there are no records to report", hint="train first, then name the record file that the run wrote")
 
     members: dict[tuple[str, str, str], list[RunRecord]] = {}
     for record in sorted(unique.values(), key=lambda record: record.status != "ok"):  # stable: finished runs found a section first

@@ -77,7 +77,7 @@ def _events(lines: Sequence[str]) -> tuple[str | None, Json | None]:
 
 def _too_late(what: str, timeout_s: float) -> ServiceError:
     return ServiceError(
-        f"{what} did not end in time", status=0, code="timeout", bound=f"{timeout_s:g} s", cure="wait again: it goes on"
+        f"{what} did not end in time", status=0, code="timeout", bound=f"{timeout_s:g} s", hint="wait again: it goes on"
     )
 
 

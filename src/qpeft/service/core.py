@@ -144,7 +144,7 @@ class Service:
                 code="rows",
                 value=rows,
                 bound=self.settings.max_rows,
-                cure="send several",
+                hint="send several",
             )
 
     def _item(

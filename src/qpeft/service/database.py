@@ -35,7 +35,7 @@ def sqlite_module() -> Any:
             code="old_sqlite",
             value=best.sqlite_version,
             bound="3.51.3 or newer, 3.50.7, 3.44.6",
-            cure='pip install "pysqlite3>=0.6.1", or use --database postgresql+psycopg://...',
+            hint='pip install "pysqlite3>=0.6.1", or use --database postgresql+psycopg://...',
         )
     return best
 
@@ -96,7 +96,7 @@ class Database:
             known = [entry.revision for entry in scripts.walk_revisions()]
             if current is not None and current not in known:
                 raise ServiceError(
-                    "the database is newer than this program", status=0, value=current, bound=known[0], cure="update qpeft"
+                    "the database is newer than this program", status=0, value=current, bound=known[0], hint="update qpeft"
                 )
             if current != target:
                 older = target is None or (current is not None and known.index(target) > known.index(current))
@@ -115,7 +115,7 @@ class Database:
     def backup(self, target: Path) -> None:
         """Copy a live SQLite database, consistently and while it is written to. Raises for PostgreSQL (use pg_dump)."""
         if not self.sqlite or not self.url.database:
-            raise ServiceError("a backup of PostgreSQL is its own tools' work", status=0, cure="pg_dump --format=custom")
+            raise ServiceError("a backup of PostgreSQL is its own tools' work", status=0, hint="pg_dump --format=custom")
         backup_sqlite(Path(self.url.database), target)
 
     def dispose(self) -> None:
@@ -129,7 +129,7 @@ def backup_sqlite(source: Path, target: Path) -> None:
     if not source.is_file():
         raise ServiceError("no database to back up", status=0, value=str(source))
     if target.exists():
-        raise ServiceError("the backup's file exists", status=0, value=str(target), cure="name another file")
+        raise ServiceError("the backup's file exists", status=0, value=str(target), hint="name another file")
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     with contextlib.closing(module.connect(str(source))) as live, contextlib.closing(module.connect(str(target))) as copy:
         live.backup(copy)

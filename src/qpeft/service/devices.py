@@ -46,11 +46,11 @@ class DeviceBook:
                 code="shots",
                 value=shots,
                 bound=f"at most {bound}",
-                cure="split them over several jobs",
+                hint="split them over several jobs",
             )
         if shots is None and (output == "counts" or not info.exact):
             what = "counts need shots" if output == "counts" else f"{device} has no exact outcomes"
-            raise ServiceError(what, status=422, code="shots", value="shots: null", cure="give a number of shots")
+            raise ServiceError(what, status=422, code="shots", value="shots: null", hint="give a number of shots")
 
     def estimate(self, device: str, program: Program, rows: int, shots: int | None, learned: bool = True) -> float:
         """Device seconds that `rows` runs will take, by the device's model of cost and, if `learned`, what past jobs taught."""

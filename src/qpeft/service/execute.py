@@ -231,7 +231,7 @@ def _check_size(group: Group, circuit: Circuit, rows: int) -> None:
         columns = circuit.n_qubits
     if rows * columns > MAX_OUTCOMES:
         raise CircuitError(
-            "the result is too large", value=rows * columns, bound=f"{MAX_OUTCOMES} numbers", cure="ask for expectations"
+            "the result is too large", value=rows * columns, bound=f"{MAX_OUTCOMES} numbers", hint="ask for expectations"
         )
 
 
@@ -265,7 +265,7 @@ def prepare(job: LeasedJob, program: LeasedProgram) -> Prepared:
     observables = _observables(job.observables, circuit)
     if not _z_only(observables):
         raise CircuitError(
-            "only Z is measured here", value="X or Y", cure="turn the qubit in the circuit: H before measuring X, SDG and H for Y"
+            "only Z is measured here", value="X or Y", hint="turn the qubit in the circuit: H before measuring X, SDG and H for Y"
         )
     return Prepared(job, circuit, bits, observables, np.frombuffer(job.params, "<f8").reshape(job.rows, circuit.n_params))
 

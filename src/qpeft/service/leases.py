@@ -139,7 +139,7 @@ def alive(txn: Transaction, worker: str, owner: str) -> ServiceError | None:
     if txn.connection.execute(beat.values(beats=workers.c.beats + 1, seen_at=txn.now)).rowcount:
         return None
     return ServiceError(
-        "not a registered worker, or given up as lost", status=410, code="worker_lost", value=worker, cure="register again"
+        "not a registered worker, or given up as lost", status=410, code="worker_lost", value=worker, hint="register again"
     )
 
 

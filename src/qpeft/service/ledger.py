@@ -60,7 +60,7 @@ class Ledger:
         if device not in self._devices:
             row = self.txn.connection.execute(_DEVICE, {"device": device}).one_or_none()
             if row is None:
-                raise ServiceError("no such device", status=404, code="no_device", value=device, cure="GET /v1/devices lists them")
+                raise ServiceError("no such device", status=404, code="no_device", value=device, hint="GET /v1/devices lists them")
             self._devices[device] = row
             self._device_vtime[device] = row.vtime
         return self._devices[device]

@@ -20,7 +20,7 @@ def create_key(data_dir: Path, user: str, scopes: Sequence[str]) -> str:
         raise ServiceError("no such scope", status=0, value=unknown[0], bound=", ".join(admin.SCOPES))
     settings = Settings(data_dir=data_dir)
     if not (data_dir / "service.sqlite").is_file():
-        raise ServiceError("no database here", status=0, value=str(data_dir), cure="qpeft serve makes one")
+        raise ServiceError("no database here", status=0, value=str(data_dir), hint="qpeft serve makes one")
     database = Database(settings.database_url)
     writer = Writer(database, Clock())
     try:

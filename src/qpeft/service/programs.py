@@ -51,7 +51,7 @@ class Programs:
         try:
             return self._remember(QASM if forms[0] == "qasm" else ORIGINIR, text.encode())
         except UnicodeEncodeError as error:
-            raise ServiceError("the program is not valid text", status=422, code="program", cure="send UTF-8") from error
+            raise ServiceError("the program is not valid text", status=422, code="program", hint="send UTF-8") from error
 
     def _remember(self, form: str, text: bytes) -> Program:
         if len(text) > self.settings.max_program_bytes:

@@ -75,7 +75,7 @@ class Reads:
                 return connection.execute(query, values or {}).all()
         except sa.exc.DBAPIError as error:
             raise ServiceError(
-                "the service cannot read its store now", status=503, code="storage", retry_after_s=5, cure="try again later"
+                "the service cannot read its store now", status=503, code="storage", retry_after_s=5, hint="try again later"
             ) from error
 
     def _first(self, query: sa.Select[Any], values: dict[str, Any] | None = None) -> Row | None:
@@ -127,7 +127,7 @@ class Reads:
 
     def result(self, row: Row) -> bytes:
         if row.state not in TERMINAL:
-            raise ServiceError("no result yet", status=409, code="not_terminal", value=row.state, cure="wait for it: ?wait=30")
+            raise ServiceError("no result yet", status=409, code="not_terminal", value=row.state, hint="wait for it: ?wait=30")
         found = self._first(_RESULT, {"seq": row.seq}) if row.state == "succeeded" else None
         if found is None:
             raise ServiceError(f"the job has no result: {row.reason}", status=409, code=row.state, value=row.state)

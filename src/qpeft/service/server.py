@@ -57,7 +57,7 @@ def check_settings(settings: Settings) -> None:
             status=0,
             value=settings.host,
             bound="127.0.0.1, ::1, localhost",
-            cure="give --tls-cert and --tls-key, or --behind-proxy when a proxy in front speaks TLS",
+            hint="give --tls-cert and --tls-key, or --behind-proxy when a proxy in front speaks TLS",
         )
     if settings.workers > 1 and settings.database_url.startswith("sqlite"):
         raise ServiceError(
@@ -65,7 +65,7 @@ def check_settings(settings: Settings) -> None:
             status=0,
             value=f"--workers {settings.workers}",
             bound=1,
-            cure="--database postgresql+psycopg://...",
+            hint="--database postgresql+psycopg://...",
         )
 
 
@@ -78,7 +78,7 @@ def owned(data_dir: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ServiceError(
-            "another server uses this folder", status=0, value=str(data_dir), cure="give another --data-dir"
+            "another server uses this folder", status=0, value=str(data_dir), hint="give another --data-dir"
         ) from error
     try:
         yield
@@ -167,7 +167,7 @@ def _listen(settings: Settings) -> socket.socket:
                 continue
             listener.close()
             address = f"{settings.host}:{settings.port}"
-            raise ServiceError(f"cannot listen: {error.strerror}", status=0, value=address, cure="give another --port") from error
+            raise ServiceError(f"cannot listen: {error.strerror}", status=0, value=address, hint="give another --port") from error
     listener.listen(BACKLOG)
     listener.set_inheritable(True)
     return listener

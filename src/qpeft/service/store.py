@@ -122,7 +122,7 @@ class Submit:
             digest, target = seen[owner, key]
             if digest != submission.digest:
                 raise ServiceError(
-                    "this idempotency key came with another body", status=409, code="idempotency", value=key, cure="use a new key"
+                    "this idempotency key came with another body", status=409, code="idempotency", value=key, hint="use a new key"
                 )
             return Receipt(target, True, 0, txn.now)
         device = ledger.device(submission.device)
@@ -154,7 +154,7 @@ class Submit:
                 code="quota",
                 value=used + submission.circuits,
                 bound=bound,
-                cure="wait for some to finish, or cancel some",
+                hint="wait for some to finish, or cancel some",
                 retry_after_s=10,
             )
 
@@ -322,12 +322,12 @@ def delete(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceErr
                     code="not_terminal",
                     value=alive[0].state,
                     bound=", ".join(TERMINAL),
-                    cure="cancel it first",
+                    hint="cancel it first",
                 )
             )
         elif target.kind == "job" and rows[0].batch is not None:
             outcomes.append(
-                ServiceError("part of a batch", status=409, code="in_batch", cure=f"DELETE /v1/batches/{rows[0].batch}")
+                ServiceError("part of a batch", status=409, code="in_batch", hint=f"DELETE /v1/batches/{rows[0].batch}")
             )
         else:
             remove(txn, [row.seq for row in rows])

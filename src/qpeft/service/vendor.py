@@ -87,7 +87,7 @@ class Forwarder:
         try:
             info = self.client.chip_info(self.chip)
         except Exception as error:
-            raise BackendError(f"{self.name} cannot be reached", value=str(error), cure="check address, key and chip") from error
+            raise BackendError(f"{self.name} cannot be reached", value=str(error), hint="check address, key and chip") from error
         self.n_qubits = len(info["AvailableQubits"])
         text = json.dumps(info, sort_keys=True)
         try:
@@ -139,7 +139,7 @@ class Forwarder:
     def _prepare(self, job: LeasedJob, lease: LeaseAnswer) -> Prepared:
         if job.rows > MAX_CIRCUITS_PER_JOB:
             raise CircuitError(
-                "too many circuits in one job", value=job.rows, bound=MAX_CIRCUITS_PER_JOB, cure="send smaller sweeps"
+                "too many circuits in one job", value=job.rows, bound=MAX_CIRCUITS_PER_JOB, hint="send smaller sweeps"
             )
         one = prepare(job, lease.programs[job.program])
         if one.circuit.n_qubits > self.n_qubits:

@@ -134,7 +134,7 @@ class Writer:
             else:
                 log.error("the database refused to write: %s", str(error.orig).strip())
                 failure = ServiceError(
-                    "the service cannot store anything now", status=503, code="storage", retry_after_s=5, cure="try again later"
+                    "the service cannot store anything now", status=503, code="storage", retry_after_s=5, hint="try again later"
                 )
                 failure.__cause__ = error
             return [failure] * len(group)

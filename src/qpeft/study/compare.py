@@ -17,7 +17,7 @@ from pathlib import Path
 
 from qpeft.errors import RunError
 from qpeft.records import RunRecord, append_record, read_records
-from qpeft.training.loop.run_dir import BASELINE, FAILURE, RECORD, claim, failed_record, read_record
+from qpeft.training.loop.run_dir import BASELINE, FAILURE, RECORD, failed_record, init_run_dir, read_record
 from qpeft.training.recipe.config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ RECORDS, RUNS = "records.jsonl", "runs"
 def runs(config: RunConfig, folder: Path) -> Iterator[tuple[RunConfig, Path]]:
     """The single runs and their folders, seed by seed, so that paired results come early."""
     if config.compare is None:
-        raise RunError("the recipe has no compare section", value=config.name, cure="qpeft train trains its adapter")
+        raise RunError("the recipe has no compare section", value=config.name, hint="qpeft train trains its adapter")
     names = [re.sub(r"[^a-z0-9]+", "-", arm.label.lower()).strip("-") for arm in config.compare.arms]
     for seed in config.compare.seeds:
         for index, (arm, name) in enumerate(zip(config.compare.arms, names, strict=True)):
@@ -43,7 +43,7 @@ def compare(config: RunConfig, folder: Path, *, overwrite: bool = False) -> Path
     """
     planned = list(runs(config, folder))
     folder.mkdir(parents=True, exist_ok=True)
-    claim(config, folder, overwrite, (RECORDS, RUNS, BASELINE))
+    init_run_dir(config, folder, overwrite, (RECORDS, RUNS, BASELINE))
     records = folder / RECORDS
     known = {record.id for record in read_records(records)} if records.exists() else set()
     failed = 0
@@ -62,7 +62,7 @@ def compare(config: RunConfig, folder: Path, *, overwrite: bool = False) -> Path
         if record.id not in known:
             append_record(records, record)
     if failed == len(planned):
-        raise RunError("every run failed", value=str(folder), cure=f"see {records}; the reasons are in it")
+        raise RunError("every run failed", value=str(folder), hint=f"see {records}; the reasons are in it")
     return records
 
 

@@ -44,7 +44,7 @@ class CayleyUnitary(Delta):
     def __init__(self, d_in: int, d_out: int, config: CayleyConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__(d_in, d_out, config, scope)
         if d_in < 2:
-            raise AdapterError("a layer with one input cannot be turned", value=f"{d_in} -> {d_out}", cure="exclude_modules")
+            raise AdapterError("a layer with one input cannot be turned", value=f"{d_in} -> {d_out}", hint="exclude_modules")
         self.transform = config.transform
         self.size = min(config.block_size, d_in)
         self.blocks, rest = divmod(d_in, self.size)

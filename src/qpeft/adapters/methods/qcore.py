@@ -64,10 +64,10 @@ class QCoreConfig(RankConfig):
         one_of("frames", self.frames, FRAMES)
         one_of("trained", self.trained, TRAINED)
         if self.trained == "side" and self.frames == "scaled":
-            raise AdapterError("scaled frames are LoRA-XS's, around a core", value="trained='side'", cure="trained='core'")
+            raise AdapterError("scaled frames are LoRA-XS's, around a core", value="trained='side'", hint="trained='core'")
         if self.trained == "side" and not self.matrix:
             raise AdapterError(
-                "matrix=False leaves out M, which trained='side' does not have", value="matrix=False", cure="trained='core'"
+                "matrix=False leaves out M, which trained='side' does not have", value="matrix=False", hint="trained='core'"
             )
         one_of("qnn", self.qnn, (*QNN_KINDS, STORED))
         positive("batches", self.batches)
@@ -76,9 +76,9 @@ class QCoreConfig(RankConfig):
         one_of("circuit", self.circuit, CIRCUITS)
         one_of("fusion", self.fusion, ("add", "multiply"))
         if self.circuit != "qtha" and self.qnn == "product":
-            raise AdapterError("only QTHA's circuit comes without its entangling gates", value=self.circuit, cure="circuit='qtha'")
+            raise AdapterError("only QTHA's circuit comes without its entangling gates", value=self.circuit, hint="circuit='qtha'")
         if self.fusion == "multiply" and not self.matrix:
-            raise AdapterError("fusion='multiply' weights M u by the circuit", value="matrix=False", cure="fusion='add'")
+            raise AdapterError("fusion='multiply' weights M u by the circuit", value="matrix=False", hint="fusion='add'")
         if not self.matrix and (self.qubits == 0 or self.qnn == "none"):
             raise AdapterError("nothing is left without the matrix", value=f"qubits={self.qubits}, qnn={self.qnn}")
         if self.pairs and self.qnn not in MEASURED:

@@ -57,7 +57,7 @@ class QPAConfig(RankConfig):
         for name in ("chunk_size", "n_layers", "map_width"):
             positive(name, getattr(self, name))
         if not self.hidden_sizes:
-            raise AdapterError("the mapping network needs a hidden layer", cure="hidden_sizes=[32]")
+            raise AdapterError("the mapping network needs a hidden layer", hint="hidden_sizes=[32]")
         for size in self.hidden_sizes:
             positive("each of hidden_sizes", size)
         one_of("activation", self.activation, ("silu", "none"))

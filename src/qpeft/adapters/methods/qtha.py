@@ -76,13 +76,13 @@ class QTHAConfig(RankConfig):
         if not self.classical_path and (self.qnn == "none" or self.fusion == "multiply"):
             raise AdapterError("nothing is left without the classical path", value=f"qnn={self.qnn}, fusion={self.fusion}")
         if self.qnn == "none" and self.fusion == "multiply":
-            raise AdapterError("fusion='multiply' weights the classical path by the circuit", value=self.qnn, cure="fusion='add'")
+            raise AdapterError("fusion='multiply' weights the classical path by the circuit", value=self.qnn, hint="fusion='add'")
         if "auto" in (self.hidden_size, self.bond_dim) and self.budget is None:
-            raise AdapterError("'auto' needs a budget to meet", cure="set budget, such as 0.24 of LoRA's parameters at equal r")
+            raise AdapterError("'auto' needs a budget to meet", hint="set budget, such as 0.24 of LoRA's parameters at equal r")
         if self.budget is not None and not self.budget > 0:
             raise AdapterError("budget is a positive share of LoRA's parameters", value=self.budget)
         if self.budget is not None and not (self.tensor and "auto" in (self.hidden_size, self.bond_dim)):
-            raise AdapterError("budget decides 'auto' settings and there are none", value=self.budget, cure="bond_dim='auto'")
+            raise AdapterError("budget decides 'auto' settings and there are none", value=self.budget, hint="bond_dim='auto'")
 
     def sharing_scope(self) -> str:
         return self.share_circuit
@@ -136,7 +136,7 @@ class QTHAConfig(RankConfig):
                 f"no setting of QTHA with r={r} fits a {d_in} -> {d_out} layer",
                 value=f"budget {self.budget} = {allowed:.0f} parameters",
                 bound=f"at least {least}, a budget of {math.ceil(1000 * least / (r * (d_in + d_out))) / 1000:.3f}",
-                cure="raise budget, or lower n_layers or r",
+                hint="raise budget, or lower n_layers or r",
             )
         bond, m = max(fitting)
         return m, bond

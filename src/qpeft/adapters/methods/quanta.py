@@ -106,7 +106,7 @@ class QuanTA(Delta):
                 f"the axes hold too few entries for a {d_in} -> {d_out} layer",
                 value=f"{' x '.join(map(str, self.axes))} = {self.size}",
                 bound=f"at least {size}",
-                cure="larger axes, or none: each layer then finds its own",
+                hint="larger axes, or none: each layer then finds its own",
             )
         self.wiring = config.wiring
         self.dropout = make_dropout(config.dropout)

@@ -55,7 +55,7 @@ class QuantumPEFTConfig(RankConfig):
             positive(name, getattr(self, name))
         one_of("parametrisation", self.parametrisation, PARAMETRISATIONS)
         if not self.entangling and self.parametrisation != "pauli":
-            raise AdapterError("only a circuit has entangling gates", value=self.parametrisation, cure="parametrisation='pauli'")
+            raise AdapterError("only a circuit has entangling gates", value=self.parametrisation, hint="parametrisation='pauli'")
 
     @classmethod
     def budget_grid(cls, rank: int) -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ class QuIC(Delta):
     def __init__(self, d_in: int, d_out: int, config: QuICConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__(d_in, d_out, config, scope)
         if d_out < 2:
-            raise AdapterError("a layer with one output cannot be turned", value=f"{d_in} -> {d_out}", cure="exclude_modules")
+            raise AdapterError("a layer with one output cannot be turned", value=f"{d_in} -> {d_out}", hint="exclude_modules")
         self.blocks = min(config.n_blocks, d_out // 2)
         self.block = d_out // self.blocks
         self.n = largest_rotation(self.block, config.max_order)

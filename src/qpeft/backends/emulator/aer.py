@@ -33,7 +33,7 @@ def probabilities(
     n = circuit.n_qubits
     if n > EXACT_QUBITS:
         raise BackendError(
-            "the emulator cannot be exact on so many joined qubits", value=n, bound=EXACT_QUBITS, cure="give a number of shots"
+            "the emulator cannot be exact on so many joined qubits", value=n, bound=EXACT_QUBITS, hint="give a number of shots"
         )
     if rows.requires_grad:
         raise BackendError("circuits of more than 8 joined qubits run on Aer, which has no gradient", value=n)

@@ -113,7 +113,7 @@ class EmulatorBackend:
         seed: int = 0,
     ) -> None:
         if pack and (native or layout is not None):
-            raise BackendError("packing chooses the qubits itself", cure="leave out native and layout")
+            raise BackendError("packing chooses the qubits itself", hint="leave out native and layout")
         self.chip = chip if isinstance(chip, Chip) else load_chip(chip)
         self.name = f"emulator:{chip if isinstance(chip, (str, os.PathLike)) else self.chip.name}"
         self.native, self.layout = native, None if layout is None else tuple(layout)
@@ -202,7 +202,7 @@ def probabilities_of(circuits: Sequence[Emulated], params: Sequence[Tensor]) -> 
                 f"a table of the outcomes of {n} qubits",
                 required_bytes=8 * 2**n,
                 available_bytes=8 * 2**DENSE_QUBITS,
-                cure="give a number of shots, or ask for marginals",
+                hint="give a number of shots, or ask for marginals",
             )
     return [
         _joined(parts, range(circuit.circuit.n_qubits))

@@ -226,7 +226,7 @@ def json_schema() -> dict[str, Any]:
 def _problem(detail: Any, file: str) -> ConfigError:
     offered = detail.get("input")
     got = f"; got {json.dumps(offered)}" if isinstance(offered, (int, float, str, bool)) and len(str(offered)) < 80 else ""
-    return ConfigError(detail["msg"] + got, file=file, field=".".join(map(str, detail["loc"])), cure="see docs/chips.md")
+    return ConfigError(detail["msg"] + got, file=file, field=".".join(map(str, detail["loc"])), hint="see docs/chips.md")
 
 
 def _lines(data: dict[str, Any]) -> Iterator[str]:

@@ -82,7 +82,7 @@ def check_native(circuit: Circuit) -> None:
             raise BackendError(
                 f"op {position}: {op.gate} is not a native gate of the chip",
                 bound=", ".join(sorted(NATIVE)),
-                cure="qpeft.backends.emulator.native_gates.to_native, or a backend with native=False",
+                hint="qpeft.backends.emulator.native_gates.to_native, or a backend with native=False",
             )
 
 

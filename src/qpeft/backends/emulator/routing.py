@@ -184,7 +184,7 @@ def check_place(circuit: Circuit, qubits: Sequence[int], chip: Chip) -> None:
             raise BackendError(reason)
     for position, op in enumerate(circuit.ops):
         if len(op.qubits) == 2 and (reason := chip.why_not(*(qubits[q] for q in op.qubits))):
-            raise BackendError(f"op {position}: {reason}", cure="another layout, or none, so that the circuit is routed")
+            raise BackendError(f"op {position}: {reason}", hint="another layout, or none, so that the circuit is routed")
 
 
 def _swap(circuit: Circuit, chip: Chip, usable: Collection[int], seed: int) -> tuple[Circuit, tuple[int, ...], tuple[int, ...]]:

@@ -66,7 +66,7 @@ class Budget:
                     f"the budget of {most:,} {bound.name} does not cover this",
                     value=f"{getattr(asked, bound.name):,} {bound.name}",
                     bound=f"{max(left, 0):,} left",
-                    cure=f"raise the budget, or ask for fewer {bound.name}",
+                    hint=f"raise the budget, or ask for fewer {bound.name}",
                 )
 
 

@@ -38,7 +38,7 @@ class ResultCache:
             with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
                 yield database
         except sqlite3.DatabaseError as error:
-            raise BackendError("the result cache cannot be used", value=f"{self.path}: {error}", cure="another file") from error
+            raise BackendError("the result cache cannot be used", value=f"{self.path}: {error}", hint="another file") from error
 
     @staticmethod
     def keys(backend: Backend, circuit_id: str, rows: FloatArray, shots: int | None) -> list[bytes]:

@@ -91,7 +91,7 @@ class JobRunner:
                 known = snapshot()
             except Exception as error:
                 raise JobError(
-                    f"the chip's calibration cannot be had: {error}", cure="nothing was sent; check address and key"
+                    f"the chip's calibration cannot be had: {error}", hint="nothing was sent; check address and key"
                 ) from error
             for key, payload, cost in fresh:
                 self._send(key, payload, cost, known)
@@ -105,7 +105,7 @@ class JobRunner:
             job = self.client.submit(payload)
         except (NotSentError, KeyRefusedError) as error:
             self.journal.ended(key, "refused", detail=str(error))
-            raise JobError(f"the vendor did not take it: {error}", cure="nothing was spent; see the reason") from error
+            raise JobError(f"the vendor did not take it: {error}", hint="nothing was spent; see the reason") from error
         except Exception as error:
             raise self._unknown(key, error) from error
         self.journal.sent(key, job)
@@ -115,7 +115,7 @@ class JobRunner:
         return JobError(
             f"sending was cut off{why}, so the vendor may or may not have the job; it is not sent again",
             value=key,
-            cure=f"look for it at the vendor's, then Journal({str(self.journal.path)!r}).resolve(key, job_id), or "
+            hint=f"look for it at the vendor's, then Journal({str(self.journal.path)!r}).resolve(key, job_id), or "
             "resolve(key, None) if it never arrived",
         )
 
@@ -131,13 +131,13 @@ class JobRunner:
                 answered = time.monotonic()
             except KeyRefusedError as error:
                 raise JobError(
-                    f"the vendor no longer takes the key: {error}", job=entry.job, cure="the right key; then ask again"
+                    f"the vendor no longer takes the key: {error}", job=entry.job, hint="the right key; then ask again"
                 ) from error
             except Exception as error:
                 logger.warning("job %s: no answer (%s); asking again", entry.job, error)
                 if time.monotonic() - answered > self.patience_s:
                     raise JobError(
-                        f"no answer for {self.patience_s:g} s: {error}", job=entry.job, cure="ask again later"
+                        f"no answer for {self.patience_s:g} s: {error}", job=entry.job, hint="ask again later"
                     ) from error
             else:
                 if status.state == "done":
@@ -147,7 +147,7 @@ class JobRunner:
                     self.journal.ended(key, status.state, detail=status.detail)
                     raise JobError(f"{status.state}: {status.detail or 'the vendor gave no reason'}", job=entry.job)
             if time.monotonic() - started > self.timeout_s:
-                raise JobError(f"not finished after {self.timeout_s:g} s", job=entry.job, cure="ask again later: it attaches")
+                raise JobError(f"not finished after {self.timeout_s:g} s", job=entry.job, hint="ask again later: it attaches")
             time.sleep(pause)
             pause = min(self.longest_poll_s, 1.5 * pause)
 
@@ -193,14 +193,14 @@ def find_key(variable: str, service: str) -> Secret:
         raise BackendError(
             f"no key for {service}",
             value=f"{variable} is not set",
-            cure=f"export {variable}=...; or {missing.cure} and keyring set",
+            hint=f"export {variable}=...; or {missing.hint} and keyring set",
         ) from error
     try:
         value = keyring.get_password("qpeft", service) or ""
     except keyring.errors.KeyringError:
         value = ""
     if not value:
-        raise BackendError(f"no key for {service}", cure=f"export {variable}=..., or: keyring set qpeft {service}")
+        raise BackendError(f"no key for {service}", hint=f"export {variable}=..., or: keyring set qpeft {service}")
     return Secret(value)
 
 

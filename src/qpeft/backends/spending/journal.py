@@ -52,7 +52,7 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.close()
-            raise BackendError("another process uses this journal", value=str(self.path), cure="wait, or another file") from error
+            raise BackendError("another process uses this journal", value=str(self.path), hint="wait, or another file") from error
         self.entries: dict[str, Entry] = {}
         self._delivered: Counter[str] = Counter()
         self._read()

@@ -130,7 +130,7 @@ class Cloud:
         client: Client | None = None,
     ) -> None:
         if journal is None:
-            raise BackendError(f"pyqpanda:{chip} needs a journal, so that a crash loses no job", cure='journal="jobs.jsonl"')
+            raise BackendError(f"pyqpanda:{chip} needs a journal, so that a crash loses no job", hint='journal="jobs.jsonl"')
         if readout_correction not in ("none", "server"):
             raise BackendError("unknown readout correction", value=readout_correction, bound="none, server")
         self.name, self.chip, self.sample = f"pyqpanda:{chip}", chip, ""
@@ -149,7 +149,7 @@ class Cloud:
             raise
         except Exception as error:
             self.client.close()
-            raise BackendError(f"{self.name} cannot be reached", value=str(error), cure="check the address and the key") from error
+            raise BackendError(f"{self.name} cannot be reached", value=str(error), hint="check the address and the key") from error
         self.journal = journal if isinstance(journal, Journal) else Journal(journal)
         self.runner = JobRunner(
             self.client, self.journal, budget or Budget(), poll_s=poll_s, patience_s=patience_s, timeout_s=timeout_s

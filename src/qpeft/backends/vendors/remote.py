@@ -82,7 +82,7 @@ def to_error(status: int, body: bytes, retry_after: str | None) -> ServiceError:
 
 def unreachable(url: str, error: Exception) -> ServiceError:
     what = f"the service at {url} does not answer ({type(error).__name__})"
-    return ServiceError(what, status=0, code="unreachable", cure="check the address and that the service runs")
+    return ServiceError(what, status=0, code="unreachable", hint="check the address and that the service runs")
 
 
 class Connection:
@@ -96,7 +96,7 @@ class Connection:
         url, key = url or os.environ.get(ENV_URL), key or os.environ.get(ENV_KEY)
         if not url or not key:
             raise ServiceError(
-                "no service to talk to", status=0, code="no_service", cure=f"give url and key, or set {ENV_URL} and {ENV_KEY}"
+                "no service to talk to", status=0, code="no_service", hint=f"give url and key, or set {ENV_URL} and {ENV_KEY}"
             )
         self.url, self.retries = url.rstrip("/"), retries or Retries()
         self._httpx = httpx
@@ -177,7 +177,7 @@ class RemoteBackend:
     def _described(self) -> dict[str, Any]:
         found: dict[str, Any] = self.connection.request("GET", f"/v1/devices/{self.device}").json()
         if found["max_qubits"] is None:
-            raise BackendError(f"no worker of {self.device} has told its limits yet", cure="start a worker: qpeft worker")
+            raise BackendError(f"no worker of {self.device} has told its limits yet", hint="start a worker: qpeft worker")
         return found
 
     def close(self) -> None:
@@ -241,6 +241,6 @@ def fetch_lines(connection: Connection, batch: str, timeout_s: float) -> list[di
         complete = response.headers["qpeft-complete"] == "true"
         if not complete and time.monotonic() >= deadline:
             raise BackendError(
-                "the service did not finish in time", value=batch, bound=f"{timeout_s:g} s", cure="read the batch later by its id"
+                "the service did not finish in time", value=batch, bound=f"{timeout_s:g} s", hint="read the batch later by its id"
             )
     return lines

@@ -125,7 +125,7 @@ def check_memory(plan: Plan, like: Tensor) -> None:
     available = torch.cuda.mem_get_info(like.device)[0] if like.is_cuda else psutil.virtual_memory().available
     if required > available:
         raise ResourceError(
-            f"one sample of a {n}-qubit circuit", required_bytes=required, available_bytes=available, cure="use fewer qubits"
+            f"one sample of a {n}-qubit circuit", required_bytes=required, available_bytes=available, hint="use fewer qubits"
         )
 
 

@@ -62,7 +62,7 @@ class Lattice:
                 "the lattice has too many points",
                 value=" x ".join(str(2 * d + 1) for d in degrees),
                 bound=f"{MAX_POINTS:,}",
-                cure="run the circuit directly, or with fewer qubits or uploads",
+                hint="run the circuit directly, or with fewer qubits or uploads",
             )
         return cls(base, degrees)
 
@@ -168,14 +168,14 @@ def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[floa
             f"input {q} enters at too small a frequency for a lattice",
             value=f"{smallest:g} per radian",
             bound=f"at least {MIN_FREQUENCY:g}",
-            cure="a larger scale, or run the circuit directly",
+            hint="a larger scale, or run the circuit directly",
         )
     ratios = [Fraction(f / smallest).limit_denominator(COMMENSURATE) for f in everything]
     if any(abs(float(ratio) * smallest - f) > 1e-9 * f for ratio, f in zip(ratios, everything, strict=True)):
         raise CircuitError(
             f"input {q} enters at frequencies without a common base",
             value=", ".join(f"{f:g}" for f in everything),
-            cure="scales of an input whose ratios are fractions, or run the circuit directly",
+            hint="scales of an input whose ratios are fractions, or run the circuit directly",
         )
     base = smallest / math.lcm(*(ratio.denominator for ratio in ratios))
     return base, sum(round(max(upload) / base) for upload in uploads if upload)
@@ -271,7 +271,7 @@ class LatticeFunction:
         if self._known is None or self._known[0] != key or (recorded and not self._known[1].values.requires_grad):
             self.forget()
             if recorded and self._executor.deferred and not angles.is_leaf:
-                raise CircuitError("a deferred gradient needs angles that are a leaf", cure="deferred=False")
+                raise CircuitError("a deferred gradient needs angles that are a leaf", hint="deferred=False")
             points = torch.as_tensor(self.lattice.points(), dtype=angles.dtype, device=angles.device)
             leaf = angles.detach().clone().requires_grad_(recorded)
             values = self._run(points, leaf)
@@ -282,7 +282,7 @@ class LatticeFunction:
     def forget(self) -> None:
         """See `LatticeExecutor.forget`; CircuitError where that would lose a gradient."""
         if self._known is not None and self._known[1].waiting is not None:
-            raise CircuitError("angles changed while gradients waited for them", cure="flush() before the optimiser's step")
+            raise CircuitError("angles changed while gradients waited for them", hint="flush() before the optimiser's step")
         self._known = None
 
     def flush(self) -> None:

@@ -192,8 +192,8 @@ class _Reader:
         self.scopes: list[tuple[str, tuple[int, ...], list[Step]]] = [("", (), [])]
         self.measures: dict[int, int] = {}  # qubit -> bit
 
-    def error(self, what: str, value: object = None, bound: object = None, cure: str | None = None) -> OriginIRError:
-        return OriginIRError(what, line=self.line, value=value, bound=bound, cure=cure)
+    def error(self, what: str, value: object = None, bound: object = None, hint: str | None = None) -> OriginIRError:
+        return OriginIRError(what, line=self.line, value=value, bound=bound, hint=hint)
 
     def read(self, text: str) -> Program:
         for self.line, raw in enumerate(text.splitlines(), start=1):
@@ -203,7 +203,7 @@ class _Reader:
         if not self.n_qubits:
             raise self.error("the program has no qubits", bound="QINIT n in the first line")
         if len(self.scopes) > 1:
-            raise self.error(f"{self.scopes[-1][0]} is not closed", cure=f"END{self.scopes[-1][0]}")
+            raise self.error(f"{self.scopes[-1][0]} is not closed", hint=f"END{self.scopes[-1][0]}")
         steps = self.scopes[0][2]
         ops = tuple(
             Op(name, places, Angle(shift=angle) if GATES[name].parametrised else None)
@@ -220,7 +220,7 @@ class _Reader:
         if word in ("QINIT", "CREG"):
             self._declare(word, rest)
         elif not self.n_qubits:
-            raise self.error(f"{word} before QINIT", cure="QINIT n in the first line")
+            raise self.error(f"{word} before QINIT", hint="QINIT n in the first line")
         elif word in ("DAGGER", "CONTROL"):
             if len(self.scopes) > MAX_DEPTH:
                 raise self.error("nested too deeply", bound=MAX_DEPTH)
@@ -257,7 +257,7 @@ class _Reader:
         if max(qubits) >= self.n_qubits:
             raise self.error("no such qubit", value=max(qubits), bound=f"0..{self.n_qubits - 1}")
         if measured := [q for q in qubits if q in self.measures]:
-            raise self.error("a qubit is used after it was measured", value=measured[0], cure="measure at the end")
+            raise self.error("a qubit is used after it was measured", value=measured[0], hint="measure at the end")
         return qubits
 
     def _measure(self, rest: str) -> None:

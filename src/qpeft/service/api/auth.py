@@ -58,7 +58,7 @@ class Keys:
         key = _key(request)
         address = request.client.host if request.client else "unknown"
         if key is None:
-            raise ServiceError("no key", status=401, code="no_key", cure="send the header Authorization: Bearer YOUR_KEY")
+            raise ServiceError("no key", status=401, code="no_key", hint="send the header Authorization: Bearer YOUR_KEY")
         principal = await self.holder(key, address)
         if not self._rate.hit(principal.prefix):
             raise ServiceError("too many requests", status=429, code="rate", bound=f"{self._rate.per_s} a second", retry_after_s=1)

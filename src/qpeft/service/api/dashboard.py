@@ -160,7 +160,7 @@ def endpoints(service: Service, keys: Keys) -> list[tuple[str, str, Endpoint]]:
                 same_site(request)
                 form = await _form(request)
                 if not token_is_right(cookie, form.get("token", "")):
-                    raise ServiceError("the form's token is wrong", status=403, code="csrf", cure="load the page again")
+                    raise ServiceError("the form's token is wrong", status=403, code="csrf", hint="load the page again")
             try:
                 require(principal, scope)
                 return await handler(Visit(service, keys, request, principal, cookie, form))

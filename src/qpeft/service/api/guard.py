@@ -154,5 +154,5 @@ def _not_this_method(method: str, methods: Sequence[str]) -> Response:
 
 def _too_large(size: int, limit: int) -> ServiceError:
     return ServiceError(
-        "the body is too large", status=413, code="too_large", value=size, bound=f"{limit} bytes", cure="send several requests"
+        "the body is too large", status=413, code="too_large", value=size, bound=f"{limit} bytes", hint="send several requests"
     )

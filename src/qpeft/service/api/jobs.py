@@ -200,7 +200,7 @@ def _binary_results(rows: list[Row], headers: dict[str, str]) -> Response:
     for row in rows:
         if row.payload is None or (result := unpack_result(row.payload)).counts is not None:
             raise ServiceError(
-                "a job of the batch has no numbers", status=409, code="no_numbers", value=row.id, cure="read the NDJSON"
+                "a job of the batch has no numbers", status=409, code="no_numbers", value=row.id, hint="read the NDJSON"
             )
         parts.append(result.data)
         columns = result.columns

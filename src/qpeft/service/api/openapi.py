@@ -19,11 +19,11 @@ PROBLEM = {
         "type": {"type": "string"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "what was wrong, the bound and the cure"},
+        "detail": {"type": "string", "description": "what was wrong, the bound and the hint"},
         "code": {"type": "string"},
         "value": {},
         "bound": {},
-        "cure": {"type": "string"},
+        "hint": {"type": "string"},
     },
 }
 

@@ -95,7 +95,7 @@ async def _calibration(context: Context, chip: str) -> bytes:
     row = await context.service.ask(context.service.reads.calibration, _device(context, chip))
     if row is None or "qubits" not in msgspec.json.decode(row.data):
         raise ServiceError(
-            "the chip has told no calibration", status=404, code="not_found", value=chip[:64], cure="start its worker"
+            "the chip has told no calibration", status=404, code="not_found", value=chip[:64], hint="start its worker"
         )
     return bytes(row.data)
 

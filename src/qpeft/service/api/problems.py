@@ -1,4 +1,4 @@
-"""Refusals as `application/problem+json` (RFC 9457): what was wrong, the bound, the cure."""
+"""Refusals as `application/problem+json` (RFC 9457): what was wrong, the bound, the hint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def problem(error: ServiceError) -> Response:
         "detail": str(error),
         "code": error.code,
     }
-    for name, value in (("value", error.value), ("bound", error.bound), ("cure", error.cure)):
+    for name, value in (("value", error.value), ("bound", error.bound), ("hint", error.hint)):
         if value is not None:
             content[name] = value if isinstance(value, (int, float)) else str(value)[:1000]
     headers = {}
@@ -44,4 +44,4 @@ def as_refusal(error: Exception) -> ServiceError:
     if isinstance(error, ClientDisconnect):
         return ServiceError("the client went away", status=400, code="disconnected")
     log.error("a request failed", exc_info=error)
-    return ServiceError("the service failed on this request", status=500, code="internal", cure="report it with the time")
+    return ServiceError("the service failed on this request", status=500, code="internal", hint="report it with the time")

@@ -254,7 +254,7 @@ def _detect(row: Row, report: Report) -> str:
             return name
     seen = ", ".join(map(repr, list(row.values)[:12])) or "nothing"
     known = "; ".join(f"{name}: {' + '.join(required)}" for name, (required, _) in FORMATS.items())
-    raise report.stop(f"the first row has {seen}", f"the fields of a format ({known})", line=row.line, cure="rename the fields")
+    raise report.stop(f"the first row has {seen}", f"the fields of a format ({known})", line=row.line, hint="rename the fields")
 
 
 def _hub_rows(dataset: str, name: str | None, split: str, report: Report) -> list[Row]:
@@ -267,8 +267,8 @@ def _hub_rows(dataset: str, name: str | None, split: str, report: Report) -> lis
         rows = [Row(index, 0, dict(values)) for index, values in enumerate(loaded)]
     except Exception as error:  # the library and the network raise errors of many packages
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        cure = "check data.train, data.name and data.train_split (or eval, eval_split), or give a local file"
-        raise report.stop(f"the dataset cannot be loaded: {reason}", "a dataset id of the hub", cure=cure) from error
+        hint = "check data.train, data.name and data.train_split (or eval, eval_split), or give a local file"
+        raise report.stop(f"the dataset cannot be loaded: {reason}", "a dataset id of the hub", hint=hint) from error
     if not rows:
         raise report.stop("the split holds no rows", "at least one row")
     return rows
@@ -287,7 +287,7 @@ def split(examples: Sequence[Example], eval_size: int, seed: int = 0) -> tuple[l
             f"got {eval_size}",
             field="data.eval_size",
             expected=f"1 to {len(distinct) - 1}: there are {len(distinct)} distinct rows",
-            cure="lower data.eval_size or give data.eval",
+            hint="lower data.eval_size or give data.eval",
         )
     chosen = set(distinct[:eval_size])
     train = [example for example, h in zip(examples, hashes, strict=True) if h not in chosen]

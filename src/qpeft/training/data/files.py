@@ -31,15 +31,15 @@ class Report:
     def __init__(self, file: str) -> None:
         self.file, self.problems, self.count = file, list[DataError](), 0
 
-    def add(self, what: str, expected: str = "", *, line: int = 0, field: str = "", cure: str | None = None) -> None:
+    def add(self, what: str, expected: str = "", *, line: int = 0, field: str = "", hint: str | None = None) -> None:
         """Note one problem."""
         self.count += 1
         if self.count <= MAX_PROBLEMS:
-            self.problems.append(DataError(what, file=self.file, line=line, field=field, expected=expected, cure=cure))
+            self.problems.append(DataError(what, file=self.file, line=line, field=field, expected=expected, hint=hint))
 
-    def stop(self, what: str, expected: str = "", *, line: int = 0, cure: str | None = None) -> DataError:
+    def stop(self, what: str, expected: str = "", *, line: int = 0, hint: str | None = None) -> DataError:
         """The error of a problem after which the file cannot be read further, with all before it."""
-        self.add(what, expected, line=line, cure=cure)
+        self.add(what, expected, line=line, hint=hint)
         return self.error()
 
     def error(self) -> DataError:
@@ -58,7 +58,7 @@ def read_rows(path: str | Path) -> list[Row]:
     report = Report(str(path))
     suffix = path.suffix.lower()
     if suffix not in READERS:
-        raise report.stop(f"extension {suffix!r}", f"one of {', '.join(READERS)}", cure="convert or rename the file")
+        raise report.stop(f"extension {suffix!r}", f"one of {', '.join(READERS)}", hint="convert or rename the file")
     if not path.is_file():
         raise report.stop("no such file" if not path.exists() else "not a file", "a data file")
     try:
@@ -77,15 +77,15 @@ def read_rows(path: str | Path) -> list[Row]:
 def _text(path: Path, report: Report) -> str:
     data = path.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise report.stop("the text is UTF-16", "UTF-8 text", line=1, cure="save the file as UTF-8")
+        raise report.stop("the text is UTF-16", "UTF-8 text", line=1, hint="save the file as UTF-8")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         what = f"byte 0x{data[error.start]:02x} is not UTF-8"
-        raise report.stop(what, "UTF-8 text", line=line, cure="save the file as UTF-8") from error
+        raise report.stop(what, "UTF-8 text", line=line, hint="save the file as UTF-8") from error
     if "\x00" in text:
-        raise report.stop("NUL byte", "text", line=_line(text, text.index("\x00")), cure="save the file as UTF-8")
+        raise report.stop("NUL byte", "text", line=_line(text, text.index("\x00")), hint="save the file as UTF-8")
     if not text.strip():
         raise report.stop("the file is empty", "at least one row")
     return text
@@ -157,7 +157,7 @@ def _not_an_array(text: str, position: int, report: Report) -> DataError:
         at = error.pos if isinstance(error, json.JSONDecodeError) else position
         return report.stop(_reason(error), "an array of rows: [{...}, ...]", line=_line(text, at))
     if isinstance(value, dict) and text[end:].strip().startswith("{"):
-        return report.stop("one object a line: this is JSON Lines", "an array of rows", cure="rename the file to .jsonl")
+        return report.stop("one object a line: this is JSON Lines", "an array of rows", hint="rename the file to .jsonl")
     keys = f" with the keys {', '.join(list(value)[:8])}" if isinstance(value, dict) else ""
     what = f"the file holds {_kind(value)}{keys}"
     return report.stop(what, "an array of rows: [{...}, ...]", line=_line(text, position))
@@ -172,7 +172,7 @@ def _jsonl(path: Path, report: Report) -> Iterator[Row]:
             value = _decoder.decode(text)
         except ValueError as error:
             if index == 0 and not report.count and text.lstrip().startswith("["):
-                raise report.stop("a JSON array", "one object a line", line=line, cure="rename the file to .json") from error
+                raise report.stop("a JSON array", "one object a line", line=line, hint="rename the file to .json") from error
             report.add(_reason(error), "one JSON object a line", line=line)
             continue
         if isinstance(value, dict):

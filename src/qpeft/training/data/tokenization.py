@@ -64,7 +64,7 @@ def tokenize_all(examples: Sequence[Example], tokenizer: Any, max_length: int) -
             f"none of {len(examples)} rows has a token to learn within {max_length} tokens",
             field="data.max_length",
             expected="room for the prompt and an answer",
-            cure="raise data.max_length or shorten the prompts",
+            hint="raise data.max_length or shorten the prompts",
         )
     if truncated:
         logger.warning(
@@ -187,8 +187,8 @@ class _Encoder:
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate))
         except jinja2.TemplateError as error:
-            cure = "leave out the system message" if "system" in str(error).lower() else None
-            raise DataError(f"the chat template refuses the conversation: {error}", file=place, cure=cure) from error
+            hint = "leave out the system message" if "system" in str(error).lower() else None
+            raise DataError(f"the chat template refuses the conversation: {error}", file=place, hint=hint) from error
 
     def by_mask(self, example: Conversation) -> tuple[list[int], list[int]]:
         """The template itself marks what the assistant says, in {% generation %} blocks."""
@@ -210,7 +210,7 @@ class _Encoder:
             "the assistant's turns cannot be found in what the chat template makes of the conversation",
             file=example.place,
             expected="a template that renders a conversation so far as the beginning of the whole",
-            cure="mark them with {% generation %} in the template, or give one row an assistant turn, or prompt and completion",
+            hint="mark them with {% generation %} in the template, or give one row an assistant turn, or prompt and completion",
         )
 
     def templated(self, example: Conversation) -> tuple[str, list[Span]]:

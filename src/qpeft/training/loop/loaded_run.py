@@ -57,7 +57,7 @@ class AdaptedRun:
 
     def rows_to_fit(self) -> Rows:
         if not self.calibration:
-            raise DataError("this adapter has to be fitted, and there is no text to fit it on", cure="--calibration FILE")
+            raise DataError("this adapter has to be fitted, and there is no text to fit it on", hint="--calibration FILE")
         return self.calibration
 
     def probe(self) -> Rows:
@@ -94,7 +94,7 @@ def open_run(folder: Path, adapter: str, *, calibration: str | None, calibration
     tokenizer = loading.load_tokenizer(config.model)
     fit, held_out = _rows(config, tokenizer, calibration, calibration_rows)
     model = loading.load_model(config.model).eval()
-    base = twin(model)
+    base = copy_sharing_weights(model)
     model = PeftModel.from_pretrained(model, str(source), adapter_name=adapter).eval()
     return AdaptedRun(config, adapter, model, base, tokenizer, fit, held_out)
 
@@ -116,7 +116,7 @@ def _rows(config: RunConfig, tokenizer: Any, calibration: str | None, limit: int
     )
 
 
-def twin(base: Any) -> Any:
+def copy_sharing_weights(base: Any) -> Any:
     """A second model on the same weight matrices; vectors (biases, norms) and everything else are its own."""
     shared = [tensor for tensor in base.parameters() if tensor.dim() > 1]
     return copy.deepcopy(base, {id(tensor): tensor for tensor in shared})
@@ -142,7 +142,7 @@ def lora_model(run: AdaptedRun, factors: Mapping[str, LowRank]) -> Any:
         fan_in_fan_out=any(isinstance(layer.get_base_layer(), Conv1D) for layer in run.layers().values()),
         task_type=run.settings.task_type,
     )
-    student = get_peft_model(twin(run.base), config).eval()
+    student = get_peft_model(copy_sharing_weights(run.base), config).eval()
     trained = dict(run.model.get_base_model().named_parameters())
     with torch.no_grad():
         for name, parameter in student.get_base_model().named_parameters():
@@ -168,7 +168,7 @@ def write_merged(run: AdaptedRun, adapted: Any, adapter: str, folder: Path) -> A
             raise MergeError(
                 "the module's weight is tied to another's, which would change as well",
                 value=name,
-                cure="export --to lora, or train without this module",
+                hint="export --to lora, or train without this module",
             )
     merged = adapted.merge_and_unload(safe_merge=True, adapter_names=[adapter])
     merged.save_pretrained(str(folder))

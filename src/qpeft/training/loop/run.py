@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.errors import BackendError, BudgetError, RunError
-from qpeft.files import write_whole
+from qpeft.files import atomic_write
 from qpeft.records import Measurement, RunRecord
 from qpeft.training import environment
 from qpeft.training.data.examples import data_hash, load_data
@@ -29,9 +29,9 @@ from qpeft.training.loop.run_dir import (
     FAILURE,
     RECORD,
     WHOLE,
-    alone,
-    claim,
     finished_config,
+    init_run_dir,
+    lock_run_dir,
     newest_whole_checkpoint,
     read_record,
     save_adapter,
@@ -58,10 +58,10 @@ def train(
         ConfigError, DataError, ModelError: as loading says.
     """
     if config.adapter is None:
-        raise RunError("the recipe has no adapter section", value=config.name, cure="qpeft compare trains the arms of a comparison")
+        raise RunError("the recipe has no adapter section", value=config.name, hint="qpeft compare trains the arms of a comparison")
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):
-        claim(config, folder, overwrite, ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE, *BACKEND_FILES))
+    with lock_run_dir(folder):
+        init_run_dir(config, folder, overwrite, ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE, *BACKEND_FILES))
         if (folder / RECORD).exists():
             logger.warning("%s is finished already; its record is returned", folder)
             return read_record(folder)
@@ -69,10 +69,10 @@ def train(
         try:
             record = _train(config, folder, baseline or folder / BASELINE, until)
         except Exception as error:
-            write_whole(folder / FAILURE, json.dumps({"error": f"{type(error).__name__}: {error}"}))
+            atomic_write(folder / FAILURE, json.dumps({"error": f"{type(error).__name__}: {error}"}))
             raise
         if record.status == "ok":
-            write_whole(folder / RECORD, record.to_json() + "\n")
+            atomic_write(folder / RECORD, record.to_json() + "\n")
     return record
 
 
@@ -110,7 +110,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
     before = _read_baseline(baseline, key)
     if before is None:
         before = evaluate(base, eval_rows, tokenizer, progress=progress, **batches) if eval_rows else {}
-        write_whole(baseline, json.dumps({"key": key, "metrics": before}))
+        atomic_write(baseline, json.dumps({"key": key, "metrics": before}))
 
     set_seed(config.training.seed)  # before the adapter is made: its initial values are part of the run
     adapter_config = build_adapter_config(config.adapter or {})
@@ -140,7 +140,7 @@ def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -
             logger.warning("continuing from %s", checkpoint)
             if until is not None and step_of(checkpoint) >= until:
                 raise RunError(
-                    "trained that far already", value=str(checkpoint), cure=f"until more than {step_of(checkpoint)} steps"
+                    "trained that far already", value=str(checkpoint), hint=f"until more than {step_of(checkpoint)} steps"
                 )
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -249,7 +249,7 @@ def _start_from(model: Any, folder: Path) -> str:
     if found != wanted:
         different = sorted(wanted.items() ^ found.items())
         raise RunError(
-            "init_from holds another adapter", value=different[0][0], cure="the adapter section of the run it comes from"
+            "init_from holds another adapter", value=different[0][0], hint="the adapter section of the run it comes from"
         )
     set_peft_model_state_dict(model, weights)
     digest = hashlib.sha256()

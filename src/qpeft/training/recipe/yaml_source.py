@@ -75,20 +75,20 @@ class Source:
     places: dict[KeyPath, tuple[str, int]] = field(default_factory=dict)
     problems: list[ConfigError] = field(default_factory=list)
 
-    def problem(self, path: KeyPath, what: str, expected: str = "", cure: str | None = None) -> ConfigError:
+    def problem(self, path: KeyPath, what: str, expected: str = "", hint: str | None = None) -> ConfigError:
         """A ConfigError at the place of `path`, or of the nearest parent that is in the file."""
         near = path
         while near and near not in self.places:
             near = near[:-1]
         file, line = self.places.get(near, (self.file, 0))
-        return self.error(what, file=file, line=line, path=path, expected=expected, cure=cure)
+        return self.error(what, file=file, line=line, path=path, expected=expected, hint=hint)
 
     def error(
-        self, what: str, *, file: str = "", line: int = 0, path: KeyPath = (), expected: str = "", cure: str | None = None
+        self, what: str, *, file: str = "", line: int = 0, path: KeyPath = (), expected: str = "", hint: str | None = None
     ) -> ConfigError:
         """A ConfigError at a known line; the file is the source's unless given."""
         dotted = ".".join(filter(None, (self.root, *map(str, path))))
-        return ConfigError(what, file=file or self.file, line=line, field=dotted, expected=expected, cure=cure)
+        return ConfigError(what, file=file or self.file, line=line, field=dotted, expected=expected, hint=hint)
 
     def override(self, option: str) -> None:
         """Apply one `dotted.path=value`; the value is YAML. Sections that are missing are made, list items are not."""
@@ -167,7 +167,7 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         what = f"byte 0x{data[error.start]:02x} is not UTF-8"
-        raise ConfigError(what, file=file, line=line, expected="UTF-8 text", cure="save the file as UTF-8") from error
+        raise ConfigError(what, file=file, line=line, expected="UTF-8 text", hint="save the file as UTF-8") from error
 
 
 def _compose(text: str, source: Source) -> Source:
@@ -178,8 +178,8 @@ def _compose(text: str, source: Source) -> Source:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = f"not YAML: {error.problem or error.context}"
-        cure = "indent with spaces, not tabs" if "\\t" in what else None
-        raise source.error(what, line=mark.line + 1 if mark else 0, cure=cure) from error
+        hint = "indent with spaces, not tabs" if "\\t" in what else None
+        raise source.error(what, line=mark.line + 1 if mark else 0, hint=hint) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise source.error(f"not YAML: character U+{ord(text[error.position]):04X} is not allowed", line=line) from error

@@ -102,7 +102,7 @@ def define(node: Any, gates: Mapping[str, Gate]) -> Gate:
             if kind == "QuantumBarrier":
                 continue
             if kind not in ("QuantumGate", "QuantumPhase"):
-                raise QasmError("a gate body holds gate calls only", value=kind, cure="write loops outside the definition")
+                raise QasmError("a gate body holds gate calls only", value=kind, hint="write loops outside the definition")
             for operand in call.qubits:
                 if type(operand).__name__ != "Identifier" or operand.name not in qubits:
                     raise QasmError("a gate body acts on the gate's own qubits", bound=", ".join(qubits))
@@ -116,8 +116,8 @@ def find(call: Any, gates: Mapping[str, Gate]) -> Gate:
         return GPHASE
     gate = gates.get(call.name.name)
     if gate is None:
-        cure = 'include "stdgates.inc" (OpenQASM 3) or "qelib1.inc" (OpenQASM 2), or define the gate before its first use'
-        raise QasmError("unknown gate", value=call.name.name, cure=cure)
+        hint = 'include "stdgates.inc" (OpenQASM 3) or "qelib1.inc" (OpenQASM 2), or define the gate before its first use'
+        raise QasmError("unknown gate", value=call.name.name, hint=hint)
     return gate
 
 
@@ -130,7 +130,7 @@ class Expander:
     def call(self, node: Any, gate: Gate, names: Mapping[str, object], qubits: tuple[int, ...]) -> list[Step]:
         """The steps of a call on single qubits: controls first, as written."""
         if getattr(node, "duration", None) is not None:
-            raise QasmError("a gate with a duration is a pulse schedule, not a circuit", cure="leave out [duration]")
+            raise QasmError("a gate with a duration is a pulse schedule, not a circuit", hint="leave out [duration]")
         arguments = [node.argument] if gate is GPHASE else node.arguments
         if len(arguments) != len(gate.parameters):
             raise QasmError(f"gate {gate.name} got {len(arguments)} parameter(s)", bound=len(gate.parameters))
@@ -188,7 +188,7 @@ class Expander:
         try:
             count = self.evaluate.whole(node.argument, names)
         except QasmError as error:
-            raise QasmError(f"{kind} @ takes a constant integer", cure="define the gate's power or root yourself") from error
+            raise QasmError(f"{kind} @ takes a constant integer", hint="define the gate's power or root yourself") from error
         if kind != "pow" and count < 1:
             raise QasmError(f"{kind} @ needs at least one control", value=count)
         return kind, count
@@ -199,7 +199,7 @@ class Expander:
             gate = library().get("p" if name == "gphase" else "c" + name)
             if gate is None:
                 raise QasmError(
-                    "ctrl @ has no exact form in the gate table", value=name, cure="define the controlled gate from table gates"
+                    "ctrl @ has no exact form in the gate table", value=name, hint="define the controlled gate from table gates"
                 )
             result += self.expand(gate, [] if angle is None else [_plain(angle)], (control, *qubits))
         return result

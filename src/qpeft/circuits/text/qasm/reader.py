@@ -58,9 +58,9 @@ def from_qasm(text: str | bytes, *, max_bytes: int = 2**18, max_ops: int = 20_00
         for statement in program.statements:
             reader.run(statement)
     except RecursionError as error:
-        raise QasmError("the program is nested too deeply", cure="write it in smaller steps") from error
+        raise QasmError("the program is nested too deeply", hint="write it in smaller steps") from error
     if not reader.n_qubits:
-        raise QasmError("the program declares no qubits", cure="add `qubit[n] q;` (OpenQASM 3) or `qreg q[n];` (OpenQASM 2)")
+        raise QasmError("the program declares no qubits", hint="add `qubit[n] q;` (OpenQASM 3) or `qreg q[n];` (OpenQASM 2)")
     return Circuit(reader.n_qubits, tuple(reader.ops), reader.n_inputs, len(reader.parameters))
 
 
@@ -100,7 +100,7 @@ class _Reader:
             handler: Callable[[Any], None] | None = getattr(self, f"_{kind}", None)
             if handler is None:
                 reason = _REFUSED.get(kind, f"{kind} is not supported")
-                raise QasmError(reason, cure="write a circuit of gates with final measurements only")
+                raise QasmError(reason, hint="write a circuit of gates with final measurements only")
             handler(node)
 
     # Names and scopes
@@ -129,7 +129,7 @@ class _Reader:
 
     def _Include(self, node: Any) -> None:
         if node.filename not in ("stdgates.inc", "qelib1.inc"):
-            raise QasmError("files are not read", value=node.filename, bound="stdgates.inc, qelib1.inc", cure="paste the file in")
+            raise QasmError("files are not read", value=node.filename, bound="stdgates.inc, qelib1.inc", hint="paste the file in")
         self.gates = {**library(), **self.gates}
 
     def _QubitDeclaration(self, node: Any) -> None:
@@ -137,7 +137,7 @@ class _Reader:
         if size < 1:
             raise QasmError("a register needs at least one qubit", value=size)
         if self.n_qubits + size > self.max_qubits:
-            raise QasmError("too many qubits", value=self.n_qubits + size, bound=self.max_qubits, cure="raise max_qubits")
+            raise QasmError("too many qubits", value=self.n_qubits + size, bound=self.max_qubits, hint="raise max_qubits")
         self._declare(node.qubit.name, tuple(range(self.n_qubits, self.n_qubits + size)))
         self.n_qubits += size
 
@@ -172,7 +172,7 @@ class _Reader:
 
     def _ClassicalDeclaration(self, node: Any) -> None:
         if type(node.type).__name__ != "BitType":
-            raise QasmError("classical variables are not supported", value=node.identifier.name, cure="declare it as `const`")
+            raise QasmError("classical variables are not supported", value=node.identifier.name, hint="declare it as `const`")
         measurement = node.init_expression
         if measurement is not None and type(measurement).__name__ != "QuantumMeasurement":
             raise QasmError("bits only receive measurements", value=node.identifier.name)
@@ -198,12 +198,12 @@ class _Reader:
         for k in range(width):
             qubits = tuple(operand[k % len(operand)] for operand in operands)
             if not self.measured.isdisjoint(qubits):
-                raise QasmError("a gate after the measurement of its qubit", value=qubits, cure="measure at the end only")
+                raise QasmError("a gate after the measurement of its qubit", value=qubits, hint="measure at the end only")
             for name, places, angle in self.expander.call(node, gate, self.names, qubits):
                 if name != "gphase":
                     self.ops.append(Op(name, places, angle))
             if len(self.ops) > self.max_ops:
-                raise QasmError("too many gates", bound=f"max_ops={self.max_ops}", cure="raise max_ops")
+                raise QasmError("too many gates", bound=f"max_ops={self.max_ops}", hint="raise max_ops")
 
     _QuantumPhase = _QuantumGate
 
@@ -212,7 +212,7 @@ class _Reader:
         target = getattr(node.target, "name", None)
         name = getattr(target, "name", target)
         if name is not None and not isinstance(self.names.get(name), _Bits):
-            raise QasmError("a measurement goes into declared bits", value=name, cure="declare `bit[n] c;` or `creg c[n];`")
+            raise QasmError("a measurement goes into declared bits", value=name, hint="declare `bit[n] c;` or `creg c[n];`")
 
     def _QuantumBarrier(self, node: Any) -> None:
         """Barriers order, and the order of a circuit's gates is fixed already."""
@@ -240,8 +240,8 @@ class _Reader:
             value = self.names.get(node.name)
             if isinstance(value, tuple):
                 return value
-            cure = "declare `qubit[n] q;` and use q[k]" if node.name.startswith("$") else "declare it with `qubit` or `qreg`"
-            raise QasmError("no such qubits", value=node.name, cure=cure)
+            hint = "declare `qubit[n] q;` and use q[k]" if node.name.startswith("$") else "declare it with `qubit` or `qreg`"
+            raise QasmError("no such qubits", value=node.name, hint=hint)
         if kind == "IndexedIdentifier":
             chosen = self._qubits(node.name)
             for index in node.indices:

@@ -58,10 +58,10 @@ def parse(text: str | bytes, *, max_bytes: int) -> tuple[Any, int]:
     except (QasmError, MemoryError):
         raise
     except RecursionError as error:
-        raise QasmError("the text is nested too deeply", cure="write it in smaller steps") from error
+        raise QasmError("the text is nested too deeply", hint="write it in smaller steps") from error
     except Exception as error:  # the parser meets hostile text with whatever its internals happen to raise
         raise QasmError(
-            f"the parser cannot read the text: {str(error)[:200]}", cure="check it against the OpenQASM grammar"
+            f"the parser cannot read the text: {str(error)[:200]}", hint="check it against the OpenQASM grammar"
         ) from error
 
 
@@ -73,9 +73,9 @@ def located(node: Any) -> Iterator[None]:
     except CircuitError as error:
         if isinstance(error, QasmError) and error.line:
             raise
-        raise QasmError(error.what, line=node.span.start_line, value=error.value, bound=error.bound, cure=error.cure) from error
+        raise QasmError(error.what, line=node.span.start_line, value=error.value, bound=error.bound, hint=error.hint) from error
     except RecursionError as error:
-        raise QasmError("nested too deeply", line=node.span.start_line, cure="write it in smaller steps") from error
+        raise QasmError("nested too deeply", line=node.span.start_line, hint="write it in smaller steps") from error
 
 
 def _decoded(text: str | bytes, max_bytes: int) -> str:
@@ -84,11 +84,11 @@ def _decoded(text: str | bytes, max_bytes: int) -> str:
     try:
         raw = text if isinstance(text, bytes) or len(text) > max_bytes else text.encode()
         if len(raw) > max_bytes:
-            raise QasmError("the text is too long", value=f"{len(raw)} bytes", bound=f"{max_bytes} bytes", cure="raise max_bytes")
+            raise QasmError("the text is too long", value=f"{len(raw)} bytes", bound=f"{max_bytes} bytes", hint="raise max_bytes")
         text = raw.decode() if isinstance(raw, bytes) else raw
     except UnicodeError as error:
         line = error.object[: error.start].count("\n" if isinstance(error.object, str) else b"\n") + 1  # type: ignore[attr-defined]
-        raise QasmError("the text is not valid UTF-8", line=line, cure="save the file as UTF-8") from error
+        raise QasmError("the text is not valid UTF-8", line=line, hint="save the file as UTF-8") from error
     if not text.strip():
         raise QasmError("the text is empty")
     return text
@@ -104,7 +104,7 @@ def _prepared(text: str) -> tuple[str, int]:
     depth = operators = 0
 
     def refuse(what: str, value: int, bound: int, at: int) -> QasmError:
-        return QasmError(what, line=bare.count("\n", 0, at) + 1, value=value, bound=bound, cure="write it in smaller steps")
+        return QasmError(what, line=bare.count("\n", 0, at) + 1, value=value, bound=bound, hint="write it in smaller steps")
 
     def step(match: re.Match[str]) -> str:
         nonlocal depth, operators
@@ -124,7 +124,7 @@ def _prepared(text: str) -> tuple[str, int]:
             return "**" if version == 2 and token == "^" else token
         if version == 2 and token == "opaque":
             raise QasmError(
-                "an opaque gate has no matrix", line=bare.count("\n", 0, match.start()) + 1, cure="define it with `gate`"
+                "an opaque gate has no matrix", line=bare.count("\n", 0, match.start()) + 1, hint="define it with `gate`"
             )
         return "_" + token if version == 2 and token in _NEW_KEYWORDS else token
 

@@ -45,7 +45,7 @@ class Budget:
     def spend(self, steps: int = 1) -> None:
         self.left -= steps
         if self.left < 0:
-            raise QasmError("the program takes too many steps", bound=f"max_ops={self.max_ops}", cure="raise max_ops")
+            raise QasmError("the program takes too many steps", bound=f"max_ops={self.max_ops}", hint="raise max_ops")
 
 
 class Evaluator:
@@ -92,9 +92,9 @@ class Evaluator:
     def _named(self, name: str, names: Mapping[str, object]) -> Value:
         value = names.get(name, CONSTANTS.get(name))
         if value is None:
-            raise QasmError("unknown name in an expression", value=name, cure="declare it as `const` or `input`")
+            raise QasmError("unknown name in an expression", value=name, hint="declare it as `const` or `input`")
         if not isinstance(value, (int, float, Angle)):
-            raise QasmError("not a number", value=name, cure="angles and indices cannot depend on bits or qubits")
+            raise QasmError("not a number", value=name, hint="angles and indices cannot depend on bits or qubits")
         return value
 
     def _binary(self, op: str, a: Value, b: Value) -> Value:
@@ -105,14 +105,14 @@ class Evaluator:
         if op == "/":
             if self.version == 3 and isinstance(a, int) and isinstance(b, int):
                 if a % b:
-                    raise QasmError("integer division drops the remainder", value=f"{a}/{b}", cure=f"write {a}.0/{b}")
+                    raise QasmError("integer division drops the remainder", value=f"{a}/{b}", hint=f"write {a}.0/{b}")
                 return a // b
             return _checked(a / b)
         if op == "**":
             if isinstance(a, int) and isinstance(b, int) and 0 <= b <= 63:
                 return _checked(a**b)
             return _checked(math.pow(a, b))
-        raise QasmError("unknown operator", value=op, bound="+ - * / **", cure="in OpenQASM 3 a power is written **")
+        raise QasmError("unknown operator", value=op, bound="+ - * / **", hint="in OpenQASM 3 a power is written **")
 
     def _function(self, name: str, arguments: list[Value]) -> Value:
         if name not in FUNCTIONS:
@@ -126,7 +126,7 @@ class Evaluator:
 
 def _checked(value: int | float) -> int | float:
     if isinstance(value, int) and abs(value) > MAX_INT:
-        raise QasmError("an integer is out of range", bound="-2**63..2**63", cure="write it as a real number")
+        raise QasmError("an integer is out of range", bound="-2**63..2**63", hint="write it as a real number")
     if not math.isfinite(value):
         raise QasmError("a number is not finite", value=value)
     return value
@@ -155,5 +155,5 @@ def _not_affine(what: str) -> QasmError:
     return QasmError(
         "an angle must be scale * parameter + shift in one parameter",
         value=what,
-        cure="compute it outside the circuit and pass the result as an input of its own",
+        hint="compute it outside the circuit and pass the result as an input of its own",
     )

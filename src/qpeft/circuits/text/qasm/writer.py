@@ -18,7 +18,7 @@ def to_qasm2(circuit: Circuit, params: Sequence[float] | None = None) -> str:
         raise CircuitError(
             "OpenQASM 2 has no parameters",
             value=f"{circuit.n_params} free parameters",
-            cure="pass params, or write OpenQASM 3 with to_qasm3",
+            hint="pass params, or write OpenQASM 3 with to_qasm3",
         )
     bound = _bound(circuit, params)
     lacking = {name for name, spec in GATES.items() if spec.qasm is not None}

@@ -21,7 +21,6 @@ from torch import Tensor
 from benchmarks import harness, peers, report
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit
-from qpeft.circuits.simulator import heisenberg
 from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.circuits.simulator.torch_engine.compiler import BLOCK_QUBITS, DENSE_QUBITS, Plan, compile_circuit
 
@@ -83,17 +82,8 @@ def counted(plan: Plan, tokens: int) -> dict[str, float | str]:
     State vector: a product of a complex state with a real matrix of K rows takes 2 K multiply-adds an amplitude, with a complex one
     4 K. The backward pass runs the steps again, undoes state and costate, and correlates them where there is an angle to learn.
     Bytes are those of states read and written once by every step.
-
-    Heisenberg picture: a product with a 4 x 4 matrix takes 4 an entry of the coefficients, and three times that with its gradient.
-    A token takes one product with the coefficients, split in halves, in the forward pass and three in the backward pass, and its
-    bytes are those of the half-products read and written once each.
     """
     n, program = plan.circuit.n_qubits, plan.program
-    if heisenberg.covers(plan) and heisenberg.worth(plan, tokens):
-        k, right = len(plan.observables), 3 ** (n - n // 2)
-        turned = 1 + sum(step.kind == "local" for dense in program.steps for step in dense.steps)
-        work = 3.0 * turned * n * 4 * k * 4**n + tokens * (4 * k * 3**n + 4 * k * right)
-        return {"path": "Heisenberg", "multiply_adds": work, "bytes": 4.0 * tokens * 8 * k * right}
     size, multiply_adds, passes = 2**n * tokens, 0.0, 0.0
     for step in program.steps:
         groups = [(step.blocks, step.gates)] if step.kind == "local" else []

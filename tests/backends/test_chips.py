@@ -15,7 +15,7 @@ from qiskit import QuantumCircuit, transpile
 from qiskit.providers.fake_provider import GenericBackendV2
 from typer.testing import CliRunner
 
-from qpeft.backends.emulator.backend import chip_formats, synthetic
+from qpeft.backends.emulator import chip_formats, synthetic
 from qpeft.backends.emulator.chip import DATA, MAX_BYTES, Chip, json_schema, load_chip, shipped_chips
 from qpeft.backends.emulator.drawing import draw_chip
 from qpeft.cli import devices

@@ -52,13 +52,6 @@ def test_counts_of_a_product_state_have_no_matrix_products() -> None:
     assert deeper["multiply_adds"] - product["multiply_adds"] == 2 * 5 * 4 * 16 * 256 * 10
 
 
-def test_counts_in_the_heisenberg_picture() -> None:
-    """Four qubits, one layer: four 4 x 4 products on 4 x 256 coefficients, and halves of 9 basis functions for each token."""
-    found = circuits.counted(compile_circuit(ansatz.hardware_efficient(4, 1)), 10)
-    assert found["path"] == "Heisenberg"
-    assert found["multiply_adds"] == 3 * 1 * 4 * 4 * 4 * 256 + 10 * (4 * 4 * 81 + 4 * 4 * 9)
-
-
 def test_slope_of_a_power_law() -> None:
     assert report.slope([(x, 3.0 * x**1.7) for x in (1, 2, 5, 9)]) == pytest.approx(1.7)
 

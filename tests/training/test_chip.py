@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.kills import kill_when_there
 from tests.test_cli import qpeft
 
-from qpeft.backends.emulator.backend import backend
+from qpeft.backends.emulator import backend
 from qpeft.backends.emulator.chip import load_chip
 from qpeft.backends.emulator.synthetic import drifted
 from qpeft.backends.spending.budget import Cost

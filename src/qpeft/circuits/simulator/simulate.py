@@ -10,7 +10,6 @@ with depth. Samples pass in chunks that stay in cache; what does not depend on d
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from qpeft.circuits.executor import Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Circuit, Observable
-from qpeft.circuits.simulator import heisenberg, tables
 from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.torch_engine import blocks, evolve
 from qpeft.circuits.simulator.torch_engine.buffers import Register, Sums
@@ -156,26 +154,10 @@ def _compiled(plan: Plan, inputs: Tensor) -> bool:
     return inputs.is_cpu and library.supports(plan)
 
 
-def _on_accelerator(plan: Plan, inputs: Tensor) -> bool:
-    """Whether the Triton kernel takes these samples: only where `QPEFT_TRITON=1` asks for it, since it has not run on a GPU yet."""
-    return inputs.is_cuda and os.environ.get("QPEFT_TRITON") == "1" and tables.supports(plan)
-
-
-def _carried(plan: Plan, inputs: Tensor) -> bool:
-    """Whether the observables are carried to the inputs (heisenberg.py) and not the state to the observables."""
-    return heisenberg.covers(plan) and heisenberg.worth(plan, inputs.shape[0])
-
-
-def _values(inputs: Tensor, angles: Tensor, plan: Plan, kept: list[heisenberg.Record] | None = None) -> Tensor:
-    """Expectation values `(B, n_observables)`; for `kept` see heisenberg.py."""
+def _values(inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
+    """Expectation values `(B, n_observables)`."""
     if _compiled(plan, inputs):
         return library.expectations(inputs, angles, plan.key)
-    if _on_accelerator(plan, inputs):
-        with _float32(inputs):
-            return tables.values(plan, inputs, angles)
-    if _carried(plan, inputs):
-        with _float32(inputs):
-            return heisenberg.kit(plan, inputs.device, inputs.dtype).values(inputs, angles, kept)
     check_memory(plan, inputs)
     kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
     with _float32(inputs):
@@ -190,18 +172,10 @@ def _values(inputs: Tensor, angles: Tensor, plan: Plan, kept: list[heisenberg.Re
         return torch.cat(out) if out else inputs.new_empty(0, len(plan.observables))
 
 
-def _gradients(
-    grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, recording: bool, kept: Sequence[heisenberg.Record] = ()
-) -> list[Tensor]:
-    """Gradients of inputs `(B, n_inputs)` and angles; for `recording` see `blocks.pullback`, for `kept` heisenberg.py."""
+def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, plan: Plan, *, recording: bool) -> list[Tensor]:
+    """Gradients of inputs `(B, n_inputs)` and angles; for `recording` see `blocks.pullback`."""
     if _compiled(plan, inputs):
         return library.backward(grad, inputs, angles, plan.key)
-    if _on_accelerator(plan, inputs):
-        with _float32(inputs):
-            return tables.gradients(plan, grad.to(inputs.dtype), inputs, angles, recording=recording)
-    if _carried(plan, inputs):
-        with _float32(inputs):
-            return heisenberg.kit(plan, inputs.device, inputs.dtype).gradients(grad.to(inputs.dtype), inputs, angles, kept)
     kit = evolve.kit(plan, False, inputs.device, inputs.dtype)
     columns, grad_columns = inputs.mT.contiguous(), grad.to(inputs.dtype).mT.contiguous()
     with _float32(inputs):
@@ -250,8 +224,8 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, angles: Tensor, plan: Plan) -> Tensor:
         ctx.save_for_backward(inputs, angles)
-        ctx.plan, ctx.kept = plan, []
-        return _shaped(_values(*_flat(inputs, angles), plan, ctx.kept), inputs)
+        ctx.plan = plan
+        return _shaped(_values(*_flat(inputs, angles), plan), inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -263,7 +237,7 @@ class _Adjoint(torch.autograd.Function):
             grads = torch.autograd.grad(out, (inputs, angles), grad, create_graph=True, allow_unused=True, materialize_grads=True)
             return grads[0], grads[1], None
         flat, numbers = _flat(inputs, angles)
-        of_inputs, of_angles = _gradients(grad, flat, numbers, plan, recording=True, kept=ctx.kept)
+        of_inputs, of_angles = _gradients(grad, flat, numbers, plan, recording=True)
         if of_inputs.dtype is not inputs.dtype or inputs.dim() != 2:
             of_inputs = of_inputs.to(inputs.dtype).view(inputs.shape)
         return of_inputs, of_angles if angles.dtype is of_angles.dtype else of_angles.to(angles.dtype), None

@@ -2,77 +2,78 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
+import typer
+from typer.core import TyperCommand, TyperGroup
 
-from qpeft.cli import main
-from tests.training.conftest import recipe, tiny_model  # noqa: F401  (fixtures)
+from qpeft.cli import app
+from qpeft.cli.common import Panel
+from tests.command_line import qpeft
 
-
-@dataclass(frozen=True)
-class Result:
-    returncode: int
-    stdout: str
-    stderr: str
+HELP = "import sys; sys.argv = ['qpeft', '--help']\nfrom qpeft.cli import app\napp(standalone_mode=False)\n"
 
 
-def qpeft(*arguments: object, stdin: str = "") -> Result:
-    """The entry point in this process: the same code as the installed command, without importing torch anew each time."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        mock.patch.object(sys, "argv", ["qpeft", *map(str, arguments)]),
-        mock.patch.object(sys, "stdin", io.StringIO(stdin)),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-    return Result(code, out.getvalue(), err.getvalue())
+def test_help_and_import_load_nothing_heavy() -> None:
+    heavy = "print('heavy:', [m for m in ('torch', 'peft', 'transformers', 'numpy', 'pydantic', 'rich') if m in sys.modules])"
+    for code in ("import sys, qpeft\n", HELP):
+        told = subprocess.run([sys.executable, "-c", code + heavy], capture_output=True, text=True, check=True).stdout
+        assert told.endswith("heavy: []\n")
 
 
-def quickest(code: str) -> float:
-    """Seconds of the best of five fresh interpreters, less an empty one's."""
+def test_help_costs_little_more_than_typer_itself() -> None:
+    def seconds(code: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
 
-    def best(text: str) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", text], check=True, stdout=subprocess.DEVNULL)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return best(code) - best("pass")
+    rounds = [(seconds("import typer, typer.main"), seconds(HELP)) for _ in range(5)]  # by turns, so that load counts for both
+    assert min(help_s for _, help_s in rounds) < 3 * min(typer_s for typer_s, _ in rounds)
 
 
-def test_help_and_import_are_instant() -> None:
-    assert quickest("import qpeft") < 0.1
-    help_s = quickest("import sys; sys.argv = ['qpeft', '--help']\nfrom qpeft.cli import app\napp(standalone_mode=False)")
-    assert help_s < 0.3
-    loaded = "import sys, qpeft.cli; print([m for m in ('torch', 'peft', 'transformers', 'numpy', 'pydantic') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout.strip() == "[]"
+def commands(group: TyperGroup, name: str = "") -> Iterator[tuple[str, TyperCommand]]:
+    """Every command of the application by its full name."""
+    for key, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, f"{name}{key} ")
+        else:
+            yield name + key, command
 
 
-def test_help_lists_every_command() -> None:
-    text = qpeft("--help").stdout
-    for command in ("train", "compare", "report", "eval", "chat", "params"):
-        assert command in text
-        assert qpeft(command, "--help").returncode == 0
+def test_help_is_one_screen_of_panels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = qpeft("--help").stdout.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if line.endswith("...") and not line.startswith("Usage")], "a description is cut"
+    listed = {line.split()[0] for line in lines if line.startswith("  ") and "--" not in line}
+    assert set(typer.main.get_command(app).commands) <= listed, "a command stands in no panel"
+    assert [line.rstrip(":") for line in lines if line.rstrip(":") in set(Panel)] == list(Panel)
     assert qpeft("--version").stdout.startswith("qpeft 0.")
 
 
-def test_train_eval_chat_report(recipe: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_every_command_has_an_example_that_its_own_parser_takes() -> None:
+    found = list(commands(typer.main.get_command(app)))
+    assert len(found) >= 20
+    for name, command in found:
+        lines = [line.strip() for line in (command.epilog or "").splitlines()[2:]]
+        assert lines, f"qpeft {name} has no example"
+        for line in lines:
+            before, _, after = line.partition(f"qpeft {name}")
+            assert not before or "=" in before, line
+            command.make_context(name, shlex.split(after), resilient_parsing=False)
+        assert "Examples:" in qpeft(*name.split(), "--help").stdout
+
+
+def test_train_eval_chat_report(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = qpeft("train", recipe, "--output", run, "--set", "training.max_steps=4", "--set", "training.eval_steps=2")
     assert done.returncode == 0, done.stderr
@@ -92,7 +93,7 @@ def test_train_eval_chat_report(recipe: Path, tmp_path: Path) -> None:  # noqa: 
     assert (tmp_path / "report" / Path(page.stdout.split("report: ")[1].strip()).name).exists()
 
 
-def test_params_need_a_config_alone(tiny_model: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_params_need_a_config_alone(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
     for place in (tmp_path, tmp_path / "config.json"):
         found = qpeft("params", place, "--method", "qtha", "--rank", 2, "--set", "hidden_size=8", "--set", "bond_dim=2", "--json")
@@ -120,14 +121,14 @@ def test_params_need_a_config_alone(tiny_model: Path, tmp_path: Path) -> None:  
         (("report", "nowhere", "--out", "x"), "no records"),
     ],
 )
-def test_mistakes_end_in_one_message(arguments: tuple[object, ...], words: str, tiny_model: Path) -> None:  # noqa: F811
+def test_mistakes_end_in_one_message(arguments: tuple[object, ...], words: str, tiny_model: Path) -> None:
     result = qpeft(*(tiny_model if a == "MODEL" else a for a in arguments))
     assert result.returncode == 2
     assert words in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_bad_recipe_names_file_line_and_field(recipe: Path) -> None:  # noqa: F811
+def test_a_bad_recipe_names_file_line_and_field(recipe: Path) -> None:
     text = recipe.read_text().replace("max_steps: 12", "max_steps: twelve").replace("eval_size: 8", "eval_sise: 8")
     recipe.write_text(text)
     result = qpeft("train", recipe)
@@ -140,7 +141,7 @@ def test_a_bad_recipe_names_file_line_and_field(recipe: Path) -> None:  # noqa: 
     assert "eval_size" in result.stderr
 
 
-def test_a_full_disk_is_said_plainly(recipe: Path) -> None:  # noqa: F811
+def test_a_full_disk_is_said_plainly(recipe: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
     result = qpeft("train", recipe, "--output", "/dev/full")

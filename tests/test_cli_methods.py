@@ -11,8 +11,7 @@ import yaml
 
 from qpeft.adapters.registry import METHODS
 from qpeft.training.recipe.adapter_section import read_adapter
-from tests.test_cli import qpeft
-from tests.training.conftest import tiny_model  # noqa: F401  (a fixture)
+from tests.command_line import qpeft
 
 LORA_8 = 8 * 2 * (24 + 24 + 24 + 8)  # two layers, q_proj 24 -> 24 and v_proj 24 -> 8
 
@@ -47,7 +46,7 @@ def test_controls_are_settings_of_their_method() -> None:
             assert config is not None, f"{method.name}, {name}: {problems}"
 
 
-def test_methods_on_a_model(tiny_model: Path) -> None:  # noqa: F811
+def test_methods_on_a_model(tiny_model: Path) -> None:
     found = read("methods", "--model", tiny_model, "--rank", 2, "--target-modules", "q_proj")
     rows = {row["method"]: row["parameters"] for row in found["methods"]}
     assert (found["layers"], rows["LORA"]) == (2, 2 * 2 * 48)
@@ -55,7 +54,7 @@ def test_methods_on_a_model(tiny_model: Path) -> None:  # noqa: F811
     assert rows["QAA"] == one["trainable"]
 
 
-def test_the_table_of_methods(tiny_model: Path) -> None:  # noqa: F811
+def test_the_table_of_methods(tiny_model: Path) -> None:
     alone, on_model = qpeft("methods").stdout, qpeft("methods", "--model", tiny_model, "--rank", 4).stdout
     assert "one 1536 -> 1536 layer at rank 8" in alone
     assert f"4 layers of {tiny_model} at rank 4" in on_model.replace("\n", "")
@@ -64,7 +63,7 @@ def test_the_table_of_methods(tiny_model: Path) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("budget", [0.3, 1.0])
-def test_budget_for_every_method(budget: float, tiny_model: Path) -> None:  # noqa: F811
+def test_budget_for_every_method(budget: float, tiny_model: Path) -> None:
     found = read("params", tiny_model, "--budget", budget)
     assert found["lora"] == LORA_8
     assert [row["method"] for row in found["methods"]] == list(METHODS)
@@ -82,7 +81,7 @@ def test_budget_for_every_method(budget: float, tiny_model: Path) -> None:  # no
     assert read("params", tiny_model, "--method", one["method"], *settings)["trainable"] == one["parameters"]
 
 
-def test_budget_in_words(tiny_model: Path) -> None:  # noqa: F811
+def test_budget_in_words(tiny_model: Path) -> None:
     done = qpeft(
         "params", tiny_model, "--budget", 0.9, "--method", "qaa", "--target-modules", "q_proj,v_proj", "--set", "n_layers=1"
     )
@@ -94,7 +93,7 @@ def test_budget_in_words(tiny_model: Path) -> None:  # noqa: F811
     assert read_adapter(section)[0] is not None
 
 
-def test_a_budget_that_nothing_meets(tiny_model: Path) -> None:  # noqa: F811
+def test_a_budget_that_nothing_meets(tiny_model: Path) -> None:
     done = qpeft("params", tiny_model, "--budget", 0.01, "--method", "qaa")
     assert done.returncode == 0
     assert "none fits" in done.stdout
@@ -115,7 +114,7 @@ def test_a_budget_that_nothing_meets(tiny_model: Path) -> None:  # noqa: F811
         (("--budget", 0.5, "--method", "qaa", "--target-modules", "nowhere"), "nowhere"),
     ],
 )
-def test_mistakes(arguments: tuple[object, ...], words: str, tiny_model: Path) -> None:  # noqa: F811
+def test_mistakes(arguments: tuple[object, ...], words: str, tiny_model: Path) -> None:
     done = qpeft("params", tiny_model, *arguments)
     assert done.returncode == 2
     assert words in done.stderr

@@ -23,7 +23,6 @@ from qpeft.training.loop.run import train
 from qpeft.training.loop.run_dir import read_record
 from qpeft.training.recipe.config import load_recipe
 from tests import reference
-from tests.training.conftest import recipe, tiny_model  # noqa: F401  (fixtures)
 
 CORE = {"trained": "core", "frames": "gradient"}
 SIZES = ((6, 4), (13, 29), (32, 8), (17, 17), (1, 7))
@@ -157,7 +156,7 @@ def test_wrong_settings_are_refused(settings: dict[str, object]) -> None:
         config_class("QCORE")(**settings)
 
 
-def test_a_run_starts_from_gradients_and_goes_on_from_its_checkpoint(recipe: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_starts_from_gradients_and_goes_on_from_its_checkpoint(recipe: Path, tmp_path: Path) -> None:
     adapter = (
         "adapter={peft_type: QCORE, r: 4, qubits: 2, trained: core, frames: gradient, batches: 2, target_modules: [q_proj, v_proj]}"
     )

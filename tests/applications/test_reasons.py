@@ -27,8 +27,7 @@ from qpeft.training.data.examples import Conversation, Message
 from qpeft.training.data.tokenization import encode_prompt
 from qpeft.training.loop.run import load_run, train
 from qpeft.training.recipe.config import load_recipe
-from tests.applications.conftest import clinic_rows, write_csv
-from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
+from tests.applications.clinic import clinic_rows, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_more_reasons_than_columns(tmp_path: Path) -> None:
         prepare(own_data(file, "ill", drop=("note",), reasons=9), tmp_path / "out")
 
 
-def test_a_run_gives_reasons(explained: Path, tiny_model: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_run_gives_reasons(explained: Path, tiny_model: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         f"""

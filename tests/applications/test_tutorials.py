@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.applications.test_prepare import fetched
+from tests.applications.published import skip_unless_fetched
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 
@@ -22,7 +22,7 @@ def test_a_tutorial(
     name: str, needs: str, refused: int | None, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if needs:
-        fetched(needs)
+        skip_unless_fetched(needs)
     script = runpy.run_path(str(TUTORIALS / f"{name}.py"))
     script["main"](["--out", str(tmp_path / "out"), "--model", str(tiny_model), "--steps", "1", "--rows", "4"])
     out = tmp_path / "out"

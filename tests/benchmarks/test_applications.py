@@ -12,8 +12,7 @@ import pytest
 
 from benchmarks import applications
 from benchmarks import applications_page as page
-from tests.applications.test_prepare import fetched
-from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
+from tests.applications.published import skip_unless_fetched
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,12 +87,12 @@ def test_the_committed_page_is_that_of_the_committed_results() -> None:
 
 @pytest.mark.slow
 def test_a_result_is_made_once(
-    tiny_model: Path,  # noqa: F811
+    tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    fetched("pima-diabetes")
+    skip_unless_fetched("pima-diabetes")
     monkeypatch.chdir(tmp_path)
     for name in ("RECIPES", "UNRELATED"):
         monkeypatch.setattr(applications, name, ROOT / getattr(applications, name))

@@ -13,7 +13,6 @@ from peft import PeftConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import qpeft.adapters.peft  # noqa: F401
-from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
 
 LORA_32 = 9_175_040
 
@@ -39,7 +38,7 @@ def test_it_fits_the_suite_s_model(name: str) -> None:
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in adapted.parameters() if p.requires_grad)
 
 
-def test_the_steps_of_the_suite_run(tmp_path: Path, tiny_model: Path) -> None:  # noqa: F811
+def test_the_steps_of_the_suite_run(tmp_path: Path, tiny_model: Path) -> None:
     rows = [
         {"messages": [{"role": "user", "content": f"{i} and 1?"}, {"role": "assistant", "content": f"#### {i + 1}"}]}
         for i in range(9)

@@ -17,12 +17,10 @@ from benchmarks.study.results import furthest, lines
 
 from qpeft.errors import ConfigError
 from qpeft.records import read_records
-from tests.applications.conftest import clinic  # noqa: F401  (fixture)
-from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
 
 
 @pytest.fixture
-def plan(tmp_path: Path, tiny_model: Path, clinic: Path) -> Path:  # noqa: F811
+def plan(tmp_path: Path, tiny_model: Path, clinic: Path) -> Path:
     file = tmp_path / "tiny.yaml"
     file.write_text(
         f"""
@@ -194,7 +192,7 @@ def test_a_wrong_plan_says_what_is_wrong(plan: Path, old: str, new: str, told: s
 
 def test_what_a_task_lacks_is_missed_before_the_first_run(
     plan: Path,
-    clinic: Path,  # noqa: F811
+    clinic: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     text = plan.read_text()
@@ -231,7 +229,7 @@ def test_wrong_arguments_are_told_in_a_line(plan: Path, given: list[str], told: 
 def test_a_task_without_validation_rows_is_refused_or_split(
     plan: Path,
     tmp_path: Path,
-    clinic: Path,  # noqa: F811
+    clinic: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Nothing is tuned on failures: rows are missed before the first run, and `split` makes them of the training rows."""

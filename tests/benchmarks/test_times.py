@@ -8,10 +8,9 @@ import yaml
 from benchmarks.study.times import main
 
 from benchmarks import harness
-from tests.training.conftest import tiny_model  # noqa: F401  (fixture)
 
 
-def test_every_arm_of_a_plan_is_timed(tmp_path: Path, tiny_model: Path) -> None:  # noqa: F811
+def test_every_arm_of_a_plan_is_timed(tmp_path: Path, tiny_model: Path) -> None:
     plan = yaml.safe_load(Path("benchmarks/study/breadth.yaml").read_text())
     plan["model"] = {"model_name_or_path": str(tiny_model)}
     plan["arms"] = [arm for arm in plan["arms"] if arm["label"] in ("LoRA r=8", "QTHA", "QTHA without circuit")]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.command_line import qpeft
 from tests.kills import kill_when_there
-from tests.test_cli import qpeft
 
 from qpeft.backends.emulator import backend
 from qpeft.backends.emulator.chip import load_chip

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.test_cli import qpeft
+from tests.command_line import qpeft
 
 from qpeft.adapters.layers.stored_grid import StoredLattice
 from qpeft.adapters.quantum_layer import QuantumLayer, set_executor

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.backends.standin import StandIn
-from tests.test_cli import qpeft
+from tests.command_line import qpeft
 
 from qpeft.backends.registry import get_backend
 from qpeft.backends.spending.budget import Budget

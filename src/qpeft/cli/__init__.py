@@ -10,9 +10,15 @@ from typing import Annotated
 import typer
 
 from qpeft import __version__
-from qpeft.cli import applications, data, devices, doctor, export, methods, plan, runs, service
 from qpeft.cli.common import app
 from qpeft.errors import QpeftError
+
+# The order in which --help lists commands
+from qpeft.cli import runs, export  # isort: skip
+from qpeft.cli import methods, doctor  # isort: skip
+from qpeft.cli import devices, plan  # isort: skip
+from qpeft.cli import service  # isort: skip
+from qpeft.cli import data, applications  # isort: skip
 
 __all__ = ["app", "applications", "data", "devices", "doctor", "export", "main", "methods", "plan", "runs", "service"]
 
@@ -36,7 +42,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("qpeft").setLevel(logging.INFO)
     try:
-        app()
+        app(prog_name="qpeft")
     except QpeftError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

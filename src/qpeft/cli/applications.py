@@ -1,4 +1,4 @@
-"""Commands that use a fine-tuned model for its job: judge it, predict with it, serve it."""
+"""Commands for a fine-tuned model in use: score it, predict with it, serve it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,36 @@ from typing import Annotated
 
 import typer
 
-from qpeft.cli.common import AsJson, Run, app, print_table
+from qpeft.cli.common import AsJson, Panel, Run, app, examples, print_table
 
 
-@app.command(name="evaluate-task")
+@app.command(
+    name="evaluate-task",
+    rich_help_panel=Panel.APPLICATIONS,
+    epilog=examples("qpeft evaluate-task runs/credit", "qpeft evaluate-task runs/credit --limit 200 --picture credit.png"),
+)
 def evaluate_task(
     run: Run,
-    data: Annotated[Path | None, typer.Option(help="Prepared folder; default where the recipe's training rows are.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Prepared folder; default the folder of the recipe's training rows.")] = None,
     part: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="The first ROWS rows alone.", metavar="ROWS")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a pass.")] = 8,
-    unrelated: Annotated[str | None, typer.Option(help="A file of other text, to measure what was forgotten.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw accuracy and the reliability curve into this PNG.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first ROWS rows.", metavar="ROWS")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 8,
+    unrelated: Annotated[
+        str | None, typer.Option(help="A file of unrelated text: how much its loss rose measures forgetting.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw accuracy and the reliability curve to this PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Judge a run on its task beside the base model and plain baselines, on the same rows, with tables by subgroup."""
+    """Score a run on its task, next to plain baselines.
+
+    The base model, the adapter and scikit-learn baselines answer the same rows. Prints task metrics with a bootstrap
+    interval, and tables by subgroup; writes task-evaluation.json and MODEL_CARD.md into the run.
+    """
     from qpeft.applications.evaluation import RESULT
-    from qpeft.applications.evaluation import evaluate_task as judge
+    from qpeft.applications.evaluation import evaluate_task as score
     from qpeft.applications.model_card import FILE as CARD
 
-    found = judge(run, folder=data, part=part, limit=limit, batch_size=batch_size, unrelated=unrelated, progress=not as_json)
+    found = score(run, folder=data, part=part, limit=limit, batch_size=batch_size, unrelated=unrelated, progress=not as_json)
     if as_json:
         print(json.dumps(found))
         return
@@ -57,22 +67,29 @@ def evaluate_task(
         print(f"picture: {draw(found, picture)}")
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.APPLICATIONS, epilog=examples("qpeft predict runs/credit --input new.csv --output answers.csv"))
 def predict(
     run: Run,
     input: Annotated[Path, typer.Option(help="Rows to answer: CSV, TSV, JSON, JSON Lines or Parquet, with the task's columns.")],
     output: Annotated[Path, typer.Option(help="CSV to write: the input, the label, its probability, or why the row is refused.")],
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows a pass.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
 ) -> None:
-    """Label the rows of a table; a row unlike anything the model was trained on is refused, with the reason."""
+    """Label the rows of a table.
+
+    A row with a value that no training row had is refused, with the reason.
+    """
     from qpeft.applications.predict import predict as answer
 
     counts = answer(run, input, output, batch_size=batch_size, overwrite=overwrite, progress=True)
     print(f"{output}: {counts['rows']:,} rows, {counts['refused']:,} refused")
 
 
-@app.command(name="serve-model")
+@app.command(
+    name="serve-model",
+    rich_help_panel=Panel.APPLICATIONS,
+    epilog=examples("qpeft serve-model runs/chip --port 8000", "qpeft serve-model runs/credit --adapter news=runs/news"),
+)
 def serve_model(
     run: Run,
     name: Annotated[str | None, typer.Option(help="What clients call the adapter; default the folder's name.")] = None,
@@ -81,7 +98,10 @@ def serve_model(
     host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine QPEFT_API_KEY must be set.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
 ) -> None:
-    """Serve a run as an OpenAI-compatible chat API, with other adapters on the same base loaded and unloaded by name."""
+    """Serve a run as an OpenAI-compatible chat API.
+
+    Other adapters of the same base model can be loaded and unloaded by name.
+    """
     import os
 
     from qpeft.applications.server import serve

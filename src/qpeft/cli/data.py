@@ -7,17 +7,15 @@ from typing import Annotated
 
 import typer
 
-from qpeft.cli.common import app, print_table
+from qpeft.cli.common import Panel, app, examples, print_table
 
-data = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Data sets: list those known by name, prepare one or your own."
-)
-app.add_typer(data, name="data")
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List data sets, and prepare one or your own table.")
+app.add_typer(data, name="data", rich_help_panel=Panel.APPLICATIONS)
 
 
-@data.command(name="list")
+@data.command(name="list", epilog=examples("qpeft data list"))
 def list_sets() -> None:
-    """The data sets known by name."""
+    """List the data sets known by name."""
     from qpeft.applications.catalogue import CATALOGUE
 
     print_table(
@@ -25,22 +23,33 @@ def list_sets() -> None:
     )
 
 
-@data.command()
+@data.command(
+    epilog=examples(
+        "qpeft data prepare german-credit", "qpeft data prepare customers.csv --label churned --positive yes --drop customer_id"
+    )
+)
 def prepare(
     name: Annotated[str, typer.Argument(help="A name of `qpeft data list`, or a table of your own with --label.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write; default data/NAME.")] = None,
     label: Annotated[str | None, typer.Option(help="Your own table: the column to predict.", metavar="COLUMN")] = None,
-    positive: Annotated[str, typer.Option(help="Your own table: the label that ranks rows, where there are two.")] = "",
-    drop: Annotated[list[str] | None, typer.Option(help="Your own table: a column that is no input.", metavar="COLUMN")] = None,
-    group: Annotated[str, typer.Option(help="Your own table: rows equal in this stay on one side.", metavar="COLUMN")] = "",
-    subgroup: Annotated[list[str] | None, typer.Option(help="Your own table: report its values apart.", metavar="COLUMN")] = None,
+    positive: Annotated[str, typer.Option(help="Your own table: the positive class of two (such as bad, or yes).")] = "",
+    drop: Annotated[list[str] | None, typer.Option(help="Your own table: a column that is not an input.", metavar="COLUMN")] = None,
+    group: Annotated[str, typer.Option(help="Your own table: rows with the same value stay in one split.", metavar="COLUMN")] = "",
+    subgroup: Annotated[
+        list[str] | None, typer.Option(help="Your own table: report metrics for each value of this column.", metavar="COLUMN")
+    ] = None,
     instruction: Annotated[str | None, typer.Option(help="Your own table: what the model is asked.")] = None,
-    reasons: Annotated[int, typer.Option(min=0, help="Your own table: answers name so many reasons, made by a rule.")] = 0,
+    reasons: Annotated[
+        int, typer.Option(min=0, help="Your own table: each answer names this many reasons, found by a logistic regression.")
+    ] = 0,
     file: Annotated[Path | None, typer.Option(help="A local copy of a hub dataset.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split; the catalogue's test sets are frozen at 0.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split; named data sets have a fixed test set at seed 0.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
 ) -> None:
-    """Fetch or read a data set, check it, split it without leakage, and write rows as messages with a card."""
+    """Check, split and write a data set.
+
+    Splits without leakage and writes rows as messages, with a card.
+    """
     from qpeft.applications.catalogue import find
     from qpeft.applications.prepare import own_data
     from qpeft.applications.prepare import prepare as write

@@ -8,15 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, app, print_table
+from qpeft.cli.common import AsJson, Panel, app, examples, print_table
 
-device = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="One chip in detail.")
-app.add_typer(device, name="device")
+device = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show one chip in detail.")
+app.add_typer(device, name="device", rich_help_panel=Panel.CHIPS)
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.CHIPS, epilog=examples("qpeft devices"))
 def devices(as_json: AsJson = False) -> None:
-    """List what can run circuits: a simulator, emulated chips, and vendors' backends with the extra that they need."""
+    """List the simulators, emulated chips and vendors.
+
+    The column `extra` names the extra of the package that a vendor's backend needs.
+    """
     from qpeft.backends.emulator.chip import load_chip, shipped_chips
     from qpeft.backends.registry import KINDS
 
@@ -48,13 +51,13 @@ def devices(as_json: AsJson = False) -> None:
     )
 
 
-@device.command()
+@device.command(epilog=examples("qpeft device show wukong-72", "qpeft device show wukong-72 --png wukong.png"))
 def show(
     chip: Annotated[str, typer.Argument(help="A chip that ships with qpeft, such as wukong-72, or a chip file (.json).")],
     png: Annotated[Path | None, typer.Option(help="Draw the chip into this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Size, errors, times and source of a chip."""
+    """Show a chip's size, errors, times and source."""
     from statistics import median
 
     from qpeft.backends.emulator.chip import load_chip

@@ -6,12 +6,12 @@ import json
 import re
 from importlib import metadata
 
-from qpeft.cli.common import AsJson, app, print_table
+from qpeft.cli.common import AsJson, Panel, app, examples, print_table
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.METHODS, epilog=examples("qpeft doctor"))
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is in use here: versions, processor, compiled kernel, accelerators, extras that are installed."""
+    """Show versions, hardware and installed extras."""
     from qpeft.circuits.simulator.c_engine import library
     from qpeft.training import environment
 

@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
-from qpeft.cli.common import AsJson, Run, app, print_table
+from qpeft.cli.common import AsJson, Panel, Run, app, examples, print_table
 
 
-@app.command()
+@app.command(
+    rich_help_panel=Panel.TRAIN,
+    epilog=examples("qpeft export runs/chip --to lora", "qpeft export runs/chip --to gguf-lora --tolerance 0.01"),
+)
 def export(
     run: Run,
     to: Annotated[str, typer.Option(help="lora (stock PEFT), merged (plain transformers), gguf-lora (llama.cpp) or lattice.")],
@@ -22,18 +25,21 @@ def export(
         float | None, typer.Option(min=0.0, max=1.0, help="Relative Frobenius error allowed for each module; default 0.01.")
     ] = None,
     calibration: Annotated[str | None, typer.Option(help="Rows to fit on; default the recipe's training rows.")] = None,
-    calibration_rows: Annotated[int, typer.Option(min=1, help="How many of them.")] = 256,
+    calibration_rows: Annotated[int, typer.Option(min=1, help="Number of rows to fit on.")] = 256,
     steps: Annotated[int, typer.Option(min=0, help="Steps of training towards the adapter's logits, after the fit.")] = 0,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of these steps.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Order of the rows in these steps; of simulated shots.")] = 0,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Learning rate of these steps.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Seed of the rows' order and of simulated shots.")] = 0,
     lora_bias: Annotated[bool, typer.Option("--lora-bias", help="Fit a constant to each module too (PEFT only).")] = False,
     via_lora: Annotated[bool, typer.Option("--via-lora", help="With --to merged: merge a fitted LoRA.")] = False,
     backend: Annotated[str | None, typer.Option(help="With --to lattice: where the circuits are measured.")] = None,
-    shots: Annotated[int | None, typer.Option(min=1, help="Of every circuit; default exact, where the backend can.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a former export.")] = False,
+    shots: Annotated[int | None, typer.Option(min=1, help="Shots of every circuit; default exact, where the backend can.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a run's adapter into a LoRA, a merged model, a GGUF adapter or one with measured circuits, and measure what is lost."""
+    """Convert an adapter to LoRA, merged weights or GGUF.
+
+    Also `lattice`: an adapter whose circuit values were measured once. Prints what the conversion loses on held-out rows.
+    """
     from qpeft.export.run import Options
     from qpeft.export.run import export as write
 
@@ -77,15 +83,21 @@ def export(
     print(f"exported: {folder}")
 
 
-@app.command(name="lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    name="lm-eval",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    rich_help_panel=Panel.APPLICATIONS,
+    epilog=examples("qpeft lm-eval runs/chip --tasks arc_easy --limit 100"),
+)
 def lm_eval(
     context: typer.Context,
     run: Run,
-    base: Annotated[bool, typer.Option("--base", help="Without the adapter, to compare.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="Run the base model, without the adapter.")] = False,
 ) -> None:
-    """Run lm-evaluation-harness on a run. What follows RUN are its own options, such as --tasks arc_easy --limit 100.
+    """Run lm-evaluation-harness on a run.
 
-    The tasks medical and financial are sets of exam questions.
+    Options after RUN are the harness's own, such as --tasks arc_easy. The tasks `medical` and `financial` are sets of exam
+    questions.
     """
     from qpeft.evaluation.lm_eval import lm_eval as evaluate
     from qpeft.evaluation.lm_eval import model_arguments

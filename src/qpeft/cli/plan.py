@@ -7,10 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, Recipe, Set, app, print_table
+from qpeft.cli.common import AsJson, Panel, Recipe, Set, app, examples, print_table
 
 
-@app.command()
+@app.command(
+    rich_help_panel=Panel.CHIPS,
+    epilog=examples("qpeft plan recipes/chip.yaml", "qpeft plan recipe.yaml --backend emulator:wukong-180 --shots 1000"),
+)
 def plan(
     recipe: Recipe,
     settings: Set = None,
@@ -18,7 +21,10 @@ def plan(
     shots: Annotated[int | None, typer.Option(min=1, help="Shots of every circuit; default the recipe's, else 1,000.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What training a recipe on a backend would cost, each way, and which way is chosen. Nothing runs and nothing is sent."""
+    """Estimate what training on a chip would cost.
+
+    Compares the ways to run a recipe's circuits on a backend and names the one chosen. Nothing runs and nothing is sent.
+    """
     from qpeft.errors import RunError
     from qpeft.training.on_chip.cost_estimate import plan as make
     from qpeft.training.recipe.config import BackendSection, load_recipe

@@ -26,22 +26,24 @@ def page() -> str:
         "with exit code 2 and one message, an interrupt with 130.",
         "",
     ]
-    found = sorted(_commands("qpeft", app))
-    lines += [f"* [`{name}`](#{name.replace(' ', '-')}): {_paragraphs(function)[0]}" for name, function in found]
-    for name, function in found:
+    found = sorted(_commands("qpeft", app), key=lambda row: row[0])
+    lines += [f"* [`{name}`](#{name.replace(' ', '-')}): {_paragraphs(function)[0]}" for name, function, _ in found]
+    for name, function, epilog in found:
         rows = list(_parameters(function))
         usage = " ".join([name, *(words for words, _, info in rows if isinstance(info, ArgumentInfo))])
         usage += " [OPTIONS]" if any(isinstance(info, OptionInfo) for _, _, info in rows) else ""
         lines += ["", f"## {name}", "", *(line for text in _paragraphs(function) for line in (text, "")), f"`{usage}`"]
         if rows:
             lines += ["", "| | |", "|---|---|", *(f"| `{words}` | {told} |" for words, told, _ in rows)]
+        lines += ["", "```console", *(line.strip() for line in epilog.splitlines()[2:]), "```"]
     return "\n".join(lines) + "\n"
 
 
-def _commands(name: str, group: typer.Typer) -> Iterator[tuple[str, Callable[..., Any]]]:
+def _commands(name: str, group: typer.Typer) -> Iterator[tuple[str, Callable[..., Any], str]]:
+    """(name, function, epilog with the examples) of every command."""
     for command in group.registered_commands:
         assert command.callback is not None
-        yield f"{name} {command.name or command.callback.__name__.replace('_', '-')}", command.callback
+        yield f"{name} {command.name or command.callback.__name__.replace('_', '-')}", command.callback, command.epilog or ""
     for inner in group.registered_groups:
         assert inner.typer_instance is not None
         yield from _commands(f"{name} {inner.name}", inner.typer_instance)

@@ -9,19 +9,24 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, Overwrite, Recipe, Run, Set, app, print_table
+from qpeft.cli.common import AsJson, Overwrite, Panel, Recipe, Run, Set, app, examples, print_table
 
 
-@app.command()
+@app.command(
+    rich_help_panel=Panel.TRAIN,
+    epilog=examples("qpeft train recipes/chip.yaml", "qpeft train recipe.yaml --set training.seed=1 --output runs/seed1"),
+)
 def train(
     recipe: Recipe,
     settings: Set = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; default runs/<recipe's name>.")] = None,
     overwrite: Overwrite = False,
-    baseline: Annotated[Path | None, typer.Option(help="File in which runs share the base model's held-out metrics.")] = None,
-    until: Annotated[int | None, typer.Option(min=1, help="Pause after this step; the same command goes on.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="File that caches the base model's held-out metrics for several runs.")
+    ] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Pause after this step; the same command continues.")] = None,
 ) -> None:
-    """Train one adapter, or continue a run that was interrupted."""
+    """Train one adapter, or continue an interrupted run."""
     from qpeft.training.loop.run import train as run
     from qpeft.training.recipe.config import load_recipe
 
@@ -39,14 +44,17 @@ def train(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.TRAIN, epilog=examples("qpeft compare recipes/demo.yaml"))
 def compare(
     recipe: Recipe,
     settings: Set = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the comparison; default runs/<recipe's name>.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train every method x seed of a recipe's compare section on the same data in the same order, and report."""
+    """Train methods x seeds on the same data, and report.
+
+    The methods and seeds stand in the recipe's `compare` section. Every run sees the same rows in the same order.
+    """
     from qpeft.study.compare import compare as run
     from qpeft.training.recipe.config import load_recipe
 
@@ -56,13 +64,16 @@ def compare(
     _report([records], folder / "report", config.name)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=Panel.TRAIN,
+    epilog=examples("qpeft report runs/demo --out report", "qpeft report runs/lora runs/qtha --out report"),
+)
 def report(
     records: Annotated[list[Path], typer.Argument(help="Files of records (JSON Lines), or folders of runs and comparisons.")],
-    out: Annotated[Path, typer.Option(help="Where the page, its Markdown twin and the plots go.")],
+    out: Annotated[Path, typer.Option(help="Folder for the page, the Markdown and the plots.")],
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
 ) -> None:
-    """Turn records into a table, plots, Markdown and one self-contained HTML page."""
+    """Turn records into tables, plots and one web page."""
     _report(records, out, title)
 
 
@@ -85,20 +96,27 @@ def _report(paths: list[Path], out: Path, title: str | None) -> None:
     print(f"report: {built.html}")
 
 
-@app.command(name="eval")
+@app.command(
+    name="eval",
+    rich_help_panel=Panel.TRAIN,
+    epilog=examples("qpeft eval runs/chip", "qpeft eval runs/chip --backend emulator:wukong-72 --shots 1000"),
+)
 def evaluate(
     run: Run,
     data: Annotated[str | None, typer.Option(help="Rows to evaluate on; default the recipe's held-out rows.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate on the first ROWS rows alone.", metavar="ROWS")] = None,
-    backend: Annotated[str | None, typer.Option(help="Run the circuits here too, such as emulator:wukong-72.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate on the first ROWS rows only.", metavar="ROWS")] = None,
+    backend: Annotated[str | None, typer.Option(help="Also run the circuits on this backend, such as emulator:wukong-72.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Shots of every circuit; default exact, where the backend can.")] = None,
-    max_circuits: Annotated[int | None, typer.Option(min=1, help="Stop before more circuits than this run.")] = None,
+    max_circuits: Annotated[int | None, typer.Option(min=1, help="Stop before more than this many circuits run.")] = None,
     budget_shots: Annotated[int | None, typer.Option(min=1, help="Stop before more shots than this are spent.")] = None,
     cache: Annotated[Path | None, typer.Option(help="File of results to reuse and to add to.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of simulated shots.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Loss, perplexity and token accuracy of a run, with its adapter and without; with --backend, also on a chip."""
+    """Measure held-out loss with and without the adapter.
+
+    Prints loss, perplexity and token accuracy. With --backend the circuits also run on an emulated or real chip.
+    """
     from qpeft.errors import RunError
     from qpeft.training.data.examples import load_data, load_examples
     from qpeft.training.data.tokenization import tokenize_all
@@ -165,17 +183,23 @@ def _open_backend(name: str, run: Path) -> Any:
     return get_backend(name, **options)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=Panel.TRAIN,
+    epilog=examples("qpeft chat runs/chip", 'qpeft chat runs/chip --prompt "What is a qubit?"'),
+)
 def chat(
     run: Run,
-    prompt: Annotated[str | None, typer.Option(help="Answer this and end; without it, a conversation.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Answer this prompt and exit; default a conversation.")] = None,
     system: Annotated[str | None, typer.Option(help="System message; default the recipe's.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the most likely token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 0,
-    base: Annotated[bool, typer.Option("--base", help="Without the adapter, to compare.")] = False,
+    base: Annotated[bool, typer.Option("--base", help="Talk to the base model, without the adapter.")] = False,
 ) -> None:
-    """Talk to a fine-tuned model. An empty line or end of input ends the conversation, /new starts another."""
+    """Talk to a fine-tuned model.
+
+    An empty line or end of input ends the conversation, /new starts another.
+    """
     from qpeft.evaluation.generate import reply
     from qpeft.training.data.examples import Message
     from qpeft.training.loop.run import load_run

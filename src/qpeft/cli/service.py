@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, app, print_table
+from qpeft.cli.common import AsJson, Panel, app, examples, print_table
 
-keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke the service's keys.")
-app.add_typer(keys_app, name="keys")
+keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, list and revoke the service's keys.")
+app.add_typer(keys_app, name="keys", rich_help_panel=Panel.SERVICE)
 
-vendor_app = typer.Typer(no_args_is_help=True, help="What was sent to vendors, and what became of it.")
-app.add_typer(vendor_app, name="vendor-tasks")
+vendor_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List and resolve the tasks sent to vendors.")
+app.add_typer(vendor_app, name="vendor-tasks", rich_help_panel=Panel.SERVICE)
 
 Url = Annotated[str | None, typer.Option(envvar="QPEFT_SERVICE_URL", help="The service's address.")]
 Key = Annotated[str | None, typer.Option(envvar="QPEFT_SERVICE_KEY", help="Your key; better in the environment than here.")]
@@ -22,7 +22,7 @@ DataDir = Annotated[Path, typer.Option(help="Where the service keeps its databas
 Database = Annotated[str | None, typer.Option(help="postgresql+psycopg://...; default SQLite in --data-dir.")]
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.SERVICE, epilog=examples("qpeft serve --device emulator:wukong-72 --admin-key-file admin.key"))
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one and prints it.")] = 8642,
@@ -36,7 +36,10 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     behind_proxy: Annotated[bool, typer.Option("--behind-proxy", help="A proxy in front of the service speaks TLS.")] = False,
 ) -> None:
-    """Run the quantum task service. Further settings: environment variables QPEFT_SERVICE_* (docs/service.md)."""
+    """Run the quantum task service.
+
+    Further settings: environment variables QPEFT_SERVICE_* (docs/service.md).
+    """
     from qpeft.service.logs import configure
     from qpeft.service.server import serve as run
     from qpeft.service.settings import Settings
@@ -59,7 +62,10 @@ def serve(
     run(Settings(**given), admin_key_file)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=Panel.SERVICE,
+    epilog=examples("QPEFT_SERVICE_KEY=... qpeft worker --url http://127.0.0.1:8642 --device emulator:wukong-72"),
+)
 def worker(
     url: Url = None,
     key: Key = None,
@@ -69,13 +75,16 @@ def worker(
         str | None, typer.Option(help="Its name, of no other worker: it takes over from the one that had it before.")
     ] = None,
 ) -> None:
-    """Run circuits for a service, on this machine. The key needs the scope worker."""
+    """Run circuits for a service, on this machine.
+
+    The key needs the scope `worker`.
+    """
     from qpeft.service.worker import run_worker
 
     run_worker(url, key, device or ["simulator"], max_jobs, name=name)
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.SERVICE, epilog=examples("qpeft jobs --state queued"))
 def jobs(
     url: Url = None,
     key: Key = None,
@@ -95,7 +104,7 @@ def jobs(
     print_table(columns, [tuple("" if job[c] is None else str(job[c]) for c in columns) for job in found])
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.SERVICE, epilog=examples("qpeft submit bell.qasm --device emulator:wukong-72 --shots 1000"))
 def submit(
     file: Annotated[Path, typer.Argument(help="OpenQASM (.qasm), OriginIR (.ir, .originir) or qpeft's circuit JSON (.json).")],
     url: Url = None,
@@ -124,7 +133,12 @@ def submit(
         print(json.dumps(client.result(job["id"], timeout_s=wait)))
 
 
-@keys_app.command("create")
+@keys_app.command(
+    "create",
+    epilog=examples(
+        "qpeft keys create alice --scope submit --scope read", "qpeft keys create admin --scope admin --data-dir qpeft-service"
+    ),
+)
 def keys_create(
     user: Annotated[str, typer.Argument(help="The user's name; made when there is none of it.")],
     scope: Annotated[
@@ -135,7 +149,10 @@ def keys_create(
     data_dir: Annotated[Path | None, typer.Option(help="Write into this folder's database instead of asking a server.")] = None,
     weight: Annotated[float | None, typer.Option(help="The user's share of a device; default 1.")] = None,
 ) -> None:
-    """Make a key and print it, once. With --data-dir no key is needed: who may write the database may make one."""
+    """Make a key and print it, once.
+
+    With --data-dir no key is needed: whoever may write the database may make one.
+    """
     scopes = scope or ["submit", "read"]
     if data_dir is not None:
         from qpeft.service.local import create_key
@@ -148,9 +165,9 @@ def keys_create(
         print(client.create_key(user, scopes, weight=weight)["key"])
 
 
-@keys_app.command("list")
+@keys_app.command("list", epilog=examples("qpeft keys list"))
 def keys_list(url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
-    """List keys by their prefixes; the keys themselves are stored nowhere."""
+    """List keys by prefix; the keys themselves are not stored."""
     from qpeft.service.client import Client
 
     with Client(url, key) as client:
@@ -162,18 +179,21 @@ def keys_list(url: Url = None, key: Key = None, as_json: AsJson = False) -> None
     print_table(("prefix", "user", "scopes", "created", "revoked"), rows)
 
 
-@keys_app.command("revoke")
+@keys_app.command("revoke", epilog=examples("qpeft keys revoke qp_1a2b3c"))
 def keys_revoke(
     prefix: Annotated[str, typer.Argument(help="As `qpeft keys list` shows it.")], url: Url = None, key: Key = None
 ) -> None:
-    """Revoke a key: it is refused from now on, streams that it opened end."""
+    """Revoke a key.
+
+    It is refused from now on, and streams that it opened end.
+    """
     from qpeft.service.client import Client
 
     with Client(url, key) as client:
         client.revoke_key(prefix)
 
 
-@vendor_app.command("list")
+@vendor_app.command("list", epilog=examples("qpeft vendor-tasks list --state intent"))
 def vendor_list(
     url: Url = None,
     key: Key = None,
@@ -192,7 +212,9 @@ def vendor_list(
     print_table(columns, [tuple(str(task[c]) for c in columns) for task in found])
 
 
-@vendor_app.command("resolve")
+@vendor_app.command(
+    "resolve", epilog=examples("qpeft vendor-tasks resolve 41 --vendor-job 8F3A", "qpeft vendor-tasks resolve 41 --absent")
+)
 def vendor_resolve(
     task: Annotated[str, typer.Argument(help="A task in state intent; its id is the vendor's batch number.")],
     vendor_job: Annotated[str | None, typer.Option(help="The vendor's id of it.")] = None,
@@ -200,7 +222,10 @@ def vendor_resolve(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Say what became of a task whose sending was cut off, after looking for it at the vendor's."""
+    """Record what became of a task whose sending was cut off.
+
+    Look for it at the vendor's first.
+    """
     from qpeft.service.client import Client
 
     if (vendor_job is None) != absent:
@@ -209,12 +234,15 @@ def vendor_resolve(
         print(client.resolve_vendor_task(task, vendor_job)["state"])
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.SERVICE, epilog=examples("qpeft backup backup.sqlite --data-dir qpeft-service"))
 def backup(
     target: Annotated[Path, typer.Argument(help="A file that does not exist yet.")],
     data_dir: DataDir = Path("qpeft-service"),
 ) -> None:
-    """Copy the SQLite database of a service, running or not, and check the copy. For PostgreSQL use pg_dump."""
+    """Copy a service's SQLite database and check the copy.
+
+    The service may be running. For PostgreSQL use pg_dump.
+    """
     from qpeft.service.database import backup_sqlite
 
     backup_sqlite(data_dir / "service.sqlite", target)

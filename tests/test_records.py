@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,23 @@ def test_append_and_read_in_order(tmp_path: Path) -> None:
         append_record(path, record)
     assert list(read_records(path)) == several
     assert path.read_bytes().count(b"\n") == 3
+
+
+def append_several(path: Path, start: int) -> None:
+    for seed in range(start, start + 10):
+        append_record(path, dataclasses.replace(RECORD, seed=seed))
+
+
+def test_several_processes_append_to_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=append_several, args=(path, 10 * k)) for k in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+        assert writer.exitcode == 0
+    assert sorted(record.seed for record in read_records(path)) == list(range(40))
 
 
 def test_torn_last_line_is_skipped_and_then_cut_off(tmp_path: Path) -> None:

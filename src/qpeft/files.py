@@ -1,8 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -11,3 +14,47 @@ def atomic_write(path: Path, text: str) -> None:
     scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
     scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, path)
+
+
+@contextlib.contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """A scratch folder beside `path` that takes its place when the block ends, or is removed when the block raises.
+
+    No system swaps two folders in one step: a process that is killed between the two renames leaves the old folder as
+    `.NAME.replaced`, which the next call puts back.
+    """
+    scratch, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.replaced")
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    for left_over in (scratch, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        if path.exists():
+            os.replace(path, old)
+        os.replace(scratch, path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def lock_file(path: Path, *, timeout_s: float = -1.0) -> Iterator[None]:
+    """Hold a lock that other processes respect; the system releases it when this process ends, however it ends.
+
+    Args:
+        path: the lock's own file, made if missing and left behind. Its content does not matter.
+        timeout_s: how long to wait for another holder; 0 does not wait, negative waits for ever.
+
+    Raises:
+        TimeoutError: another process held the lock for `timeout_s`.
+    """
+    import filelock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(str(path), timeout=timeout_s):
+            yield
+    except filelock.Timeout as error:
+        raise TimeoutError(f"{path} is held by another process") from error

@@ -325,7 +325,7 @@ def test_a_failure_leaves_nothing_behind(make_run: MakeRun, tmp_path: Path, monk
 def test_kill_9_leaves_no_half_written_folder(make_run: MakeRun, tmp_path: Path) -> None:
     run, out = make_run(LINEAR), tmp_path / "out"
     code = (
-        "import sys, time; from pathlib import Path; from qpeft.training import export as m\n"
+        "import sys, time; from pathlib import Path; from qpeft.export import run as m\n"
         "m._check_values = lambda *_: time.sleep(600)\n"  # after the LoRA is written, before the report
         "m.export(Path(sys.argv[1]), Path(sys.argv[2]), m.Options())"
     )

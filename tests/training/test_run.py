@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tests.kills import kill_when_there
 
 from qpeft.errors import RunError
+from qpeft.files import lock_file
 from qpeft.records import RunRecord, read_records
 from qpeft.study.compare import compare
 from qpeft.training.data.examples import load_data
@@ -144,14 +145,9 @@ def test_a_torn_checkpoint_is_thrown_away(recipe: Path, unkilled: Path, tmp_path
 
 
 def test_one_process_at_a_time(recipe: Path, tmp_path: Path) -> None:
-    import fcntl
-
     folder = tmp_path / "busy"
-    folder.mkdir()
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="another process"):
-            train(load_recipe(recipe), folder)
+    with lock_file(folder / ".lock"), pytest.raises(RunError, match="another process"):
+        train(load_recipe(recipe), folder)
 
 
 def test_load_run_gives_the_trained_model(recipe: Path, unkilled: Path) -> None:

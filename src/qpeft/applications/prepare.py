@@ -12,8 +12,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,7 @@ from qpeft.applications.sources import FileSource, HubSource, PackageSource
 from qpeft.applications.splits import PARTS, Split, normalised, split
 from qpeft.applications.tables import FILE, Group, Task, cut, infer_fields, number, read_table, spelled
 from qpeft.errors import DataError, MissingDependencyError
+from qpeft.files import replace_folder
 from qpeft.training.data.examples import Conversation, load_examples
 from qpeft.training.data.files import read_rows
 
@@ -60,18 +59,12 @@ def prepare(data: DataSet, out: Path, *, file: Path | None = None, seed: int = 0
         raise DataError(
             f"the test rows have SHA-256 {hashes['test']}", file=data.name, expected=f"the frozen test set {data.tests}"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir()
+    with replace_folder(out) as new:
         for part, text in texts.items():
             (new / f"{part}.jsonl").write_bytes(text)
         task.write(new)
         counts = {part: Counter(row.get("label", "") for row in made.parts[part]) for part in PARTS}
         (new / CARD).write_text(card(data, task, counts, hashes, made.left_out, seed), encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(new, out)
     return Prepared(folder=out, rows={part: len(made.parts[part]) for part in PARTS}, hashes=hashes, left_out=made.left_out)
 
 

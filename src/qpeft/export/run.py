@@ -7,13 +7,10 @@ loaded again, and all but the measured adapter are loaded without qpeft's layers
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from qpeft.adapters.peft import DeltaLayer, layer_shape
 from qpeft.errors import AdapterError, MergeError, RunError
 from qpeft.export.distill import distance, fit_layers, train_towards
 from qpeft.export.gguf import gguf_names, write_gguf_lora
+from qpeft.files import replace_folder
 from qpeft.training import environment
 from qpeft.training.loop.loaded_run import AdaptedRun, copy_sharing_weights, lora_model, open_run, write_merged
 from qpeft.training.model.held_out_loss import evaluate
@@ -94,7 +92,7 @@ def export(folder: Path, output: Path, options: Options, *, overwrite: bool = Fa
     _check_output(output, overwrite)
     run = open_run(folder, options.adapter, calibration=options.calibration, calibration_rows=options.calibration_rows)
     _check_adapter(run, options)
-    with _whole(output) as scratch:
+    with replace_folder(output) as scratch:
         if options.to == "lattice":
             found = _lattice(run, scratch, folder, options)
         else:
@@ -307,23 +305,3 @@ def _check_output(output: Path, overwrite: bool) -> None:
             raise RunError("the output exists", value=str(output), hint="another --output, or --overwrite")
         if not (output / REPORT).is_file():
             raise RunError("the output is not a former export, so it is not replaced", value=str(output), hint="another --output")
-
-
-@contextlib.contextmanager
-def _whole(output: Path) -> Iterator[Path]:
-    """A scratch folder beside `output` that takes its place at the end, or is removed."""
-    scratch = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
-        yield scratch
-        if output.exists():
-            old = output.with_name(f".{output.name}.replaced")
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(output, old)
-            os.replace(scratch, output)
-            shutil.rmtree(old)
-        else:
-            os.replace(scratch, output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

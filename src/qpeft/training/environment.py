@@ -7,7 +7,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,6 +86,20 @@ def peak_memory_bytes() -> int:
     """Largest resident set of this process since the peak was forgotten, plus, with a GPU, the most memory torch held on it."""
     import torch
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return resident + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+    return _peak_resident_bytes() + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+
+
+def _peak_resident_bytes() -> int:
+    """From `/proc` on Linux, from psutil on Windows, from `getrusage` elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    memory = psutil.Process().memory_info()
+    if (peak := getattr(memory, "peak_wset", None)) is not None:
+        return int(peak)
+    try:
+        import resource
+    except ImportError:
+        return int(memory.rss)  # a system that keeps no peak: what is resident now
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from qpeft.errors import ConfigError, RunError
-from qpeft.files import atomic_write
+from qpeft.files import atomic_write, lock_file, replace_folder
 from qpeft.records import RunRecord
 from qpeft.training import environment
 from qpeft.training.recipe.config import RunConfig
@@ -89,22 +87,19 @@ def save_adapter(model: Any, folder: Path) -> int:
     """Write `adapter/` whole or not at all; how many numbers its file holds."""
     from safetensors import safe_open
 
-    scratch = folder / f"{ADAPTER}.partial"
-    shutil.rmtree(scratch, ignore_errors=True)
-    model.save_pretrained(str(scratch))
-    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
-    os.replace(scratch, folder / ADAPTER)
+    with replace_folder(folder / ADAPTER) as scratch:
+        model.save_pretrained(str(scratch))
     with safe_open(str(folder / ADAPTER / "adapter_model.safetensors"), "pt") as weights:
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118 (no iterator)
 
 
 @contextlib.contextmanager
 def lock_run_dir(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system lets go of it when the process ends, however it ends."""
-    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+    """Hold the folder's lock; the system releases it when the process ends, however it ends."""
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            stack.enter_context(lock_file(folder / ".lock", timeout_s=0))
+        except TimeoutError as error:
             raise RunError(
                 "another process is training in this folder", value=str(folder), hint="wait, or another --output"
             ) from error

@@ -12,13 +12,12 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from qpeft.errors import MissingDependencyError, ModelError
+from qpeft.files import lock_file, replace_folder
 from qpeft.training import environment
 from qpeft.training.recipe.config import ModelSection
 
@@ -156,18 +155,12 @@ def _converted(package: str) -> Path:
         return folder
     if importlib.util.find_spec("gguf") is None:
         raise MissingDependencyError("gguf", "demo", f"reading the model of package {package}")
-    logger.warning("converting %s to a bfloat16 checkpoint, once: %s", gguf.name, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        made = Path(scratch) / folder.name
-        _dequantise(gguf, made)
-        (made / "SOURCE.json").write_text(json.dumps({"package": package, "file": gguf.name, "sha256": digest}, indent=1))
-        try:
-            os.replace(made, folder)  # whole or not at all
-        except OSError:  # another process was faster, or a broken folder is in the way
-            if not (folder / "SOURCE.json").exists():
-                shutil.rmtree(folder)
-                os.replace(made, folder)
+    with lock_file(folder.with_name(f".{folder.name}.lock")):
+        if not (folder / "SOURCE.json").exists():  # else another process was faster
+            logger.warning("converting %s to a bfloat16 checkpoint, once: %s", gguf.name, folder)
+            with replace_folder(folder) as made:
+                _dequantise(gguf, made)
+                (made / "SOURCE.json").write_text(json.dumps({"package": package, "file": gguf.name, "sha256": digest}, indent=1))
     return folder
 
 

@@ -14,6 +14,7 @@ QpeftError
 |-- BackendError            a circuit or request that a backend refuses, before it runs      (also ValueError)
 |   |-- BudgetError         work that would cost more than is left of a budget
 |   `-- JobError            a vendor's job that failed, was refused, or whose fate is not known
+|-- PluginError             a package or file that adds something to qpeft and cannot be loaded
 |-- ServiceError            the task service refused a request or could not be reached
 `-- MissingDependencyError  an optional package that is not installed, with the pip line     (also ImportError)
 """
@@ -128,6 +129,10 @@ class ModelError(QpeftError):
 
 class RunError(QpeftError):
     """A run folder that cannot be evaluated, resumed or reported."""
+
+
+class PluginError(QpeftError):
+    """A package or a file that adds something to qpeft cannot be loaded, or may not be; the message names it."""
 
 
 class ServiceError(QpeftError):

@@ -26,8 +26,9 @@ def sine() -> Iterator[type[PeftConfig]]:
     """The stranger's config class; the registry forgets it at the end."""
     importlib.import_module("tests.adapters.stranger")
     yield PEFT_TYPE_TO_CONFIG_MAPPING["SINE"]
-    for mapping in (METHODS, PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING):
-        del mapping["SINE"]  # type: ignore[attr-defined]
+    METHODS.unregister("SINE")
+    for mapping in (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING):
+        del mapping["SINE"]
     del sys.modules["tests.adapters.stranger"]
 
 

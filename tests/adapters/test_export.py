@@ -16,7 +16,6 @@ from transformers.pytorch_utils import Conv1D
 
 import qpeft
 from qpeft.adapters import peft as bridge
-from qpeft.adapters import registry
 from qpeft.adapters.base import AdapterConfig, Delta, Place
 from qpeft.adapters.low_rank import Moments, added, delta_weight, exact, fitted, truncated
 from qpeft.adapters.registry import METHODS, Method, register
@@ -60,7 +59,7 @@ def adapted(request: pytest.FixtureRequest) -> Iterator[Any]:
     base = nn.Sequential(nn.Linear(7, 5), Conv1D(9, 5))
     nn.init.normal_(base[1].weight)
     yield get_peft_model(base, bridge.config_class(name)(target_modules=["0", "1"])).eval()
-    del registry.METHODS[name]
+    METHODS.unregister(name)
 
 
 def layers(model: Any) -> list[Any]:

@@ -154,7 +154,7 @@ def stranger() -> Iterator[type[PeftConfig]]:
     """A method registered after peft was imported; forgotten again at the end."""
     registry.register(Method("SCALED_MAP", ScaledConfig, Scaled, "none", "a rank-r map"))
     yield PEFT_TYPE_TO_CONFIG_MAPPING["SCALED_MAP"]
-    del METHODS["SCALED_MAP"]
+    METHODS.unregister("SCALED_MAP")
     for mapping in (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING):
         del mapping["SCALED_MAP"]
 

@@ -1,9 +1,16 @@
-"""Functions that return a Circuit. Each docstring gives the order of gates and of angles."""
+"""Circuit families: functions that return a Circuit. Each docstring gives the order of gates and of angles.
+
+`FAMILIES` holds them by name. Another package adds one by an entry point of the group `qpeft.circuits`: a function
+`(n_qubits, n_layers) -> Circuit`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import CircuitError
+from qpeft.plugins import Registry
 
 
 def qtha(n_qubits: int, n_layers: int, *, entangling: bool = True) -> Circuit:
@@ -83,3 +90,8 @@ def simplified_two_design(n_qubits: int, n_layers: int, *, entangling: bool = Tr
             ops += [Op("ry", (i,), Angle(index)), Op("ry", (i + 1,), Angle(index + 1))]
             index += 2
     return Circuit(n_qubits, tuple(ops), n_params=index)
+
+
+FAMILIES: Registry[Callable[[int, int], Circuit]] = Registry(
+    "qpeft.circuits", {family.__name__: family for family in (qtha, hardware_efficient, ry_cnot, simplified_two_design)}
+)

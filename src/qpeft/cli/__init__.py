@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from qpeft import __version__
-from qpeft.cli.common import app
+from qpeft import __version__, plugins
+from qpeft.cli.common import ALLOW_PLUGINS, app
 from qpeft.errors import QpeftError
 
 # The order in which --help lists commands
@@ -32,8 +32,12 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    allow_plugins: Annotated[
+        bool, typer.Option(ALLOW_PLUGINS, help="Let a recipe's `plugins` run; may stand behind the command too.")
+    ] = False,
 ) -> None:
-    pass
+    if allow_plugins:
+        plugins.allow()
 
 
 def main() -> None:

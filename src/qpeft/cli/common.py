@@ -22,8 +22,20 @@ class Panel(enum.StrEnum):
     APPLICATIONS = "Applications"
 
 
+ALLOW_PLUGINS = "--allow-plugins"
+
+
 class PanelGroup(TyperGroup):
-    """Lists commands under their panels in plain text. Typer's own panels import Rich, which costs 0.1 s at each `--help`."""
+    """Lists commands under their panels in plain text. Typer's own panels import Rich, which costs 0.1 s at each `--help`.
+
+    `--allow-plugins` may stand anywhere on the command line: it concerns every command that reads a recipe or a run.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Move `--allow-plugins` to the front, where the options of all commands stand."""
+        end = args.index("--") if "--" in args else len(args)
+        flags = [arg for arg in args[:end] if arg == ALLOW_PLUGINS]
+        return super().parse_args(ctx, [*flags[:1], *(arg for arg in args[:end] if arg != ALLOW_PLUGINS), *args[end:]])
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write one block per panel, commands in order of definition."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from qpeft.adapters.low_rank import LowRank
 from qpeft.errors import DataError, MergeError, RunError
+from qpeft.plugins import load_plugins
 from qpeft.training.data.examples import load_data, load_examples
 from qpeft.training.data.tokenization import tokenize_all
 from qpeft.training.loop.run_dir import ADAPTER, RECIPE
@@ -91,6 +92,7 @@ def open_run(folder: Path, adapter: str, *, calibration: str | None, calibration
         default = ["default"] if (folder / ADAPTER / "adapter_config.json").exists() else []
         raise RunError("the run has no such adapter", value=adapter, bound=", ".join([*default, *found]) or "none")
     config = RunConfig.from_resolved(read_yaml(folder / RECIPE).value)
+    load_plugins(config.plugins)
     tokenizer = loading.load_tokenizer(config.model)
     fit, held_out = _rows(config, tokenizer, calibration, calibration_rows)
     model = loading.load_model(config.model).eval()

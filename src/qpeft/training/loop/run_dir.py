@@ -13,6 +13,7 @@ from typing import Any
 
 from qpeft.errors import ConfigError, RunError
 from qpeft.files import atomic_write, lock_file, replace_folder
+from qpeft.plugins import load_plugins
 from qpeft.records import RunRecord
 from qpeft.training import environment
 from qpeft.training.recipe.config import RunConfig
@@ -51,10 +52,12 @@ def failed_record(config: RunConfig, reason: str) -> RunRecord:
 
 
 def finished_config(folder: Path) -> RunConfig:
-    """The recipe of a finished run; RunError for any other folder."""
+    """The recipe of a finished run, its plug-ins loaded; RunError for any other folder."""
     if not (folder / ADAPTER / "adapter_config.json").exists() or not (folder / RECIPE).exists():
         raise RunError("not a finished run", value=str(folder), bound=f"a folder with {RECIPE} and {ADAPTER}/")
-    return RunConfig.from_resolved(read_yaml(folder / RECIPE).value)  # its data files may have moved since
+    config = RunConfig.from_resolved(read_yaml(folder / RECIPE).value)  # its data files may have moved since
+    load_plugins(config.plugins)
+    return config
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from qpeft.backends.registry import KINDS, known_names
-from qpeft.errors import ConfigError
+from qpeft.errors import ConfigError, PluginError
+from qpeft.plugins import load_plugins
 from qpeft.training.data.files import READERS
 from qpeft.training.recipe.adapter_section import read_adapter
 from qpeft.training.recipe.training_section import Count, Positive, Seed, TrainingSection
@@ -145,10 +146,12 @@ class CompareSection(Section):
 
 class RunConfig(Section):
     """A recipe, complete and checked. `label` is the display name of a single run, by default the name of its method. `init_from`
-    is the `adapter/` of a run with the same adapter section, whose weights training starts from."""
+    is the `adapter/` of a run with the same adapter section, whose weights training starts from. `plugins` are Python files and
+    modules to import first, which register what the recipe names (qpeft.plugins); they run only where the user allows it."""
 
     name: Label
     label: Label | None = None
+    plugins: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     model: ModelSection
     adapter: AdapterFields | None = None
     init_from: Annotated[str, Field(min_length=1)] | None = None
@@ -238,6 +241,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     values |= {name: {} for name in ("model", "data", "training") if name in values and values[name] is None}
     problems = list(source.problems)
     problems += [source.problem(*problem) for problem in _locate(values, Path(path).parent)]
+    problems += [source.problem(*problem) for problem in _plugin_problems(values.get("plugins"))]
     config = None
     try:
         config = RunConfig.model_validate_json(json.dumps(values))
@@ -248,6 +252,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if problems or config is None:
         raise ConfigError.collect(sorted(problems, key=lambda problem: (problem.line == 0, problem.line)))
     return config
+
+
+def _plugin_problems(plugins: Any) -> Iterable[Problem]:
+    """Import the recipe's plug-ins, in order, up to the first that fails."""
+    for index, plugin in enumerate(plugins if isinstance(plugins, list) else ()):
+        try:
+            load_plugins([plugin] if isinstance(plugin, str) else ())
+        except PluginError as error:
+            yield Problem(("plugins", index), str(error))
+            return
 
 
 def _foreign_problems(config: RunConfig) -> Iterable[Problem]:
@@ -275,6 +289,10 @@ def _locate(values: dict[str, Any], folder: Path) -> Iterable[Problem]:
             yield Problem(("init_from",), f"no adapter here: {start!r}", "a folder with adapter_config.json")
         else:
             values["init_from"] = str(found)
+    plugins = listed if isinstance(listed := values.get("plugins"), list) else []
+    for index, plugin in enumerate(plugins):
+        if isinstance(plugin, str) and plugin.endswith(".py") and (found := _first_existing(plugin, (folder, Path.cwd()))):
+            plugins[index] = str(found)
     backend = values.get("backend")
     kind, _, chip = str(backend.get("name")).partition(":") if isinstance(backend, dict) else ("", "", "")
     if isinstance(backend, dict) and kind == "emulator" and chip.endswith(".json"):

@@ -51,15 +51,15 @@ SHORT = {"warmup_steps": 4, "eval_strategy": "no", "save_steps": 20, "lr_schedul
 
 def work(name: str, arm: dict[str, Any], seed: int, arguments: argparse.Namespace) -> None:
     """Prepare, train and judge one arm of one recipe with one seed, unless its result is known."""
-    from qpeft.applications.catalogue import CATALOGUE
-    from qpeft.applications.evaluation import evaluate_task
-    from qpeft.applications.prepare import prepare
+    from qpeft.applications.data_sets import DATA_SETS
+    from qpeft.applications.preparation.prepare import prepare
+    from qpeft.applications.scoring.evaluate_task import evaluate_task
     from qpeft.study.compare import compare, runs
     from qpeft.training.recipe.config import load_recipe
 
     data = Path("data") / name
-    if name in CATALOGUE and not data.exists():
-        prepare(CATALOGUE[name], data)
+    if name in DATA_SETS and not data.exists():
+        prepare(DATA_SETS[name], data)
     sections = {"training": {**SHORT, **TASKS[name]["training"]}, "data": {"system": "Answer briefly.", **TASKS[name]["data"]}}
     settings = [f"{part}.{key}={json.dumps(value)}" for part, values in sections.items() for key, value in values.items()]
     settings += [

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qpeft.applications.tables import group_order
+from qpeft.applications.task import group_order
 from qpeft.report.statistics import corrected, estimate, paired_difference
 from qpeft.report.style import LIGHT, drawing, marks
 

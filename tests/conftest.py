@@ -86,7 +86,8 @@ compare:
 @pytest.fixture(scope="session")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a made-up clinic's table, prepared as a user's own data."""
-    from qpeft.applications.prepare import own_data, prepare
+    from qpeft.applications.preparation.own_table import own_data
+    from qpeft.applications.preparation.prepare import prepare
     from tests.applications.clinic import clinic_rows, write_csv
 
     folder = tmp_path_factory.mktemp("clinic")

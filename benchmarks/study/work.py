@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks.study.ledger import Ledger, Trial, climbed
 from benchmarks.study.plan import Arm, Plan, Task, fingerprint
 from benchmarks.study.results import lines
-from qpeft.applications.tables import FILE
-from qpeft.applications.tables import Task as Prepared
+from qpeft.applications.task import FILE
+from qpeft.applications.task import Task as Prepared
 from qpeft.errors import DataError, QpeftError, RunError
 from qpeft.records import RunRecord
 from qpeft.training.recipe.config import RunConfig
@@ -29,10 +29,10 @@ def prepare(task: Task) -> None:
     """Make the task's rows, if they are not there; a DataError says what a folder lacks."""
     folder = Path(task.folder)
     if task.prepare and not folder.exists():
-        from qpeft.applications.catalogue import CATALOGUE
-        from qpeft.applications.prepare import prepare as write
+        from qpeft.applications.data_sets import DATA_SETS
+        from qpeft.applications.preparation.prepare import prepare as write
 
-        write(CATALOGUE[task.prepare], folder)
+        write(DATA_SETS[task.prepare], folder)
     if task.split and not folder.exists():
         _split(Path(task.split), folder)
     for part in ("train", "validation", "test"):
@@ -168,7 +168,7 @@ def judge(folder: Path, task: Task, unrelated: dict[str, float]) -> dict[str, fl
 
     from qpeft.applications import metrics
     from qpeft.applications.classify import label_log_likelihoods, probabilities
-    from qpeft.applications.prepare import read_part
+    from qpeft.applications.preparation.prepare import read_part
     from qpeft.training.data.examples import load_examples
     from qpeft.training.data.tokenization import tokenize_all
     from qpeft.training.loop.run import load_run

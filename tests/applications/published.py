@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qpeft.applications.catalogue import find
-from qpeft.applications.sources import PackageSource
+from qpeft.applications.data_sets import find
+from qpeft.applications.data_sets.sources import PackageSource
 from qpeft.errors import DataError
 
 

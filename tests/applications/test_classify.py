@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from qpeft.applications.classify import label_log_likelihoods, probabilities
-from qpeft.applications.evaluation import BASE, evaluate_task, read_result
-from qpeft.applications.model_card import NO_DEVICE
 from qpeft.applications.predict import predict
-from qpeft.applications.prepare import read_part, read_task
+from qpeft.applications.preparation.prepare import read_part, read_task
+from qpeft.applications.scoring.evaluate_task import BASE, evaluate_task, read_result
+from qpeft.applications.scoring.model_card import NO_DEVICE
 from qpeft.errors import DataError, RunError
 from qpeft.training.data.examples import Conversation, Message
 from qpeft.training.data.tokenization import IGNORED, tokenize

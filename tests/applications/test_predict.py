@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from qpeft.applications import predict as module
+from qpeft.applications.columns import number, read_table
 from qpeft.applications.predict import predict
-from qpeft.applications.prepare import own_data, prepare, read_part, read_task
-from qpeft.applications.tables import number, read_table
+from qpeft.applications.preparation.own_table import own_data
+from qpeft.applications.preparation.prepare import prepare, read_part, read_task
 from qpeft.errors import DataError
 from tests.applications.clinic import write_csv
 

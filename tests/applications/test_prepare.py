@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from qpeft.applications.catalogue import CATALOGUE, find
-from qpeft.applications.prepare import own_data, prepare, read_part, read_task
-from qpeft.applications.sources import HubSource, PackageSource
-from qpeft.applications.splits import PARTS, normalised
+from qpeft.applications.data_sets import DATA_SETS, find
+from qpeft.applications.data_sets.sources import HubSource, PackageSource
+from qpeft.applications.preparation.own_table import own_data
+from qpeft.applications.preparation.prepare import prepare, read_part, read_task
+from qpeft.applications.preparation.splits import PARTS, normalised
 from qpeft.errors import DataError
 from qpeft.training.data.examples import load_examples
 from tests.applications.clinic import clinic_rows, write_csv
@@ -95,7 +96,7 @@ def test_a_hub_dataset_is_read_from_a_file_of_its_shape(name: str, tmp_path: Pat
 
 
 def test_the_whole_catalogue_names_source_licence_and_limits() -> None:
-    for name, data in CATALOGUE.items():
+    for name, data in DATA_SETS.items():
         assert data.name == name
         assert data.limits
         assert data.licence
@@ -112,7 +113,7 @@ LICENCE_WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name, data in CATALOGUE.items() if isinstance(data.source, PackageSource)])
+@pytest.mark.parametrize("name", [name for name, data in DATA_SETS.items() if isinstance(data.source, PackageSource)])
 def test_a_licence_is_what_the_package_s_own_file_says(name: str) -> None:
     skip_unless_fetched(name)
     source = find(name).source

@@ -12,14 +12,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from qpeft.applications import reasons
 from qpeft.applications.answers import answers, conversation
-from qpeft.applications.baselines import linear, table
 from qpeft.applications.classify import ask
-from qpeft.applications.evaluation import BASE, evaluate_task
 from qpeft.applications.predict import predict
-from qpeft.applications.prepare import own_data, prepare, read_part, read_task
-from qpeft.applications.tables import BECAUSE
+from qpeft.applications.preparation import reasons
+from qpeft.applications.preparation.own_table import own_data
+from qpeft.applications.preparation.prepare import prepare, read_part, read_task
+from qpeft.applications.scoring.evaluate_task import BASE, evaluate_task
+from qpeft.applications.scoring.reasons import score_all, score_reasons
+from qpeft.applications.tabular import data_frame, logistic_regression
+from qpeft.applications.task import BECAUSE
 from qpeft.cli import app
 from qpeft.errors import DataError
 from qpeft.evaluation.generate import reply
@@ -44,10 +46,10 @@ def test_the_rule_is_how_far_a_column_moves_the_log_odds_from_their_mean(explain
     task, rows = read_task(explained), read_part(explained, "test")
     fields = reasons.reason_fields(task)
     assert [f.name for f in fields] == ["visit_age", "Glucose", "pulse"]  # the group's column is no reason, and is not read
-    known = table(fields, [row["values"] for row in read_part(explained, "train")])
-    model = linear(fields, exact=True).fit(known, [row["label"] == "yes" for row in read_part(explained, "train")])
+    known = data_frame(fields, [row["values"] for row in read_part(explained, "train")])
+    model = logistic_regression(fields, exact=True).fit(known, [row["label"] == "yes" for row in read_part(explained, "train")])
     for row in rows[:6]:
-        [here] = table(fields, [row["values"]]).to_dict("records")
+        [here] = data_frame(fields, [row["values"]]).to_dict("records")
         whole = model.decision_function(known.assign(**here))[0]
         # what the log-odds lose when a column is as it was in the training rows, one after another, on average
         moves = {f.name: whole - model.decision_function(known.assign(**here | {f.name: known[f.name]})).mean() for f in fields}
@@ -76,13 +78,13 @@ def test_texts_of_the_form_and_others(explained: Path) -> None:
 def test_judging(explained: Path) -> None:
     task, rows = read_task(explained), read_part(explained, "test")
     perfect = [row["messages"][1]["content"] for row in rows]
-    assert reasons.judge(task, rows, perfect) == {"parses": 1, "reasons_agree": 1, "first_agrees": 1}
+    assert score_reasons(task, rows, perfect) == {"parses": 1, "reasons_agree": 1, "first_agrees": 1}
     swapped = [task.explained(row["label"], row["reasons"][row["label"]][::-1]) for row in rows]
-    assert reasons.judge(task, rows, swapped) == {"parses": 1, "reasons_agree": 1, "first_agrees": 0}
+    assert score_reasons(task, rows, swapped) == {"parses": 1, "reasons_agree": 1, "first_agrees": 0}
     other = {"yes": "no", "no": "yes"}  # the reasons of the label that the text gives count, right or wrong
     wrong = [task.explained(other[row["label"]], row["reasons"][other[row["label"]]]) for row in rows]
-    assert reasons.judge(task, rows, [*wrong[1:], "so it is"][-1:] + wrong[1:])["parses"] == 1 - 1 / len(rows)
-    found = reasons.judged(task, read_part(explained, "train"), rows, {"mine": perfect})
+    assert score_reasons(task, rows, [*wrong[1:], "so it is"][-1:] + wrong[1:])["parses"] == 1 - 1 / len(rows)
+    found = score_all(task, read_part(explained, "train"), rows, {"mine": perfect})
     assert found["mine"]["first_agrees"] == 1 > found["the label's commonest reasons"]["reasons_agree"] > 0
 
 

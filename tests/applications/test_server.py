@@ -14,8 +14,8 @@ import openai
 import pytest
 import uvicorn
 
-from qpeft.applications.server import create_app, serve
-from qpeft.applications.serving import Adapters, Answer
+from qpeft.applications.serving.adapters import Adapters, Answer
+from qpeft.applications.serving.server import create_app, serve
 from qpeft.errors import ModelError, RunError
 from qpeft.evaluation.generate import reply
 from qpeft.training.data.examples import Message

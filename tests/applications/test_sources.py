@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from qpeft.applications import raw
-from qpeft.applications.sources import PackageSource
+from qpeft.applications.data_sets import readers
+from qpeft.applications.data_sets.sources import PackageSource
 from qpeft.errors import DataError
 
 
@@ -59,7 +59,7 @@ def test_another_file_is_refused(cache: Path) -> None:
 
 def test_arff() -> None:
     text = b"% c\n@relation r\n@attribute 'a b' {x}\n@attribute n numeric\n@data\n'x, y',3\n?,4\n"
-    assert raw.read_arff(text) == [{"a b": "x, y", "n": "3"}, {"a b": "", "n": "4"}]
+    assert readers.read_arff(text) == [{"a b": "x, y", "n": "3"}, {"a b": "", "n": "4"}]
 
 
 def test_a_pickle_that_would_run_something_is_refused() -> None:
@@ -68,13 +68,13 @@ def test_a_pickle_that_would_run_something_is_refused() -> None:
             return eval, ("1/0",)
 
     with pytest.raises(DataError, match=r"builtins\.eval"):
-        raw.read_frame(lzma.compress(pickle.dumps(Attack())))
+        readers.read_frame(lzma.compress(pickle.dumps(Attack())))
 
 
 def test_icd_chapters() -> None:
     text = b"""<r><chapter><desc>Bugs (A00-B99)</desc><section><diag><name>A00</name><desc>Cholera</desc>
         <diag><name>A00.1</name><desc>Cholera, eltor</desc></diag></diag></section></chapter></r>"""
-    assert raw.read_icd(text) == [
+    assert readers.read_icd(text) == [
         {"code": "A00", "category": "A00", "text": "Cholera", "chapter": "Bugs"},
         {"code": "A00.1", "category": "A00", "text": "Cholera, eltor", "chapter": "Bugs"},
     ]

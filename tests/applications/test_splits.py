@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qpeft.applications.splits import PARTS, normalised, split
+from qpeft.applications.preparation.splits import PARTS, normalised, split
 from qpeft.errors import DataError
 
 

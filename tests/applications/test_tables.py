@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qpeft.applications.tables import Field, Group, Task, group_order, infer_fields, spelled
+from qpeft.applications.columns import Field, infer_fields, spelled
+from qpeft.applications.task import Group, Task, group_order
 from qpeft.errors import DataError
 
 ROWS = [

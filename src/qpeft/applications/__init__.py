@@ -1,7 +1,8 @@
-"""Special jobs for a general model: real data with its card, measures that the field uses, plain baselines, prediction, serving.
+"""From a table or a published data set to a fine-tuned model in use.
 
-A *data set* (`catalogue`) is read from where it is published (`sources`, `raw`), turned into text (`tables`), split without leakage
-(`splits`) and written with its card (`prepare`). What a run is asked to do is a `Task` (task.json, beside the rows). A finished
-run on it is judged by label likelihoods (`classify`) or by its answers (`generation`), against baselines on the same rows
-(`baselines`), and used (`predict`, `server`).
+* `data_sets`: the data sets known by name, and where they are read from.
+* `columns`, `task`: what a row may hold, how it becomes a sentence, what the model is asked.
+* `preparation`: check, split, write the rows with a card and a recipe; a user's own table.
+* `scoring`: task metrics of a run next to the base model and scikit-learn baselines; model card, picture.
+* `predict`: labels for the rows of a table. `serving`: an OpenAI-compatible chat API.
 """

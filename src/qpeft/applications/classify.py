@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qpeft.applications.tables import Task
+from qpeft.applications.task import Task
 from qpeft.errors import DataError
 from qpeft.training.data.examples import Conversation, Message
 from qpeft.training.data.tokenization import IGNORED, tokenize

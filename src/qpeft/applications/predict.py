@@ -10,8 +10,9 @@ from typing import Any
 
 from qpeft.applications.answers import answers, conversation
 from qpeft.applications.classify import ask
-from qpeft.applications.evaluation import MAX_REASON, find_task
-from qpeft.applications.tables import BECAUSE, Task, read_table
+from qpeft.applications.columns import read_table
+from qpeft.applications.scoring.evaluate_task import MAX_REASON, find_task
+from qpeft.applications.task import BECAUSE, Task
 from qpeft.errors import DataError, RunError
 from qpeft.training.loop.run import load_run
 from qpeft.training.loop.run_dir import read_record

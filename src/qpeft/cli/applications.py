@@ -33,9 +33,9 @@ def evaluate_task(
     The base model, the adapter and scikit-learn baselines answer the same rows. Prints task metrics with a bootstrap
     interval, and tables by subgroup; writes task-evaluation.json and MODEL_CARD.md into the run.
     """
-    from qpeft.applications.evaluation import RESULT
-    from qpeft.applications.evaluation import evaluate_task as score
-    from qpeft.applications.model_card import FILE as CARD
+    from qpeft.applications.scoring.evaluate_task import RESULT
+    from qpeft.applications.scoring.evaluate_task import evaluate_task as score
+    from qpeft.applications.scoring.model_card import FILE as CARD
 
     found = score(run, folder=data, part=part, limit=limit, batch_size=batch_size, unrelated=unrelated, progress=not as_json)
     if as_json:
@@ -62,7 +62,7 @@ def evaluate_task(
         )
     print(f"written: {run / RESULT}, {run / CARD}")
     if picture is not None:
-        from qpeft.applications.picture import draw
+        from qpeft.applications.scoring.picture import draw
 
         print(f"picture: {draw(found, picture)}")
 
@@ -104,8 +104,8 @@ def serve_model(
     """
     import os
 
-    from qpeft.applications.server import serve
-    from qpeft.applications.serving import Adapters
+    from qpeft.applications.serving.adapters import Adapters
+    from qpeft.applications.serving.server import serve
     from qpeft.errors import RunError
 
     adapters = Adapters(run, name=name, root=runs)

@@ -16,10 +16,10 @@ app.add_typer(data, name="data", rich_help_panel=Panel.APPLICATIONS)
 @data.command(name="list", epilog=examples("qpeft data list"))
 def list_sets() -> None:
     """List the data sets known by name."""
-    from qpeft.applications.catalogue import CATALOGUE
+    from qpeft.applications.data_sets import DATA_SETS
 
     print_table(
-        ("name", "task", "source"), [(d.name, d.title, d.source.words.split(",")[0].replace("`", "")) for d in CATALOGUE.values()]
+        ("name", "task", "source"), [(d.name, d.title, d.source.words.split(",")[0].replace("`", "")) for d in DATA_SETS.values()]
     )
 
 
@@ -50,9 +50,9 @@ def prepare(
 
     Splits without leakage and writes rows as messages, with a card.
     """
-    from qpeft.applications.catalogue import find
-    from qpeft.applications.prepare import own_data
-    from qpeft.applications.prepare import prepare as write
+    from qpeft.applications.data_sets import find
+    from qpeft.applications.preparation.own_table import own_data
+    from qpeft.applications.preparation.prepare import prepare as write
     from qpeft.errors import DataError
 
     if label is not None:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qpeft.applications.sources import Source
-from qpeft.applications.tables import MAX_TEXT, Group
+from qpeft.applications.columns import MAX_TEXT
+from qpeft.applications.data_sets.sources import Source
+from qpeft.applications.task import Group
 
 CLINICAL = "It is no medical device: no decision on a person's diagnosis or treatment may rest on it."
 LENDING = "It is no lending system: no decision on a person's credit may rest on it."

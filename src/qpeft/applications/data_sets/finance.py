@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from qpeft.applications import raw
-from qpeft.applications.catalogue.base import LENDING, DataSet
-from qpeft.applications.sources import PackageSource
-from qpeft.applications.tables import Group
+from qpeft.applications.data_sets import readers
+from qpeft.applications.data_sets.base import LENDING, DataSet
+from qpeft.applications.data_sets.sources import PackageSource
+from qpeft.applications.task import Group
 
 _AMOUNT = {"below 0 DM": "<0", "from 0 to below 200 DM": "0<=X<200", "200 DM or more": ">=200", "no account": "no checking"}
 _SEX = {
@@ -40,7 +40,7 @@ GERMAN_CREDIT = DataSet(
         "personal_status for all rows and the codes of foreign_worker are swapped, so tables by these groups show how a measure is "
         "made, not whom the bank treated how.",
     ),
-    read=lambda files: raw.read_arff(files[0]),
+    read=lambda files: readers.read_arff(files[0]),
     instruction="Is this loan a good or a bad credit risk? Answer with one word: good or bad.",
     target="class",
     labels={"good": "good", "bad": "bad"},
@@ -140,7 +140,7 @@ LENDING_CLUB = DataSet(
         "Only granted loans are in the table, so nothing is known of those refused.",
         "The state is an input and may be a reason; it can stand in for groups of people that the table does not name.",
     ),
-    read=lambda files: raw.read_frame(files[0]),
+    read=lambda files: readers.read_frame(files[0]),
     instruction="Will this loan be good or go bad? Answer with one word: good or bad.",
     target="Class",
     labels={"good": "good", "bad": "bad"},
@@ -191,7 +191,7 @@ CREDIT_DATA = DataSet(
     licence="GPL-3 (the package's LICENSE); upstream, the R package modeldata, gives MIT (not in the package)",
     use="studies of credit scoring with missing values",
     limits=(LENDING, "Amounts are in an unnamed currency; the bank, the place and the years are not stated."),
-    read=lambda files: raw.read_frame(files[0]),
+    read=lambda files: readers.read_frame(files[0]),
     instruction="Is this customer a good or a bad credit risk? Answer with one word: good or bad.",
     target="Status",
     labels={"good": "good", "bad": "bad"},
@@ -221,8 +221,8 @@ _TOPICS = {
 }
 
 
-def _reuters(files: Sequence[bytes]) -> raw.Rows:
-    train, test = map(raw.read_orange, files)
+def _reuters(files: Sequence[bytes]) -> readers.Rows:
+    train, test = map(readers.read_orange, files)
     return [row | {"part": part} for part, rows in (("train", train), ("test", test)) for row in rows]
 
 

@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise MissingDependencyError("fastapi", "serve", "qpeft serve-model") from error
 
-from qpeft.applications.serving import Adapters, Answer, Served
+from qpeft.applications.serving.adapters import Adapters, Answer, Served
 from qpeft.training.data.examples import Message
 
 MAX_NEW_TOKENS = 512  # of an answer whose request names no bound

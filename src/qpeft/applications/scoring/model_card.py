@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qpeft.applications.tables import Task
+from qpeft.applications.task import Task
 from qpeft.records import RunRecord
 
 FILE = "MODEL_CARD.md"

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qpeft.applications import metrics, model_card, reasons
+from qpeft.applications import metrics
 from qpeft.applications.answers import answers, conversation
-from qpeft.applications.baselines import baselines
 from qpeft.applications.classify import ask
-from qpeft.applications.prepare import read_part
-from qpeft.applications.tables import FILE, Task, group_order
+from qpeft.applications.preparation.prepare import read_part
+from qpeft.applications.scoring import model_card
+from qpeft.applications.scoring.baselines import baselines
+from qpeft.applications.scoring.reasons import score_all
+from qpeft.applications.task import FILE, Task, group_order
 from qpeft.errors import DataError, RunError
 from qpeft.files import atomic_write
 from qpeft.training import environment
@@ -63,7 +65,7 @@ def evaluate_task(
 
     Returns (and writes) a dict: `models` (name -> measures), for classification also `difference` (accuracy of the adapter minus
     that of each other model, with the 95% bootstrap interval over rows), `groups` (group -> value -> model -> measures) and
-    `reliability` (name -> curve), where the answers have reasons `reasons` (name -> measures of `reasons.judge`), `unrelated`
+    `reliability` (name -> curve), where the answers have reasons `reasons` (name -> measures of `score_reasons`), `unrelated`
     (name -> loss in nats a token), and what identifies the run and the rows.
     """
     task, place = find_task(run, folder)
@@ -101,7 +103,7 @@ def evaluate_task(
         if task.reasons:
             asked = [conversation(prompt, system) for prompt in prompts]
             said = both("reasons", rows_key, lambda: answers(model, tokenizer, asked, max_new_tokens=MAX_REASON, **options))
-            found["reasons"] = reasons.judged(task, train, rows, said)
+            found["reasons"] = score_all(task, train, rows, said)
     else:
         found["models"] = both("measures", rows_key, lambda: _generation(task, rows, model, tokenizer, config, **options))
     if unrelated:

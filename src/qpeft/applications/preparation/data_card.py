@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qpeft.applications.catalogue.base import DataSet
-from qpeft.applications.sources import FileSource, HubSource, PackageSource
-from qpeft.applications.splits import PARTS
-from qpeft.applications.tables import Task
+from qpeft.applications.data_sets.base import DataSet
+from qpeft.applications.data_sets.sources import FileSource, HubSource, PackageSource
+from qpeft.applications.preparation.splits import PARTS
+from qpeft.applications.task import Task
 
 
 def card(
@@ -39,11 +39,10 @@ def card(
             "",
             "## Reasons",
             "",
-            f"Each answer names the {task.reasons} columns that speak most for it by a rule: a logistic regression of the training "
-            "rows, and how far each column moves its log-odds from the mean of the training rows towards the label "
-            "(`qpeft/applications/reasons.py`). They are the rule's reasons: not the lender's, not causes, no ground for a "
-            "notice to an applicant."
-            + (f" These columns are kept out of the rule and are never a reason: {never}." if never else ""),
+            f"Each answer names the {task.reasons} columns that contribute most to it in a logistic regression of the training "
+            "rows: how far each column moves the label's log-odds from the mean of the training rows. They are the regression's "
+            "reasons: not the lender's, not causes, no ground for a notice to an applicant."
+            + (f" These columns are kept out of the regression and are never a reason: {never}." if never else ""),
         ]
     if task.cost:
         lines += [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qpeft.applications import raw
-from qpeft.applications.catalogue.base import CLINICAL, DataSet
-from qpeft.applications.sources import HubSource, PackageSource
-from qpeft.applications.tables import Group
+from qpeft.applications.data_sets import readers
+from qpeft.applications.data_sets.base import CLINICAL, DataSet
+from qpeft.applications.data_sets.sources import HubSource, PackageSource
+from qpeft.applications.task import Group
 
 
 def _source(member: str) -> PackageSource:
@@ -20,10 +20,10 @@ def _source(member: str) -> PackageSource:
     )
 
 
-def _pima(files: Sequence[bytes]) -> raw.Rows:
+def _pima(files: Sequence[bytes]) -> readers.Rows:
     """A zero in these columns means that nothing was measured."""
     unmeasured = ("Glucose", "BloodPressure", "SkinThickness", "Insulin", "BMI")
-    return [{k: "" if k in unmeasured and v == "0" else v for k, v in row.items()} for row in raw.read_csv(files[0])]
+    return [{k: "" if k in unmeasured and v == "0" else v for k, v in row.items()} for row in readers.read_csv(files[0])]
 
 
 PIMA = DataSet(
@@ -69,7 +69,7 @@ BREAST_CANCER = DataSet(
         "569 patients of one hospital; the measurements come from images outlined by a person.",
         "No age and no history: no table by group of patients can be made.",
     ),
-    read=lambda files: raw.read_csv(files[0]),
+    read=lambda files: readers.read_csv(files[0]),
     instruction="Is this tumour benign or malignant? Answer with one word: benign or malignant.",
     target="diagnosis",
     labels={"B": "benign", "M": "malignant"},
@@ -87,9 +87,9 @@ _THYROID = {
 }
 
 
-def _thyroid(files: Sequence[bytes]) -> raw.Rows:
+def _thyroid(files: Sequence[bytes]) -> readers.Rows:
     """The first letter of the diagnosis counts; ages above 120 are slips of the pen."""
-    rows = raw.read_csv(files[0])
+    rows = readers.read_csv(files[0])
     return [row | {"target": row["target"][0], "age": row["age"] if float(row["age"] or 0) <= 120 else ""} for row in rows]
 
 
@@ -155,7 +155,7 @@ ICD10 = DataSet(
         "The texts are the code book's own wording; what physicians write is shorter, misspelt and ambiguous.",
         "All codes of one three-character category stay on one side of the split, else near copies would leak.",
     ),
-    read=lambda files: raw.read_icd(files[0]),
+    read=lambda files: readers.read_icd(files[0]),
     instruction="To which chapter of ICD-10-CM does this diagnosis belong? Answer with the chapter's title.",
     target="chapter",
     drop=("code", "category"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qpeft.applications.tables import Field, Task, number
+from qpeft.applications.tabular import data_frame, logistic_regression
+from qpeft.applications.task import Task
 from qpeft.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -39,44 +40,11 @@ def baselines(
     return found
 
 
-def table(fields: Sequence[Field], rows: Sequence[Mapping[str, str]]) -> Any:
-    """A data frame of these columns: numbers, NaN where there is none, and words."""
-    import pandas
-
-    frame = pandas.DataFrame([{f.name: row[f.name] for f in fields} for row in rows])
-    for f in fields:
-        if f.kind == "number":
-            frame[f.name] = [number(row[f.name]) for row in rows]
-            frame[f.name] = frame[f.name].astype(float)
-    return frame
-
-
-def linear(fields: Sequence[Field], *, exact: bool = False) -> Any:
-    """Logistic regression on a table: numbers standardised, missing ones at the median with a mark, categories one-hot.
-
-    The transformer has a part for each column, by its name. `exact` solves to the last digits, whatever the machine.
-    """
-    from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
-    def part(field: Field) -> Any:
-        if field.kind == "category":
-            return OneHotEncoder(handle_unknown="ignore")
-        return make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
-
-    read = ColumnTransformer([(f.name, part(f), [f.name]) for f in fields if f.kind != "text"])
-    solver = {"solver": "newton-cholesky", "tol": 1e-12} if exact else {}
-    return make_pipeline(read, LogisticRegression(max_iter=2000, **solver))
-
-
 def _columns(task: Task, rows: Sequence[Mapping[str, Any]]) -> Any:
     """A text task's texts; a table as a data frame."""
     if len(task.fields) == 1 and task.fields[0].kind == "text":
         return [row["values"][task.fields[0].name] for row in rows]
-    return table(task.fields, [row["values"] for row in rows])
+    return data_frame(task.fields, [row["values"] for row in rows])
 
 
 def _models(task: Task, seed: int) -> dict[str, Any]:
@@ -96,6 +64,6 @@ def _models(task: Task, seed: int) -> dict[str, Any]:
     trees = ColumnTransformer([("categories", codes, categories), ("numbers", "passthrough", numbers)])
     marked = list(range(len(categories)))
     return {
-        "logistic regression": linear(task.fields),
+        "logistic regression": logistic_regression(task.fields),
         "gradient boosting": make_pipeline(trees, HistGradientBoostingClassifier(categorical_features=marked, random_state=seed)),
     }

@@ -6,15 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from qpeft.applications import raw
-from qpeft.applications.catalogue.base import LENDING, DataSet
-from qpeft.applications.sources import HubSource, PackageSource
+from qpeft.applications.data_sets import readers
+from qpeft.applications.data_sets.base import LENDING, DataSet
+from qpeft.applications.data_sets.sources import HubSource, PackageSource
 
 
 def _word_problems(files: Sequence[bytes]) -> list[dict[str, Any]]:
     """Question and worked answer, without the calculator's notes `<<2+2=4>>`."""
     rows = []
-    for row in raw.read_jsonl(files[0]):
+    for row in readers.read_jsonl(files[0]):
         turns = (("user", row["question"]), ("assistant", re.sub(r"<<[^>]*>>", "", row["answer"])))
         rows.append({"messages": [{"role": role, "content": content} for role, content in turns]})
     return rows

@@ -1,0 +1,1 @@
+"""From a data set to a folder of rows: checks, splits, card, reasons by regression."""

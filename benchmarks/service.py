@@ -204,8 +204,8 @@ def _verify(deployment: Deployment, n: int) -> dict[str, Any]:
     """Every job there once, succeeded, with one result; and the database sound."""
     import sqlalchemy as sa
 
-    from qpeft.service.database import Database
-    from qpeft.service.schema import jobs, results
+    from qpeft.service.store.database import Database
+    from qpeft.service.store.schema import jobs, results
 
     database = Database(deployment.database or f"sqlite:///{deployment.folder / 'data' / 'service.sqlite'}")
     with database.reader.connect() as connection:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qpeft.service.clock import Clock
-from qpeft.service.database import Database
+from qpeft.service.store.database import Database
 from tests.service.engine import Engine
 from tests.service.processes import Server
 

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from qpeft.service import admin, leases, store
 from qpeft.service.clock import Clock
-from qpeft.service.database import Database
 from qpeft.service.ids import new_id, new_key
-from qpeft.service.reads import Reads
+from qpeft.service.scheduling.submission import JobSpec, StoredProgram, Submission
 from qpeft.service.settings import Settings
-from qpeft.service.writer import Writer
+from qpeft.service.store import admin, leases, lifecycle
+from qpeft.service.store.database import Database
+from qpeft.service.store.queries import Queries
+from qpeft.service.store.writer import Writer
 
-PROGRAM = store.Program("0" * 64, "qpeft.circuit", b"{}", 1, 1, 0)
+PROGRAM = StoredProgram("0" * 64, "qpeft.circuit", b"{}", 1, 1, 0)
 
 
 class Engine:
     def __init__(self, database: Database, clock: Clock, **settings: object) -> None:
         self.settings = Settings(**settings)  # type: ignore[arg-type]
         self.database, self.clock = database, clock
-        self.writer, self.reads = Writer(database, clock), Reads(database.reader)
-        self.submit_operation = store.Submit(self.settings)
-        self.hello_operation = leases.Register(self.settings)
+        self.writer, self.queries = Writer(database, clock), Queries(database.reader)
+        self.submit_operation = lifecycle.SubmitJobs(self.settings)
+        self.hello_operation = leases.RegisterWorkers(self.settings)
         self.lease_operation = leases.LeaseJobs(self.settings)
-        self.complete_operation = leases.Complete(self.settings)
-        self.lose_operation = leases.Lose(self.settings)
+        self.complete_operation = leases.CompleteJobs(self.settings)
+        self.expire_lease_operation = leases.ExpireLease(self.settings)
         self.writer.call_sync(admin.start, ("simulator", "other"))
 
     def user(self, name: str, **limits: object) -> str:
@@ -41,16 +42,16 @@ class Engine:
     def submission(
         self, owner: str, *, kind: str = "job", n: int = 1, rows: int = 1, estimate_s: float = 0.01, device: str = "simulator",
         key: str | None = None, digest: bytes = b"", expires_at: float | None = None,
-    ) -> store.Submission:  # fmt: skip
+    ) -> Submission:  # fmt: skip
         params = np.zeros((rows, 1)).tobytes()
         target = new_id("j" if kind == "job" else "b")
         items = tuple(
-            store.Item(target if kind == "job" else new_id("j"), PROGRAM.hash, params, rows, 100, None, "counts", None, estimate_s)
+            JobSpec(target if kind == "job" else new_id("j"), PROGRAM.hash, params, rows, 100, None, "counts", None, estimate_s)
             for _ in range(n)
         )
-        return store.Submission(target, kind, owner, device, items, (PROGRAM,), key=key, digest=digest, expires_at=expires_at)
+        return Submission(target, kind, owner, device, items, (PROGRAM,), key=key, digest=digest, expires_at=expires_at)
 
-    def submit(self, submission: store.Submission) -> store.Receipt:
+    def submit(self, submission: Submission) -> lifecycle.Receipt:
         return self._value(self.writer.call_sync(self.submit_operation, submission))  # type: ignore[return-value]
 
     def hello(self, owner: str, devices: tuple[str, ...] = ("simulator",), name: str | None = None) -> str:
@@ -65,19 +66,19 @@ class Engine:
         request = leases.LeaseRequest(worker, owner, devices, holding, max_jobs)
         return self._value(self.writer.call_sync(self.lease_operation, request))  # type: ignore[return-value]
 
-    def complete(self, worker: str, owner: str, endings: list[leases.Ending]) -> list[bool]:
+    def complete(self, worker: str, owner: str, endings: list[leases.JobOutcome]) -> list[bool]:
         completion = leases.Completion(worker, owner, tuple(endings))
         return self._value(self.writer.call_sync(self.complete_operation, completion))  # type: ignore[return-value]
 
     def lose(self, worker: str) -> int:
-        beats = {row.id: row.beats for row in self.reads.alive_workers()}
-        return self.writer.call_sync(self.lose_operation, (worker, beats.get(worker, -1)))
+        beats = {row.id: row.beats for row in self.queries.alive_workers()}
+        return self.writer.call_sync(self.expire_lease_operation, (worker, beats.get(worker, -1)))
 
     def cancel(self, kind: str, target: str, owner: str) -> int:
-        return self._value(self.writer.call_sync(store.cancel, store.Target(kind, target, owner)))  # type: ignore[return-value]
+        return self._value(self.writer.call_sync(lifecycle.cancel, lifecycle.Target(kind, target, owner)))  # type: ignore[return-value]
 
     def delete(self, kind: str, target: str, owner: str) -> int:
-        return self._value(self.writer.call_sync(store.delete, store.Target(kind, target, owner)))  # type: ignore[return-value]
+        return self._value(self.writer.call_sync(lifecycle.delete, lifecycle.Target(kind, target, owner)))  # type: ignore[return-value]
 
     def close(self) -> None:
         self.writer.close()

@@ -19,8 +19,8 @@ import sqlalchemy as sa
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import ServiceError
 from qpeft.service.client import Client
-from qpeft.service.database import Database, backup_sqlite
-from qpeft.service.schema import jobs, results
+from qpeft.service.store.database import Database, backup_sqlite
+from qpeft.service.store.schema import jobs, results
 from tests.service.processes import Server
 
 RY = Circuit(1, (Op("ry", (0,), Angle(0)),), 1, 1)

@@ -177,7 +177,7 @@ def test_scopes(server: Server, http: httpx.Client) -> None:
     assert http.get("/v1/usage", params={"all": 1}).status_code == 403
     assert http.post("/v1/devices/simulator/status", json={"status": "maintenance"}).status_code == 403
     msgpack = {"content-type": "application/msgpack"}
-    for path in ("hello", "lease", "heartbeat", "complete", "vendor/intent", "vendor/news", "vendor/look"):
+    for path in ("hello", "lease", "heartbeat", "complete", "vendor/intent", "vendor/update", "vendor/status"):
         assert http.post(f"/v1/worker/{path}", content=b"\x80", headers=msgpack).status_code == 403
     assert server.http().post("/v1/worker/lease", content=b"\x80", headers=msgpack).status_code == 403
     anonymous = httpx.get(f"{server.url}/v1/jobs", timeout=10)
@@ -244,7 +244,7 @@ def test_the_description_covers_every_route(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert document["openapi"] == "3.1.0"
     committed = Path(__file__).parents[2] / "docs" / "openapi.json"
-    assert json.loads(committed.read_text()) == document, "run: python -m qpeft.service.api > docs/openapi.json"
+    assert json.loads(committed.read_text()) == document, "run: python -m qpeft.service.app > docs/openapi.json"
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from qpeft.backends.emulator.backend import EmulatorBackend
 from qpeft.backends.emulator.chip import Chip, load_chip
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import ServiceError
-from qpeft.service.packed import SharedChip, tenants
-from qpeft.service.wire import LeasedJob
+from qpeft.service.workers.messages import LeasedJob
+from qpeft.service.workers.shared_chip import SharedChip, tenants
 from tests.service.processes import Process, Server
 
 DEVICE = "emulator:wukong-72"

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qpeft.errors import ServiceError
-from qpeft.service import leases
-from qpeft.service.scheduler import BULK, INTERACTIVE, SUSPECT_JOBS, Candidate, Flow, select
+from qpeft.service.scheduling.fair_queueing import BULK, INTERACTIVE, SUSPECT_JOBS, Candidate, Flow, select
+from qpeft.service.store import leases
 from tests.service.engine import Engine
 
 
@@ -80,7 +80,7 @@ def test_another_users_job_is_next_whatever_waits(make_engine: Callable[..., Eng
     engine.submit(engine.submission(heavy, kind="batch", n=500, estimate_s=0.01))
     for _ in range(20):
         lease = engine.lease(worker, heavy)
-        engine.complete(worker, heavy, [leases.Ending(j.seq, j.attempt, b"r", "", 0.01, None) for j in lease.jobs])
+        engine.complete(worker, heavy, [leases.JobOutcome(j.seq, j.attempt, b"r", "", 0.01, None) for j in lease.jobs])
     job = engine.submit(engine.submission(light, estimate_s=0.01))
     assert job.id in {row.id for row in engine.lease(worker, heavy).jobs}
 
@@ -96,7 +96,7 @@ def test_a_user_pays_for_what_was_underestimated(make_engine: Callable[..., Engi
         (row,) = engine.lease(worker, honest).jobs
         took = 0.10 if row.owner == modest else 0.01
         served[row.owner] += took
-        engine.complete(worker, honest, [leases.Ending(row.seq, row.attempt, b"r", "", took, None)])
+        engine.complete(worker, honest, [leases.JobOutcome(row.seq, row.attempt, b"r", "", took, None)])
     assert abs(served[honest] - served[modest]) <= 0.2
 
 
@@ -113,11 +113,11 @@ def test_a_poison_job_fails_at_its_last_attempt_and_blocks_nobody(make_engine: C
         if any(row.id == poison for row in lease.jobs):
             engine.lose(worker)
         else:
-            engine.complete(worker, owner, [leases.Ending(j.seq, j.attempt, b"r", "", 0.0, None) for j in lease.jobs])
-    dead = engine.reads.job(owner, poison)
+            engine.complete(worker, owner, [leases.JobOutcome(j.seq, j.attempt, b"r", "", 0.0, None) for j in lease.jobs])
+    dead = engine.queries.job(owner, poison)
     assert (dead.state, dead.attempt) == ("failed", 3)
     assert "attempt 3 of 3" in dead.reason
-    assert {engine.reads.job(owner, other).state for other in others} == {"succeeded"}
+    assert {engine.queries.job(owner, other).state for other in others} == {"succeeded"}
 
 
 def test_a_worker_takes_over_from_the_one_that_had_its_name(make_engine: Callable[..., Engine]) -> None:
@@ -130,8 +130,8 @@ def test_a_worker_takes_over_from_the_one_that_had_its_name(make_engine: Callabl
     second = engine.hello(owner, name="one")
     assert [row.seq for row in engine.lease(second, owner).jobs] == [row.seq for row in held]
     with pytest.raises(ServiceError, match="given up"):
-        engine.complete(first, owner, [leases.Ending(j.seq, j.attempt, b"late", "", 0.0, None) for j in held])
-    assert engine.complete(other, owner, [leases.Ending(j.seq, j.attempt, b"r", "", 0.0, None) for j in kept]) == [True, True]
+        engine.complete(first, owner, [leases.JobOutcome(j.seq, j.attempt, b"late", "", 0.0, None) for j in held])
+    assert engine.complete(other, owner, [leases.JobOutcome(j.seq, j.attempt, b"r", "", 0.0, None) for j in kept]) == [True, True]
 
 
 @pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -146,6 +146,6 @@ def test_migrations_forward_and_back_with_jobs_in_the_queue(
     engine.database.reader.dispose()
     engine.database.migrate("0001")
     engine.database.migrate("head")
-    assert all(engine.complete(worker, owner, [leases.Ending(j.seq, j.attempt, b"r", "", 0.0, None) for j in held]))
+    assert all(engine.complete(worker, owner, [leases.JobOutcome(j.seq, j.attempt, b"r", "", 0.0, None) for j in held]))
     assert len(engine.lease(worker, owner).jobs) == 3
-    assert engine.reads.batch_view(owner, waiting.id)["states"] == {"succeeded": 2, "running": 3}
+    assert engine.queries.batch_view(owner, waiting.id)["states"] == {"succeeded": 2, "running": 3}

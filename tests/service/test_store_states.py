@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from qpeft.errors import ServiceError
-from qpeft.service import leases, store
 from qpeft.service.clock import Clock
-from qpeft.service.database import Database
-from qpeft.service.schema import HELD, TERMINAL, flows, jobs, owners, results
+from qpeft.service.store import leases, lifecycle
+from qpeft.service.store.database import Database
+from qpeft.service.store.schema import HELD, TERMINAL, flows, jobs, owners, results
 from tests.service.engine import Engine
 
 MAX_ATTEMPTS = 3
@@ -108,7 +108,7 @@ class StoreMachine(RuleBasedStateMachine):
         held = self.held[worker]
         seqs = data.draw(st.lists(st.sampled_from(sorted(held)), min_size=1, max_size=4, unique=True))
         endings = [
-            leases.Ending(seq, held.pop(seq), b"result" if good else None, "" if good else "bad", device_s, None, released)
+            leases.JobOutcome(seq, held.pop(seq), b"result" if good else None, "" if good else "bad", device_s, None, released)
             for seq in seqs
         ]
         first = self.engine.complete(worker, self.owners[0], endings)
@@ -122,7 +122,7 @@ class StoreMachine(RuleBasedStateMachine):
         worker, seq, attempt = data.draw(st.sampled_from(self.stale))
         before = self._states()
         with contextlib.suppress(ServiceError):  # a worker given up as lost is told so
-            self.engine.complete(worker, self.owners[0], [leases.Ending(seq, attempt, b"late", "", 0.0, None)])
+            self.engine.complete(worker, self.owners[0], [leases.JobOutcome(seq, attempt, b"late", "", 0.0, None)])
         after = self._states()
         assert all(after[job][0] == state or before[job][0] == "cancelling" for job, (state, _, _) in before.items())
 
@@ -153,7 +153,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def expire(self) -> None:
-        self.engine.writer.call_sync(store.expire, None)
+        self.engine.writer.call_sync(lifecycle.expire, None)
 
     def _alive(self) -> list[tuple[str, str, str, int]]:
         with self.engine.database.reader.connect() as connection:
@@ -205,7 +205,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.engine.lose(worker)
         worker = self.engine.hello(self.owners[0])
         while (lease := self.engine.lease(worker, self.owners[0])).jobs:
-            endings = [leases.Ending(row.seq, row.attempt, b"result", "", 0.0, None) for row in lease.jobs]
+            endings = [leases.JobOutcome(row.seq, row.attempt, b"result", "", 0.0, None) for row in lease.jobs]
             assert all(self.engine.complete(worker, self.owners[0], endings))
         states = self._states()
         assert all(state in TERMINAL and state not in HELD for state, _, _ in states.values())

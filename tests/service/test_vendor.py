@@ -18,9 +18,10 @@ import pytest
 from qpeft.backends.simulator import SimulatorBackend
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import ServiceError
-from qpeft.service import leases, vendor_tasks
 from qpeft.service.client import Client
 from qpeft.service.ids import new_id
+from qpeft.service.store import leases
+from qpeft.service.vendor import tasks as vendor_tasks
 from tests.backends.standin import StandIn
 from tests.service.engine import Engine
 from tests.service.processes import Process, Server
@@ -31,7 +32,7 @@ pytest.importorskip("pyqpanda3")
 
 DEVICE, VENDOR_KEY, SHOTS = "pyqpanda:72", "vendors-secret-77", 4000
 CIRCUIT = Circuit(3, (Op("ry", (0,), Angle(0)), Op("cx", (0, 2)), Op("x", (1,))), 1, 1)
-INTENT, NEWS, COMPLETE = "/v1/worker/vendor/intent", "/v1/worker/vendor/news", "/v1/worker/complete"
+INTENT, NEWS, COMPLETE = "/v1/worker/vendor/intent", "/v1/worker/vendor/update", "/v1/worker/complete"
 
 
 class Place:
@@ -259,13 +260,13 @@ def forwarded(engine: Engine) -> tuple[str, str, leases.LeaseRequest]:
     worker = engine.hello(owner)
     (job,) = engine.lease(worker, owner).jobs
     intent = vendor_tasks.Intent(worker, owner, new_id("t"), "simulator", 100, ((job.seq, job.attempt, 1),))
-    operation = vendor_tasks.Intend(engine.settings)
+    operation = vendor_tasks.RecordIntent(engine.settings)
     assert engine.writer.call_sync(operation, intent) == intent.task
     assert engine.writer.call_sync(operation, intent) == intent.task  # the same once more
     other = vendor_tasks.Intent(worker, owner, new_id("t"), "simulator", 100, ((job.seq, job.attempt, 1),))
     with pytest.raises(ServiceError, match="with the vendor already"):
         engine._value(engine.writer.call_sync(operation, other))
-    news = vendor_tasks.News(intent.task, "sent", "V1", "")
+    news = vendor_tasks.VendorTaskUpdate(intent.task, "sent", "V1", "")
     assert engine.writer.call_sync(vendor_tasks.settle, news) == "sent"
     return owner, intent.task, leases.LeaseRequest(worker, owner, ("simulator",), (), 1)
 
@@ -279,7 +280,7 @@ def test_paid_work_outlives_any_number_of_workers(make_engine: Callable[..., Eng
         worker = engine.hello(owner)
         (job,) = engine.lease(worker, owner).jobs
         assert job.attempt == attempt
-    assert engine.complete(worker, owner, [leases.Ending(job.seq, job.attempt, b"r", "", 0.0, None)]) == [True]
+    assert engine.complete(worker, owner, [leases.JobOutcome(job.seq, job.attempt, b"r", "", 0.0, None)]) == [True]
 
 
 def test_the_schema_is_not_taken_back_under_paid_work(make_engine: Callable[..., Engine]) -> None:
@@ -287,4 +288,4 @@ def test_the_schema_is_not_taken_back_under_paid_work(make_engine: Callable[...,
     forwarded(engine)
     with pytest.raises(RuntimeError, match="1 unfinished jobs are with a vendor"):
         engine.database.migrate("0004")
-    assert engine.reads.vendor_tasks(None, 10)[0].vendor_job == "V1"
+    assert engine.queries.vendor_tasks(None, 10)[0].vendor_job == "V1"

@@ -155,7 +155,7 @@ def keys_create(
     """
     scopes = scope or ["submit", "read"]
     if data_dir is not None:
-        from qpeft.service.local import create_key
+        from qpeft.service.maintenance import create_key
 
         print(create_key(data_dir, user, scopes))
         return
@@ -243,7 +243,7 @@ def backup(
 
     The service may be running. For PostgreSQL use pg_dump.
     """
-    from qpeft.service.database import backup_sqlite
+    from qpeft.service.store.database import backup_sqlite
 
     backup_sqlite(data_dir / "service.sqlite", target)
     print(target)

@@ -1,12 +1,12 @@
 """The quantum task service: users submit circuits to devices, jobs queue durably, workers run them, results are kept.
 
-    schema      the tables                         scheduler   who is served next (start-time fair queueing)
-    database    engines, migrations, backup        store       every change of a job's state, one function each
-    execute     jobs on a backend                  packed      different users' circuits on one chip
-    writer      the one writer, group commit       reads       every question asked of the store
-    programs    circuits as users write them       devices     what runs circuits, and what that costs
-    api/        HTTP: API v1, workers, pyqpanda3   worker      lease, run, complete; over HTTP only
-    server      all of it in one command           client      the typed client
+    server       `qpeft serve`: API and worker processes       app          the ASGI application
+    api/         routes of API v1, workers, pyqpanda3          dashboard/   the web pages
+    core         the parts of one API process                  scheduling/  submissions, their cost, who is served next
+    store/       tables, the one writer, every question        workers/     the loop of a worker process, and its devices
+    worker       `qpeft worker`: one worker process            vendor/      a vendor's chip as a device
+    client       the typed client                              messages     bodies of requests and results
 
-A worker never touches the database and the API never runs a circuit.
+One submission: api/guard (bounds) -> api/jobs (decode, answer) -> scheduling/admission (check, cost) -> store/writer (group commit)
+-> store/lifecycle (quota, rows). A worker never touches the database and the API never runs a circuit.
 """

@@ -25,15 +25,15 @@ from typing import Any
 
 from qpeft.backends.registry import needs_journal
 from qpeft.errors import ServiceError
-from qpeft.service import admin
 from qpeft.service.clock import Clock
-from qpeft.service.database import Database
 from qpeft.service.ids import new_key
 from qpeft.service.logs import configure
-from qpeft.service.parent import end_with
+from qpeft.service.processes import end_with
 from qpeft.service.settings import Settings
+from qpeft.service.store import admin
+from qpeft.service.store.database import Database
+from qpeft.service.store.writer import Writer
 from qpeft.service.worker import wait_for
-from qpeft.service.writer import Writer
 
 log = logging.getLogger("qpeft.service")
 EXECUTOR = "qpeft-executor"
@@ -177,9 +177,9 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     """One API process on a listening socket, until SIGINT or SIGTERM."""
     import uvicorn
 
-    from qpeft.service.api import app
+    from qpeft.service.api.http_protocol import bounded_protocol
+    from qpeft.service.app import app
     from qpeft.service.core import Service
-    from qpeft.service.protocol import bounded_protocol
 
     sys.setswitchinterval(0.001)
     service = Service(settings)

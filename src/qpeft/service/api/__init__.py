@@ -1,5 +1,1 @@
-"""HTTP: `app(service)` is the ASGI application of one API process."""
-
-from qpeft.service.api.app import app
-
-__all__ = ["app"]
+"""API v1 and the routes of other clients: one file for each group of routes, and what they share."""

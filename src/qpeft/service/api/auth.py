@@ -86,7 +86,7 @@ class Keys:
         cached = self._cache.get(name)
         if cached is not None and now - cached[0] < CACHE_S:
             return cached[1]
-        row = await self.service.ask(self.service.reads.key, name)
+        row = await self.service.ask(self.service.queries.key, name)
         if row is None:
             self._cache.pop(name, None)
             return None

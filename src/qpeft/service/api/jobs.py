@@ -10,12 +10,14 @@ import msgspec
 from starlette.responses import Response
 
 from qpeft.errors import ServiceError
-from qpeft.service import metrics, store
+from qpeft.service import metrics
 from qpeft.service.api.routes import BINARY, JSON, NDJSON, Context, Route, answer, decode, encode
-from qpeft.service.core import body_digest
-from qpeft.service.reads import job_view, stamp
-from qpeft.service.schema import TERMINAL, Row
-from qpeft.service.wire import BatchRequest, JobRequest, SweepRequest, unpack_result
+from qpeft.service.messages import BatchRequest, JobRequest, SweepRequest, unpack_result
+from qpeft.service.scheduling.admission import body_digest
+from qpeft.service.scheduling.submission import Submission
+from qpeft.service.store import lifecycle
+from qpeft.service.store.queries import job_view, stamp
+from qpeft.service.store.schema import TERMINAL, Row
 
 _JOB = msgspec.json.Decoder(JobRequest)
 _BATCH = msgspec.json.Decoder(BatchRequest)
@@ -23,14 +25,14 @@ _SWEEP = msgspec.json.Decoder(SweepRequest)
 _QUICK = 1000
 
 
-async def _accepted(context: Context, submission: store.Submission, view: dict[str, Any] | None = None) -> Response:
+async def _accepted(context: Context, submission: Submission, view: dict[str, Any] | None = None) -> Response:
     """Store a submission and answer: 201 with the job or batch, or 200 with the first answer's when the key was used before."""
     service = context.service
     receipt = await service.writer.call(service.submit, submission)
     kind = "jobs" if submission.kind == "job" else "batches"
     headers = {"location": f"/v1/{kind}/{receipt.id}"}
     if receipt.replayed:
-        read = service.reads.job_view if kind == "jobs" else service.reads.batch_view
+        read = service.queries.job_view if kind == "jobs" else service.queries.batch_view
         return answer(await service.ask(read, submission.owner, receipt.id), 200, {**headers, "idempotency-replayed": "true"})
     metrics.submitted(submission.device).inc(len(submission.items))
     created_at = stamp(receipt.created_at)
@@ -54,7 +56,7 @@ async def _accepted(context: Context, submission: store.Submission, view: dict[s
 
 async def post_job(context: Context) -> Response:
     request, body = await context.json(_JOB)
-    submission = context.service.job(context.owner, request, context.idempotency_key(), body_digest("/v1/jobs", body))
+    submission = context.service.admission.job(context.owner, request, context.idempotency_key(), body_digest("/v1/jobs", body))
     item = submission.items[0]
     view = {
         "id": submission.id,
@@ -74,7 +76,7 @@ async def post_job(context: Context) -> Response:
 
 async def post_batch(context: Context) -> Response:
     request, body = await context.json(_BATCH)
-    build = context.service.batch
+    build = context.service.admission.batch
     key = context.idempotency_key()
     digest = body_digest("/v1/batches", body)
     if len(request.circuits) > _QUICK:  # do not keep others waiting for the loop
@@ -96,7 +98,7 @@ async def post_sweep(context: Context) -> Response:
         head, matrix = body[4 : 4 + length], body[4 + length :]
     request = decode(_SWEEP, head)
     digest = body_digest("/v1/sweeps", body)
-    build = context.service.sweep
+    build = context.service.admission.sweep
     key = context.idempotency_key()
     if len(body) > 1 << 18:
         submission = await context.service.ask(build, context.owner, request, matrix, key, digest)
@@ -127,16 +129,16 @@ def _state(found: Any) -> str:
 
 
 async def get_job(context: Context) -> Response:
-    job, reads = context.path("id"), context.service.reads
-    row: Row = await _ended(context, (job,), lambda: reads.job(context.owner, job))
-    position = await context.service.ask(reads.position, row) if row.state == "queued" else None
+    job, queries = context.path("id"), context.service.queries
+    row: Row = await _ended(context, (job,), lambda: queries.job(context.owner, job))
+    position = await context.service.ask(queries.position, row) if row.state == "queued" else None
     return answer(job_view(row, position))
 
 
 async def get_result(context: Context) -> Response:
-    job, reads = context.path("id"), context.service.reads
-    row: Row = await _ended(context, (job,), lambda: reads.job(context.owner, job))
-    payload = await context.service.ask(reads.result, row)
+    job, queries = context.path("id"), context.service.queries
+    row: Row = await _ended(context, (job,), lambda: queries.job(context.owner, job))
+    payload = await context.service.ask(queries.result, row)
     return answer(_result(row, payload))
 
 
@@ -159,30 +161,30 @@ async def list_jobs(context: Context) -> Response:
     state = context.choice("state")
     limit = int(context.number("limit", 100))
     before = int(context.number("cursor", 0)) or None
-    reads, device = context.service.reads, context.request.query_params.get("device")
-    rows = await context.service.ask(lambda: reads.jobs(context.owner, state=state, device=device, before=before, limit=limit))
+    queries, device = context.service.queries, context.request.query_params.get("device")
+    rows = await context.service.ask(lambda: queries.jobs(context.owner, state=state, device=device, before=before, limit=limit))
     cursor = str(rows[-1].seq) if len(rows) == limit else None
     return answer({"jobs": [job_view(row) for row in rows], "cursor": cursor})
 
 
 async def get_batch(context: Context) -> Response:
-    batch, reads = context.path("id"), context.service.reads
-    return answer(await _ended(context, (batch,), lambda: reads.batch_view(context.owner, batch)))
+    batch, queries = context.path("id"), context.service.queries
+    return answer(await _ended(context, (batch,), lambda: queries.batch_view(context.owner, batch)))
 
 
 async def get_batch_results(context: Context) -> Response:
     """NDJSON, a line for each job that has ended, in order, up to the first that has not; the cursor goes on from there."""
-    batch, reads = context.path("id"), context.service.reads
+    batch, queries = context.path("id"), context.service.queries
     limit = int(context.number("limit", 1000))
     position = int(context.number("cursor", 0))
-    found = await context.service.ask(reads.batch, context.owner, batch)
+    found = await context.service.ask(queries.batch, context.owner, batch)
     wait_s = context.number("wait", 0.0)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
     with context.service.hub.listen(batch) as event:
         while True:
             event.clear()
-            rows = await context.service.ask(reads.batch_results, batch, position, limit)
+            rows = await context.service.ask(queries.batch_results, batch, position, limit)
             if rows or position >= found.n_jobs or loop.time() >= deadline or context.service.stopping:
                 break
             await context.service.hub.wait(event, deadline - loop.time())
@@ -207,27 +209,27 @@ def _binary_results(rows: list[Row], headers: dict[str, str]) -> Response:
     return Response(b"".join(parts), 200, {**headers, "qpeft-columns": str(columns), "qpeft-dtype": "float64"}, BINARY)
 
 
-def _target(context: Context, kind: str) -> store.Target:
-    return store.Target(kind, context.path("id"), context.owner)
+def _target(context: Context, kind: str) -> lifecycle.Target:
+    return lifecycle.Target(kind, context.path("id"), context.owner)
 
 
 async def cancel_job(context: Context) -> Response:
-    await context.service.writer.call(store.cancel, _target(context, "job"))
-    return answer(await context.service.ask(context.service.reads.job_view, context.owner, context.path("id")))
+    await context.service.writer.call(lifecycle.cancel, _target(context, "job"))
+    return answer(await context.service.ask(context.service.queries.job_view, context.owner, context.path("id")))
 
 
 async def cancel_batch(context: Context) -> Response:
-    await context.service.writer.call(store.cancel, _target(context, "batch"))
-    return answer(await context.service.ask(context.service.reads.batch_view, context.owner, context.path("id")))
+    await context.service.writer.call(lifecycle.cancel, _target(context, "batch"))
+    return answer(await context.service.ask(context.service.queries.batch_view, context.owner, context.path("id")))
 
 
 async def delete_job(context: Context) -> Response:
-    await context.service.writer.call(store.delete, _target(context, "job"))
+    await context.service.writer.call(lifecycle.delete, _target(context, "job"))
     return Response(status_code=204)
 
 
 async def delete_batch(context: Context) -> Response:
-    await context.service.writer.call(store.delete, _target(context, "batch"))
+    await context.service.writer.call(lifecycle.delete, _target(context, "batch"))
     return Response(status_code=204)
 
 

@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI 3.1), made from the table of routes and the types of wire.py."""
+"""The description of the API (OpenAPI 3.1), made from the table of routes and the types of messages.py."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from qpeft.errors import ServiceError
 from qpeft.service.api.auth import Keys, Principal
 from qpeft.service.core import Service
-from qpeft.service.schema import STATES
-from qpeft.service.vendor_tasks import TASK_STATES
+from qpeft.service.store.schema import STATES
+from qpeft.service.vendor.tasks import TASK_STATES
 
 T = TypeVar("T")
 JSON, MSGPACK, BINARY, NDJSON = "application/json", "application/msgpack", "application/octet-stream", "application/x-ndjson"

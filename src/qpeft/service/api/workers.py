@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
 from qpeft.errors import ServiceError
-from qpeft.service import leases, metrics, vendor_tasks
+from qpeft.service import metrics
 from qpeft.service.api.routes import MSGPACK, Context, Route, decode
 from qpeft.service.ids import new_id
-from qpeft.service.wire import (
+from qpeft.service.messages import pack
+from qpeft.service.store import leases
+from qpeft.service.vendor import tasks as vendor_tasks
+from qpeft.service.workers.messages import (
     CalibrationRequest,
     CompleteRequest,
     HeartbeatRequest,
@@ -22,11 +26,10 @@ from qpeft.service.wire import (
     LeasedProgram,
     LeaseRequest,
     VendorIntent,
-    VendorLook,
     VendorMember,
-    VendorNews,
     VendorTask,
-    pack,
+    VendorTaskQuery,
+    VendorUpdate,
 )
 
 _HELLO = msgspec.msgpack.Decoder(HelloRequest)
@@ -34,8 +37,8 @@ _CALIBRATION = msgspec.msgpack.Decoder(CalibrationRequest)
 _LEASE = msgspec.msgpack.Decoder(LeaseRequest)
 _BEAT = msgspec.msgpack.Decoder(HeartbeatRequest)
 _INTENT = msgspec.msgpack.Decoder(VendorIntent)
-_NEWS = msgspec.msgpack.Decoder(VendorNews)
-_LOOK = msgspec.msgpack.Decoder(VendorLook)
+_NEWS = msgspec.msgpack.Decoder(VendorUpdate)
+_LOOK = msgspec.msgpack.Decoder(VendorTaskQuery)
 _COMPLETE = msgspec.msgpack.Decoder(CompleteRequest)
 
 
@@ -83,10 +86,10 @@ async def lease(context: Context) -> Response:
                 return _answer(_lease_answer(given))
             await service.hub.wait(event, deadline - loop.time())
             if service.hub.poll_s is not None and not event.is_set():
-                queued = await service.ask(service.reads.queued_devices)
+                queued = await service.ask(service.queries.queued_devices)
                 while not queued & set(request.devices) and loop.time() < deadline and not event.is_set():
                     await service.hub.wait(event, deadline - loop.time())
-                    queued = await service.ask(service.reads.queued_devices)
+                    queued = await service.ask(service.queries.queued_devices)
             if await context.request.is_disconnected():  # a worker that died while it waited must not be given jobs
                 return _answer(_lease_answer(leases.Lease((), {}, ())))
 
@@ -103,7 +106,7 @@ def _lease_answer(given: leases.Lease) -> LeaseAnswer:
 
 async def calibration(context: Context) -> Response:
     request: CalibrationRequest = await _read(context, _CALIBRATION)
-    row = await context.service.ask(context.service.reads.calibration, request.device, request.id)
+    row = await context.service.ask(context.service.queries.calibration, request.device, request.id)
     if row is None:
         raise ServiceError("no such calibration", status=404, code="not_found", value=request.id)
     return _answer({"data": bytes(row.data)})
@@ -122,24 +125,24 @@ async def vendor_intent(context: Context) -> Response:
         tuple(request.members),
         None if told is None else (told.id, told.data),
     )
-    return _answer({"task": await context.service.writer.call(context.service.intend, intent)})
+    return _answer({"task": await context.service.writer.call(context.service.record_intent, intent)})
 
 
-async def vendor_news(context: Context) -> Response:
-    request: VendorNews = await _read(context, _NEWS)
-    news = vendor_tasks.News(request.task, request.state, request.vendor_job, request.reason)
+async def vendor_update(context: Context) -> Response:
+    request: VendorUpdate = await _read(context, _NEWS)
+    news = vendor_tasks.VendorTaskUpdate(request.task, request.state, request.vendor_job, request.reason)
     return _answer({"state": await context.service.writer.call(vendor_tasks.settle, news)})
 
 
-async def vendor_look(context: Context) -> Response:
-    request: VendorLook = await _read(context, _LOOK)
-    row, wanted = await context.service.ask(context.service.reads.vendor_task, request.task)
+async def vendor_status(context: Context) -> Response:
+    request: VendorTaskQuery = await _read(context, _LOOK)
+    row, wanted = await context.service.ask(context.service.queries.vendor_task, request.task)
     return _answer(VendorTask(task=row.id, state=row.state, vendor_job=row.vendor_job, wanted=wanted))
 
 
 async def heartbeat(context: Context) -> Response:
     request: HeartbeatRequest = await _read(context, _BEAT)
-    beat = leases.Beat(request.worker, context.owner, tuple(request.holding))
+    beat = leases.Heartbeat(request.worker, context.owner, tuple(request.holding))
     return _answer({"drop": list(await context.service.writer.call(leases.heartbeat, beat))})
 
 
@@ -147,44 +150,28 @@ async def complete(context: Context) -> Response:
     request: CompleteRequest = await _read(context, _COMPLETE)
     service = context.service
     endings = tuple(
-        leases.Ending(job.seq, job.attempt, job.payload, job.reason, job.device_s, job.calibration, job.released)
+        leases.JobOutcome(job.seq, job.attempt, job.payload, job.reason, job.device_s, job.calibration, job.released)
         for job in request.jobs
     )
     accepted = await service.writer.call(service.complete, leases.Completion(request.worker, context.owner, endings))
     done = [job for job in request.jobs if not job.released]
-    service.book.learn(request.device, request.estimate_s, sum(job.device_s for job in done))
+    service.catalog.learn(request.device, request.estimate_s, sum(job.device_s for job in done))
     metrics.JOBS_FINISHED.labels(request.device, "succeeded").inc(sum(job.payload is not None for job in done))
     metrics.JOBS_FINISHED.labels(request.device, "failed").inc(sum(job.payload is None for job in done))
     return _answer({"accepted": accepted})
 
 
+def _route(name: str, handler: Callable[[Context], Awaitable[Response]], summary: str, takes: type[msgspec.Struct]) -> Route:
+    return Route("POST", f"/v1/worker/{name}", "worker", handler, summary, takes, MSGPACK, body=(MSGPACK,))
+
+
 ROUTES = [
-    Route("POST", "/v1/worker/hello", "worker", hello, "Register a worker", HelloRequest, MSGPACK, body=(MSGPACK,)),
-    Route("POST", "/v1/worker/lease", "worker", lease, "Take jobs", LeaseRequest, MSGPACK, body=(MSGPACK,)),
-    Route(
-        "POST", "/v1/worker/heartbeat", "worker", heartbeat, "Say that the worker lives", HeartbeatRequest, MSGPACK, body=(MSGPACK,)
-    ),
-    Route(
-        "POST",
-        "/v1/worker/calibration",
-        "worker",
-        calibration,
-        "A calibration to run under",
-        CalibrationRequest,
-        MSGPACK,
-        body=(MSGPACK,),
-    ),
-    Route(
-        "POST",
-        "/v1/worker/vendor/intent",
-        "worker",
-        vendor_intent,
-        "About to send",
-        VendorIntent,
-        MSGPACK,
-        body=(MSGPACK,),
-    ),
-    Route("POST", "/v1/worker/vendor/news", "worker", vendor_news, "What a vendor answered", VendorNews, MSGPACK, body=(MSGPACK,)),
-    Route("POST", "/v1/worker/vendor/look", "worker", vendor_look, "A vendor's task", VendorLook, MSGPACK, body=(MSGPACK,)),
-    Route("POST", "/v1/worker/complete", "worker", complete, "Hand results in", CompleteRequest, MSGPACK, body=(MSGPACK,)),
+    _route("hello", hello, "Register a worker", HelloRequest),
+    _route("lease", lease, "Take jobs", LeaseRequest),
+    _route("heartbeat", heartbeat, "Say that the worker lives", HeartbeatRequest),
+    _route("calibration", calibration, "A calibration to run under", CalibrationRequest),
+    _route("vendor/intent", vendor_intent, "About to send", VendorIntent),
+    _route("vendor/update", vendor_update, "What a vendor answered", VendorUpdate),
+    _route("vendor/status", vendor_status, "A vendor's task", VendorTaskQuery),
+    _route("complete", complete, "Hand results in", CompleteRequest),
 ]

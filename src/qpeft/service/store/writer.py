@@ -21,8 +21,8 @@ import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
 from qpeft.service.clock import Clock
-from qpeft.service.database import Database
-from qpeft.service.schema import counters
+from qpeft.service.store.database import Database
+from qpeft.service.store.schema import counters
 
 log = logging.getLogger("qpeft.service")
 A = TypeVar("A")

@@ -2,7 +2,7 @@
 
 `QCloudService(api_key=KEY, url="http://127.0.0.1:8642")` sends its key as `Authorization: oqcs_auth=KEY`: one of this service's
 keys. A task is a batch, its programs are OriginIR text, and it goes through the same queue, quotas and devices as any other.
-The protocol was observed, not specified: what is answered here is what pyqpanda3 0.5 reads.
+The protocol was observed, not specified: what is answered here is what pyqpanda3 0.5 queries.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from qpeft.errors import ServiceError
-from qpeft.service import store
 from qpeft.service.api.routes import JSON, Context, Route, answer, decode
-from qpeft.service.core import body_digest
-from qpeft.service.reads import stamp
-from qpeft.service.wire import BatchItem, BatchRequest, unpack_result
+from qpeft.service.messages import BatchItem, BatchRequest, unpack_result
+from qpeft.service.scheduling.admission import body_digest
+from qpeft.service.store import lifecycle
+from qpeft.service.store.queries import stamp
 
 CHIPS: Final = {"72": "emulator:wukong-72", "WK_C180": "emulator:wukong-180", "full_amplitude": "simulator"}
 MAX_PROGRAMS: Final = 200
@@ -67,7 +67,7 @@ def _reply(obj: Any) -> Response:
 
 async def resources(context: Context) -> Response:
     """Devices under the names that pyqpanda3 knows chips by."""
-    rows = {row.id: row for row in await context.service.ask(context.service.reads.devices)}
+    rows = {row.id: row for row in await context.service.ask(context.service.queries.devices)}
     found = [
         {"machineType": MACHINE_TYPE.get(chip, 5), "onlineFlag": rows[device].status == "online", "sinanChipId": chip}
         for chip, device in CHIPS.items()
@@ -92,7 +92,7 @@ async def chip_info(context: Context) -> Response:
 
 async def _calibration(context: Context, chip: str) -> bytes:
     """The chip file of what it runs under."""
-    row = await context.service.ask(context.service.reads.calibration, _device(context, chip))
+    row = await context.service.ask(context.service.queries.calibration, _device(context, chip))
     if row is None or "qubits" not in msgspec.json.decode(row.data):
         raise ServiceError(
             "the chip has told no calibration", status=404, code="not_found", value=chip[:64], hint="start its worker"
@@ -179,7 +179,7 @@ async def submit(context: Context) -> Response:
     request = BatchRequest(
         device=device, circuits=[BatchItem(originir=text) for text in texts], shots=task.Configuration.shot, name="pyqpanda3"
     )
-    submission = context.service.batch(context.owner, request, None, body_digest("/oqcs", body))
+    submission = context.service.admission.batch(context.owner, request, None, body_digest("/oqcs", body))
     receipt = await context.service.writer.call(context.service.submit, submission)
     return _reply({"taskId": receipt.id})
 
@@ -187,14 +187,14 @@ async def submit(context: Context) -> Response:
 async def detail(context: Context) -> Response:
     """State and, once every program has ended, results: keys in hexadecimal with c[0] as the lowest bit."""
     task = decode(_TASK_ID, await context.request.body()).taskId
-    reads = context.service.reads
-    batch = await context.service.ask(reads.batch_view, context.owner, task)
+    queries = context.service.queries
+    batch = await context.service.ask(queries.batch_view, context.owner, task)
     obj: dict[str, Any] = {"taskId": task, "taskState": _STATES.get(batch["state"], "4"), "createTime": batch["created_at"]}
     if batch["state"] in ("failed", "cancelled", "expired"):
-        rows = await context.service.ask(reads.batch_results, task, 0, MAX_PROGRAMS)
+        rows = await context.service.ask(queries.batch_results, task, 0, MAX_PROGRAMS)
         obj["errorDetail"] = next(row.reason for row in rows if row.state != "succeeded")
     if batch["state"] == "succeeded":
-        rows = await context.service.ask(reads.batch_results, task, 0, MAX_PROGRAMS)
+        rows = await context.service.ask(queries.batch_results, task, 0, MAX_PROGRAMS)
         counts = [_hexadecimal(row.payload) for row in rows]
         obj["endTime"] = stamp(rows[-1].finished_at)
         obj["probCount"] = [_columns(list(count), list(count.values())) for count, _ in counts]
@@ -219,7 +219,7 @@ def _columns(keys: list[str], values: list[Any]) -> str:
 
 async def cancel(context: Context) -> Response:
     task = decode(_TASK_ID, await context.request.body()).taskId
-    await context.service.writer.call(store.cancel, store.Target("batch", task, context.owner))
+    await context.service.writer.call(lifecycle.cancel, lifecycle.Target("batch", task, context.owner))
     return _reply(None)
 
 

@@ -14,8 +14,8 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from qpeft.service.schema import sessions
-from qpeft.service.writer import Transaction
+from qpeft.service.store.schema import sessions
+from qpeft.service.store.writer import Transaction
 
 LIFE_S: Final = 12 * 3600.0
 

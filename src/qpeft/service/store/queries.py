@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
-from qpeft.service.schema import (
+from qpeft.service.store.schema import (
     QUEUED_SQL,
     TERMINAL,
     Row,
@@ -63,7 +63,7 @@ def job_view(row: Row, position: int | None = None) -> dict[str, Any]:
     }
 
 
-class Reads:
+class Queries:
     """Questions, answered on a thread that may block for a moment."""
 
     def __init__(self, engine: sa.Engine) -> None:

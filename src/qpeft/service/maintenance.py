@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qpeft.errors import ServiceError
-from qpeft.service import admin
 from qpeft.service.clock import Clock
-from qpeft.service.database import Database
 from qpeft.service.ids import new_key
 from qpeft.service.settings import Settings
-from qpeft.service.writer import Writer
+from qpeft.service.store import admin
+from qpeft.service.store.database import Database
+from qpeft.service.store.writer import Writer
 
 
 def create_key(data_dir: Path, user: str, scopes: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from qpeft.backends.base import Counts, FloatArray
 from qpeft.backends.emulator.backend import EmulatorBackend
 from qpeft.backends.emulator.packing import Program, pack
 from qpeft.circuits.ir import Circuit
-from qpeft.service.wire import LeasedJob
+from qpeft.service.workers.messages import LeasedJob
 
 MAX_TENANTS = 24  # packed at once; placing more takes longer than it saves
 KEPT = 64  # placements remembered

@@ -14,9 +14,9 @@ from starlette.responses import Response, StreamingResponse
 from qpeft.errors import ServiceError
 from qpeft.service.api.routes import JSON, QUERY, Context, Route, answer, encode
 from qpeft.service.core import Service
-from qpeft.service.reads import job_view, stamp
-from qpeft.service.schema import Row
-from qpeft.service.wire import DeviceInfo
+from qpeft.service.store.queries import job_view, stamp
+from qpeft.service.store.schema import Row
+from qpeft.service.workers.messages import DeviceInfo
 
 KEEPALIVE_S = 15.0
 PAGE = 500
@@ -26,7 +26,7 @@ async def events(context: Context) -> Response:
     """Every change of the user's jobs from now on, or from `Last-Event-ID` on. A job that changed twice while nobody listened is
     told once, in its latest state."""
     last = context.request.headers.get("last-event-id") or context.request.query_params.get("after")
-    start = await context.service.ask(context.service.reads.last_change, context.owner) if last is None else _place(last)
+    start = await context.service.ask(context.service.queries.last_change, context.owner) if last is None else _place(last)
     return StreamingResponse(_stream(context, start), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
@@ -48,7 +48,7 @@ async def _stream(context: Context, place: tuple[int, int]) -> AsyncIterator[byt
             if await context.keys.check(digest_of_key) is None:
                 yield b'event: closed\ndata: {"reason": "the key was revoked"}\n\n'
                 return
-            rows = await service.ask(service.reads.changes, context.owner, place, PAGE)
+            rows = await service.ask(service.queries.changes, context.owner, place, PAGE)
             if rows:
                 place = (rows[-1].changed, rows[-1].seq)
                 yield b"".join(_event(row) for row in rows)
@@ -87,8 +87,8 @@ def _device(row: Row, workers: list[Row]) -> dict[str, Any]:
 
 async def devices_view(service: Service) -> list[dict[str, Any]]:
     """Every device as the API shows it."""
-    rows = await service.ask(service.reads.devices)
-    workers = list(await service.ask(service.reads.alive_workers))
+    rows = await service.ask(service.queries.devices)
+    workers = list(await service.ask(service.queries.alive_workers))
     return [_device(row, workers) for row in rows]
 
 
@@ -112,7 +112,7 @@ async def get_calibration(context: Context) -> Response:
     """The device's calibration now, or the one of `?id=` that an older job ran under."""
     await _one_device(context)
     wanted = context.request.query_params.get("id")
-    row = await context.service.ask(context.service.reads.calibration, context.path("id"), wanted)
+    row = await context.service.ask(context.service.queries.calibration, context.path("id"), wanted)
     if row is None:
         raise ServiceError("no calibration: the device has none, or none was told yet", status=404, code="not_found", value=wanted)
     head = encode({"device": row.device, "id": row.id, "created_at": stamp(row.created_at)})
@@ -122,7 +122,7 @@ async def get_calibration(context: Context) -> Response:
 async def get_queue(context: Context) -> Response:
     """How long the queue is, and what of it is the user's. Others appear as a number only."""
     device = await _one_device(context)
-    flows = await context.service.ask(context.service.reads.flows, device["id"])
+    flows = await context.service.ask(context.service.queries.flows, device["id"])
     yours = {
         lane: sum(int(flow.queued) for flow in flows if flow.owner == context.owner and flow.lane == number)
         for number, lane in enumerate(("interactive", "bulk"))
@@ -138,8 +138,8 @@ async def get_usage(context: Context) -> Response:
     if everyone and "admin" not in context.principal.scopes:
         raise ServiceError("the usage of all users is for administrators", status=403, code="scope", bound="admin")
     since = time.strftime("%Y-%m-%d", time.gmtime(context.service.clock.now() - days * 86400))
-    rows = await context.service.ask(context.service.reads.usage, None if everyone else context.owner, since)
-    owner = await context.service.ask(context.service.reads.owner, context.owner)
+    rows = await context.service.ask(context.service.queries.usage, None if everyone else context.owner, since)
+    owner = await context.service.ask(context.service.queries.owner, context.owner)
     usage = [
         {
             "day": row.day,

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 
-class Hub:
+class ChangeHub:
     """Names that change, and who waits for them. `changed` may be called from any thread, everything else from the loop's.
 
     Processes that share a database do not hear each other, so with `poll_s` a wait ends at the latest after that.

@@ -1,4 +1,4 @@
-"""What travels over HTTP, as typed structures: JSON for users, MessagePack for workers.
+"""Bodies of requests and results, as typed structures in JSON; what workers exchange with the service is in workers/messages.py.
 
 Programs travel as qpeft's own circuit JSON or as OpenQASM 2/3 or OriginIR text. Never as pickle or anything that runs.
 A binary sweep (`application/octet-stream`) is: length of the head (uint32, little-endian), the head (a SweepRequest in JSON with
@@ -19,6 +19,10 @@ Shots: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Lifetime: TypeAlias = Annotated[float, Meta(gt=0, le=30 * 86400)]
 Term: TypeAlias = tuple[float, list[tuple[Annotated[int, Meta(ge=0, le=4095)], Literal["X", "Y", "Z"]]]]
+
+
+CIRCUIT, QASM, ORIGINIR = "qpeft.circuit", "openqasm", "originir"
+"""Formats of a stored program."""
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -103,29 +107,6 @@ class DeviceStatus(Strict):
     reason: Name = ""
 
 
-class DeviceInfo(Strict):
-    """What a worker tells of a device: its limits, and the model of its cost in device seconds.
-
-    Cost of a program run with s shots on n qubits and g gates: `program_s + s * shot_s + g * base^n * gate_s`, for each row.
-    """
-
-    max_qubits: int
-    max_shots: int | None = None
-    exact: bool = False
-    simulated: bool = True
-    chip: bool = False
-    """Its calibration is a chip file, which an administrator may set."""
-    description: str = ""
-    program_s: float = 0.0
-    shot_s: float = 0.0
-    gate_s: float = 0.0
-    base: float = 2.0
-    max_rows: int | None = None
-    """Circuits that one job may hold."""
-    lease_s: float | None = None
-    """Device seconds to give out in one lease, where that is not the service's `lease_budget_s`."""
-
-
 class CalibrationChoice(Strict):
     """A device's new calibration: a chip file (`qpeft` chip JSON), or the id of one that the device had before."""
 
@@ -133,136 +114,10 @@ class CalibrationChoice(Strict):
     id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 
-class CalibrationRequest(Strict):
-    device: Device
-    id: Annotated[str, Meta(max_length=64)]
-
-
-class Calibration(Strict):
-    device: Device
-    id: Annotated[str, Meta(max_length=64)]
-    data: bytes
-
-
-class HelloRequest(Strict):
-    """A worker's first words. With `takes_over` it stands in for the user's earlier workers of its name, whose jobs go back to
-    the queue at once."""
-
-    name: Name
-    devices: Annotated[list[Device], Meta(min_length=1, max_length=64)]
-    takes_over: bool = False
-    info: dict[str, DeviceInfo] = {}
-    calibrations: list[Calibration] = []
-
-
-class LeaseRequest(Strict):
-    worker: Annotated[str, Meta(max_length=32)]
-    devices: Annotated[list[Device], Meta(min_length=1, max_length=64)]
-    holding: list[tuple[int, int]] = []
-    max_jobs: Annotated[int, Meta(ge=1, le=4096)] = 256
-    wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
-
-
-class HeartbeatRequest(Strict):
-    worker: Annotated[str, Meta(max_length=32)]
-    holding: list[tuple[int, int]] = []
-
-
-class LeasedJob(Strict):
-    seq: int
-    attempt: int
-    owner: str
-    program: str
-    params: bytes
-    rows: int
-    shots: int | None
-    seed: int | None
-    output: Output
-    observables: bytes | None
-    exclusive: bool
-    estimate_s: float
-
-
-class VendorMember(Strict):
-    """A leased job that is part of a vendor's task already; `position` is its first program there."""
-
-    seq: int
-    task: str
-    position: int
-
-
-class VendorIntent(Strict):
-    """What a worker is about to send to a vendor: `members` are `(seq, attempt, rows)` in the order of the programs. `task` is a
-    new random name, so that the same intent may be told again."""
-
-    worker: Annotated[str, Meta(max_length=32)]
-    task: Annotated[str, Meta(pattern=r"^t[0-9a-z]{26}$")]
-    device: Device
-    shots: Shots
-    members: Annotated[list[tuple[int, int, int]], Meta(min_length=1, max_length=4096)]
-    calibration: Calibration | None = None
-
-
-class VendorNews(Strict):
-    """What became of it: `state` "sent" with the vendor's id, "refused" (it cost nothing), or still "intent", with the reason."""
-
-    task: Annotated[str, Meta(max_length=32)]
-    state: Literal["intent", "sent", "refused"]
-    vendor_job: Annotated[str, Meta(max_length=200)] = ""
-    reason: Annotated[str, Meta(max_length=4000)] = ""
-
-
-class VendorLook(Strict):
-    task: Annotated[str, Meta(max_length=32)]
-
-
-class VendorTask(Strict):
-    """`wanted` is False when all its jobs are cancelled."""
-
-    task: str
-    state: str
-    vendor_job: str
-    wanted: bool
-
-
 class VendorResolution(Strict):
     """What an administrator found out at the vendor's: its id of the task, or null when it never arrived."""
 
     vendor_job: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None
-
-
-class LeasedProgram(Strict):
-    format: str
-    text: bytes
-
-
-class LeaseAnswer(Strict):
-    device: str | None
-    jobs: list[LeasedJob]
-    programs: dict[str, LeasedProgram]
-    drop: list[int]
-    vendor: list[VendorMember] = []
-    calibration: str | None = None
-    """What to run these jobs under; None is the worker's own."""
-
-
-class EndedJob(Strict):
-    seq: int
-    attempt: int
-    device_s: Annotated[float, Meta(ge=0, le=1e9)]
-    payload: bytes | None = None
-    reason: Annotated[str, Meta(max_length=4000)] = ""
-    calibration: Annotated[str, Meta(max_length=64)] | None = None
-    released: bool = False
-
-
-class CompleteRequest(Strict):
-    """Jobs of one device; `estimate_s` is what they were estimated at, so that the service learns what they cost."""
-
-    worker: Annotated[str, Meta(max_length=32)]
-    device: Device
-    estimate_s: float
-    jobs: list[EndedJob]
 
 
 class Result(Strict):

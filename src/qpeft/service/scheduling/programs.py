@@ -1,7 +1,7 @@
 """Programs as users send them: checked and hashed.
 
 The API reads qpeft's own JSON, which is quick, and takes OpenQASM and OriginIR as text within a bound on its size; those are
-parsed by workers alone (stored.py). What was checked is remembered by its hash.
+parsed by workers alone (workers/programs.py). What was checked is remembered by its hash.
 """
 
 from __future__ import annotations
@@ -14,25 +14,24 @@ import msgspec
 
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import CircuitError, ServiceError
+from qpeft.service.messages import CIRCUIT, ORIGINIR, QASM, Source
+from qpeft.service.scheduling.submission import StoredProgram
 from qpeft.service.settings import Settings
-from qpeft.service.store import Program
-from qpeft.service.stored import CIRCUIT, ORIGINIR, QASM
-from qpeft.service.wire import Source
 
 MAX_QUBITS = 1024
 
 
 @dataclass
-class Programs:
-    """Reads programs for the API; the cache holds what was checked before."""
+class ProgramReader:
+    """Queries programs for the API; the cache holds what was checked before."""
 
     settings: Settings
     capacity: int = 4096
 
     def __post_init__(self) -> None:
-        self._cache: OrderedDict[bytes, Program] = OrderedDict()
+        self._cache: OrderedDict[bytes, StoredProgram] = OrderedDict()
 
-    def read(self, source: Source) -> Program:
+    def read(self, source: Source) -> StoredProgram:
         """The program of a request; ServiceError when it is none, too large or not valid."""
         forms = [name for name in ("circuit", "qasm", "originir") if getattr(source, name) not in (None, msgspec.UNSET)]
         if len(forms) != 1:
@@ -53,7 +52,7 @@ class Programs:
         except UnicodeEncodeError as error:
             raise ServiceError("the program is not valid text", status=422, code="program", hint="send UTF-8") from error
 
-    def _remember(self, form: str, text: bytes) -> Program:
+    def _remember(self, form: str, text: bytes) -> StoredProgram:
         if len(text) > self.settings.max_program_bytes:
             raise ServiceError(
                 "the program is too long",
@@ -71,9 +70,9 @@ class Programs:
                 self._cache.popitem(last=False)
         return program
 
-    def _check(self, form: str, text: bytes, name: str) -> Program:
+    def _check(self, form: str, text: bytes, name: str) -> StoredProgram:
         if form != CIRCUIT:
-            return Program(name, form, text, None, None, text.count(b"\n") + text.count(b";") + 1)
+            return StoredProgram(name, form, text, None, None, text.count(b"\n") + text.count(b";") + 1)
         try:
             circuit = Circuit.from_json(text)
         except CircuitError as error:
@@ -82,4 +81,4 @@ class Programs:
             raise ServiceError("too many gates", status=422, code="program", value=len(circuit.ops), bound=self.settings.max_ops)
         if circuit.n_qubits > MAX_QUBITS:
             raise ServiceError("too many qubits", status=422, code="program", value=circuit.n_qubits, bound=MAX_QUBITS)
-        return Program(name, form, text, circuit.n_qubits, circuit.n_params, len(circuit.ops))
+        return StoredProgram(name, form, text, circuit.n_qubits, circuit.n_params, len(circuit.ops))

@@ -17,16 +17,17 @@ from starlette.types import ASGIApp
 import qpeft
 from qpeft.errors import ServiceError
 from qpeft.service import metrics
-from qpeft.service.api import admins, dashboard, jobs, openapi, oqcs, streams, workers
+from qpeft.service.api import admin, devices, jobs, openapi, pyqpanda, workers
 from qpeft.service.api.auth import Keys, require
 from qpeft.service.api.guard import Guard
 from qpeft.service.api.problems import as_refusal, problem
 from qpeft.service.api.routes import Context, Route
 from qpeft.service.core import Service
+from qpeft.service.dashboard import pages
 
 log = logging.getLogger("qpeft.service")
 
-ROUTES: list[Route] = [*jobs.ROUTES, *workers.ROUTES, *streams.ROUTES, *admins.ROUTES, *oqcs.ROUTES]
+ROUTES: list[Route] = [*jobs.ROUTES, *workers.ROUTES, *devices.ROUTES, *admin.ROUTES, *pyqpanda.ROUTES]
 
 
 def app(service: Service) -> ASGIApp:
@@ -45,7 +46,7 @@ def app(service: Service) -> ASGIApp:
         exception_handlers={ServiceError: _refusal, HTTPException: _http_error},
     )
     routes = [(route.method, route.path, _endpoint(service, keys, route)) for route in ROUTES]
-    routes += dashboard.endpoints(service, keys)
+    routes += pages.endpoints(service, keys)
     return Guard(application, service.settings, routes)
 
 
@@ -70,7 +71,7 @@ def _open_routes(service: Service) -> list[BaseRoute]:
     async def readyz(_: Request) -> Response:
         if service.stopping:
             raise ServiceError("the service is stopping", status=503, code="stopping")
-        await service.ask(service.reads.ping)
+        await service.ask(service.queries.ping)
         return JSONResponse({"status": "ready", "version": qpeft.__version__})
 
     async def description(_: Request) -> Response:
@@ -78,9 +79,9 @@ def _open_routes(service: Service) -> list[BaseRoute]:
 
     async def prometheus(request: Request) -> Response:
         """Beyond loopback metrics are for a proxy's rules to open or close; they hold no user's data."""
-        for row in await service.ask(service.reads.devices):
+        for row in await service.ask(service.queries.devices):
             metrics.QUEUED.labels(row.id).set(row.queued)
-        metrics.WORKERS.set(len(await service.ask(service.reads.alive_workers)))
+        metrics.WORKERS.set(len(await service.ask(service.queries.alive_workers)))
         metrics.COMMITS.set(service.writer.groups)
         metrics.WRITES.set(service.writer.calls)
         return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -105,3 +106,9 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 async def _refusal(_: Request, error: Exception) -> Response:
     return problem(as_refusal(error))
+
+
+if __name__ == "__main__":  # python -m qpeft.service.app > docs/openapi.json
+    import sys
+
+    sys.stdout.buffer.write(openapi.document(ROUTES))

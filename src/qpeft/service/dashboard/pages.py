@@ -20,17 +20,17 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from qpeft.errors import ServiceError
-from qpeft.service import admin, store
 from qpeft.service.api.auth import Keys, Principal, require
+from qpeft.service.api.devices import devices_view
 from qpeft.service.api.guard import Endpoint
 from qpeft.service.api.problems import problem
 from qpeft.service.api.routes import JSON, encode
-from qpeft.service.api.streams import devices_view
 from qpeft.service.core import Service
 from qpeft.service.ids import new_key
-from qpeft.service.reads import job_view, stamp
-from qpeft.service.sessions import LIFE_S, Login, digest_of, log_in, log_out, new_cookie, token_is_right, token_of
-from qpeft.service.wire import unpack_result
+from qpeft.service.messages import unpack_result
+from qpeft.service.store import admin, lifecycle
+from qpeft.service.store.queries import job_view, stamp
+from qpeft.service.store.sessions import LIFE_S, Login, digest_of, log_in, log_out, new_cookie, token_is_right, token_of
 
 COOKIE: Final = "qpeft_session"
 POLICY: Final = (
@@ -42,7 +42,7 @@ SHOWN_OUTCOMES: Final = 64
 
 
 @dataclass
-class Visit:
+class PageContext:
     """One request of a session; `form` is what a POST brought."""
 
     service: Service
@@ -74,7 +74,7 @@ class Visit:
 def _templates() -> Any:
     import jinja2
 
-    loader = jinja2.PackageLoader("qpeft.service", "dashboard")
+    loader = jinja2.PackageLoader("qpeft.service.dashboard", "templates")
     return jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -87,7 +87,7 @@ def page(template: str, status: int = 200, **values: Any) -> Response:
 
 @functools.cache
 def _static(name: str) -> tuple[bytes, str]:
-    folder = resources.files("qpeft.service") / "dashboard" / "static"
+    folder = resources.files("qpeft.service.dashboard") / "static"
     if name not in {entry.name for entry in folder.iterdir()}:
         raise ServiceError("no such file", status=404, code="http", value=name[:80])
     return (folder / name).read_bytes(), mimetypes.guess_type(name)[0] or "application/octet-stream"
@@ -146,10 +146,10 @@ def endpoints(service: Service, keys: Keys) -> list[tuple[str, str, Endpoint]]:
         await service.writer.call(log_in, Login(digest_of(cookie), principal.prefix))
         return _to("/", cookie, request.url.scheme == "https")
 
-    def visited(handler: Callable[[Visit], Awaitable[Response]], scope: str) -> Endpoint:
+    def visited(handler: Callable[[PageContext], Awaitable[Response]], scope: str) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             cookie = request.cookies.get(COOKIE, "")
-            row = await service.ask(service.reads.session, digest_of(cookie), service.clock.now()) if cookie else None
+            row = await service.ask(service.queries.session, digest_of(cookie), service.clock.now()) if cookie else None
             if row is None:
                 if "hx-request" in request.headers:
                     return Response(status_code=401, headers={"hx-redirect": "/login"})
@@ -163,7 +163,7 @@ def endpoints(service: Service, keys: Keys) -> list[tuple[str, str, Endpoint]]:
                     raise ServiceError("the form's token is wrong", status=403, code="csrf", hint="load the page again")
             try:
                 require(principal, scope)
-                return await handler(Visit(service, keys, request, principal, cookie, form))
+                return await handler(PageContext(service, keys, request, principal, cookie, form))
             except ServiceError as refusal:
                 if "text/html" not in request.headers.get("accept", ""):
                     return problem(refusal)
@@ -188,36 +188,38 @@ def _labelled(method: str, path: str, endpoint: Endpoint) -> Endpoint:
     return labelled
 
 
-async def overview(visit: Visit) -> Response:
-    return visit.render("overview", devices=await devices_view(visit.service), jobs=await _jobs(visit), **await _usage(visit))
+async def overview(context: PageContext) -> Response:
+    return context.render(
+        "overview", devices=await devices_view(context.service), jobs=await _jobs(context), **await _usage(context)
+    )
 
 
-async def devices_part(visit: Visit) -> Response:
-    return visit.render("devices", devices=await devices_view(visit.service))
+async def devices_part(context: PageContext) -> Response:
+    return context.render("devices", devices=await devices_view(context.service))
 
 
-async def jobs_part(visit: Visit) -> Response:
-    return visit.render("jobs", jobs=await _jobs(visit))
+async def jobs_part(context: PageContext) -> Response:
+    return context.render("jobs", jobs=await _jobs(context))
 
 
-async def _jobs(visit: Visit) -> list[dict[str, Any]]:
-    reads = visit.service.reads
-    rows = await visit.service.ask(lambda: reads.jobs(visit.owner, state=None, device=None, before=None, limit=PAGE_JOBS))
+async def _jobs(context: PageContext) -> list[dict[str, Any]]:
+    queries = context.service.queries
+    rows = await context.service.ask(lambda: queries.jobs(context.owner, state=None, device=None, before=None, limit=PAGE_JOBS))
     return [job_view(row) for row in rows]
 
 
-async def _usage(visit: Visit) -> dict[str, Any]:
-    owner = await visit.service.ask(visit.service.reads.owner, visit.owner)
-    return {"open": owner.open_circuits, "bound": owner.max_open_circuits or visit.service.settings.max_open_circuits}
+async def _usage(context: PageContext) -> dict[str, Any]:
+    owner = await context.service.ask(context.service.queries.owner, context.owner)
+    return {"open": owner.open_circuits, "bound": owner.max_open_circuits or context.service.settings.max_open_circuits}
 
 
-async def usage_data(visit: Visit) -> Response:
+async def usage_data(context: PageContext) -> Response:
     """`{"days": [s since 1970], "devices": {name: {"circuits": [...], "device_s": [...]}}}` of the last 30 days; administrators
     see everybody's."""
-    now = visit.service.clock.now()
+    now = context.service.clock.now()
     days = [int(now // 86400 - back) * 86400 for back in range(29, -1, -1)]
     since = time.strftime("%Y-%m-%d", time.gmtime(days[0]))
-    rows = await visit.service.ask(visit.service.reads.usage, None if visit.is_admin else visit.owner, since)
+    rows = await context.service.ask(context.service.queries.usage, None if context.is_admin else context.owner, since)
     place = {time.strftime("%Y-%m-%d", time.gmtime(day)): k for k, day in enumerate(days)}
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
@@ -228,21 +230,21 @@ async def usage_data(visit: Visit) -> Response:
     return Response(encode({"days": days, "devices": found}), media_type=JSON)
 
 
-async def device_page(visit: Visit) -> Response:
-    name = visit.request.path_params["id"]
-    device = next((one for one in await devices_view(visit.service) if one["id"] == name), None)
+async def device_page(context: PageContext) -> Response:
+    name = context.request.path_params["id"]
+    device = next((one for one in await devices_view(context.service) if one["id"] == name), None)
     if device is None:
         raise ServiceError("no such device", status=404, code="no_device", value=name[:128])
-    row = await visit.service.ask(visit.service.reads.calibration, name)
+    row = await context.service.ask(context.service.queries.calibration, name)
     data = msgspec.json.decode(row.data) if row is not None else {}
     since = stamp(row.created_at) if row is not None else None
     synthetic = bool(data.get("synthetic"))
-    return visit.render("device", device=device, qubits=data.get("qubits", []), since=since, synthetic=synthetic)
+    return context.render("device", device=device, qubits=data.get("qubits", []), since=since, synthetic=synthetic)
 
 
-async def calibration_data(visit: Visit) -> Response:
+async def calibration_data(context: PageContext) -> Response:
     """By qubit: readout and single-qubit error in percent, T1 and T2 in microseconds; null where it is not known or disabled."""
-    row = await visit.service.ask(visit.service.reads.calibration, visit.request.path_params["id"])
+    row = await context.service.ask(context.service.queries.calibration, context.request.path_params["id"])
     qubits = (msgspec.json.decode(row.data) if row is not None else {}).get("qubits", [])
 
     def series(read: Callable[[dict[str, Any]], float | None]) -> list[float | None]:
@@ -265,39 +267,39 @@ async def calibration_data(visit: Visit) -> Response:
     return Response(encode(content), media_type=JSON)
 
 
-async def job_page(visit: Visit) -> Response:
-    reads, name = visit.service.reads, visit.request.path_params["id"]
-    row = await visit.service.ask(reads.job, visit.owner, name)
-    view = job_view(row, await visit.service.ask(reads.position, row))
+async def job_page(context: PageContext) -> Response:
+    queries, name = context.service.queries, context.request.path_params["id"]
+    row = await context.service.ask(queries.job, context.owner, name)
+    view = job_view(row, await context.service.ask(queries.position, row))
     counts: list[tuple[str, int]] = []
     values: list[list[float]] = []
     chip: dict[str, Any] = {}
     if row.state == "succeeded":
-        result = unpack_result(await visit.service.ask(reads.result, row)).public()
+        result = unpack_result(await context.service.ask(queries.result, row)).public()
         counts = sorted(result.get("counts", [{}])[0].items(), key=lambda item: -item[1])[:SHOWN_OUTCOMES]
         values = (result.get("expectations") or result.get("probabilities") or [])[:10]
         chip = {name: result[name] for name in ("qubits", "tenants") if name in result}
     top = max((n for _, n in counts), default=1)
-    return visit.render("job", job=view, counts=counts, top=top, values=values, chip=chip)
+    return context.render("job", job=view, counts=counts, top=top, values=values, chip=chip)
 
 
-async def cancel_job(visit: Visit) -> Response:
-    await visit.service.writer.call(store.cancel, store.Target("job", visit.request.path_params["id"], visit.owner))
+async def cancel_job(context: PageContext) -> Response:
+    await context.service.writer.call(lifecycle.cancel, lifecycle.Target("job", context.request.path_params["id"], context.owner))
     return _to("/")
 
 
-async def logout(visit: Visit) -> Response:
-    await visit.service.writer.call(log_out, digest_of(visit.cookie))
-    return _to("/login", "", visit.request.url.scheme == "https")
+async def logout(context: PageContext) -> Response:
+    await context.service.writer.call(log_out, digest_of(context.cookie))
+    return _to("/login", "", context.request.url.scheme == "https")
 
 
-async def admin_page(visit: Visit, new: str = "") -> Response:
-    ask, reads = visit.service.ask, visit.service.reads
-    keys = [{**row._mapping, "created": stamp(row.created_at), "revoked": stamp(row.revoked_at)} for row in await ask(reads.keys)]
-    audit = [{**row._mapping, "when": stamp(row.at)} for row in await ask(reads.audit, 100)]
-    workers = [{**row._mapping, "seen": stamp(row.seen_at)} for row in await ask(reads.workers)]
-    devices = await devices_view(visit.service)
-    return visit.render(
+async def admin_page(context: PageContext, new: str = "") -> Response:
+    ask, queries = context.service.ask, context.service.queries
+    keys = [{**row._mapping, "created": stamp(row.created_at), "revoked": stamp(row.revoked_at)} for row in await ask(queries.keys)]
+    audit = [{**row._mapping, "when": stamp(row.at)} for row in await ask(queries.audit, 100)]
+    workers = [{**row._mapping, "seen": stamp(row.seen_at)} for row in await ask(queries.workers)]
+    devices = await devices_view(context.service)
+    return context.render(
         "admin",
         keys=keys[::-1],
         audit=audit,
@@ -309,35 +311,35 @@ async def admin_page(visit: Visit, new: str = "") -> Response:
     )
 
 
-async def make_key(visit: Visit) -> Response:
+async def make_key(context: PageContext) -> Response:
     """The new key is on the page that answers, and nowhere else ever after."""
-    user = visit.form.get("user", "").strip()
-    scopes = tuple(scope for scope in admin.SCOPES if visit.form.get(f"scope_{scope}"))
+    user = context.form.get("user", "").strip()
+    scopes = tuple(scope for scope in admin.SCOPES if context.form.get(f"scope_{scope}"))
     if not 0 < len(user) <= 128 or not user.isprintable() or not scopes:
         raise ServiceError("a key has a user's name and at least one scope", status=422, code="key", value=user[:128])
     key, prefix, digest = new_key()
-    await visit.service.writer.call(admin.create_key, admin.NewKey(visit.principal.prefix, prefix, digest, user, scopes))
-    return await admin_page(visit, key)
+    await context.service.writer.call(admin.create_key, admin.NewKey(context.principal.prefix, prefix, digest, user, scopes))
+    return await admin_page(context, key)
 
 
-async def revoke(visit: Visit) -> Response:
-    change = admin.Revoke(visit.principal.prefix, visit.request.path_params["prefix"])
-    await visit.service.writer.call(admin.revoke_key, change)
-    visit.keys.forget()
+async def revoke(context: PageContext) -> Response:
+    change = admin.Revoke(context.principal.prefix, context.request.path_params["prefix"])
+    await context.service.writer.call(admin.revoke_key, change)
+    context.keys.forget()
     return _to("/admin")
 
 
-async def set_status(visit: Visit) -> Response:
-    status = visit.form.get("status", "")
+async def set_status(context: PageContext) -> Response:
+    status = context.form.get("status", "")
     if status not in admin.DEVICE_STATES:
         raise ServiceError("no such state", status=422, code="status", value=status[:20], bound=", ".join(admin.DEVICE_STATES))
-    reason = "".join(c for c in visit.form.get("reason", "") if c.isprintable())[:200]
-    change = admin.SetDevice(visit.principal.prefix, visit.request.path_params["id"], status, reason)
-    await visit.service.writer.call(admin.set_device, change)
+    reason = "".join(c for c in context.form.get("reason", "") if c.isprintable())[:200]
+    change = admin.SetDevice(context.principal.prefix, context.request.path_params["id"], status, reason)
+    await context.service.writer.call(admin.set_device, change)
     return _to("/admin")
 
 
-PAGES: Final[list[tuple[str, str, str, Callable[[Visit], Awaitable[Response]]]]] = [
+PAGES: Final[list[tuple[str, str, str, Callable[[PageContext], Awaitable[Response]]]]] = [
     ("GET", "/", "read", overview),
     ("GET", "/parts/devices", "read", devices_part),
     ("GET", "/parts/jobs", "read", jobs_part),

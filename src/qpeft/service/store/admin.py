@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
 from qpeft.service.ids import new_id
-from qpeft.service.schema import (
+from qpeft.service.store.lifecycle import remove
+from qpeft.service.store.schema import (
     TERMINAL,
     api_keys,
     audit,
@@ -27,8 +28,7 @@ from qpeft.service.schema import (
     programs,
     workers,
 )
-from qpeft.service.store import remove
-from qpeft.service.writer import Transaction
+from qpeft.service.store.writer import Transaction
 
 SCOPES: Final = ("submit", "read", "admin", "worker")
 DEVICE_STATES: Final = ("online", "draining", "maintenance")

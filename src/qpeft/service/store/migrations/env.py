@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from qpeft.service.schema import metadata
+from qpeft.service.store.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True, transactional_ddl=True

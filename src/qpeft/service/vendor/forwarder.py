@@ -1,6 +1,6 @@
 """A vendor's chip as a device: a worker that sends jobs on, and pays for none of them twice.
 
-Before anything is sent, what is sent is written down by the service (vendor_tasks.py); the vendor's id of it right after. Whoever
+Before anything is sent, what is sent is written down by the service (vendor/tasks.py); the vendor's id of it right after. Whoever
 leases the jobs later, after whatever crash, finds the task and takes it up: polls it when the vendor's id is known, and when it is
 not, waits for an administrator's word instead of sending it again.
 """
@@ -28,19 +28,20 @@ from qpeft.backends.vendors.pyqpanda import (
 from qpeft.backends.vendors.pyqpanda_client import Client
 from qpeft.circuits.text.originir import to_originir
 from qpeft.errors import BackendError, CircuitError, ConfigError, QpeftError, ServiceError
-from qpeft.service.execute import Prepared, prepare
 from qpeft.service.ids import new_id
-from qpeft.service.wire import (
+from qpeft.service.messages import pack
+from qpeft.service.workers.context import WorkerContext, failed, released
+from qpeft.service.workers.device import Prepared, prepare
+from qpeft.service.workers.messages import (
     Calibration,
     DeviceInfo,
-    EndedJob,
+    FinishedJob,
     LeaseAnswer,
     LeasedJob,
     VendorIntent,
-    VendorLook,
-    VendorNews,
     VendorTask,
-    pack,
+    VendorTaskQuery,
+    VendorUpdate,
 )
 
 log = logging.getLogger("qpeft.service.worker")
@@ -48,17 +49,6 @@ T = TypeVar("T")
 TRIES = 3  # of a submission that certainly did not arrive
 LONGEST_POLL_S = 15.0
 SETTINGS = {"amend": False, "mapping": True, "optimization": True, "block": []}
-
-
-class Desk(Protocol):
-    """What a forwarder needs of its worker."""
-
-    worker: str
-
-    def call(self, path: str, content: Any, kind: type[T]) -> T: ...
-    def stopping(self) -> bool: ...
-    def pause(self, seconds: float) -> None: ...
-    def dropped(self, seq: int) -> bool: ...
 
 
 class ChipClient(VendorClient, Protocol):
@@ -111,16 +101,16 @@ class Forwarder:
     def calibration(self) -> Calibration:
         return self._known
 
-    def run(self, jobs: Sequence[LeasedJob], lease: LeaseAnswer, desk: Desk) -> Iterator[list[EndedJob]]:
+    def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
         """Take up what the vendor has, send the rest, and wait: the ends of jobs as they come."""
         placed = {member.seq: member for member in lease.vendor}
         tasks: dict[str, Task] = {}
         fresh: list[Prepared] = []
-        for job in jobs:
+        for job in context.still_held(lease.jobs):
             try:
                 one = self._prepare(job, lease)
             except QpeftError as error:
-                yield [_failed(job, str(error))]
+                yield [failed(job, str(error))]
                 continue
             if job.seq in placed:
                 member = placed[job.seq]
@@ -129,12 +119,12 @@ class Forwarder:
                 fresh.append(one)
         open_tasks = list(tasks.values())
         for bundle in _bundles(fresh):
-            outcome = self._send(bundle, desk)
+            outcome = self._send(bundle, context)
             if isinstance(outcome, Task):
                 open_tasks.append(outcome)
             else:
                 yield outcome
-        yield from self._wait(open_tasks, desk)
+        yield from self._wait(open_tasks, context)
 
     def _prepare(self, job: LeasedJob, lease: LeaseAnswer) -> Prepared:
         if job.rows > MAX_CIRCUITS_PER_JOB:
@@ -146,19 +136,19 @@ class Forwarder:
             raise CircuitError(f"{self.name} has too few qubits", value=one.circuit.n_qubits, bound=f"at most {self.n_qubits}")
         return one
 
-    def _reach(self, desk: Desk) -> Calibration | None:
+    def _reach(self, context: WorkerContext) -> Calibration | None:
         """What the chip runs under now, however long the vendor is away; None when the worker is to stop."""
         pause = self.poll_s
-        while not desk.stopping():
+        while not context.stopping():
             try:
                 return self._snapshot()
             except BackendError as error:
                 log.warning("%s; jobs wait for it", error)
-                desk.pause(pause)
+                context.pause(pause)
                 pause = min(2 * pause, LONGEST_POLL_S)
         return None
 
-    def _send(self, bundle: list[Prepared], desk: Desk) -> Task | list[EndedJob]:
+    def _send(self, bundle: list[Prepared], context: WorkerContext) -> Task | list[FinishedJob]:
         """The task, sent or of unknown fate; or the ends of jobs that were certainly not sent."""
         jobs = [one.job for one in bundle]
         shots = jobs[0].shots
@@ -166,68 +156,68 @@ class Forwarder:
         programs = [to_originir(one.circuit, row.tolist()) for one in bundle for row in one.params]
         reason = ""
         for attempt in range(TRIES):
-            calibration = self._reach(desk)
+            calibration = self._reach(context)
             if calibration is None:
-                return [given_back(job) for job in jobs]
+                return [released(job) for job in jobs]
             task = new_id("t")
             members = [(job.seq, job.attempt, job.rows) for job in jobs]
             intent = VendorIntent(
-                worker=desk.worker, task=task, device=self.name, shots=shots, members=members, calibration=calibration
+                worker=context.worker, task=task, device=self.name, shots=shots, members=members, calibration=calibration
             )
             try:
-                desk.call("vendor/intent", intent, dict[str, Any])
+                context.call("vendor/intent", intent, dict[str, Any])
             except ServiceError as refusal:
                 if refusal.code == "budget":
-                    return [_failed(job, str(refusal)) for job in jobs]
+                    return [failed(job, str(refusal)) for job in jobs]
                 log.warning("%s: %s", self.name, refusal)
-                return [given_back(job) for job in jobs]
+                return [released(job) for job in jobs]
             payload = {"chip": self.chip, "programs": programs, "shots": shots, "tag": task, **SETTINGS}
             try:
                 vendor_job = self.client.submit(payload)
             except (NotSentError, KeyRefusedError) as error:
                 reason = f"the vendor did not take it: {error}"
-                self._tell(desk, task, "refused", reason=reason)
-                desk.pause(self.poll_s * 2**attempt)
+                self._tell(context, task, "refused", reason=reason)
+                context.pause(self.poll_s * 2**attempt)
                 continue
             except Exception as error:
                 reason = f"sending was cut off ({error}): the vendor may or may not have it, under batch number {task}"
                 log.error("%s: %s; an administrator has to resolve it", self.name, reason)
-                self._tell(desk, task, "intent", reason=reason)
+                self._tell(context, task, "intent", reason=reason)
             else:
-                self._tell(desk, task, "sent", vendor_job=vendor_job)
+                self._tell(context, task, "sent", vendor_job=vendor_job)
             return _task_of(task, bundle)
-        return [_failed(job, reason) for job in jobs]
+        return [failed(job, reason) for job in jobs]
 
     @staticmethod
-    def _tell(desk: Desk, task: str, state: Any, *, vendor_job: str = "", reason: str = "") -> None:
-        news = VendorNews(task=task, state=state, vendor_job=vendor_job, reason=reason[:4000])
-        desk.call("vendor/news", news, dict[str, Any])
+    def _tell(context: WorkerContext, task: str, state: Any, *, vendor_job: str = "", reason: str = "") -> None:
+        news = VendorUpdate(task=task, state=state, vendor_job=vendor_job, reason=reason[:4000])
+        context.call("vendor/update", news, dict[str, Any])
 
-    def _wait(self, tasks: list[Task], desk: Desk) -> Iterator[list[EndedJob]]:
+    def _wait(self, tasks: list[Task], context: WorkerContext) -> Iterator[list[FinishedJob]]:
         pause = self.poll_s
         while tasks:
-            if desk.stopping():
-                yield [given_back(one.job) for task in tasks for one, _ in task.members]
+            if context.stopping():
+                yield [released(one.job) for task in tasks for one, _ in task.members]
                 return
             for task in tuple(tasks):
-                ended = self._look(task, desk)
+                ended = self._look(task, context)
                 if ended is not None:
                     tasks.remove(task)
                     yield ended
             if tasks:
-                desk.pause(pause)
+                context.pause(pause)
                 pause = min(1.5 * pause, LONGEST_POLL_S)
 
-    def _look(self, task: Task, desk: Desk) -> list[EndedJob] | None:
+    def _look(self, task: Task, context: WorkerContext) -> list[FinishedJob] | None:
         """The ends of a task's jobs, None while it goes on."""
-        known = desk.call("vendor/look", VendorLook(task=task.id), VendorTask)
+        known = context.call("vendor/status", VendorTaskQuery(task=task.id), VendorTask)
         jobs = [one.job for one, _ in task.members]
         if known.state in ("refused", "absent"):
-            return [given_back(job, "it never reached the vendor") for job in jobs]
-        if not known.wanted or all(desk.dropped(job.seq) for job in jobs):
+            return [released(job, "it never reached the vendor") for job in jobs]
+        if not known.wanted or not context.still_held(jobs):
             if known.state == "sent" and not known.wanted:
                 self._cancel(known.vendor_job)
-            return [_failed(job, "cancelled, or no longer this worker's") for job in jobs]
+            return [failed(job, "cancelled, or no longer this worker's") for job in jobs]
         if known.state != "sent":
             return None
         try:
@@ -239,7 +229,7 @@ class Forwarder:
             return [self._end(one, status.result["counts"][first : first + one.job.rows]) for one, first in task.members]
         if status.state in ("failed", "cancelled"):
             why = f"the vendor's task {known.vendor_job} {status.state}: {status.detail or 'no reason was given'}"
-            return [_failed(job, why) for job in jobs]
+            return [failed(job, why) for job in jobs]
         return None
 
     def _cancel(self, vendor_job: str) -> None:
@@ -248,14 +238,14 @@ class Forwarder:
         except Exception as error:
             log.warning("%s: task %s could not be cancelled: %s", self.name, vendor_job, error)
 
-    def _end(self, one: Prepared, found: list[dict[str, float]]) -> EndedJob:
+    def _end(self, one: Prepared, found: list[dict[str, float]]) -> FinishedJob:
         job = one.job
         assert job.shots is not None
         if len(found) != job.rows:
-            return _failed(job, f"the vendor returned {len(found)} results for {job.rows} circuits")
+            return failed(job, f"the vendor returned {len(found)} results for {job.rows} circuits")
         counts: Counts = counts_of(found, one.circuit.n_qubits, job.shots)
         seconds = job.rows * job.shots * SECONDS_PER_SHOT
-        return EndedJob(
+        return FinishedJob(
             seq=job.seq, attempt=job.attempt, device_s=seconds, payload=pack(one.result(counts)), calibration=self._known.id
         )
 
@@ -265,15 +255,6 @@ def open_vendor(name: str) -> Forwarder:
     key, url = find_key(KEY_VARIABLE, "pyqpanda"), os.environ.get(URL_VARIABLE) or None
     warn_if_unencrypted(DEFAULT_ADDRESS if url is None else url)
     return Forwarder(name, name.partition(":")[2], Client(key, url))
-
-
-def given_back(job: LeasedJob, reason: str = "") -> EndedJob:
-    """The job's lease, returned; the job goes on elsewhere."""
-    return EndedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason, released=True)
-
-
-def _failed(job: LeasedJob, reason: str) -> EndedJob:
-    return EndedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason[:4000])
 
 
 def _task_of(task: str, bundle: Sequence[Prepared]) -> Task:

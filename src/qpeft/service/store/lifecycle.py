@@ -13,59 +13,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
-from qpeft.service.bulk import execute_many
-from qpeft.service.ledger import Ledger, upsert
-from qpeft.service.scheduler import BULK, INTERACTIVE
-from qpeft.service.schema import TERMINAL, batches, idempotency, jobs, programs, results, vendor_members
+from qpeft.service.scheduling.fair_queueing import BULK, INTERACTIVE
+from qpeft.service.scheduling.submission import Submission
 from qpeft.service.settings import Settings
-from qpeft.service.writer import Transaction
-
-
-@dataclass(frozen=True)
-class Program:
-    hash: str
-    format: str
-    text: bytes
-    n_qubits: int | None
-    n_params: int | None
-    n_ops: int
-
-
-@dataclass(frozen=True)
-class Item:
-    """One job of a submission; `params` is `(rows, n_params)` little-endian float64."""
-
-    id: str
-    program: str
-    params: bytes
-    rows: int
-    shots: int | None
-    seed: int | None
-    output: str
-    observables: bytes | None
-    estimate_s: float
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What one request asks for. `kind` is "job" (one item, whose id it has), "batch" or "sweep"."""
-
-    id: str
-    kind: str
-    owner: str
-    device: str
-    items: tuple[Item, ...]
-    programs: tuple[Program, ...]
-    name: str = ""
-    exclusive: bool = False
-    expires_at: float | None = None
-    key: str | None = None
-    digest: bytes = b""
-
-    @property
-    def circuits(self) -> int:
-        return sum(item.rows for item in self.items)
+from qpeft.service.store.bulk import execute_many
+from qpeft.service.store.ledger import Ledger, upsert
+from qpeft.service.store.schema import TERMINAL, batches, idempotency, jobs, programs, results, vendor_members
+from qpeft.service.store.writer import Transaction
 
 
 @dataclass(frozen=True)
@@ -88,7 +42,7 @@ class Target:
 
 
 @dataclass(eq=False)
-class Submit:
+class SubmitJobs:
     """The operation `submit`: accept submissions, all of one group at once."""
 
     settings: Settings

@@ -16,15 +16,18 @@ import numpy as np
 from qpeft.backends.base import Backend, Counts, FloatArray
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.errors import CircuitError, QpeftError
-from qpeft.service.stored import circuit_of
-from qpeft.service.wire import Calibration, DeviceInfo, EndedJob, LeasedJob, LeasedProgram, Result, Term, pack
+from qpeft.service.messages import Result, Term, pack
+from qpeft.service.workers.context import WorkerContext, released
+from qpeft.service.workers.messages import Calibration, DeviceInfo, FinishedJob, LeaseAnswer, LeasedJob, LeasedProgram
+from qpeft.service.workers.programs import circuit_of
 
 if TYPE_CHECKING:
     from qpeft.backends.base import Compiled
     from qpeft.backends.emulator.backend import Emulated, EmulatorBackend
-    from qpeft.service.packed import SharedChip
+    from qpeft.service.workers.shared_chip import SharedChip
 
 log = logging.getLogger("qpeft.service.worker")
+CHUNK = 64  # jobs run between two looks at what was cancelled
 COMPILED = 256  # circuits kept compiled for each device
 MAX_OUTCOMES = 1 << 22  # numbers in the result of one job, counted before it runs
 
@@ -104,7 +107,7 @@ class Device:
     def shared(self) -> SharedChip | None:
         """The chip as many users' at once; None where circuits cannot be placed together."""
         if self._shared is None and hasattr(self.backend, "compile_program"):
-            from qpeft.service.packed import SharedChip
+            from qpeft.service.workers.shared_chip import SharedChip
 
             self._shared = SharedChip(cast("EmulatorBackend", self.backend))
         return self._shared
@@ -117,19 +120,26 @@ class Device:
                 self._compiled.popitem(last=False)
         return kept
 
-    def run(self, jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> list[EndedJob]:
+    def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
+        """Run a lease in chunks of `CHUNK` jobs, so that what is cancelled meanwhile is left out."""
+        self.recalibrate(lease.calibration, lambda name: context.calibration(self.name, name))
+        for start in range(0, len(lease.jobs), CHUNK):
+            if chunk := context.still_held(lease.jobs[start : start + CHUNK]):
+                yield [released(job) for job in chunk] if context.stopping() else self.run_jobs(chunk, lease.programs)
+
+    def run_jobs(self, jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
         """Every job's end, in any order. Never raises for what a job asks."""
         ended = self._run_shared(jobs, programs)
         done = {one.seq for one in ended}
         alone = groups(job for job in jobs if job.seq not in done)
         return ended + [one for group in alone for one in self._run_group(group, programs)]
 
-    def _run_shared(self, jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> list[EndedJob]:
+    def _run_shared(self, jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
         """The ends of jobs that could run together on one chip; what fails here is left to run alone."""
         shared = self.shared
         if shared is None:
             return []
-        from qpeft.service.packed import tenants
+        from qpeft.service.workers.shared_chip import tenants
 
         ended = []
         for together in tenants(jobs):
@@ -147,8 +157,8 @@ class Device:
             ended += [self._ended(one.job, seconds, payload, "") for one, payload in zip(ready, payloads, strict=True)]
         return ended
 
-    def _ended(self, job: LeasedJob, seconds: float, payload: bytes | None, reason: str) -> EndedJob:
-        return EndedJob(
+    def _ended(self, job: LeasedJob, seconds: float, payload: bytes | None, reason: str) -> FinishedJob:
+        return FinishedJob(
             seq=job.seq,
             attempt=job.attempt,
             device_s=seconds,
@@ -157,7 +167,7 @@ class Device:
             calibration=self.backend.calibration[:64],
         )
 
-    def _run_group(self, group: Group, programs: Mapping[str, LeasedProgram]) -> list[EndedJob]:
+    def _run_group(self, group: Group, programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
         start = time.perf_counter()
         try:
             payloads = self._payloads(group, programs[group.program])

@@ -20,11 +20,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
-from qpeft.service.admin import note
-from qpeft.service.leases import alive, keep_calibration
-from qpeft.service.schema import Row, jobs, vendor_members, vendor_tasks
 from qpeft.service.settings import Settings
-from qpeft.service.writer import Transaction
+from qpeft.service.store.admin import note
+from qpeft.service.store.leases import alive, keep_calibration
+from qpeft.service.store.schema import Row, jobs, vendor_members, vendor_tasks
+from qpeft.service.store.writer import Transaction
 
 PAID: Final = ("intent", "sent")
 TASK_STATES: Final = (*PAID, "refused", "absent")
@@ -45,7 +45,7 @@ class Intent:
 
 
 @dataclass(frozen=True)
-class News:
+class VendorTaskUpdate:
     """From a worker. Not fenced: what happened at the vendor's is true whoever holds the jobs by now."""
 
     task: str
@@ -62,7 +62,7 @@ class Resolution:
 
 
 @dataclass(eq=False)
-class Intend:
+class RecordIntent:
     """The operation `intend`: once it is committed, and not before, the worker may send."""
 
     settings: Settings
@@ -137,7 +137,7 @@ def _let_go(txn: Transaction, task: str) -> None:
     txn.connection.execute(sa.delete(vendor_members).where(vendor_members.c.task == task))
 
 
-def settle(txn: Transaction, reports: Sequence[News]) -> list[str | ServiceError]:
+def settle(txn: Transaction, reports: Sequence[VendorTaskUpdate]) -> list[str | ServiceError]:
     """Take a worker's news; returns the task's state. The same news again changes nothing."""
     outcomes: list[str | ServiceError] = []
     for news in reports:

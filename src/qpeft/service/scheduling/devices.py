@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from qpeft.errors import ServiceError
-from qpeft.service.store import Program
-from qpeft.service.wire import DeviceInfo
+from qpeft.service.scheduling.submission import StoredProgram
+from qpeft.service.workers.messages import DeviceInfo
 
 UNKNOWN = DeviceInfo(max_qubits=1024, exact=True, program_s=1e-3)
 """Until the first worker of a device has come: the worker refuses what the device cannot do."""
@@ -17,7 +17,7 @@ LEARNING = 0.2
 
 
 @dataclass
-class DeviceBook:
+class DeviceCatalog:
     """Limits and costs by device. `ratio` is what jobs lately took over what was estimated, learned as they end."""
 
     info: dict[str, DeviceInfo] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class DeviceBook:
         if data is not None:
             self.info[device] = msgspec.json.decode(data, type=DeviceInfo)
 
-    def check(self, device: str, program: Program, shots: int | None, output: str, max_shots: int) -> None:
+    def check(self, device: str, program: StoredProgram, shots: int | None, output: str, max_shots: int) -> None:
         """Refuse what the device cannot do, before anything is stored."""
         info = self.info.get(device, UNKNOWN)
         if program.n_qubits is not None and program.n_qubits > info.max_qubits:
@@ -52,7 +52,7 @@ class DeviceBook:
             what = "counts need shots" if output == "counts" else f"{device} has no exact outcomes"
             raise ServiceError(what, status=422, code="shots", value="shots: null", hint="give a number of shots")
 
-    def estimate(self, device: str, program: Program, rows: int, shots: int | None, learned: bool = True) -> float:
+    def estimate(self, device: str, program: StoredProgram, rows: int, shots: int | None, learned: bool = True) -> float:
         """Device seconds that `rows` runs will take, by the device's model of cost and, if `learned`, what past jobs taught."""
         info = self.info.get(device, UNKNOWN)
         one = info.program_s + (shots or 0) * info.shot_s

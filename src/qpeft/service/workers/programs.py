@@ -6,8 +6,7 @@ import functools
 
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import CircuitError
-
-CIRCUIT, QASM, ORIGINIR = "qpeft.circuit", "openqasm", "originir"
+from qpeft.service.messages import CIRCUIT, ORIGINIR, QASM
 
 
 @functools.lru_cache(maxsize=512)

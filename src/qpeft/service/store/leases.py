@@ -14,13 +14,24 @@ import sqlalchemy as sa
 
 from qpeft.backends.registry import needs_journal
 from qpeft.errors import ServiceError
-from qpeft.service.bulk import execute_many
-from qpeft.service.ledger import Ledger
-from qpeft.service.scheduler import Candidate, Flow, select
-from qpeft.service.schema import HELD_SQL, QUEUED_SQL, Row, calibrations, devices, jobs, programs, results, vendor_members, workers
+from qpeft.service.scheduling.fair_queueing import Candidate, Flow, select
 from qpeft.service.settings import Settings
-from qpeft.service.store import ACCOUNT, finish
-from qpeft.service.writer import Transaction
+from qpeft.service.store.bulk import execute_many
+from qpeft.service.store.ledger import Ledger
+from qpeft.service.store.lifecycle import ACCOUNT, finish
+from qpeft.service.store.schema import (
+    HELD_SQL,
+    QUEUED_SQL,
+    Row,
+    calibrations,
+    devices,
+    jobs,
+    programs,
+    results,
+    vendor_members,
+    workers,
+)
+from qpeft.service.store.writer import Transaction
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """A sign of life, with the `(seq, attempt)` of every job the worker holds."""
 
     worker: str
@@ -68,7 +79,7 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Ending:
+class JobOutcome:
     """What became of one leased job. `payload` is its result (None: it failed, and `reason` says why)."""
 
     seq: int
@@ -85,11 +96,11 @@ class Ending:
 class Completion:
     worker: str
     owner: str
-    endings: tuple[Ending, ...]
+    endings: tuple[JobOutcome, ...]
 
 
 @dataclass(eq=False)
-class Register:
+class RegisterWorkers:
     """The operation `hello`: register workers, with the calibrations their devices run under."""
 
     settings: Settings
@@ -153,7 +164,7 @@ def _drop(held: Sequence[Row], holding: Sequence[tuple[int, int]]) -> tuple[int,
     return tuple(seq for seq, attempt in holding if (seq, attempt) not in keep)
 
 
-def heartbeat(txn: Transaction, beats: Sequence[Beat]) -> list[tuple[int, ...] | ServiceError]:
+def heartbeat(txn: Transaction, beats: Sequence[Heartbeat]) -> list[tuple[int, ...] | ServiceError]:
     outcomes: list[tuple[int, ...] | ServiceError] = []
     for beat in beats:
         refusal = alive(txn, beat.worker, beat.owner)
@@ -290,7 +301,7 @@ _ACCOUNTS = sa.select(*ACCOUNT).where(_SEQS)
 
 
 @dataclass(eq=False)
-class Complete:
+class CompleteJobs:
     """The operation `complete`: keep results of leased jobs. For each ending True, or False when the lease was no longer valid.
 
     Sending the same completion again is True again and changes nothing.
@@ -336,7 +347,7 @@ class Complete:
 
 
 @dataclass(eq=False)
-class Lose:
+class ExpireLease:
     """The operation `lose`: give up a worker that was not heard of, unless it was heard of since: `(worker, beats)`."""
 
     settings: Settings

@@ -6,11 +6,12 @@ import msgspec
 from starlette.responses import Response
 
 from qpeft.errors import ServiceError
-from qpeft.service import admin, vendor_tasks
 from qpeft.service.api.routes import Context, Route, answer
 from qpeft.service.ids import new_key
-from qpeft.service.reads import stamp
-from qpeft.service.wire import CalibrationChoice, DeviceStatus, KeyRequest, VendorResolution
+from qpeft.service.messages import CalibrationChoice, DeviceStatus, KeyRequest, VendorResolution
+from qpeft.service.store import admin
+from qpeft.service.store.queries import stamp
+from qpeft.service.vendor import tasks as vendor_tasks
 
 _KEY = msgspec.json.Decoder(KeyRequest)
 _CALIBRATION = msgspec.json.Decoder(CalibrationChoice)
@@ -29,7 +30,7 @@ async def create_key(context: Context) -> Response:
 
 
 async def list_keys(context: Context) -> Response:
-    rows = await context.service.ask(context.service.reads.keys)
+    rows = await context.service.ask(context.service.queries.keys)
     keys = [
         {
             "prefix": row.prefix,
@@ -60,9 +61,9 @@ async def set_calibration(context: Context) -> Response:
     """What is leased from now on runs under it, on every worker, and says so; queued jobs are not asked again."""
     request, _ = await context.json(_CALIBRATION)
     service, device = context.service, context.path("id")
-    info = service.book.info.get(device)
+    info = service.catalog.info.get(device)
     if info is None or not info.chip:
-        known = ", ".join(name for name, info in service.book.info.items() if info.chip)
+        known = ", ".join(name for name, info in service.catalog.info.items() if info.chip)
         raise ServiceError("only a chip's calibration can be set", status=422, code="no_chip", value=device[:128], bound=known)
     data, name = None, request.id
     if isinstance(request.chip, msgspec.Raw):
@@ -86,7 +87,7 @@ def _chip(text: bytes, max_qubits: int) -> tuple[bytes, str]:
 
 
 async def list_workers(context: Context) -> Response:
-    rows = await context.service.ask(context.service.reads.workers)
+    rows = await context.service.ask(context.service.queries.workers)
     workers = [
         {"id": row.id, "name": row.name, "devices": row.devices.split("\n"), "seen_at": stamp(row.seen_at), "lost": row.lost}
         for row in rows
@@ -97,7 +98,7 @@ async def list_workers(context: Context) -> Response:
 async def list_vendor_tasks(context: Context) -> Response:
     """What was sent to vendors, newest first; `?state=intent` are those whose fate is not known."""
     state = context.choice("state", "task_state")
-    rows = await context.service.ask(context.service.reads.vendor_tasks, state, int(context.number("limit", 100)))
+    rows = await context.service.ask(context.service.queries.vendor_tasks, state, int(context.number("limit", 100)))
     names = ("id", "device", "state", "vendor_job", "reason", "circuits", "shots", "calibration")
     tasks = [{**{name: getattr(row, name) for name in names}, "created_at": stamp(row.created_at)} for row in rows]
     return answer({"tasks": tasks})
@@ -111,7 +112,7 @@ async def resolve_vendor_task(context: Context) -> Response:
 
 
 async def read_audit(context: Context) -> Response:
-    rows = await context.service.ask(context.service.reads.audit, int(context.number("limit", 100)))
+    rows = await context.service.ask(context.service.queries.audit, int(context.number("limit", 100)))
     return answer({"audit": [{"at": stamp(row.at), "actor": row.actor, "act": row.act, "detail": row.detail} for row in rows]})
 
 

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from qpeft.errors import ServiceError
-from qpeft.service.schema import Row, devices, flows, owners, usage
-from qpeft.service.writer import Transaction
+from qpeft.service.store.schema import Row, devices, flows, owners, usage
+from qpeft.service.store.writer import Transaction
 
 FlowKey = tuple[str, str, int]  # device, owner, lane
 

@@ -1,0 +1,1 @@
+"""The web pages: handlers, templates and static files."""

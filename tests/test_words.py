@@ -1,4 +1,6 @@
-"""Code, docs, recipes and pictures use the field's words: phrases and names of our own are held out. docs/glossary.md has what stays.
+"""Code, docs, recipes and pictures use the field's words; phrases and names of our own are held out.
+
+docs/glossary.md has the words that stay.
 
 Files that still wait for their turn are listed in `tests/words_not_done.txt`, which only gets shorter;
 `python -m tests.test_words` prints what it has to hold.

@@ -28,8 +28,8 @@ QUBITS, LAYERS, INPUTS, SETS = 4, 1, 50, 5
 
 def fixed_layout(name: str) -> Backend:
     """The emulator with the circuit's best qubits as its fixed layout, so that every circuit uses these."""
-    place = get_backend(name).compile(ansatz.qtha(QUBITS, LAYERS)).places[0]  # type: ignore[attr-defined]
-    return get_backend(name, layout=tuple(place.qubits[k] for k in place.measured))
+    place = get_backend(name).compile(ansatz.qtha(QUBITS, LAYERS)).qubits
+    return get_backend(name, layout=place)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import torch
 from qpeft.backends.emulator.backend import EmulatorBackend, probabilities_of
 from qpeft.backends.emulator.chip import Chip
 from qpeft.backends.emulator.native_gates import to_native
-from qpeft.backends.emulator.routing import Shape, embeddings
+from qpeft.backends.emulator.routing import InteractionGraph, placements
 from qpeft.backends.emulator.synthetic import wukong_180
 from qpeft.circuits.ir import Circuit, Op
 
@@ -32,8 +32,8 @@ PUBLISHED: dict[str, tuple[Circuit, dict[str, int]]] = {
 
 def tables(circuit: Circuit, chip: Chip) -> npt.NDArray[np.float64]:
     """Exact outcome probabilities on every place, best place first: `(places, 2^n)`."""
-    shape = Shape.of(to_native(circuit), range(circuit.n_qubits))
-    places = sorted(place for root in chip.live_qubits for place in embeddings(shape, chip, chip.live_qubits, roots=[root]))
+    shape = InteractionGraph.of(to_native(circuit), range(circuit.n_qubits))
+    places = sorted(place for root in chip.live_qubits for place in placements(shape, chip, chip.live_qubits, roots=[root]))
     compiled = [EmulatorBackend(chip, layout=qubits).compile(circuit) for _, qubits in places]
     rows = [torch.zeros(1, 0, dtype=torch.float64)] * len(compiled)
     return np.asarray(torch.cat(probabilities_of(compiled, rows)).numpy())

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qpeft.backends.base import Backend, Counts
-from qpeft.backends.registry import KINDS, get_backend, known_names
+from qpeft.backends.base import Backend, CompiledCircuit, Counts
+from qpeft.backends.registry import BACKENDS, get_backend, known_names
 from qpeft.backends.simulator import CompiledSimulation, SimulatorBackend
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import BackendError, MissingDependencyError
@@ -99,9 +99,7 @@ class Wrong(SimulatorBackend):
     def compile(self, circuit: Circuit) -> Any:
         inner = CompiledSimulation(self, circuit) if not self.checks else super().compile(circuit)
 
-        class Faulty:
-            per_program = 1
-
+        class Faulty(CompiledCircuit):
             def run(this, params: Any, shots: Any, seed: int | None = None) -> Counts:
                 return self.fault(inner.run(params, shots, seed if self.checks else 1))
 
@@ -175,6 +173,6 @@ def test_a_missing_package_is_named_with_its_pip_line(name: str, module: str, ex
 
 def test_registry_is_complete() -> None:
     assert known_names()[0] == "simulator"
-    assert set(KINDS) >= {"simulator", "emulator", "pyqpanda", "qiskit", "pennylane"}
+    assert set(BACKENDS) >= {"simulator", "emulator", "pyqpanda", "qiskit", "pennylane"}
     with pytest.raises(BackendError, match="no such option"):
         get_backend("simulator", colour="red")

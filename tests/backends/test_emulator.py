@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks import published_counts
-from qpeft.backends.base import Backend, Compiled
+from qpeft.backends.base import Backend, CompiledCircuit
 from qpeft.backends.emulator import backend
 from qpeft.backends.emulator.backend import EmulatorBackend, NoisyExecutor
 from qpeft.backends.emulator.chip import Chip, load_chip
@@ -37,7 +37,7 @@ def small() -> EmulatorBackend:
 
 def test_it_is_a_backend(small: EmulatorBackend, tmp_path: Path) -> None:
     assert isinstance(small, Backend)
-    assert isinstance(small.compile(ansatz.qtha(2, 1)), Compiled)
+    assert isinstance(small.compile(ansatz.qtha(2, 1)), CompiledCircuit)
     named = get_backend("emulator:wukong-72")
     assert (named.name, named.limits.max_qubits, named.limits.exact, named.simulated) == ("emulator:wukong-72", 72, True, True)
     path = tmp_path / "mine.json"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qpeft.backends.spending.budget import Budget, Cost
-from qpeft.backends.spending.jobs import JobRunner, KeyRefusedError, NotSentError, Status
+from qpeft.backends.spending.jobs import JobRunner, JobStatus, KeyRefusedError, NotSentError
 from qpeft.backends.spending.journal import Journal
 from qpeft.errors import BackendError, BudgetError, JobError
 
@@ -33,12 +33,12 @@ class Memory:
         self._fault("reply")
         return f"job-{len(self.jobs) - 1}"
 
-    def poll(self, job: str) -> Status:
+    def poll(self, job: str) -> JobStatus:
         self._fault("poll")
         self.polls += 1
         if self.polls <= len(self.states):
-            return Status(self.states[self.polls - 1])  # type: ignore[arg-type]
-        return Status("done", "", self.jobs[job][::-1])
+            return JobStatus(self.states[self.polls - 1])  # type: ignore[arg-type]
+        return JobStatus("done", "", self.jobs[job][::-1])
 
     def cancel(self, job: str) -> bool:
         return True
@@ -136,12 +136,12 @@ def test_refused_and_failed_jobs_may_be_sent_again(tmp_path: Path) -> None:
         with pytest.raises(JobError, match=words):
             first.run([("ab", COST)])
     assert first.journal.spent == Cost()
-    client.poll = lambda job: Status("failed", "the chip warmed up")  # type: ignore[method-assign]
+    client.poll = lambda job: JobStatus("failed", "the chip warmed up")  # type: ignore[method-assign]
     with pytest.raises(JobError, match="warmed up"):
         first.run([("ab", COST)])
     assert first.journal.spent == COST
     first.journal.close()
-    client.poll = lambda job: Status("done", "", "result")  # type: ignore[method-assign]
+    client.poll = lambda job: JobStatus("done", "", "result")  # type: ignore[method-assign]
     assert runner(tmp_path / "j", client).run([("ab", COST)]) == ["result"]
 
 

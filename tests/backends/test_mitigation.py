@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from qpeft.backends.base import Counts, Limits, check_run, sample
+from qpeft.backends.base import CompiledCircuit, Counts, Limits, check_run, sample
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.mitigation import (
     MitigatedBackend,
@@ -42,9 +42,7 @@ class Misread(SimulatorBackend):
     def compile(self, circuit: Circuit) -> Any:
         inner = SimulatorBackend().compile(circuit)
 
-        class Compiled:
-            per_program = 1
-
+        class Compiled(CompiledCircuit):
             def run(this, params: Any, shots: int | None, seed: int | None = None) -> Counts:
                 rows = check_run("misread", self.limits, circuit, params, shots)
                 table = misread(inner.run(rows, None).probabilities(), circuit.n_qubits)
@@ -149,8 +147,7 @@ def test_settings_are_checked() -> None:
 
 
 def test_emulator_needs_a_fixed_layout_and_gains() -> None:
-    place = get_backend("emulator:wukong-72").compile(CIRCUIT).places[0]  # type: ignore[attr-defined]
-    layout = tuple(place.qubits[k] for k in place.measured)
+    layout = get_backend("emulator:wukong-72").compile(CIRCUIT).qubits
     backend = get_backend("emulator:wukong-72", layout=layout)
     correction = ReadoutCorrection.measure(backend, 4, 20_000, seed=0)
     assert correction.place == layout
@@ -197,8 +194,8 @@ def test_extrapolation_is_exact_for_its_polynomials() -> None:
 def test_zero_noise_on_the_emulator_is_better_and_differentiable() -> None:
     pytest.importorskip("mitiq", reason="mitiq needs numpy < 2.3 and lives in an environment of its own", exc_type=ImportError)
     circuit = ansatz.qtha(2, 1)
-    place = get_backend("emulator:wukong-72").compile(circuit).places[0]  # type: ignore[attr-defined]
-    executor = BackendExecutor(get_backend("emulator:wukong-72", layout=tuple(place.qubits[k] for k in place.measured)))
+    layout = get_backend("emulator:wukong-72").compile(circuit).qubits
+    executor = BackendExecutor(get_backend("emulator:wukong-72", layout=layout))
     inputs = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     angles = torch.full((8,), 0.7, dtype=torch.float64, requires_grad=True)
     want, gradients, errors = expectations(circuit, inputs, angles), [], []

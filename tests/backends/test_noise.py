@@ -13,10 +13,10 @@ from qiskit.quantum_info import SuperOp, average_gate_fidelity
 from qiskit_aer.noise import depolarizing_error, thermal_relaxation_error
 
 from qpeft.backends.emulator.noise import (
-    Calibration,
+    CZPulse,
     Decay,
-    Entangle,
-    Turn,
+    NoiseParameters,
+    Rotation,
     check_native,
     components,
     depolarising_keep,
@@ -34,7 +34,7 @@ def waits(circuit: Circuit) -> list[tuple[int, float]]:
     steps = schedule(circuit, 30.0, 40.0)[0].steps
     out = []
     for before, step in zip((None, *steps), steps, strict=False):
-        pulse = isinstance(step, Decay) and (step.pulse or (step.ns == 40.0 and isinstance(before, Entangle | Decay)))
+        pulse = isinstance(step, Decay) and (step.pulse or (step.ns == 40.0 and isinstance(before, CZPulse | Decay)))
         if isinstance(step, Decay) and not pulse:
             out.append((step.qubit, step.ns))
     return out
@@ -49,13 +49,13 @@ def test_a_waiting_qubit_decays_and_one_before_its_first_gate_does_not() -> None
     assert angles == (A,) * 4
     assert timeline.pairs == ((0, 1), (1, 2))
     assert waits(circuit) == [(1, 30.0), (0, 70.0)]  # 1 waits for 0's second pulse; 0 for the end; 2 waits in |0>
-    assert timeline.steps[0] == Turn(0, "x", 0)
+    assert timeline.steps[0] == Rotation(0, "x", 0)
     assert timeline.steps[1] == Decay(0, 30.0, pulse=True)
 
 
 def test_a_turn_about_z_is_free() -> None:
     timeline, _ = schedule(Circuit(1, (Op("rz", (0,), A), Op("rx", (0,), A), Op("rz", (0,), A))), 30.0, 40.0)
-    assert [type(step) for step in timeline.steps] == [Turn, Turn, Decay, Turn]
+    assert [type(step) for step in timeline.steps] == [Rotation, Rotation, Decay, Rotation]
     assert timeline.duration_ns == 30.0
 
 
@@ -105,7 +105,7 @@ def test_without_decay_the_textbook_formula() -> None:
 
 def test_calibration_of_a_placement() -> None:
     chip = random_chip([(0, 1), (1, 2), (2, 3)], 1, include=False)
-    calibration = Calibration.of(chip, (3, 1, 2), [(0, 2), (1, 2)])
+    calibration = NoiseParameters.of(chip, (3, 1, 2), [(0, 2), (1, 2)])
     assert calibration.t1_ns[0].tolist() == [chip.qubits[q].t1_us * 1e3 for q in (3, 1, 2)]  # type: ignore[operator]
     assert calibration.keep_1q[0].tolist() == pytest.approx([1 - 2 * chip.qubits[q].error_1q for q in (3, 1, 2)])  # type: ignore[operator]
     assert calibration.keep_cz[0].tolist() == pytest.approx([1 - chip.neighbours[a][b] * 4 / 3 for a, b in ((3, 2), (1, 2))])
@@ -113,8 +113,8 @@ def test_calibration_of_a_placement() -> None:
         [1 - chip.qubits[3].p1_given_0, chip.qubits[3].p0_given_1],  # type: ignore[operator]
         [chip.qubits[3].p1_given_0, 1 - chip.qubits[3].p0_given_1],  # type: ignore[operator]
     ]
-    included = Calibration.of(dataclasses.replace(chip, gate_errors_include_decay=True), (3, 1, 2), [(0, 2), (1, 2)])
+    included = NoiseParameters.of(dataclasses.replace(chip, gate_errors_include_decay=True), (3, 1, 2), [(0, 2), (1, 2)])
     assert (included.keep_1q > calibration.keep_1q).all()  # decay takes its share of the error
     assert (included.keep_cz > calibration.keep_cz).all()
-    double = Calibration.stack([calibration, included]).repeat(2)
+    double = NoiseParameters.stack([calibration, included]).repeat(2)
     assert np.array_equal(double.keep_1q, np.concatenate([calibration.keep_1q] * 2 + [included.keep_1q] * 2))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from scipy import stats
 
-from qpeft.backends.emulator.backend import Emulated, EmulatorBackend
+from qpeft.backends.emulator.backend import EmulatedCircuit, EmulatorBackend
 from qpeft.backends.emulator.chip import Chip, load_chip
-from qpeft.backends.emulator.packing import Program, capacity, pack
-from qpeft.backends.emulator.routing import check_place
+from qpeft.backends.emulator.packing import PackedProgram, capacity, pack
+from qpeft.backends.emulator.routing import check_layout
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit, Op
 from qpeft.errors import BackendError
@@ -31,12 +31,12 @@ def with_dead(name: str, share: float, seed: int = 0) -> Chip:
     return dataclasses.replace(chip, couplers=tuple(couplers))
 
 
-def check_program(program: Program, chip: Chip, guard: int = 0) -> None:
+def check_program(program: PackedProgram, chip: Chip, guard: int = 0) -> None:
     assert len(set(program.qubits)) == len(program.qubits)
     graph = networkx.Graph(c.qubits for c in chip.couplers)
     distance = dict(networkx.all_pairs_shortest_path_length(graph, cutoff=guard + 1))
     for number, place in enumerate(program.places):
-        check_place(place.circuit, place.qubits, chip)
+        check_layout(place.circuit, place.qubits, chip)
         for other in program.places[:number]:
             assert all(distance[a].get(b, guard + 1) > guard for a in place.qubits for b in other.qubits)
 
@@ -48,7 +48,7 @@ def test_lines_of_five_that_fit(name: str, share: float, least: int) -> None:
     chip = with_dead(name, share)
     places = capacity(LINE, chip)
     assert len(places) >= least
-    check_program(Program(tuple(range(len(places))), places), chip)
+    check_program(PackedProgram(tuple(range(len(places))), places), chip)
 
 
 @pytest.mark.parametrize("guard", [1, 2])
@@ -56,7 +56,7 @@ def test_guard(guard: int) -> None:
     chip = with_dead("wukong-72", 0.25)
     places = capacity(LINE, chip, guard=guard)
     assert len(places) >= {1: 4, 2: 3}[guard]
-    check_program(Program(tuple(range(len(places))), places), chip, guard)
+    check_program(PackedProgram(tuple(range(len(places))), places), chip, guard)
     with pytest.raises(BackendError, match="guard"):
         pack([LINE], chip, guard=-1)
 
@@ -72,7 +72,7 @@ def test_few_tenants_get_the_best_qubits() -> None:
 
 
 @pytest.fixture(scope="module")
-def mixed() -> tuple[EmulatorBackend, list[Circuit], list[Program]]:
+def mixed() -> tuple[EmulatorBackend, list[Circuit], list[PackedProgram]]:
     """Twenty circuits of four kinds, some of which need swaps, on the chip with dead couplers."""
     backend = EmulatorBackend("wukong-72")
     kinds = [ansatz.qtha(4, 1), ansatz.hardware_efficient(5, 1), ansatz.qtha(3, 1), ansatz.hardware_efficient(2, 2)]
@@ -80,7 +80,7 @@ def mixed() -> tuple[EmulatorBackend, list[Circuit], list[Program]]:
     return backend, circuits, pack(circuits, backend.chip, seed=3)
 
 
-def test_every_circuit_is_placed_once(mixed: tuple[EmulatorBackend, list[Circuit], list[Program]]) -> None:
+def test_every_circuit_is_placed_once(mixed: tuple[EmulatorBackend, list[Circuit], list[PackedProgram]]) -> None:
     backend, circuits, programs = mixed
     assert sorted(t for program in programs for t in program.tenants) == list(range(20))
     assert len(programs) == 2
@@ -91,35 +91,37 @@ def test_every_circuit_is_placed_once(mixed: tuple[EmulatorBackend, list[Circuit
     assert pack(circuits, backend.chip, seed=3) == programs
 
 
-def rows_for(program: Program, batch: int, seed: int) -> list[np.ndarray]:
+def rows_for(program: PackedProgram, batch: int, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [rng.uniform(-3, 3, (batch, place.circuit.n_params)) for place in program.places]
 
 
-def solo(backend: EmulatorBackend, program: Program, number: int, rows: np.ndarray) -> np.ndarray:
+def solo(backend: EmulatorBackend, program: PackedProgram, number: int, rows: np.ndarray) -> np.ndarray:
     """The tenant alone on its qubits."""
     place = program.places[number]
     circuit = Circuit(len(place.measured), (), place.circuit.n_inputs, place.circuit.n_params)  # what was asked for, by its size
-    return Emulated(backend, circuit, (place,)).probabilities(torch.from_numpy(rows)).numpy()
+    return EmulatedCircuit(backend, circuit, (place,)).probabilities(torch.from_numpy(rows)).numpy()
 
 
-def test_a_tenants_exact_distribution_is_that_of_its_solo_run(mixed: tuple[EmulatorBackend, list[Circuit], list[Program]]) -> None:
+def test_a_tenants_exact_distribution_is_that_of_its_solo_run(
+    mixed: tuple[EmulatorBackend, list[Circuit], list[PackedProgram]],
+) -> None:
     backend, _, programs = mixed
     for program in programs:
         rows = rows_for(program, 2, 0)
         starts = np.cumsum([0] + [place.circuit.n_qubits for place in program.places])
         groups = [[int(start) + q for q in place.measured] for start, place in zip(starts, program.places, strict=False)]
-        together = backend.compile_program(program).marginals(torch.from_numpy(program.params(rows)), groups)
+        together = backend.compile_packed(program).marginals(torch.from_numpy(program.params(rows)), groups)
         for number, found in enumerate(together):
             assert np.abs(found.numpy() - solo(backend, program, number, rows[number])).max() < 1e-13
 
 
-def test_counts_split_back(mixed: tuple[EmulatorBackend, list[Circuit], list[Program]]) -> None:
+def test_counts_split_back(mixed: tuple[EmulatorBackend, list[Circuit], list[PackedProgram]]) -> None:
     """Chi-square of each tenant's counts with its solo distribution, below the 1 - 1e-6 quantile: one in 25,000 seeds fails."""
     backend, _, programs = mixed
     program, shots = programs[0], 4000
     rows = rows_for(program, 2, 1)
-    counts = backend.compile_program(program).run(program.params(rows), shots, seed=5)
+    counts = backend.compile_packed(program).run(program.params(rows), shots, seed=5)
     tenants = program.split(counts)
     assert len(tenants) == len(program.tenants)
     for number, tenant in enumerate(tenants):
@@ -131,11 +133,11 @@ def test_counts_split_back(mixed: tuple[EmulatorBackend, list[Circuit], list[Pro
         assert statistic.max() < stats.chi2.ppf(1 - 1e-6, seen.shape[1] - 1)
 
 
-def test_tenants_are_independent(mixed: tuple[EmulatorBackend, list[Circuit], list[Program]]) -> None:
+def test_tenants_are_independent(mixed: tuple[EmulatorBackend, list[Circuit], list[PackedProgram]]) -> None:
     """The correlation of two tenants' bits is noise: below 5 / sqrt(shots)."""
     backend, _, programs = mixed
     program, shots = programs[0], 4000
-    counts = backend.compile_program(program).run(program.params(rows_for(program, 1, 2)), shots, seed=6)
+    counts = backend.compile_packed(program).run(program.params(rows_for(program, 1, 2)), shots, seed=6)
     bits, weights = next(iter(counts))
     first, second = bits[:, 0], bits[:, program.places[0].circuit.n_qubits]
     covariance = np.cov(first.astype(float), second.astype(float), fweights=weights.astype(int))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 
 from qpeft.backends.emulator.chip import Chip, load_chip
 from qpeft.backends.emulator.native_gates import DECOMPOSITION, NATIVE, to_native
-from qpeft.backends.emulator.routing import Shape, best_place, check_place, embeddings, route
+from qpeft.backends.emulator.routing import InteractionGraph, best_placement, check_layout, placements, route
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Op
 from qpeft.errors import BackendError, MissingDependencyError
@@ -87,7 +87,7 @@ def test_a_routed_template_does_the_same_on_live_couplers(name: str, make, n: in
     chip = dead(load_chip(name), 0.1, n)
     circuit = make(n, 1)
     routed = route(circuit, chip, seed=1)
-    check_place(routed.circuit, routed.qubits, chip)
+    check_layout(routed.circuit, routed.qubits, chip)
     assert routed.circuit.n_params == circuit.n_params
     assert routed == route(circuit, chip, seed=1)
     for seed in range(2):
@@ -101,8 +101,8 @@ def test_a_circuit_that_fits_gets_no_swaps_and_the_best_place() -> None:
     circuit = to_native(Circuit(3, (Op("cx", (0, 1)), Op("cx", (2, 1)), Op("cx", (0, 1)))))
     routed = route(circuit, chip)
     assert routed.circuit == circuit
-    shape = Shape.of(circuit, range(3))
-    everywhere = {qubits: cost for cost, qubits in embeddings(shape, chip, range(6))}
+    shape = InteractionGraph.of(circuit, range(3))
+    everywhere = {qubits: cost for cost, qubits in placements(shape, chip, range(6))}
 
     def by_hand(place: tuple[int, ...]) -> float:
         fidelity = 1.0
@@ -125,8 +125,8 @@ def test_free_qubits_and_parts() -> None:
     free = [0, 1, 6, 7, 8, 40]
     routed = route(pairs, chip, free=free)
     assert set(routed.qubits) <= set(free)
-    check_place(routed.circuit, routed.qubits, chip)
-    assert best_place(Shape.of(to_native(Circuit(2, (Op("cx", (0, 1)),))), (0, 1)), chip, [0, 2]) is None
+    check_layout(routed.circuit, routed.qubits, chip)
+    assert best_placement(InteractionGraph.of(to_native(Circuit(2, (Op("cx", (0, 1)),))), (0, 1)), chip, [0, 2]) is None
 
 
 def test_refusals_give_the_reason() -> None:

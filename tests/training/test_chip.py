@@ -136,7 +136,7 @@ def test_a_chip_that_fails_loses_no_step_and_is_not_paid_twice(
     """Failure at each kind of place: a step's values and its gradient. Dropout is on: generators must resume as well."""
     chip = {"name": "emulator:wukong-72", "shots": 100, "gradient": gradient, "cache": True}
     whole = run(recipe, tmp_path / "whole", 4, **chip)
-    folder, ran, real = tmp_path / "failing", [0], backend.Emulated.run
+    folder, ran, real = tmp_path / "failing", [0], backend.EmulatedCircuit.run
 
     def failing(self: Any, *args: Any, **kwargs: Any) -> Any:
         ran[0] += 1
@@ -144,7 +144,7 @@ def test_a_chip_that_fails_loses_no_step_and_is_not_paid_twice(
             raise JobError("the chip warmed up", job="7")
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(backend.Emulated, "run", failing)
+    monkeypatch.setattr(backend.EmulatedCircuit, "run", failing)
     for step in (1, 2):
         with pytest.raises(JobError, match="warmed up"):
             run(recipe, folder, 4, **chip)
@@ -282,7 +282,7 @@ def test_kill_9_between_two_jobs_of_a_step(recipe: Path, tmp_path: Path) -> None
     arguments = [a for s in settings(4, *more, **chip) for a in ("--set", s)]
     command = ["qpeft", "train", str(recipe), "--output", str(folder), *arguments]
     code = (
-        "import sys, time\nfrom qpeft.backends.emulator.backend import Emulated\nreal, ran = Emulated.run, [0]\n"
+        "import sys, time\nfrom qpeft.backends.emulator.backend import EmulatedCircuit\nreal, ran = EmulatedCircuit.run, [0]\n"
         "def run(self, *a, **k):\n    ran[0] += 1\n"
         f"    if ran[0] == 6:\n        open({str(tmp_path / 'there')!r}, 'w').close(); time.sleep(300)\n"
         f"    return real(self, *a, **k)\nEmulated.run = run\nsys.argv = {command!r}\nfrom qpeft.cli import main; main()"

@@ -1,24 +1,29 @@
-"""The seam between the library and whatever runs circuits and returns outcomes.
+"""The interface between the library and whatever runs circuits and returns outcomes.
 
 A *backend* measures all qubits of a circuit in the Z basis: `backend.compile(circuit).run(params, shots)` returns a `Counts`, one
-distribution of outcomes per row of parameters. Nothing else is asked of it. Observables with X and Y, gradients, caches and
-budgets are made from that, once, in executor.py.
+distribution of outcomes per row of parameters. Observables with X and Y, gradients, caches and budgets are built on that, once for
+every backend, in executor.py.
 
 Outcomes are written with qubit 0 leftmost, as everywhere in qpeft: `"10"` is qubit 0 found in 1 and qubit 1 in 0, and its index
-is 2. Backends whose vendor writes them otherwise turn them round before they return.
+is 2. A backend whose vendor uses the opposite order reverses the bits before it returns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.errors import BackendError, CircuitError, ResourceError
+
+if TYPE_CHECKING:
+    from qpeft.backends.emulator.chip import Chip
+    from qpeft.backends.emulator.packing import PackedProgram
+    from qpeft.backends.spending.journal import Journal
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -28,7 +33,14 @@ DENSE_QUBITS = 20  # a distribution over more qubits is given by its observed ou
 
 @dataclass(frozen=True)
 class Limits:
-    """What a backend takes. `exact` says whether `shots=None` gives exact probabilities; None is no limit."""
+    """What a backend accepts; None is no limit.
+
+    Attributes:
+        max_qubits: of one circuit.
+        max_shots: of one circuit.
+        max_circuits_per_job: programs that travel to the chip together.
+        exact: `shots=None` gives exact probabilities.
+    """
 
     max_qubits: int
     max_shots: int | None = None
@@ -37,14 +49,19 @@ class Limits:
 
 
 @runtime_checkable
-class Compiled(Protocol):
-    """A circuit prepared once, run many times.
+class CompiledCircuit(Protocol):
+    """A circuit compiled once, run many times. Subclass it to inherit the defaults.
 
-    `per_program` is how many rows of parameters one program of the chip carries: more than 1 when the backend packs circuits.
+    Attributes:
+        circuit: as it was given to `Backend.compile`.
+        per_program: rows of parameters that one program of the chip carries; more than 1 when the backend packs circuits.
+        qubits: the chip's qubit on which each qubit of the circuit is measured; None where that is not known, or where rows of a
+            packed batch are measured on different qubits.
     """
 
     circuit: Circuit
-    per_program: int
+    per_program: int = 1
+    qubits: tuple[int, ...] | None = None
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
         """Measure all qubits in the Z basis, once for each row of parameters.
@@ -63,7 +80,8 @@ class Compiled(Protocol):
 
 @runtime_checkable
 class Backend(Protocol):
-    """Somewhere that circuits run.
+    """A place where circuits run. Subclass it to inherit the defaults: `name`, `limits` and `compile` are all that a backend must
+    have.
 
     Attributes:
         name: the name that `get_backend` takes.
@@ -71,26 +89,43 @@ class Backend(Protocol):
         simulated: a classical computer makes the outcomes.
         calibration: names what outcomes depend on besides circuit, parameters and shots: version of a calibration, or its
             hash. Results of different calibrations are never mixed.
+        corrects_readout: the outcomes are corrected for readout errors already, so nobody corrects them again.
+        packs_circuits: several circuits can share its chip: `compile_packed` works and `chip` is known.
+        chip: the chip behind the backend, where its data are known.
+        journal: where paid jobs are recorded; its budget holds over all sessions. None where nothing is paid for.
     """
 
     name: str
     limits: Limits
-    simulated: bool
-    calibration: str
+    simulated: bool = True
+    calibration: str = "exact"
+    corrects_readout: bool = False
+    packs_circuits: bool = False
+    chip: Chip | None = None
+    journal: Journal | None = None
 
-    def compile(self, circuit: Circuit) -> Compiled:
-        """Prepare a circuit; BackendError says why this backend cannot run it."""
+    def compile(self, circuit: Circuit) -> CompiledCircuit:
+        """Compile a circuit; BackendError says why this backend cannot run it."""
         ...
 
     def estimate(self, programs: int, shots: int) -> float:
         """Seconds of chip time for `programs` programs of `shots` each, queue not counted; 0 where no chip is meant."""
-        ...
+        return 0.0
 
+    def begin(self, sample: str) -> None:
+        """What runs from here on belongs to this sample, such as a step of a training.
 
-def close(backend: Backend) -> None:
-    """Let go of what a backend holds, such as a vendor's client; most hold nothing."""
-    if (release := getattr(backend, "close", None)) is not None:
-        release()
+        A backend with a journal keeps samples apart, so that a step that is repeated after a crash finds the results it had.
+        """
+        return
+
+    def compile_packed(self, program: PackedProgram) -> CompiledCircuit:
+        """Compile circuits that share a chip (packing.py); BackendError where the backend runs one circuit at a time."""
+        raise BackendError(f"{self.name} runs one circuit at a time")
+
+    def close(self) -> None:
+        """Release what the backend holds, such as a vendor's client; most hold nothing. Closing twice is allowed."""
+        return
 
 
 def check_circuit(name: str, limits: Limits, circuit: Circuit) -> None:
@@ -159,9 +194,9 @@ class Counts:
         """From one mapping per row: outcome, qubit 0 leftmost, to its count or probability."""
         made = []
         for row in rows:
-            if any(len(word) != n_qubits or word.strip("01") for word in row):
-                raise CircuitError(f"an outcome is a word of {n_qubits} bits", value=next(iter(row)))
-            made.append(([[bit == "1" for bit in word] for word in row], list(row.values())))
+            if any(len(bits) != n_qubits or bits.strip("01") for bits in row):
+                raise CircuitError(f"an outcome is a string of {n_qubits} bits", value=next(iter(row)))
+            made.append(([[bit == "1" for bit in bits] for bits in row], list(row.values())))
         return cls.sparse(n_qubits, made, shots)
 
     @classmethod
@@ -172,7 +207,7 @@ class Counts:
         return cls(n_qubits, shots, None, tuple(row for part in parts for row in part))
 
     def __len__(self) -> int:
-        """How many rows of parameters."""
+        """Number of rows of parameters."""
         return len(self.rows) if self.table is None else len(self.table)
 
     def __iter__(self) -> Iterator[tuple[BoolArray, FloatArray]]:
@@ -185,7 +220,7 @@ class Counts:
             yield bits_of(seen, self.n_qubits), row[seen]
 
     def take(self, index: npt.NDArray[np.int64]) -> Counts:
-        """The rows of these numbers, in their order, repeats allowed."""
+        """The rows with these indices, in that order; repeats are allowed."""
         if self.table is not None:
             return Counts(self.n_qubits, self.shots, self.table[index])
         return Counts(self.n_qubits, self.shots, None, tuple(self.rows[i] for i in index))
@@ -259,18 +294,18 @@ def bits_of(index: npt.NDArray[np.int64], n_qubits: int) -> BoolArray:
 
 
 def z_table(observables: Sequence[Observable], n_qubits: int) -> FloatArray:
-    """What Z-type observables are worth on every outcome, `(2^n, n_observables)`."""
+    """Values of Z-type observables on every outcome, `(2^n, n_observables)`."""
     bits = bits_of(np.arange(2**n_qubits), n_qubits)
     return np.stack([z_values(observable, bits) for observable in observables], axis=1)
 
 
 def z_values(observable: Observable, bits: BoolArray) -> FloatArray:
-    """What a Z-type observable is worth on each outcome: `sum_t c_t prod_q (-1)^bit_q`, from `bits (k, n)` to `(k,)`."""
+    """Values of a Z-type observable on outcomes `bits (k, n)`: `sum_t c_t prod_q (-1)^bit_q`, `(k,)`."""
     values = np.zeros(len(bits))
-    for coefficient, word in observable.terms:
-        if any(pauli != "Z" for _, pauli in word):
-            raise CircuitError("outcomes in the Z basis give observables of Z alone", value=word, hint="use BackendExecutor")
-        qubits = [qubit for qubit, _ in word]
+    for coefficient, string in observable.terms:
+        if any(pauli != "Z" for _, pauli in string):
+            raise CircuitError("outcomes in the Z basis give observables of Z alone", value=string, hint="use BackendExecutor")
+        qubits = [qubit for qubit, _ in string]
         if qubits and qubits[-1] >= bits.shape[1]:
             raise CircuitError("an observable names a qubit that is not there", value=qubits[-1], bound=f"0..{bits.shape[1] - 1}")
         values += coefficient * (1.0 - 2.0 * (bits[:, qubits].sum(axis=1) % 2))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qpeft.backends.base import Backend, Compiled, Counts, FloatArray
+from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray
 from qpeft.backends.gradients import SPSA_STEP, Unrolled, parameter_shift, shift_rule, spsa
 from qpeft.backends.spending.budget import Cost, Ledger, cost_of
 from qpeft.backends.spending.cache import ResultCache
@@ -72,7 +72,7 @@ class BackendExecutor:
         self.backend, self.shots, self.gradient = backend, shots, gradient
         self.cache, self.ledger, self.progress = cache, ledger or Ledger(), progress
         self.spsa_step, self.spsa_directions = spsa_step, spsa_directions
-        self._prepared: dict[tuple[Circuit, tuple[Observable, ...] | None], Prepared] = {}
+        self._prepared: dict[tuple[Circuit, tuple[Observable, ...] | None], CompiledExpectations] = {}
         self._seed, self._sample = seed, ""
         self._seeds = None if seed is None else np.random.SeedSequence(seed)
 
@@ -81,11 +81,11 @@ class BackendExecutor:
         prepared = self.prepare(circuit, observables)
         return lambda inputs, angles: _expectations(prepared, inputs, angles)
 
-    def prepare(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Prepared:
+    def prepare(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> CompiledExpectations:
         """Compile for the backend; `prepare(...).cost(rows)` is what a forward pass would cost. Equal requests compile once."""
         key = (circuit, None if observables is None else tuple(observables))
         if key not in self._prepared:
-            self._prepared[key] = Prepared(self, circuit, observables)
+            self._prepared[key] = CompiledExpectations(self, circuit, observables)
         return self._prepared[key]
 
     def begin(self, *sample: int) -> None:
@@ -94,14 +94,13 @@ class BackendExecutor:
         crash finds what it had."""
         self._sample = ":".join(map(str, sample))
         self._seeds = None if self._seed is None else np.random.SeedSequence([self._seed, *sample])
-        if (begin := getattr(self.backend, "begin", None)) is not None:
-            begin(self._sample)
+        self.backend.begin(self._sample)
 
     def next_seed(self) -> int | None:
         """The seed of the next run: the k-th run of an executor has the same in every process."""
         return None if self._seeds is None else int(self._seeds.spawn(1)[0].generate_state(1)[0])
 
-    def run(self, compiled: Compiled, rows: FloatArray) -> Counts:
+    def run(self, compiled: CompiledCircuit, rows: FloatArray) -> Counts:
         """Outcomes of different rows: from the cache, else charged and run, a chunk at a time. A chunk has the same seed whether
         those before it ran or were cached."""
         n, parts = compiled.circuit.n_qubits, []
@@ -130,11 +129,11 @@ class BackendExecutor:
             order.append(next(remaining) if counts is None else counts.rows[0])
         return Counts(n, self.shots, None, tuple(order))
 
-    def _keys(self, compiled: Compiled, rows: FloatArray) -> list[bytes]:
+    def _keys(self, compiled: CompiledCircuit, rows: FloatArray) -> list[bytes]:
         assert self.cache is not None
         return self.cache.keys(self.backend, compiled.circuit.id + self._sample, rows, self.shots)
 
-    def _cost(self, compiled: Compiled, waiting: npt_bool) -> Cost:
+    def _cost(self, compiled: CompiledCircuit, waiting: npt_bool) -> Cost:
         """Of the rows that wait, chunk by chunk."""
         counts = [int(waiting[start : start + CHUNK].sum()) for start in range(0, len(waiting), CHUNK)]
         return sum((cost_of(self.backend, compiled, count, self.shots) for count in counts), Cost())
@@ -148,7 +147,7 @@ class BackendExecutor:
         yield from starts
 
 
-class Prepared:
+class CompiledExpectations:
     """A circuit and observables on an executor: one compiled circuit for each change of basis."""
 
     def __init__(self, executor: BackendExecutor, circuit: Circuit, observables: Sequence[Observable] | None) -> None:
@@ -223,7 +222,7 @@ def _measured_in(circuit: Circuit, basis: dict[int, str]) -> Circuit:
     return Circuit(circuit.n_qubits, circuit.ops + ops, circuit.n_inputs, circuit.n_params)
 
 
-def _expectations(prepared: Prepared, inputs: Tensor, angles: Tensor) -> Tensor:
+def _expectations(prepared: CompiledExpectations, inputs: Tensor, angles: Tensor) -> Tensor:
     check_arguments(prepared.circuit, inputs, angles)
     dtype = working_dtype(inputs, angles)
     out: Tensor = _Expectations.apply(as_rows(inputs), angles, prepared, dtype)  # type: ignore[no-untyped-call]
@@ -232,7 +231,7 @@ def _expectations(prepared: Prepared, inputs: Tensor, angles: Tensor) -> Tensor:
 
 class _Expectations(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, angles: Tensor, prepared: Prepared, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, angles: Tensor, prepared: CompiledExpectations, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(inputs, angles)
         ctx.prepared = prepared
         values = prepared.evaluate(prepared.unrolled.gate_angles(_rows(inputs, angles)))
@@ -242,7 +241,7 @@ class _Expectations(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         inputs, angles = ctx.saved_tensors
-        prepared: Prepared = ctx.prepared
+        prepared: CompiledExpectations = ctx.prepared
         need_inputs, need_angles = ctx.needs_input_grad[:2]
         circuit = prepared.circuit
         if prepared.executor.gradient == "adjoint":
@@ -262,7 +261,7 @@ def _rows(inputs: Tensor, angles: Tensor) -> FloatArray:
     return rows
 
 
-def _adjoint(prepared: Prepared, inputs: Tensor, angles: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def _adjoint(prepared: CompiledExpectations, inputs: Tensor, angles: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients on the noiseless simulator; zero for an argument that no value depends on."""
     with torch.enable_grad():
         inputs, angles = inputs.detach().requires_grad_(), angles.detach().requires_grad_()

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpeft.backends.base import Backend, BoolArray, Compiled, Counts, FloatArray, Limits
+from qpeft.backends.base import Backend, BoolArray, CompiledCircuit, Counts, FloatArray, Limits
 from qpeft.circuits.executor import Executor, Expectations
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
 from qpeft.errors import BackendError, MissingDependencyError
@@ -150,17 +150,16 @@ def _ones(group: Sequence[int], state: int) -> list[int]:
     return [q for position, q in enumerate(reversed(group)) if state >> position & 1]
 
 
-def _place(compiled: Compiled) -> tuple[int, ...]:
-    """The chip's qubits that a circuit's qubits are read on, where the backend says so (one place, not packed)."""
-    places = getattr(compiled, "places", ())
-    if len(places) > 1:
-        raise BackendError("rows of a packed batch are read on different qubits", hint="readout correction without pack")
-    return tuple(places[0].qubits[k] for k in places[0].measured) if places else ()
+def _place(compiled: CompiledCircuit) -> tuple[int, ...]:
+    """The chip's qubits that a circuit's qubits are measured on, () where the backend does not say; BackendError if packed."""
+    if compiled.per_program > 1:
+        raise BackendError("rows of a packed batch are measured on different qubits", hint="readout correction without pack")
+    return compiled.qubits or ()
 
 
 def refuse_twice(backend: Backend) -> None:
     """Readout is corrected by the vendor or here, never by both."""
-    if getattr(backend, "corrects_readout", False):
+    if backend.corrects_readout:
         raise BackendError(f"{backend.name} corrects readout itself", hint="one of the two corrections")
 
 
@@ -174,7 +173,7 @@ def nearest_distribution(table: FloatArray) -> FloatArray:
     return out
 
 
-class MitigatedBackend:
+class MitigatedBackend(Backend):
     """A backend whose outcomes are corrected for readout."""
 
     corrects_readout = True
@@ -183,6 +182,7 @@ class MitigatedBackend:
         refuse_twice(backend)
         self.backend, self.correction = backend, correction
         self.name, self.simulated = f"{backend.name}+readout", backend.simulated
+        self.chip, self.journal = backend.chip, backend.journal
         limits = backend.limits
         self.limits = Limits(
             min(limits.max_qubits, correction.n_qubits), limits.max_shots, limits.max_circuits_per_job, limits.exact
@@ -200,11 +200,19 @@ class MitigatedBackend:
     def estimate(self, programs: int, shots: int) -> float:
         return self.backend.estimate(programs, shots)
 
+    def begin(self, sample: str) -> None:
+        self.backend.begin(sample)
 
-class CompiledMitigated:
-    def __init__(self, backend: MitigatedBackend, inner: Compiled) -> None:
+    def close(self) -> None:
+        self.backend.close()
+
+
+class CompiledMitigated(CompiledCircuit):
+    """A circuit whose outcomes are corrected for readout."""
+
+    def __init__(self, backend: MitigatedBackend, inner: CompiledCircuit) -> None:
         self.backend, self.inner = backend, inner
-        self.circuit, self.per_program = inner.circuit, inner.per_program
+        self.circuit, self.qubits = inner.circuit, inner.qubits
         if (place := _place(inner)) != backend.correction.place:
             raise BackendError(
                 "the circuit is read on other qubits of the chip than were calibrated",

@@ -12,7 +12,7 @@ from qpeft.errors import BackendError
 
 
 @dataclass(frozen=True)
-class Kind:
+class BackendKind:
     """`open` is "module:function", called with what follows the colon in a backend's name (if `argument` says that something
     must) and with options. `extra` is the pip extra that it needs, "" for none."""
 
@@ -23,29 +23,29 @@ class Kind:
     simulated: bool = True
 
 
-KINDS: dict[str, Kind] = {
-    "simulator": Kind("qpeft.backends.simulator:SimulatorBackend", "exact state vector, no noise"),
-    "emulator": Kind(
+BACKENDS: dict[str, BackendKind] = {
+    "simulator": BackendKind("qpeft.backends.simulator:SimulatorBackend", "exact state vector, no noise"),
+    "emulator": BackendKind(
         "qpeft.backends.emulator.backend:EmulatorBackend", "a noisy chip, emulated from its calibration", "CHIP or FILE.json"
     ),
-    "pyqpanda": Kind(
+    "pyqpanda": BackendKind(
         "qpeft.backends.vendors.pyqpanda:open_backend",
         "pyqpanda3: simulators CPUQVM and DensityMatrix here, chips in Origin Quantum's cloud",
         "NAME",
         "pyqpanda",
         simulated=False,
     ),
-    "qiskit": Kind(
+    "qiskit": BackendKind(
         "qpeft.backends.vendors.qiskit:open_backend",
         "any Qiskit BackendV2 or SamplerV2: aer, or module:object",
         "NAME",
         "qiskit",
         simulated=False,
     ),
-    "pennylane": Kind(
+    "pennylane": BackendKind(
         "qpeft.backends.vendors.pennylane:PennyLaneBackend", "any PennyLane device", "DEVICE", "pennylane", simulated=False
     ),
-    "remote": Kind(
+    "remote": BackendKind(
         "qpeft.backends.vendors.remote:RemoteBackend",
         "a device of a qpeft task service",
         "URL/?device=NAME",
@@ -56,14 +56,14 @@ KINDS: dict[str, Kind] = {
 
 
 def get_backend(name: str, **options: Any) -> Backend:
-    """The backend of a name, `KIND` or `KIND:ARGUMENT`; options are those of its class.
+    """The backend of a name, `BACKENDS` or `BACKENDS:ARGUMENT`; options are those of its class.
 
     Raises:
         BackendError: no such kind, or an argument missing or too many.
         MissingDependencyError: with the pip line, if the vendor's package is not installed.
     """
     kind_name, colon, argument = name.partition(":")
-    kind = KINDS.get(kind_name)
+    kind = BACKENDS.get(kind_name)
     if kind is None:
         raise BackendError("unknown backend", value=name, bound=", ".join(known_names()))
     if bool(kind.argument) != bool(argument) or (colon and not argument):
@@ -78,13 +78,13 @@ def get_backend(name: str, **options: Any) -> Backend:
         raise
 
 
-def _name(kind_name: str, kind: Kind) -> str:
+def _name(kind_name: str, kind: BackendKind) -> str:
     return f"{kind_name}:{kind.argument}" if kind.argument else kind_name
 
 
 def known_names() -> list[str]:
     """The kinds with what follows the colon."""
-    return [_name(name, kind) for name, kind in KINDS.items()]
+    return [_name(name, kind) for name, kind in BACKENDS.items()]
 
 
 def needs_journal(name: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from qpeft.backends.base import DENSE_QUBITS, Counts, FloatArray, Limits, check_circuit, check_run, sample
+from qpeft.backends.base import DENSE_QUBITS, Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run, sample
 from qpeft.circuits.ir import Circuit, Op
 from qpeft.errors import ResourceError
 
@@ -22,24 +22,20 @@ CHUNK_AMPLITUDES = 1 << 20  # of the states of the rows that are computed togeth
 
 
 @dataclass(frozen=True)
-class SimulatorBackend:
+class SimulatorBackend(Backend):
     """The backend `simulator`: no noise, in double precision on the processor."""
 
     name: str = "simulator"
     limits: Limits = field(default_factory=lambda: Limits(max_qubits=DENSE_QUBITS, exact=True))
-    simulated: bool = True
     calibration: str = "exact"
 
     def compile(self, circuit: Circuit) -> CompiledSimulation:
         check_circuit(self.name, self.limits, circuit)
         return CompiledSimulation(self, circuit)
 
-    def estimate(self, programs: int, shots: int) -> float:
-        return 0.0
 
-
-class CompiledSimulation:
-    per_program = 1
+class CompiledSimulation(CompiledCircuit):
+    """A circuit on the exact simulator."""
 
     def __init__(self, backend: SimulatorBackend, circuit: Circuit) -> None:
         self.backend, self.circuit = backend, circuit
@@ -81,7 +77,7 @@ def _matrices(op: Op, rows: FloatArray) -> ComplexArray:
     constant = np.array(spec.constant, dtype=np.complex128)[None]
     if angle is None or spec.cosine is None or spec.sine is None:
         return constant
-    turned = np.full(1, angle.shift) if angle.index is None else angle.scale * rows[:, angle.index] + angle.shift
-    turned = (spec.frequency * turned)[:, None, None]
-    out: ComplexArray = constant + np.cos(turned) * np.array(spec.cosine) + np.sin(turned) * np.array(spec.sine)
+    value = np.full(1, angle.shift) if angle.index is None else angle.scale * rows[:, angle.index] + angle.shift
+    value = (spec.frequency * value)[:, None, None]
+    out: ComplexArray = constant + np.cos(value) * np.array(spec.cosine) + np.sin(value) * np.array(spec.sine)
     return out

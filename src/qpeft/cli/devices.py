@@ -21,10 +21,10 @@ def devices(as_json: AsJson = False) -> None:
     The column `extra` names the extra of the package that a vendor's backend needs.
     """
     from qpeft.backends.emulator.chip import load_chip, shipped_chips
-    from qpeft.backends.registry import KINDS
+    from qpeft.backends.registry import BACKENDS
 
     rows: list[dict[str, Any]] = []
-    for name, kind in KINDS.items():
+    for name, kind in BACKENDS.items():
         base: dict[str, Any] = {"name": f"{name}:{kind.argument}" if kind.argument else name, "qubits": None, "what": kind.summary}
         base |= {"simulated": kind.simulated, "synthetic": False, "extra": kind.extra}
         if name == "emulator":

@@ -137,7 +137,6 @@ def evaluate(
     if where is None:
         with_adapter = measure(model, rows, tokenizer, batch_size=size, progress=True)
     else:
-        from qpeft.backends.base import close
         from qpeft.backends.spending.budget import Budget
         from qpeft.backends.spending.cache import ResultCache
         from qpeft.evaluation.on_backend import evaluate_on_backend
@@ -155,7 +154,7 @@ def evaluate(
             progress=True,
         )
         with_adapter = found.pop("exact")
-        close(where)
+        where.close()
     with model.disable_adapter():
         without = measure(model, rows, tokenizer, batch_size=size, progress=True)
     if as_json:

@@ -9,7 +9,7 @@ from typing import Any
 
 from qpeft.adapters.controls import STORED
 from qpeft.adapters.quantum_layer import QuantumLayer
-from qpeft.backends.base import Backend, close
+from qpeft.backends.base import Backend
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.spending.budget import Ledger
 from qpeft.circuits.simulator.simulate import Simulator
@@ -48,7 +48,7 @@ def export_lattice(run: AdaptedRun, scratch: Path, folder: Path, backend: str, s
         executor = LatticeExecutor(BackendExecutor(where, shots, seed=seed, ledger=ledger, progress=True))
         measured = {name: _measure(layer, executor, shots) for name, layer in layers.items()}
     finally:
-        close(where)
+        where.close()
     settings = copy.copy(run.settings)
     settings.qnn = STORED
     student = get_peft_model(copy_sharing_weights(run.base), settings).eval()
@@ -81,12 +81,12 @@ def _measure(layer: QuantumLayer, executor: LatticeExecutor, shots: int | None) 
 
 
 def _report(backend: Backend, shots: int | None, ledger: Ledger, measured: list[Mapping[str, Any]]) -> dict[str, Any]:
-    chip = getattr(backend, "chip", None)
-    date = getattr(chip, "date", None)
+    chip = backend.chip
+    date = None if chip is None else chip.date
     return {
         "backend": backend.name,
         "simulated": backend.simulated,
-        "synthetic_calibration": getattr(chip, "synthetic", None),
+        "synthetic_calibration": None if chip is None else chip.synthetic,
         "calibration": backend.calibration,
         "calibration_date": None if date is None else date.isoformat(),
         "measured_at": environment.now(),

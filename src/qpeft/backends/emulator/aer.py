@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qpeft.backends.emulator.noise import Calibration, Decay, Entangle, Schedule, Step, Turn
+from qpeft.backends.emulator.noise import CZPulse, Decay, NoiseParameters, NoiseSchedule, Rotation, Step
 from qpeft.circuits.ir import Angle, Circuit
 from qpeft.errors import BackendError, MissingDependencyError
 
@@ -24,7 +24,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def probabilities(
-    circuit: Circuit, schedule: Schedule, angles: Sequence[Angle], calibration: Calibration, rows: Tensor, measured: Sequence[int]
+    circuit: Circuit,
+    schedule: NoiseSchedule,
+    angles: Sequence[Angle],
+    calibration: NoiseParameters,
+    rows: Tensor,
+    measured: Sequence[int],
 ) -> Tensor:
     """`(rows, 2^measured)` outcome probabilities, not differentiable.
 
@@ -53,9 +58,9 @@ def probabilities(
 
 def sample(
     circuit: Circuit,
-    schedule: Schedule,
+    schedule: NoiseSchedule,
     angles: Sequence[Angle],
-    calibration: Calibration,
+    calibration: NoiseParameters,
     rows: FloatArray,
     shots: int,
     seed: np.random.SeedSequence,
@@ -83,7 +88,7 @@ def _simulator(method: str) -> Any:
 
 
 def _programs(
-    circuit: Circuit, schedule: Schedule, angles: Sequence[Angle], calibration: Calibration, rows: FloatArray
+    circuit: Circuit, schedule: NoiseSchedule, angles: Sequence[Angle], calibration: NoiseParameters, rows: FloatArray
 ) -> Iterator[Any]:
     """A QuantumCircuit for each row, its noise written out as Kraus operators.
 
@@ -95,9 +100,9 @@ def _programs(
 
     made: dict[Step, Any] = {}
 
-    def channel(step: Decay | Entangle) -> Any:
+    def channel(step: Decay | CZPulse) -> Any:
         if step not in made:
-            if isinstance(step, Entangle):
+            if isinstance(step, CZPulse):
                 error = depolarizing_error(1 - calibration.keep_cz[0, step.pair], 2)
             else:
                 q = step.qubit
@@ -110,10 +115,10 @@ def _programs(
     for row in rows:
         out = QuantumCircuit(circuit.n_qubits)
         for step in schedule.steps:
-            if isinstance(step, Turn):
+            if isinstance(step, Rotation):
                 getattr(out, f"r{step.axis}")(angles[step.slot].value(row.tolist()), step.qubit)
                 continue
-            if isinstance(step, Entangle):
+            if isinstance(step, CZPulse):
                 out.cz(*step.qubits)
-            out.append(channel(step), step.qubits if isinstance(step, Entangle) else [step.qubit])
+            out.append(channel(step), step.qubits if isinstance(step, CZPulse) else [step.qubit])
         yield out

@@ -21,12 +21,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qpeft.backends.base import DENSE_QUBITS, Counts, Limits, bits_of, check_circuit, check_run, sample, z_table
+from qpeft.backends.base import (
+    DENSE_QUBITS,
+    Backend,
+    CompiledCircuit,
+    Counts,
+    Limits,
+    bits_of,
+    check_circuit,
+    check_run,
+    sample,
+    z_table,
+)
 from qpeft.backends.emulator import aer, pauli_transfer
 from qpeft.backends.emulator.chip import Chip, load_chip
-from qpeft.backends.emulator.noise import Calibration, Schedule, components, schedule
-from qpeft.backends.emulator.packing import Program, capacity
-from qpeft.backends.emulator.routing import Routed, route
+from qpeft.backends.emulator.noise import NoiseParameters, NoiseSchedule, components, schedule
+from qpeft.backends.emulator.packing import PackedProgram, capacity
+from qpeft.backends.emulator.routing import RoutedCircuit, route
 from qpeft.circuits.executor import Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Angle, Circuit, Observable, Op
 from qpeft.errors import BackendError, CircuitError, ResourceError
@@ -38,17 +49,17 @@ CHUNK_BYTES = 1 << 23  # of the vectors of the rows that are computed together
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """Qubits of a circuit that CZs join, as a circuit of their own. `outputs` are the numbers of its measured qubits' outcomes
     among those of the whole circuit, in the order of `measured`; `source` is its qubits' numbers on the chip."""
 
     circuit: Circuit
-    schedule: Schedule
+    schedule: NoiseSchedule
     angles: tuple[Angle, ...]
     measured: tuple[int, ...]
     outputs: tuple[int, ...]
     source: tuple[int, ...]
-    calibration: Calibration
+    calibration: NoiseParameters
 
     @property
     def exact(self) -> bool:
@@ -56,10 +67,10 @@ class Part:
         return self.plan.peak <= PEAK
 
     @functools.cached_property
-    def plan(self) -> pauli_transfer.Plan:
+    def plan(self) -> pauli_transfer.EvolutionPlan:
         return pauli_transfer.arrange(self.schedule, frozenset(self.measured))
 
-    def turned(self, rows: Tensor) -> Tensor:
+    def rotation_angles(self, rows: Tensor) -> Tensor:
         """The angle of every turn for `rows (rows, n_params)`: `(slots, rows)`."""
         shift = rows.new_tensor([angle.shift for angle in self.angles])[:, None]
         if not self.circuit.n_params:
@@ -68,7 +79,7 @@ class Part:
         return rows.T[[angle.index or 0 for angle in self.angles]] * scale + shift
 
 
-def _split(routed: Routed, chip: Chip) -> tuple[Part, ...]:
+def _split(routed: RoutedCircuit, chip: Chip) -> tuple[Component, ...]:
     circuit = routed.circuit
     output = {compact: k for k, compact in enumerate(routed.measured)}
     parts = []
@@ -80,14 +91,14 @@ def _split(routed: Routed, chip: Chip) -> tuple[Part, ...]:
         timeline, angles = schedule(piece, times.rphi.time_ns, times.cz.time_ns)
         measured = [q for q in group if q in output]
         source = tuple(routed.qubits[q] for q in group)
-        calibration = Calibration.of(chip, source, timeline.pairs)
+        calibration = NoiseParameters.of(chip, source, timeline.pairs)
         where = tuple(local[q] for q in measured)
         if measured:
-            parts.append(Part(piece, timeline, angles, where, tuple(output[q] for q in measured), source, calibration))
+            parts.append(Component(piece, timeline, angles, where, tuple(output[q] for q in measured), source, calibration))
     return tuple(parts)
 
 
-class EmulatorBackend:
+class EmulatorBackend(Backend):
     """A chip emulated.
 
     Args:
@@ -100,7 +111,8 @@ class EmulatorBackend:
         seed: of routing and packing.
     """
 
-    simulated = True
+    packs_circuits = True
+    chip: Chip
 
     def __init__(
         self,
@@ -123,7 +135,7 @@ class EmulatorBackend:
         options = f"native={native},layout={self.layout},pack={pack},guard={guard},seed={seed}"
         self.calibration = f"{self.chip.id}:{options}"
 
-    def compile(self, circuit: Circuit) -> Emulated:
+    def compile(self, circuit: Circuit) -> EmulatedCircuit:
         """Route a circuit; BackendError says what the chip cannot do."""
         if not self.native:
             check_circuit(self.name, self.limits, circuit)
@@ -131,12 +143,12 @@ class EmulatorBackend:
             places = capacity(circuit, self.chip, guard=self.guard, seed=self.seed)
         else:
             places = (route(circuit, self.chip, native=self.native, layout=self.layout, seed=self.seed),)
-        return Emulated(self, circuit, places)
+        return EmulatedCircuit(self, circuit, places)
 
-    def compile_program(self, program: Program) -> Emulated:
+    def compile_packed(self, program: PackedProgram) -> EmulatedCircuit:
         """A packed program, all its tenants together; its qubits and parameters are those of `program.circuit`."""
         circuit = program.circuit
-        return Emulated(self, circuit, (Routed(circuit, program.qubits, tuple(range(circuit.n_qubits))),))
+        return EmulatedCircuit(self, circuit, (RoutedCircuit(circuit, program.qubits, tuple(range(circuit.n_qubits))),))
 
     def probabilities(self, circuit: Circuit, params: Tensor) -> Tensor:
         """`(batch, 2^n)` outcome probabilities for `params (batch, n_params)`, differentiable in them."""
@@ -147,12 +159,13 @@ class EmulatorBackend:
         return self.chip.chip_seconds(programs, shots)
 
 
-class Emulated:
+class EmulatedCircuit(CompiledCircuit):
     """A circuit on an emulated chip; row i of a batch runs on place `i mod per_program`."""
 
-    def __init__(self, backend: EmulatorBackend, circuit: Circuit, places: Sequence[Routed]) -> None:
+    def __init__(self, backend: EmulatorBackend, circuit: Circuit, places: Sequence[RoutedCircuit]) -> None:
         self.backend, self.circuit, self.places = backend, circuit, tuple(places)
         self.per_program = len(self.places)
+        self.qubits = self.places[0].measured_on if len(self.places) == 1 else None
         self.parts = tuple(_split(place, backend.chip) for place in self.places)
 
     def probabilities(self, params: Tensor) -> Tensor:
@@ -167,7 +180,6 @@ class Emulated:
         return [_joined(parts, group) for parts in _evaluate([self], [params]) for group in groups]
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
-        """See `Compiled.run`."""
         backend, n = self.backend, self.circuit.n_qubits
         rows = check_run(backend.name, backend.limits, self.circuit, params, shots)
         if shots is None:
@@ -193,8 +205,9 @@ class Emulated:
         return Counts.sparse(n, found, shots)
 
 
-def probabilities_of(circuits: Sequence[Emulated], params: Sequence[Tensor]) -> list[Tensor]:
-    """`Emulated.probabilities` of many circuits at once: parts of equal structure run as one batch, wherever they are placed."""
+def probabilities_of(circuits: Sequence[EmulatedCircuit], params: Sequence[Tensor]) -> list[Tensor]:
+    """`EmulatedCircuit.probabilities` of many circuits at once: components of equal structure run as one batch,
+    wherever they are placed."""
     for circuit in circuits:
         n = circuit.circuit.n_qubits
         if n > DENSE_QUBITS:
@@ -213,9 +226,9 @@ def probabilities_of(circuits: Sequence[Emulated], params: Sequence[Tensor]) -> 
 Tables = list[tuple[tuple[int, ...], Tensor]]  # outcomes' numbers, and their distribution (rows, 2^k)
 
 
-def _evaluate(circuits: Sequence[Emulated], params: Sequence[Tensor]) -> list[Tables]:
+def _evaluate(circuits: Sequence[EmulatedCircuit], params: Sequence[Tensor]) -> list[Tables]:
     """The distribution of every part of every circuit, rows in the order of each circuit's parameters."""
-    work: list[tuple[Part, Tensor]] = []
+    work: list[tuple[Component, Tensor]] = []
     for circuit, rows in zip(circuits, params, strict=True):
         if rows.dim() != 2 or rows.shape[1] != circuit.circuit.n_params:
             raise CircuitError(
@@ -256,7 +269,7 @@ def _joined(tables: Tables, wanted: Sequence[int]) -> Tensor:
     return grid.permute(0, *(1 + order.index(q) for q in wanted)).flatten(1)
 
 
-def _batches(work: Sequence[tuple[Part, Tensor]]) -> list[Tensor]:
+def _batches(work: Sequence[tuple[Component, Tensor]]) -> list[Tensor]:
     """The distribution `(rows, 2^measured)` of each part for its rows; parts of equal structure together."""
     out: list[Tensor | None] = [None] * len(work)
     groups: dict[tuple[object, ...], list[int]] = {}
@@ -274,7 +287,7 @@ def _batches(work: Sequence[tuple[Part, Tensor]]) -> list[Tensor]:
     return [table for table in out if table is not None]
 
 
-def _run_equal(parts: Sequence[Part], rows: Sequence[Tensor]) -> Tensor:
+def _run_equal(parts: Sequence[Component], rows: Sequence[Tensor]) -> Tensor:
     """Parts of one structure: their rows one after the other, in chunks."""
     plan, like = parts[0].plan, rows[0]
     total = sum(map(len, rows))
@@ -282,12 +295,12 @@ def _run_equal(parts: Sequence[Part], rows: Sequence[Tensor]) -> Tensor:
         calibration = parts[0].calibration
     else:
         stacked = [part.calibration.repeat(len(r)) for part, r in zip(parts, rows, strict=True)]
-        calibration = Calibration.stack(stacked)
+        calibration = NoiseParameters.stack(stacked)
     noise = {
         field.name: torch.as_tensor(getattr(calibration, field.name), dtype=like.dtype, device=like.device)
         for field in dataclasses.fields(calibration)
     }
-    angles = torch.cat([part.turned(r) for part, r in zip(parts, rows, strict=True)], dim=1)
+    angles = torch.cat([part.rotation_angles(r) for part, r in zip(parts, rows, strict=True)], dim=1)
     slots = list(angles)
     if total and not angles.requires_grad:  # else a gradient tells rows apart whose angles are equal
         slots = [a[:1] if equal else a for a, equal in zip(slots, (angles == angles[:, :1]).all(dim=1).tolist(), strict=True)]
@@ -296,7 +309,7 @@ def _run_equal(parts: Sequence[Part], rows: Sequence[Tensor]) -> Tensor:
     return torch.cat(pieces) if pieces else like.new_empty(0, 2 ** len(parts[0].measured))
 
 
-def _run_chunk(plan: pauli_transfer.Plan, slots: Sequence[Tensor], noise: dict[str, Tensor], rows: slice) -> Tensor:
+def _run_chunk(plan: pauli_transfer.EvolutionPlan, slots: Sequence[Tensor], noise: dict[str, Tensor], rows: slice) -> Tensor:
     def chosen(values: Tensor) -> Tensor:
         return values if len(values) == 1 else values[rows]
 

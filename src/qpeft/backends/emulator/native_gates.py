@@ -21,7 +21,7 @@ Step = tuple[str, tuple[int, ...], float, float]  # gate, places among the gate'
 _HALF = math.pi / 2
 
 
-def _turn(gate: str, place: int, shift: float, scale: float = 0.0) -> Step:
+def _rotation(gate: str, place: int, shift: float, scale: float = 0.0) -> Step:
     return (gate, (place,), scale, shift)
 
 
@@ -34,50 +34,50 @@ def _around(first: Sequence[Step], inner: Sequence[Step]) -> tuple[Step, ...]:
     return (*first, *inner, *undone)
 
 
-_CX = _around([_turn("ry", 1, -_HALF)], [_CZ])
+_CX = _around([_rotation("ry", 1, -_HALF)], [_CZ])
 _CX_BACK = tuple((gate, tuple(1 - place for place in places), scale, shift) for gate, places, scale, shift in _CX)
 
 
 def _controlled(axis: str) -> tuple[Step, ...]:
     """`exp(-i t/4 (A - Z A))` for an axis A across Z: half the angle, and half of it back between two CZs."""
-    return (_turn(axis, 1, 0.0, 0.5), _CZ, _turn(axis, 1, 0.0, -0.5), _CZ)
+    return (_rotation(axis, 1, 0.0, 0.5), _CZ, _rotation(axis, 1, 0.0, -0.5), _CZ)
 
 
 def _coupled(first: Sequence[Step], axis: str, scale: float = 1.0) -> tuple[Step, ...]:
     """`exp(-i scale t/2 B A)`: CZ turns A on qubit 1 into Z A; `first` makes of Z, or of A, what is wanted."""
-    return _around(first, [_CZ, _turn(axis, 1, 0.0, scale), _CZ])
+    return _around(first, [_CZ, _rotation(axis, 1, 0.0, scale), _CZ])
 
 
-_CRZ = (_turn("rz", 1, 0.0, 0.5), *_coupled([_turn("ry", 1, _HALF)], "rx", -0.5))
+_CRZ = (_rotation("rz", 1, 0.0, 0.5), *_coupled([_rotation("ry", 1, _HALF)], "rx", -0.5))
 
 DECOMPOSITION: dict[str, tuple[Step, ...]] = {
     "id": (),
-    "x": (_turn("rx", 0, math.pi),),
-    "y": (_turn("ry", 0, math.pi),),
-    "z": (_turn("rz", 0, math.pi),),
-    "h": (_turn("rz", 0, math.pi), _turn("ry", 0, _HALF)),
-    "s": (_turn("rz", 0, _HALF),),
-    "sdg": (_turn("rz", 0, -_HALF),),
-    "t": (_turn("rz", 0, _HALF / 2),),
-    "tdg": (_turn("rz", 0, -_HALF / 2),),
-    "sx": (_turn("rx", 0, _HALF),),
-    "sxdg": (_turn("rx", 0, -_HALF),),
+    "x": (_rotation("rx", 0, math.pi),),
+    "y": (_rotation("ry", 0, math.pi),),
+    "z": (_rotation("rz", 0, math.pi),),
+    "h": (_rotation("rz", 0, math.pi), _rotation("ry", 0, _HALF)),
+    "s": (_rotation("rz", 0, _HALF),),
+    "sdg": (_rotation("rz", 0, -_HALF),),
+    "t": (_rotation("rz", 0, _HALF / 2),),
+    "tdg": (_rotation("rz", 0, -_HALF / 2),),
+    "sx": (_rotation("rx", 0, _HALF),),
+    "sxdg": (_rotation("rx", 0, -_HALF),),
     "cx": _CX,
-    "cy": _around([_turn("rx", 1, _HALF)], [_CZ]),
+    "cy": _around([_rotation("rx", 1, _HALF)], [_CZ]),
     "cz": (_CZ,),
-    "ch": _around([_turn("ry", 1, -_HALF / 2)], [_CZ]),
+    "ch": _around([_rotation("ry", 1, -_HALF / 2)], [_CZ]),
     "swap": (*_CX, *_CX_BACK, *_CX),
-    "rx": (_turn("rx", 0, 0.0, 1.0),),
-    "ry": (_turn("ry", 0, 0.0, 1.0),),
-    "rz": (_turn("rz", 0, 0.0, 1.0),),
-    "p": (_turn("rz", 0, 0.0, 1.0),),
+    "rx": (_rotation("rx", 0, 0.0, 1.0),),
+    "ry": (_rotation("ry", 0, 0.0, 1.0),),
+    "rz": (_rotation("rz", 0, 0.0, 1.0),),
+    "p": (_rotation("rz", 0, 0.0, 1.0),),
     "crx": _controlled("rx"),
     "cry": _controlled("ry"),
     "crz": _CRZ,
-    "cp": (_turn("rz", 0, 0.0, 0.5), *_CRZ),
-    "rxx": _coupled([_turn("ry", 0, -_HALF)], "rx"),
-    "ryy": _coupled([_turn("rx", 0, _HALF)], "ry"),
-    "rzz": _coupled([_turn("ry", 1, _HALF)], "rx"),
+    "cp": (_rotation("rz", 0, 0.0, 0.5), *_CRZ),
+    "rxx": _coupled([_rotation("ry", 0, -_HALF)], "rx"),
+    "ryy": _coupled([_rotation("rx", 0, _HALF)], "ry"),
+    "rzz": _coupled([_rotation("ry", 1, _HALF)], "rx"),
 }
 
 
@@ -90,7 +90,7 @@ def to_native(circuit: Circuit) -> Circuit:
     ops: list[Op] = []
     last: dict[int, int] = {}  # qubit -> place in ops of the last gate on it
 
-    def turn(gate: str, qubit: int, angle: Angle) -> None:
+    def rotate(gate: str, qubit: int, angle: Angle) -> None:
         before = ops[last[qubit]] if qubit in last else None
         if before is not None and before.gate == gate and before.angle is not None and (joined := _sum(before.angle, angle)):
             ops[last[qubit]] = Op(gate, (qubit,), joined)
@@ -107,9 +107,11 @@ def to_native(circuit: Circuit) -> Circuit:
             elif scale and op.angle is not None:
                 angle = op.angle
                 index = angle.index
-                turn(gate, qubits[0], Angle(index, scale * angle.scale if index is not None else 1.0, scale * angle.shift + shift))
+                rotate(
+                    gate, qubits[0], Angle(index, scale * angle.scale if index is not None else 1.0, scale * angle.shift + shift)
+                )
             else:
-                turn(gate, qubits[0], Angle(shift=shift))
+                rotate(gate, qubits[0], Angle(shift=shift))
     kept = tuple(op for op in ops if op.angle != Angle())
     return Circuit(circuit.n_qubits, kept, circuit.n_inputs, circuit.n_params)
 

@@ -26,7 +26,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Turn:
+class Rotation:
     """The ideal rotation of one qubit about x, y or z by the schedule's angle number `slot`."""
 
     qubit: int
@@ -44,18 +44,18 @@ class Decay:
 
 
 @dataclass(frozen=True)
-class Entangle:
+class CZPulse:
     """CZ with its depolarisation on the qubits of pair number `pair`; the decay follows as its own steps."""
 
     qubits: tuple[int, int]
     pair: int
 
 
-Step = Turn | Decay | Entangle
+Step = Rotation | Decay | CZPulse
 
 
 @dataclass(frozen=True)
-class Schedule:
+class NoiseSchedule:
     """A native circuit in the order of time but for its angles, with what happens between its gates.
 
     `pairs` are those that take a CZ (lower qubit first), `duration_ns` is the time from the first gate to the measurement.
@@ -105,7 +105,7 @@ def components(n_qubits: int, pairs: Iterable[Sequence[int]]) -> list[list[int]]
     return list(groups.values())
 
 
-def schedule(circuit: Circuit, rphi_ns: float, cz_ns: float) -> tuple[Schedule, tuple[Angle, ...]]:
+def schedule(circuit: Circuit, rphi_ns: float, cz_ns: float) -> tuple[NoiseSchedule, tuple[Angle, ...]]:
     """When each gate of a native circuit happens, as soon as possible, and how long each qubit waits; and the turns' angles.
 
     Raises BackendError for a gate that is not native.
@@ -130,12 +130,12 @@ def schedule(circuit: Circuit, rphi_ns: float, cz_ns: float) -> tuple[Schedule, 
             for qubit in (a, b):
                 wait(qubit, start)
                 free[qubit] = start + cz_ns
-            steps.append(Entangle((a, b), pairs.setdefault((a, b), len(pairs))))
+            steps.append(CZPulse((a, b), pairs.setdefault((a, b), len(pairs))))
             steps += [Decay(qubit, cz_ns, pulse=False) for qubit in (a, b)]
         elif op.angle is not None:
             (qubit,) = op.qubits
             used[qubit] = True
-            steps.append(Turn(qubit, op.gate[1], len(angles)))
+            steps.append(Rotation(qubit, op.gate[1], len(angles)))
             angles.append(op.angle)
             if op.gate in PULSES:
                 steps.append(Decay(qubit, rphi_ns, pulse=True))
@@ -144,11 +144,11 @@ def schedule(circuit: Circuit, rphi_ns: float, cz_ns: float) -> tuple[Schedule, 
         end = max(free[qubit] for qubit in group)
         for qubit in group:
             wait(qubit, end)
-    return Schedule(circuit.n_qubits, tuple(steps), tuple(pairs), max(free)), tuple(angles)
+    return NoiseSchedule(circuit.n_qubits, tuple(steps), tuple(pairs), max(free)), tuple(angles)
 
 
 @dataclass(frozen=True)
-class Calibration:
+class NoiseParameters:
     """The noise of a schedule's qubits, as float64 arrays with a leading axis of placements (1, or one for each row of a batch).
 
     `t1_ns`, `t2_ns` and `keep_1q` are `(placements, qubits)`, `keep_cz` `(placements, pairs)`; `confusion[p, q, m, s]` is the
@@ -162,7 +162,7 @@ class Calibration:
     confusion: FloatArray
 
     @classmethod
-    def of(cls, chip: Chip, physical: Sequence[int], pairs: Sequence[tuple[int, int]]) -> Calibration:
+    def of(cls, chip: Chip, physical: Sequence[int], pairs: Sequence[tuple[int, int]]) -> NoiseParameters:
         """The calibration of one placement: circuit qubit i on the chip's qubit `physical[i]`."""
         qubits = [chip.qubits[q] for q in physical]
         t1 = np.array([q.t1_us for q in qubits], dtype=np.float64) * 1e3
@@ -181,14 +181,14 @@ class Calibration:
         return cls(t1[None], t2[None], keep_1q[None], keep_cz[None], confusion[None])
 
     @classmethod
-    def stack(cls, members: Sequence[Calibration]) -> Calibration:
+    def stack(cls, members: Sequence[NoiseParameters]) -> NoiseParameters:
         """Placements one after the other."""
         names = [field.name for field in fields(cls)]
         return cls(**{name: np.concatenate([getattr(member, name) for member in members]) for name in names})
 
-    def repeat(self, rows: int) -> Calibration:
+    def repeat(self, rows: int) -> NoiseParameters:
         """Every placement `rows` times in succession."""
-        return Calibration(**{field.name: getattr(self, field.name).repeat(rows, axis=0) for field in fields(self)})
+        return NoiseParameters(**{field.name: getattr(self, field.name).repeat(rows, axis=0) for field in fields(self)})
 
 
 def _decay_trace(ns: float, t1_ns: FloatArray, t2_ns: FloatArray) -> FloatArray:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from qpeft.backends.base import Counts
 from qpeft.backends.emulator.chip import Chip
-from qpeft.backends.emulator.routing import Routed, Shape, embeddings, route
+from qpeft.backends.emulator.routing import InteractionGraph, RoutedCircuit, placements, route
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import BackendError
 
@@ -27,11 +27,11 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Program:
+class PackedProgram:
     """Circuits that run together. `tenants[t]` is the number of the circuit in the list that was packed, `places[t]` its place."""
 
     tenants: tuple[int, ...]
-    places: tuple[Routed, ...]
+    places: tuple[RoutedCircuit, ...]
 
     @property
     def qubits(self) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ class Program:
 
 def pack(
     circuits: Sequence[Circuit], chip: Chip, *, guard: int = 0, free: Collection[int] | None = None, seed: int = 0
-) -> list[Program]:
+) -> list[PackedProgram]:
     """Place every circuit on disjoint qubits of as few programs as the search finds.
 
     Each template is routed once; its copies share the result but for the qubits. Where all circuits fit at once on the best
@@ -83,7 +83,7 @@ def pack(
         raise BackendError("guard counts qubits", value=guard, bound="at least 0")
     usable = set(chip.live_qubits) if free is None else set(free) & set(chip.live_qubits)
     templates = {circuit: route(circuit, chip, free=usable, seed=seed) for circuit in dict.fromkeys(circuits)}
-    shapes = {circuit: Shape.of(routed.circuit, routed.measured) for circuit, routed in templates.items()}
+    shapes = {circuit: InteractionGraph.of(routed.circuit, routed.measured) for circuit, routed in templates.items()}
     boards = {shape: _Candidates.of(shape, chip, usable) for shape in dict.fromkeys(shapes.values())}
     for circuit, routed in templates.items():
         boards[shapes[circuit]].add(routed.qubits)
@@ -100,7 +100,9 @@ def pack(
         tenants = tuple(sorted(placed))
         found = (templates[circuits[i]] for i in tenants)
         programs.append(
-            Program(tenants, tuple(Routed(r.circuit, placed[i], r.measured) for i, r in zip(tenants, found, strict=True)))
+            PackedProgram(
+                tenants, tuple(RoutedCircuit(r.circuit, placed[i], r.measured) for i, r in zip(tenants, found, strict=True))
+            )
         )
         waiting = [i for i in waiting if i not in placed]
     return programs
@@ -117,10 +119,10 @@ class _Candidates:
             self.sets[row, list(qubits)] = True
 
     @classmethod
-    def of(cls, shape: Shape, chip: Chip, usable: Collection[int]) -> _Candidates:
+    def of(cls, shape: InteractionGraph, chip: Chip, usable: Collection[int]) -> _Candidates:
         places: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {}
         for root in sorted(usable):
-            for found in itertools.islice(embeddings(shape, chip, usable, roots=[root]), CANDIDATES):
+            for found in itertools.islice(placements(shape, chip, usable, roots=[root]), CANDIDATES):
                 key = frozenset(found[1])
                 places[key] = min(found, places.get(key, found))
         return cls(chip.n_qubits, places)
@@ -210,7 +212,7 @@ def _most(wanted: Sequence[_Candidates], free: int) -> int:
     return sum(total <= free for total in itertools.accumulate(sorted(len(board.places[0]) for board in wanted)))
 
 
-def capacity(circuit: Circuit, chip: Chip, *, guard: int = 0, seed: int = 0) -> tuple[Routed, ...]:
+def capacity(circuit: Circuit, chip: Chip, *, guard: int = 0, seed: int = 0) -> tuple[RoutedCircuit, ...]:
     """As many places for copies of one circuit as the search finds on one chip."""
     most = len(chip.live_qubits) // circuit.n_qubits
     return pack([circuit] * max(most, 1), chip, guard=guard, seed=seed)[0].places

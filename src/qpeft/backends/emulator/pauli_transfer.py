@@ -1,7 +1,7 @@
 """The noisy circuit as a linear map on Pauli coefficients: batched, differentiable, exact, in torch.
 
 A state of k qubits is the real vector `r_P = Tr(P rho)` over the 4^k Pauli words (order I, X, Y, Z; first qubit most significant);
-channels are real matrices on it. Decay and turns are 4 x 4, CZ a signed permutation of 16, depolarisation a factor. Everything
+channels are real matrices on it. Decay and rotations are 4 x 4, CZ a signed permutation of 16, depolarisation a factor. Everything
 between two changes of partner is one 16 x 16 matrix of a pair, multiplied together while small and then applied once. A qubit
 joins the vector at its first CZ and leaves it, read out, after its last one; parts that no CZ joins are never multiplied
 together. So the largest vector, `peak`, is 4^8 for eight qubits at most, and often less.
@@ -19,15 +19,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qpeft.backends.emulator.noise import Decay, Entangle, Schedule, Turn
+from qpeft.backends.emulator.noise import CZPulse, Decay, NoiseSchedule, Rotation
 from qpeft.circuits.ir import GATES, PAULI
 
-Chain = tuple[Turn | Decay, ...]
-Part = tuple[tuple[int, ...], Tensor]  # qubits, and outcomes `(rows or 1, 2, ..., 2)`, an axis for each of them
+Chain = tuple[Rotation | Decay, ...]
+Factor = tuple[tuple[int, ...], Tensor]  # qubits, and outcomes `(rows or 1, 2, ..., 2)`, an axis for each of them
 
 
 @dataclass(frozen=True)
-class Round:
+class CZRound:
     """One CZ of a group: what its two qubits undergo before it, and the number of its pair."""
 
     before: tuple[Chain, Chain]
@@ -35,14 +35,14 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Group:
+class PairGroup:
     """CZs on one pair with no other partner in between.
 
     Per qubit, `first` is true where it comes from |0>, and `last` holds what it undergoes before its readout where it ends here.
     """
 
     qubits: tuple[int, int]
-    rounds: tuple[Round, ...]
+    rounds: tuple[CZRound, ...]
     first: tuple[bool, bool]
     last: tuple[Chain | None, Chain | None]
 
@@ -52,26 +52,26 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvolutionPlan:
     """A schedule arranged in groups. `alone` are qubits without a CZ; `peak` counts coefficients of the largest vector."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[PairGroup, ...]
     alone: tuple[tuple[int, Chain], ...]
-    turns: tuple[Turn, ...]
+    rotations: tuple[Rotation, ...]
     decays: tuple[Decay, ...]
     measured: frozenset[int]
     peak: int
 
 
 @functools.lru_cache(maxsize=512)
-def arrange(schedule: Schedule, measured: frozenset[int]) -> Plan:
-    """Group a schedule's steps; qubits that are not in `measured` are traced out."""
-    pending: dict[int, list[Turn | Decay]] = {q: [] for q in range(schedule.n_qubits)}
-    rounds: list[tuple[tuple[int, int], list[Round]]] = []
+def arrange(schedule: NoiseSchedule, measured: frozenset[int]) -> EvolutionPlan:
+    """PairGroup a schedule's steps; qubits that are not in `measured` are traced out."""
+    pending: dict[int, list[Rotation | Decay]] = {q: [] for q in range(schedule.n_qubits)}
+    rounds: list[tuple[tuple[int, int], list[CZRound]]] = []
     latest: dict[int, int] = {}
     first: dict[int, int] = {}
     for step in schedule.steps:
-        if not isinstance(step, Entangle):
+        if not isinstance(step, CZPulse):
             chain = pending[step.qubit]
             if isinstance(step, Decay) and not step.pulse and chain and isinstance(chain[-1], Decay):
                 chain[-1] = Decay(step.qubit, chain[-1].ns + step.ns, chain[-1].pulse)
@@ -84,22 +84,22 @@ def arrange(schedule: Schedule, measured: frozenset[int]) -> Plan:
                 latest[q] = len(rounds)
                 first.setdefault(q, len(rounds))
             rounds.append(((a, b), []))
-        rounds[latest[a]][1].append(Round((tuple(pending[a]), tuple(pending[b])), step.pair))
+        rounds[latest[a]][1].append(CZRound((tuple(pending[a]), tuple(pending[b])), step.pair))
         pending[a], pending[b] = [], []
     groups = []
     for number, ((a, b), members) in enumerate(rounds):
         ends = [tuple(pending[q]) if latest[q] == number else None for q in (a, b)]
-        groups.append(Group((a, b), tuple(members), (first[a] == number, first[b] == number), (ends[0], ends[1])))
+        groups.append(PairGroup((a, b), tuple(members), (first[a] == number, first[b] == number), (ends[0], ends[1])))
     alone = tuple((q, tuple(chain)) for q, chain in pending.items() if q not in latest)
     chains = [chain for group in groups for one in group.rounds for chain in one.before]
     chains += [chain for group in groups for chain in group.last if chain is not None] + [chain for _, chain in alone]
     steps = dict.fromkeys(step for chain in chains for step in chain)
-    turns = tuple(step for step in steps if isinstance(step, Turn))
+    rotations = tuple(step for step in steps if isinstance(step, Rotation))
     decays = tuple(step for step in steps if isinstance(step, Decay))
-    return Plan(tuple(groups), alone, turns, decays, measured, _peak(groups, measured))
+    return EvolutionPlan(tuple(groups), alone, rotations, decays, measured, _peak(groups, measured))
 
 
-def _peak(groups: Sequence[Group], measured: frozenset[int]) -> int:
+def _peak(groups: Sequence[PairGroup], measured: frozenset[int]) -> int:
     parts: list[dict[int, int]] = []  # qubit -> length of its axis, for every part there is
     peak = 1
     for group in groups:
@@ -122,33 +122,33 @@ def _pauli_matrix(unitary: npt.NDArray[np.complex128]) -> npt.NDArray[np.float64
     return np.asarray(np.array(traces) / unitary.shape[0], dtype=np.float64)
 
 
-def _turn_parts(axis: str) -> npt.NDArray[np.float64]:
-    """`C, A, B` with `R(t) = C + cos(t) A + sin(t) B` for a turn, `(3, 4, 4)`, from the gate table."""
+def _rotation_parts(axis: str) -> npt.NDArray[np.float64]:
+    """`C, A, B` with `R(t) = C + cos(t) A + sin(t) B` for a rotation, `(3, 4, 4)`, from the gate table."""
     at = [_pauli_matrix(np.array(GATES[f"r{axis}"].matrix(angle))) for angle in (0.0, math.pi, math.pi / 2)]
     constant = (at[0] + at[1]) / 2
     return np.array([constant, at[0] - constant, at[2] - constant])
 
 
-_TURNS = np.array([_turn_parts(axis) for axis in "xyz"]).swapaxes(0, 1)  # (3 parts, 3 axes, 4, 4)
+_ROTATIONS = np.array([_rotation_parts(axis) for axis in "xyz"]).swapaxes(0, 1)  # (3 parts, 3 axes, 4, 4)
 _CZ = _pauli_matrix(np.array(GATES["cz"].matrix()))
 _CZ_SOURCE = np.abs(_CZ).argmax(axis=1)  # row i of CZ M is sign[i] M[source[i]]
 _CZ_SIGN = _CZ[np.arange(16), _CZ_SOURCE]
 
 
-def evolve(plan: Plan, angle: Callable[[int], Tensor], noise: Mapping[str, Tensor]) -> list[Part]:
+def evolve(plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping[str, Tensor]) -> list[Factor]:
     """The distribution of every part of a circuit: `plan` on rows of angles.
 
     Args:
         angle: `angle(slot)` is `(rows,)`, or `(1,)` where all rows share it; radians.
-        noise: the fields of a Calibration as tensors, with a leading axis of `rows` or 1.
+        noise: the fields of a NoiseParameters as tensors, with a leading axis of `rows` or 1.
 
     Returns:
         Disjoint parts that cover the measured qubits; the distribution of all is their product. Differentiable in angles and
         noise.
     """
     like = noise["t1_ns"]
-    matrices: dict[Turn | Decay, Tensor] = dict(zip(plan.decays, _decay_matrices(plan.decays, noise), strict=True))
-    matrices.update(zip(plan.turns, _turn_matrices(plan.turns, angle, like), strict=True))
+    matrices: dict[Rotation | Decay, Tensor] = dict(zip(plan.decays, _decay_matrices(plan.decays, noise), strict=True))
+    matrices.update(zip(plan.rotations, _rotation_matrices(plan.rotations, angle, like), strict=True))
 
     def chain(steps: Chain) -> Tensor | None:
         return functools.reduce(lambda done, step: matrices[step] @ done, steps[1:], matrices[steps[0]]) if steps else None
@@ -167,7 +167,7 @@ def evolve(plan: Plan, angle: Callable[[int], Tensor], noise: Mapping[str, Tenso
         done = chain(steps)
         return ending if done is None else ending @ done
 
-    parts: list[Part] = []
+    parts: list[Factor] = []
     for qubit, steps in plan.alone:
         if qubit in plan.measured:
             parts.append(((qubit,), (read(qubit, steps) @ ground)[..., 0]))
@@ -193,7 +193,7 @@ def evolve(plan: Plan, angle: Callable[[int], Tensor], noise: Mapping[str, Tenso
     return [(tuple(q for q in qubits if q in plan.measured), _drop(qubits, values, plan.measured)) for qubits, values in parts]
 
 
-def _apply(parts: list[Part], group: Group, matrix: Tensor, measured: frozenset[int]) -> list[Part]:
+def _apply(parts: list[Factor], group: PairGroup, matrix: Tensor, measured: frozenset[int]) -> list[Factor]:
     """Apply a group's matrix `(rows, outputs, inputs)` to the vectors that hold its qubits, which become one."""
     touched = [part for part in parts if any(q in part[0] for q in group.qubits)]
     others = [part for part in parts if not any(part is one for one in touched)]
@@ -222,18 +222,18 @@ def _kron(a: Tensor, b: Tensor) -> Tensor:
     return product.reshape(product.shape[0], a.shape[1] * b.shape[1], a.shape[2] * b.shape[2])
 
 
-def _turn_matrices(turns: Sequence[Turn], angle: Callable[[int], Tensor], like: Tensor) -> list[Tensor]:
-    """`(rows or 1, 4, 4)` for each turn, made together for those that the rows share and for the others."""
-    constant, cosine, sine = like.new_tensor(_TURNS)
+def _rotation_matrices(rotations: Sequence[Rotation], angle: Callable[[int], Tensor], like: Tensor) -> list[Tensor]:
+    """`(rows or 1, 4, 4)` for each rotation, made together for those that the rows share and for the others."""
+    constant, cosine, sine = like.new_tensor(_ROTATIONS)
     made: dict[int, Tensor] = {}
-    angles = [angle(turn.slot) for turn in turns]
+    angles = [angle(rotation.slot) for rotation in rotations]
     for rows in {len(values) for values in angles}:
         chosen = [i for i, values in enumerate(angles) if len(values) == rows]
-        axes = ["xyz".index(turns[i].axis) for i in chosen]
+        axes = ["xyz".index(rotations[i].axis) for i in chosen]
         stacked = torch.stack([angles[i] for i in chosen])[..., None, None]
         parts = [part[axes][:, None] for part in (constant, cosine, sine)]
         made.update(zip(chosen, parts[0] + torch.cos(stacked) * parts[1] + torch.sin(stacked) * parts[2], strict=True))
-    return [made[i] for i in range(len(turns))]
+    return [made[i] for i in range(len(rotations))]
 
 
 def _decay_matrices(decays: Sequence[Decay], noise: Mapping[str, Tensor]) -> Sequence[Tensor]:

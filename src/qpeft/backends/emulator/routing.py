@@ -23,7 +23,7 @@ LOOSE = 6  # qubits tried for one that no gate ties to those already placed
 
 
 @dataclass(frozen=True)
-class Routed:
+class RoutedCircuit:
     """A native circuit with its place on a chip.
 
     `circuit` has as many qubits as it touches; its qubit i is the chip's `qubits[i]`; qubit k of the circuit that was asked for
@@ -34,9 +34,14 @@ class Routed:
     qubits: tuple[int, ...]
     measured: tuple[int, ...]
 
+    @property
+    def measured_on(self) -> tuple[int, ...]:
+        """The chip's qubit on which each qubit of the circuit that was asked for is measured."""
+        return tuple(self.qubits[k] for k in self.measured)
+
 
 @dataclass(frozen=True)
-class Shape:
+class InteractionGraph:
     """What placing needs to know of a native circuit: CZs of each pair, pulses and readouts of each qubit."""
 
     n_qubits: int
@@ -45,7 +50,7 @@ class Shape:
     readouts: tuple[int, ...]
 
     @classmethod
-    def of(cls, circuit: Circuit, measured: Collection[int]) -> Shape:
+    def of(cls, circuit: Circuit, measured: Collection[int]) -> InteractionGraph:
         pairs = Counter(tuple(sorted(op.qubits)) for op in circuit.ops if len(op.qubits) == 2)
         pulses = Counter(op.qubits[0] for op in circuit.ops if op.gate in PULSES)
         n = circuit.n_qubits
@@ -71,8 +76,12 @@ def _loss(error: float) -> float:
     return -float(np.log(max(1.0 - error, 1e-9)))
 
 
-def embeddings(
-    shape: Shape, chip: Chip, free: Collection[int], roots: Sequence[int] | None = None, bound: Callable[[], float] | None = None
+def placements(
+    shape: InteractionGraph,
+    chip: Chip,
+    free: Collection[int],
+    roots: Sequence[int] | None = None,
+    bound: Callable[[], float] | None = None,
 ) -> Iterator[tuple[float, tuple[int, ...]]]:
     """Places for a shape without swaps, as `(cost, qubits)`; cost is `-log` of the product of all gate and readout fidelities.
 
@@ -123,10 +132,10 @@ def embeddings(
     yield from extend(0, 0.0)
 
 
-def best_place(shape: Shape, chip: Chip, free: Collection[int]) -> tuple[int, ...] | None:
+def best_placement(shape: InteractionGraph, chip: Chip, free: Collection[int]) -> tuple[int, ...] | None:
     """The qubits with the least cost that the search finds, or None."""
     found: list[tuple[float, tuple[int, ...]]] = []  # each cheaper than the last
-    for place in embeddings(shape, chip, free, bound=lambda: found[-1][0] if found else float("inf")):
+    for place in placements(shape, chip, free, bound=lambda: found[-1][0] if found else float("inf")):
         found.append(place)
     return found[-1][1] if found else None
 
@@ -139,7 +148,7 @@ def route(
     layout: Sequence[int] | None = None,
     free: Collection[int] | None = None,
     seed: int = 0,
-) -> Routed:
+) -> RoutedCircuit:
     """Place a circuit on a chip.
 
     Args:
@@ -159,23 +168,23 @@ def route(
     everything = tuple(range(circuit.n_qubits))
     if native or layout is not None:
         qubits = everything if layout is None else tuple(layout)
-        check_place(circuit, qubits, chip)
-        return Routed(ready, qubits, everything)
+        check_layout(circuit, qubits, chip)
+        return RoutedCircuit(ready, qubits, everything)
     usable = set(chip.live_qubits) if free is None else set(free) & set(chip.live_qubits)
     if circuit.n_qubits > len(usable):
         raise BackendError(
             f"the circuit has more qubits than {chip.name} has to offer", value=circuit.n_qubits, bound=f"{len(usable)} free ones"
         )
-    place = best_place(Shape.of(ready, everything), chip, usable)
+    place = best_placement(InteractionGraph.of(ready, everything), chip, usable)
     if place is not None:
-        return Routed(ready, place, everything)
+        return RoutedCircuit(ready, place, everything)
     swapped, qubits, measured = _swap(circuit, chip, usable, seed)
     ready = to_native(swapped)
-    place = best_place(Shape.of(ready, measured), chip, usable)
-    return Routed(ready, place or qubits, measured)
+    place = best_placement(InteractionGraph.of(ready, measured), chip, usable)
+    return RoutedCircuit(ready, place or qubits, measured)
 
 
-def check_place(circuit: Circuit, qubits: Sequence[int], chip: Chip) -> None:
+def check_layout(circuit: Circuit, qubits: Sequence[int], chip: Chip) -> None:
     """Refuse a circuit on these qubits of the chip, with the first reason: each pair that a gate joins must be coupled."""
     if len(qubits) != circuit.n_qubits or len(set(qubits)) != len(qubits):
         raise BackendError("a layout names a different chip qubit for each qubit of the circuit", value=list(qubits))

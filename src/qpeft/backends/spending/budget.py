@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from qpeft.backends.base import Backend, Compiled
+from qpeft.backends.base import Backend, CompiledCircuit
 from qpeft.errors import BudgetError
 
 
@@ -34,7 +34,7 @@ class Cost:
         )
 
 
-def cost_of(backend: Backend, compiled: Compiled, rows: int, shots: int | None) -> Cost:
+def cost_of(backend: Backend, compiled: CompiledCircuit, rows: int, shots: int | None) -> Cost:
     """What `compiled.run` of `rows` rows would cost."""
     programs = -(-rows // compiled.per_program)
     per_job = backend.limits.max_circuits_per_job or max(programs, 1)

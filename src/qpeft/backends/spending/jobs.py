@@ -29,7 +29,7 @@ class KeyRefusedError(Exception):
 
 
 @dataclass(frozen=True)
-class Status:
+class JobStatus:
     """`result` is plain JSON data, there when done; `detail` says why a job failed."""
 
     state: State
@@ -44,7 +44,7 @@ class VendorClient(Protocol):
         """Send one job; its id. NotSentError if it certainly was not taken; any other error leaves its fate open."""
         ...
 
-    def poll(self, job: str) -> Status:
+    def poll(self, job: str) -> JobStatus:
         """How a job is. Any error but KeyRefusedError is taken for a passing one."""
         ...
 

@@ -30,7 +30,7 @@ ENDED = frozenset({"done", "failed", "cancelled", "refused", "abandoned"})
 
 
 @dataclass
-class Entry:
+class JournalEntry:
     """One job's story so far. `state`: intent, sent, or one of `ENDED`; `result` is there when done."""
 
     key: str
@@ -53,7 +53,7 @@ class Journal:
         except OSError as error:
             self._file.close()
             raise BackendError("another process uses this journal", value=str(self.path), hint="wait, or another file") from error
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, JournalEntry] = {}
         self._delivered: Counter[str] = Counter()
         self._read()
 
@@ -89,7 +89,7 @@ class Journal:
         """The results of these jobs have been handed out: asking again is asking for another sample."""
         self._delivered.update(key.rpartition("-")[0] for key in keys)
 
-    def entry(self, key: str) -> Entry | None:
+    def entry(self, key: str) -> JournalEntry | None:
         return self.entries.get(key)
 
     def intent(self, key: str, cost: Cost, snapshot: Any = None) -> None:
@@ -139,7 +139,7 @@ class Journal:
     def _apply(self, line: dict[str, Any]) -> None:
         key, event = line["key"], line["event"]
         if event == "intent":
-            self.entries[key] = Entry(key, "intent", Cost(**line["cost"]))
+            self.entries[key] = JournalEntry(key, "intent", Cost(**line["cost"]))
         elif event == "sent":
             self.entries[key].state, self.entries[key].job = "sent", line["job"]
         elif event in ENDED:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qpeft.backends.base import Counts, FloatArray, Limits, check_circuit, check_run
+from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import BackendError, MissingDependencyError
 
@@ -27,7 +27,7 @@ _TURNING = {
 }  # fmt: skip
 
 
-class PennyLaneBackend:
+class PennyLaneBackend(Backend):
     """A PennyLane device.
 
     Args:
@@ -97,8 +97,8 @@ class PennyLaneBackend:
         return gates
 
 
-class CompiledPennyLane:
-    per_program = 1
+class CompiledPennyLane(CompiledCircuit):
+    """A circuit that runs as one tape for each row."""
 
     def __init__(self, backend: PennyLaneBackend, circuit: Circuit) -> None:
         self.backend, self.circuit = backend, circuit

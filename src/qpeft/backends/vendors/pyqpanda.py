@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from qpeft.backends.base import Backend, Counts, FloatArray, Limits, check_circuit, check_run, sample
+from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run, sample
+from qpeft.backends.emulator.chip_formats import from_chip_info
 from qpeft.backends.spending.budget import Budget, Cost
 from qpeft.backends.spending.jobs import JobRunner, Secret, find_key, warn_if_unencrypted
 from qpeft.backends.spending.journal import Journal
 from qpeft.backends.vendors.pyqpanda_client import Client, sdk
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.text.originir import to_originir
-from qpeft.errors import BackendError, MissingDependencyError, QpeftError
+from qpeft.errors import BackendError, ConfigError, MissingDependencyError, QpeftError
+
+logger = logging.getLogger(__name__)
 
 LOCAL = {"CPUQVM": 20, "DensityMatrix": 10}  # simulators on this machine and the qubits that fit well
 MAX_CIRCUITS_PER_JOB = 200
@@ -38,11 +42,9 @@ def open_backend(name: str, **options: Any) -> Backend:
     return LocalSimulator(name, **options) if name in LOCAL else Cloud(name, **options)
 
 
-class LocalSimulator:
+class LocalSimulator(Backend):
     """pyqpanda3's state-vector or density-matrix simulator. It gives the probabilities; shots are drawn from them with numpy, so
     that seeds repeat (its own sampling takes no seed). OMP_NUM_THREADS=1 is the fast setting for small circuits."""
-
-    simulated = True
 
     def __init__(self, kind: str) -> None:
         try:
@@ -52,14 +54,10 @@ class LocalSimulator:
         self.kind, self.name, self._core = kind, f"pyqpanda:{kind}", core
         self._read = compiler.convert_originir_string_to_qprog
         self.limits = Limits(LOCAL[kind], exact=True)
-        self.calibration = "exact"
 
     def compile(self, circuit: Circuit) -> CompiledLocal:
         check_circuit(self.name, self.limits, circuit)
         return CompiledLocal(self, circuit)
-
-    def estimate(self, programs: int, shots: int) -> float:
-        return 0.0
 
     def probabilities(self, text: str, n_qubits: int) -> FloatArray:
         """Of all outcomes of an OriginIR program, in our order."""
@@ -76,8 +74,8 @@ class LocalSimulator:
         return turned
 
 
-class CompiledLocal:
-    per_program = 1
+class CompiledLocal(CompiledCircuit):
+    """A circuit on one of pyqpanda3's simulators."""
 
     def __init__(self, backend: LocalSimulator, circuit: Circuit) -> None:
         self.backend, self.circuit = backend, circuit
@@ -94,7 +92,7 @@ class CompiledLocal:
         return Counts.dense(table, None) if shots is None else sample(table, shots, seed)
 
 
-class Cloud:
+class Cloud(Backend):
     """A chip in the vendor's cloud.
 
     Args:
@@ -110,6 +108,7 @@ class Cloud:
     """
 
     simulated = False
+    journal: Journal
 
     def __init__(
         self,
@@ -133,7 +132,7 @@ class Cloud:
             raise BackendError(f"pyqpanda:{chip} needs a journal, so that a crash loses no job", hint='journal="jobs.jsonl"')
         if readout_correction not in ("none", "server"):
             raise BackendError("unknown readout correction", value=readout_correction, bound="none, server")
-        self.name, self.chip, self.sample = f"pyqpanda:{chip}", chip, ""
+        self.name, self.chip_name, self.sample = f"pyqpanda:{chip}", chip, ""
         self.corrects_readout = readout_correction == "server"
         if client is None:
             key = Secret(api_key) if api_key is not None else find_key(KEY_VARIABLE, "pyqpanda")
@@ -159,21 +158,28 @@ class Cloud:
 
     def _check_name(self) -> None:
         online = self.client.backends()
-        if self.chip not in online:
-            raise BackendError("the vendor has no such chip", value=self.chip, bound=", ".join(sorted(online)))
-        if not online[self.chip]:
-            raise BackendError("the chip is offline", value=self.chip, bound=", ".join(sorted(n for n, on in online.items() if on)))
+        if self.chip_name not in online:
+            raise BackendError("the vendor has no such chip", value=self.chip_name, bound=", ".join(sorted(online)))
+        if not online[self.chip_name]:
+            raise BackendError(
+                "the chip is offline", value=self.chip_name, bound=", ".join(sorted(n for n, on in online.items() if on))
+            )
 
     def _snapshot(self) -> dict[str, Any]:
         """The chip's calibration now; `calibration` is its hash."""
-        info = self.client.chip_info(self.chip)
+        info = self.client.chip_info(self.chip_name)
         self.chip_info = info
+        try:
+            self.chip = from_chip_info(info, name=self.chip_name)
+        except ConfigError as error:
+            logger.warning("%s: its calibration cannot be read as a chip: %s", self.name, error)
+            self.chip = None
         settings = "server-corrected" if self.corrects_readout else "raw"
         self.calibration = f"{settings}:{hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()}"
         return info
 
     def __repr__(self) -> str:
-        return f"Cloud({self.chip!r}, journal={str(self.journal.path)!r})"
+        return f"Cloud({self.chip_name!r}, journal={str(self.journal.path)!r})"
 
     def compile(self, circuit: Circuit) -> CompiledCloud:
         check_circuit(self.name, self.limits, circuit)
@@ -202,7 +208,7 @@ class Cloud:
             size = len(programs)
             cost = Cost(circuits=size, shots=size * shots, programs=size, jobs=1, seconds=self.estimate(size, shots))
             sample = {"sample": self.sample} if self.sample else {}  # for the journal: the vendor does not see it
-            jobs.append(({"chip": self.chip, "programs": programs, "shots": shots, **self.settings, **sample}, cost))
+            jobs.append(({"chip": self.chip_name, "programs": programs, "shots": shots, **self.settings, **sample}, cost))
         rows: list[dict[str, float]] = []
         for (payload, _), result in zip(jobs, self.runner.run(jobs, self._snapshot), strict=True):
             found = result["probabilities" if self.corrects_readout else "counts"]
@@ -221,8 +227,8 @@ def counts_of(rows: Sequence[Mapping[str, float]], n_qubits: int, shots: int) ->
     return Counts.from_strings(n_qubits, turned, shots)
 
 
-class CompiledCloud:
-    per_program = 1
+class CompiledCloud(CompiledCircuit):
+    """A circuit as OriginIR programs of a cloud's chip."""
 
     def __init__(self, backend: Cloud, circuit: Circuit) -> None:
         self.backend, self.circuit = backend, circuit

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from qpeft.backends.spending.jobs import KeyRefusedError, NotSentError, Secret, Status
+from qpeft.backends.spending.jobs import JobStatus, KeyRefusedError, NotSentError, Secret
 from qpeft.errors import MissingDependencyError
 
 _STATES = {"FINISHED": "done", "FAILED": "failed", "COMPUTING": "running"}  # others wait
@@ -57,9 +57,9 @@ class Client:
         sent = {name: value for name, value in payload.items() if name != "sample"}  # which is the journal's
         return str(self._call("submit", **sent))
 
-    def poll(self, job: str) -> Status:
+    def poll(self, job: str) -> JobStatus:
         state, detail, result = self._call("poll", job=job)
-        return Status(_STATES.get(state, "waiting"), detail, result)  # type: ignore[arg-type]
+        return JobStatus(_STATES.get(state, "waiting"), detail, result)  # type: ignore[arg-type]
 
     def cancel(self, job: str) -> bool:
         return bool(self._call("cancel", job=job))

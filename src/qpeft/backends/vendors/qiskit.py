@@ -14,7 +14,7 @@ import hashlib
 import importlib
 from typing import Any
 
-from qpeft.backends.base import Counts, FloatArray, Limits, check_circuit, check_run
+from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import BackendError, MissingDependencyError
 
@@ -39,7 +39,7 @@ def open_backend(name: str, **options: Any) -> QiskitBackend:
     return QiskitBackend(found, name=f"qiskit:{name}")
 
 
-class QiskitBackend:
+class QiskitBackend(Backend):
     """A Qiskit backend or sampler.
 
     Args:
@@ -112,8 +112,8 @@ def _calibration(hardware: Any) -> str:
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
 
 
-class CompiledQiskit:
-    per_program = 1
+class CompiledQiskit(CompiledCircuit):
+    """A circuit that was transpiled for its backend, parameters still symbolic."""
 
     def __init__(self, backend: QiskitBackend, circuit: Circuit) -> None:
         self.backend, self.circuit = backend, circuit

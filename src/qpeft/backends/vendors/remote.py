@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from qpeft.backends.base import Counts, FloatArray, Limits, check_circuit, check_run
+from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import BackendError, MissingDependencyError, QpeftError, ServiceError
 
@@ -152,7 +152,7 @@ def sweep_body(head: Mapping[str, Any], params: FloatArray) -> bytes:
     return struct.pack("<I", len(text)) + text + np.ascontiguousarray(params, dtype="<f4").tobytes()
 
 
-class RemoteBackend:
+class RemoteBackend(Backend):
     """A device behind a service. `address` is `http(s)://HOST:PORT/?device=NAME` (default device `simulator`).
 
     The key comes from `key` or the environment variable QPEFT_SERVICE_KEY. Runs wait for their results up to `timeout_s`.
@@ -192,10 +192,9 @@ class RemoteBackend:
         return 0.0
 
 
-class CompiledRemote:
+class CompiledRemote(CompiledCircuit):
     """A circuit that runs as sweeps."""
 
-    per_program = 1
     ROWS = 10_000  # of one sweep
 
     def __init__(self, backend: RemoteBackend, circuit: Circuit) -> None:

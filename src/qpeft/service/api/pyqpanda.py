@@ -155,14 +155,14 @@ async def best_blocks(context: Context) -> Response:
 @functools.lru_cache(maxsize=64)
 def _lines(data: bytes, n_qubits: int, number: int) -> list[tuple[int, ...]]:
     from qpeft.backends.emulator.chip import Chip
-    from qpeft.backends.emulator.routing import Shape, best_place
+    from qpeft.backends.emulator.routing import InteractionGraph, best_placement
 
     chip = Chip.from_json(data)
     pairs = tuple(((q, q + 1), 1) for q in range(n_qubits - 1))
-    shape = Shape(n_qubits, pairs, (1,) * n_qubits, (1,) * n_qubits)
+    shape = InteractionGraph(n_qubits, pairs, (1,) * n_qubits, (1,) * n_qubits)
     blocks: list[tuple[int, ...]] = []
     free = set(chip.live_qubits)
-    while len(blocks) < number and (place := best_place(shape, chip, free)) is not None:
+    while len(blocks) < number and (place := best_placement(shape, chip, free)) is not None:
         blocks.append(place)
         free -= set(place)
     return blocks

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -22,8 +22,7 @@ from qpeft.service.workers.messages import Calibration, DeviceInfo, FinishedJob,
 from qpeft.service.workers.programs import circuit_of
 
 if TYPE_CHECKING:
-    from qpeft.backends.base import Compiled
-    from qpeft.backends.emulator.backend import Emulated, EmulatorBackend
+    from qpeft.backends.base import CompiledCircuit
     from qpeft.service.workers.shared_chip import SharedChip
 
 log = logging.getLogger("qpeft.service.worker")
@@ -63,7 +62,7 @@ class Device:
     def __init__(self, name: str, backend: Backend) -> None:
         self.name, self.own, self.backend = name, backend, backend
         self._shared: SharedChip | None = None
-        self._compiled: OrderedDict[str, Compiled] = OrderedDict()
+        self._compiled: OrderedDict[str, CompiledCircuit] = OrderedDict()
 
     def info(self) -> DeviceInfo:
         """Limits, and the model of cost: a chip's own estimate, or what a simulator's kernels take at most."""
@@ -75,7 +74,7 @@ class Device:
             max_shots=limits.max_shots,
             exact=limits.exact,
             simulated=self.backend.simulated,
-            chip=hasattr(self.own, "chip"),
+            chip=self.own.chip is not None,
             description=type(self.backend).__name__,
             program_s=max(estimate(1, 1000) - 1000 * per_shot, 0.0) if chip else 2e-5,
             shot_s=per_shot if chip else 1e-8,
@@ -84,7 +83,7 @@ class Device:
 
     def calibration(self) -> Calibration | None:
         """What outcomes depend on, with the chip's own data where the backend has any."""
-        chip = getattr(self.backend, "chip", None)
+        chip = self.backend.chip
         data = chip.to_json().encode() if chip is not None else msgspec.json.encode({"calibration": self.backend.calibration})
         return Calibration(device=self.name, id=self.backend.calibration[:64], data=data)
 
@@ -106,13 +105,13 @@ class Device:
     @property
     def shared(self) -> SharedChip | None:
         """The chip as many users' at once; None where circuits cannot be placed together."""
-        if self._shared is None and hasattr(self.backend, "compile_program"):
+        if self._shared is None and self.backend.packs_circuits:
             from qpeft.service.workers.shared_chip import SharedChip
 
-            self._shared = SharedChip(cast("EmulatorBackend", self.backend))
+            self._shared = SharedChip(self.backend)
         return self._shared
 
-    def compiled(self, circuit: Circuit) -> Compiled:
+    def compiled(self, circuit: Circuit) -> CompiledCircuit:
         kept = self._compiled.get(circuit.id)
         if kept is None:
             kept = self._compiled[circuit.id] = self.backend.compile(circuit)
@@ -209,11 +208,8 @@ class Device:
         return _split_counts(group.jobs, counts, qubits)
 
     def _qubits(self, circuit: Circuit) -> tuple[int, ...] | None:
-        """The chip's qubits that a circuit runs on, where the device is a chip and places it once."""
-        if not hasattr(self.backend, "compile_program"):
-            return None
-        places = cast("Emulated", self.compiled(circuit)).places
-        return tuple(places[0].qubits[q] for q in places[0].measured) if len(places) == 1 else None
+        """The chip's qubits that a circuit is measured on, where the backend says so."""
+        return self.compiled(circuit).qubits
 
     def _expectations(self, group: Group, circuit: Circuit, params: FloatArray) -> FloatArray:
         observables = _observables(group.observables, circuit)

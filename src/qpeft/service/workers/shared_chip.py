@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qpeft.backends.base import Counts, FloatArray
-from qpeft.backends.emulator.backend import EmulatorBackend
-from qpeft.backends.emulator.packing import Program, pack
+from qpeft.backends.base import Backend, Counts, FloatArray
+from qpeft.backends.emulator.packing import PackedProgram, pack
 from qpeft.circuits.ir import Circuit
 from qpeft.service.workers.messages import LeasedJob
 
@@ -33,14 +32,15 @@ def tenants(jobs: Sequence[LeasedJob]) -> list[list[LeasedJob]]:
 
 
 class SharedChip:
-    """Runs tenants on one emulated chip."""
+    """Runs tenants on one chip, that of a backend with `packs_circuits`."""
 
-    def __init__(self, backend: EmulatorBackend) -> None:
-        self.backend = backend
+    def __init__(self, backend: Backend) -> None:
+        assert backend.chip is not None
+        self.backend, self.chip = backend, backend.chip
         self._place = functools.lru_cache(KEPT)(self._pack)
 
-    def _pack(self, circuits: tuple[Circuit, ...]) -> list[Program]:
-        return pack(circuits, self.backend.chip)
+    def _pack(self, circuits: tuple[Circuit, ...]) -> list[PackedProgram]:
+        return pack(circuits, self.chip)
 
     def run(
         self, circuits: Sequence[Circuit], params: Sequence[FloatArray], shots: int, seed: int | None = None
@@ -56,7 +56,7 @@ class SharedChip:
             members = [order[t] for t in program.tenants]
             rows = program.params([params[i] for i in members])
             (draw,) = seeds.spawn(1)
-            counts = self.backend.compile_program(program).run(rows, shots, int(draw.generate_state(1, np.uint64)[0] >> 1))
+            counts = self.backend.compile_packed(program).run(rows, shots, int(draw.generate_state(1, np.uint64)[0] >> 1))
             for i, place, part in zip(members, program.places, program.split(counts), strict=True):
                 found[i] = part, tuple(place.qubits[q] for q in place.measured)
         return [found[i] for i in range(len(circuits))]

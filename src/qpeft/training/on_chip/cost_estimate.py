@@ -22,9 +22,10 @@ from typing import Any
 
 from qpeft.adapters.peft import DeltaLayer
 from qpeft.adapters.quantum_layer import CircuitLayer
-from qpeft.backends.base import Backend, close
+from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.spending.budget import Budget, Cost
+from qpeft.circuits.ir import Circuit
 from qpeft.circuits.surrogate.grid import Lattice
 from qpeft.errors import BudgetError, CircuitError, RunError
 from qpeft.training.model.held_out_loss import Rows
@@ -151,10 +152,9 @@ def _rows(request: Request, batches: Sequence[int]) -> Sequence[int]:
 
 def queue_of(backend: Backend) -> tuple[float, float]:
     """Shortest and longest wait of a job, seconds; zero where there is no queue."""
-    chip = getattr(backend, "chip", None)
-    if chip is None or isinstance(chip, str):
+    if backend.chip is None:
         return (0.0, 0.0) if backend.simulated else QUEUE_S
-    return chip.timing.queue_s or QUEUE_S
+    return backend.chip.timing.queue_s or QUEUE_S
 
 
 def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usage) -> tuple[str, str]:
@@ -198,7 +198,7 @@ def decided(config: RunConfig, model: Any, train_rows: Rows, eval_rows: Rows, fo
     if choice is None:
         found, backend = usage(config, train_rows, eval_rows), _standing(section)
         choice, _ = choose(section, ways(config, section, backend, model, found), model, found)
-        close(backend)
+        backend.close()
     return section.model_copy(update={"gradient": choice})
 
 
@@ -231,7 +231,7 @@ def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
     runner = make_executor(backend, section.model_copy(update={"gradient": "lattice-shift"}))
     compiled = [runner.prepare(request.circuit, request.observables) for request in asked]
     inference = _inference(section, backend, asked, modules)
-    close(backend)
+    backend.close()
     return {
         "recipe": config.name,
         "backend": section.name,
@@ -291,18 +291,17 @@ def _standing(section: BackendSection) -> Backend:
     return open_backend(section.name, Path(), pack=section.pack)
 
 
-class CloudShape:
+class CloudShape(Backend):
     """A vendor's chip as far as costs go: one circuit a program, 200 programs a job, the vendor's time a shot."""
 
     simulated, calibration = False, "not asked"
 
     def __init__(self, name: str) -> None:
-        from qpeft.backends.base import Limits
         from qpeft.backends.vendors.pyqpanda import MAX_CIRCUITS_PER_JOB
 
         self.name, self.limits = name, Limits(10**6, None, MAX_CIRCUITS_PER_JOB)
 
-    def compile(self, circuit: Any) -> Any:
+    def compile(self, circuit: Circuit) -> CompiledCircuit:
         return _Shape(circuit)
 
     def estimate(self, programs: int, shots: int) -> float:
@@ -311,10 +310,11 @@ class CloudShape:
         return programs * shots * SECONDS_PER_SHOT
 
 
-@dataclass(frozen=True)
-class _Shape:
-    circuit: Any
-    per_program: int = 1
+class _Shape(CompiledCircuit):
+    """A circuit of which the size alone is known."""
 
-    def run(self, params: Any, shots: int | None, seed: int | None = None) -> Any:
+    def __init__(self, circuit: Circuit) -> None:
+        self.circuit = circuit
+
+    def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
         raise RunError("a plan runs nothing")

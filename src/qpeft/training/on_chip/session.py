@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from qpeft.adapters.quantum_layer import CircuitLayer, set_executor
-from qpeft.backends.base import Backend, close
+from qpeft.backends.base import Backend
 from qpeft.backends.emulator.backend import EmulatorBackend, NoisyExecutor
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.executor import Gradient as InnerGradient
@@ -95,7 +95,7 @@ class ChipSession:
         self._note()
 
     def _close(self) -> None:
-        close(self.backend)
+        self.backend.close()
 
     def begin_step(self, step: int) -> None:
         """Before the first batch of the step after `step` steps. BudgetError, and nothing run, if it would break the budget."""
@@ -135,7 +135,7 @@ class ChipSession:
     @property
     def spent(self) -> Cost:
         """What was spent over all sessions; with a vendor, what its journal says."""
-        journal = getattr(self.backend, "journal", None)
+        journal = self.backend.journal
         return self.ledger.spent if journal is None else journal.spent
 
     def explain(self, error: BudgetError, step: int) -> BudgetError:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from qpeft.backends.registry import KINDS, known_names
+from qpeft.backends.registry import BACKENDS, known_names
 from qpeft.errors import ConfigError, PluginError
 from qpeft.plugins import load_plugins
 from qpeft.training.data.files import READERS
@@ -266,7 +266,7 @@ def _plugin_problems(plugins: Any) -> Iterable[Problem]:
 
 def _foreign_problems(config: RunConfig) -> Iterable[Problem]:
     """Problems that only the installed peft and transformers, and the known backends, can tell."""
-    if config.backend is not None and config.backend.name.partition(":")[0] not in KINDS:
+    if config.backend is not None and config.backend.name.partition(":")[0] not in BACKENDS:
         yield unknown_value(("backend", "name"), config.backend.name, known_names())
     for path, training, given in config._trainings():
         if isinstance(training, TrainingSection):

@@ -58,8 +58,14 @@ def test_another_file_is_refused(cache: Path) -> None:
 
 
 def test_arff() -> None:
-    text = b"% c\n@relation r\n@attribute 'a b' {x}\n@attribute n numeric\n@data\n'x, y',3\n?,4\n"
-    assert readers.read_arff(text) == [{"a b": "x, y", "n": "3"}, {"a b": "", "n": "4"}]
+    text = b"% c\n@relation r\n@attribute 'a b' {'x, y', z}\n@attribute n numeric\n@data\n'x, y',3\n?,4\nz,?\n"
+    assert readers.read_arff(text) == [{"a b": "x, y", "n": "3"}, {"a b": "", "n": "4"}, {"a b": "z", "n": ""}]
+
+
+@pytest.mark.parametrize("text", [b"a,b\n1,2\n", b"@relation r\n@attribute a string\n@data\nx\n"])
+def test_what_is_not_arff_is_said(text: bytes) -> None:
+    with pytest.raises(DataError, match="not ARFF"):
+        readers.read_arff(text)
 
 
 def test_a_pickle_that_would_run_something_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""What is known of a data set before it is read."""
+"""A data set: where it comes from, what is asked, how it is split, and what it may be used for."""
 
 from __future__ import annotations
 
@@ -18,11 +18,31 @@ LENDING = "It is no lending system: no decision on a person's credit may rest on
 class DataSet:
     """A data set and its task.
 
-    `read` turns the bytes of the source's files into rows. For a classification task the rows are `{column: text}`; `drop` names
-    columns that are no input (identifiers and what is known only after the outcome), `group` the column whose equal values stay
-    on one side of a split. For the other kinds `read` gives rows with `messages`. A hub dataset has `convert` instead, from one of
-    its rows to one in a format of `training.data`. `in_test` marks the source's own test rows.
-    `tests` is the SHA-256 of test.jsonl, frozen: another one is an error.
+    Attributes:
+        name: what `qpeft data prepare` calls it.
+        title: one line for lists and cards.
+        kind: "classification" (rows of a table, one column is the label), "number" (exact match of the answer's last number) or
+            "text" (ROUGE).
+        source: a file in a published package, a dataset of the hub, or a local file.
+        licence: of the data, as its own files state it.
+        use: what it may be used for.
+        limits: one sentence each: whom the rows stand for, what must not follow from them.
+        read: the contents of the source's files -> rows. For a classification: `{column: text}`; for the other kinds rows
+            with `messages`. May be left out for a local table.
+        convert: for a hub dataset instead of `read`: one of its rows -> one in a format of `training.data`.
+        instruction: the question, in front of each row's sentence.
+        target: the column of the label.
+        labels: value of that column -> the answer in words. Default: the values themselves.
+        positive: the answer whose probability ranks rows, for two labels.
+        drop: columns that are not inputs: identifiers, and what is known only after the outcome.
+        group: a column; rows with the same value stay in one split.
+        in_test: tells the source's own test rows.
+        words, units, values: column -> its name, its unit, its categories in words.
+        groups: columns for whose values metrics are reported apart.
+        cost: `cost[true][predicted]` of an error.
+        max_text: a text is cut at a space after so many characters.
+        reasons: how many reasons an answer names (see `preparation.reasons`).
+        tests: SHA-256 of test.jsonl at seed 0. Other test rows are an error.
     """
 
     name: str

@@ -24,17 +24,16 @@ def read_csv(data: bytes, delimiter: str = ",") -> Rows:
 
 
 def read_arff(data: bytes) -> Rows:
-    """Weka's attribute-relation file: `@attribute name type` lines, then `@data` with quoted values; `?` is missing."""
-    head, found, body = data.decode("utf-8").partition("@data")
-    names = re.findall(r"(?im)^@attribute\s+('[^']*'|\S+)", head)
-    if not found or not names:
-        raise DataError("no @attribute or no @data", expected="an ARFF file")
-    lines = [line for line in body.splitlines() if line.strip() and not line.startswith("%")]
-    rows = []
-    for values in csv.reader(lines, quotechar="'", skipinitialspace=True, strict=True):
-        texts = ["" if value.strip() == "?" else value.strip() for value in values]
-        rows.append(dict(zip((name.strip("'") for name in names), texts, strict=True)))
-    return rows
+    """Weka's attribute-relation file of numbers and categories, as scipy reads it; `?` is missing."""
+    try:
+        from scipy.io import arff
+    except ImportError as error:
+        raise MissingDependencyError("scipy", "applications", "reading an ARFF file") from error
+    try:
+        rows, header = arff.loadarff(io.StringIO(data.decode("utf-8")))
+    except (arff.ArffError, NotImplementedError, ValueError, StopIteration) as error:
+        raise DataError(f"not ARFF: {error}", expected="an ARFF file of numbers and categories") from error
+    return [{name: _text(value) for name, value in zip(header.names(), row, strict=True)} for row in rows]
 
 
 def read_orange(data: bytes) -> Rows:
@@ -87,6 +86,9 @@ def read_frame(data: bytes) -> Rows:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8")
+        return "" if value == "?" else str(value)
     if value is None or value != value:  # NaN is unequal to itself
         return ""
     if isinstance(value, float) and value.is_integer():

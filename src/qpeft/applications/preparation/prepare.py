@@ -78,7 +78,7 @@ def read(data: DataSet, file: Path | None = None) -> list[Mapping[str, Any]]:
         assert data.read is not None
         return list(data.read(source.read()))
     if isinstance(source, FileSource):
-        return list(read_table(source.path))
+        return list(data.read([source.path.read_bytes()]) if data.read is not None else read_table(source.path))
     assert data.convert is not None
     given = [row.values for row in read_rows(file)] if file else _hub(source)
     try:

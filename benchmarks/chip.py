@@ -31,7 +31,8 @@ from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.circuits.surrogate.grid import Lattice, LatticeExecutor
 from qpeft.training.data.examples import load_data
 from qpeft.training.data.tokenization import tokenize_all
-from qpeft.training.loop.run import load_run, train
+from qpeft.training.loop.loaded_run import load_run
+from qpeft.training.loop.run import train
 from qpeft.training.model.held_out_loss import evaluate
 from qpeft.training.recipe.config import load_recipe
 

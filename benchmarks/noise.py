@@ -49,8 +49,8 @@ def trained(plan: Plan, arm: str, seed: int, runs: Path) -> tuple[Path, RunRecor
 
 def measured(folder: Path, place: str, shots: int | None, seed: int) -> dict[str, Any]:
     """Loss on held-out rows with a circuit measured there, and the mean error of its values."""
+    from qpeft.export.models import open_run
     from qpeft.export.surrogate import export_lattice
-    from qpeft.training.loop.loaded_run import open_run
     from qpeft.training.model.held_out_loss import evaluate
 
     run = open_run(folder, "default", calibration=None, calibration_rows=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -84,6 +85,16 @@ def test_train_eval_chat_report(recipe: Path, tmp_path: Path) -> None:
     assert measured["adapter"]["loss"] < measured["base"]["loss"]
     table = qpeft("eval", run, "--data", recipe.parent / "rows.jsonl").stdout
     assert "token_accuracy" in table
+    for arm in ("a", "b"):  # a comparison stands for its finished runs
+        shutil.copytree(run, tmp_path / "comparison" / "runs" / arm / "seed-0")
+    several = qpeft("eval", tmp_path / "comparison", "--limit", 2)
+    assert several.returncode == 0, several.stderr
+    assert several.stdout.count("/seed-0") == 2
+    both = json.loads(qpeft("eval", run, tmp_path / "comparison", "--json").stdout)
+    assert len(both) == 3
+    assert all(found == measured for found in both.values())
+    wrong = qpeft("chat", tmp_path / "comparison")
+    assert wrong.returncode == 2
     answer = qpeft("chat", run, "--prompt", "Say 3.", "--max-new-tokens", "3")
     assert answer.returncode == 0, answer.stderr
     spoken = qpeft("chat", run, "--max-new-tokens", "2", "--base", stdin="Say 1.\n/new\nSay 2.\n\n")

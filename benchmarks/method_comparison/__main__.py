@@ -51,7 +51,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import get_cosine_schedule_with_warmup, set_seed
 
     import qpeft.adapters.peft  # noqa: F401  (enters our methods into PEFT)
-    from qpeft.applications.metrics import exact_match
+    from qpeft.evaluation.metrics import exact_match
     from qpeft.training.environment import machine, now, versions
     from qpeft.training.model import loading
     from qpeft.training.recipe.config import ModelSection

@@ -166,12 +166,12 @@ def judge(folder: Path, task: Task, unrelated: dict[str, float]) -> dict[str, fl
     is without an adapter."""
     import numpy as np
 
-    from qpeft.applications import metrics
-    from qpeft.applications.classify import label_log_likelihoods, probabilities
     from qpeft.applications.preparation.prepare import read_part
+    from qpeft.evaluation import metrics
+    from qpeft.evaluation.classify import label_log_likelihoods, probabilities
     from qpeft.training.data.examples import load_examples
     from qpeft.training.data.tokenization import tokenize_all
-    from qpeft.training.loop.run import load_run
+    from qpeft.training.loop.loaded_run import load_run
     from qpeft.training.model.held_out_loss import evaluate
 
     found: dict[str, float] = {}

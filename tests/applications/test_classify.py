@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qpeft.applications.classify import label_log_likelihoods, probabilities
 from qpeft.applications.predict import predict
 from qpeft.applications.preparation.prepare import read_part, read_task
 from qpeft.applications.scoring.evaluate_task import BASE, evaluate_task, read_result
 from qpeft.applications.scoring.model_card import NO_DEVICE
 from qpeft.errors import DataError, RunError
+from qpeft.evaluation.classify import label_log_likelihoods, probabilities
 from qpeft.training.data.examples import Conversation, Message
 from qpeft.training.data.tokenization import IGNORED, tokenize
-from qpeft.training.loop.run import load_run
+from qpeft.training.loop.loaded_run import load_run
 from qpeft.training.model.prefix_sharing import takes_trees
 from tests.applications.clinic import write_csv
 
@@ -46,7 +46,7 @@ def test_likelihoods_are_those_of_whole_passes(run: Path, monkeypatch: pytest.Mo
     for system in (None, "Be brief."):
         expected = one_by_one(model, tokenizer, prompts, answers, system)
         for size, trees in itertools.product((1, 2, 3), (True, False)):
-            monkeypatch.setattr("qpeft.applications.classify.takes_trees", lambda _, trees=trees: trees)
+            monkeypatch.setattr("qpeft.evaluation.classify.takes_trees", lambda _, trees=trees: trees)
             found = label_log_likelihoods(model, tokenizer, prompts, answers, system=system, batch_size=size)
             np.testing.assert_allclose(found, expected, atol=2e-4)
     p = probabilities(expected)

@@ -67,7 +67,7 @@ def test_a_killed_prediction_goes_on(run: Path, clinic: Path, tmp_path: Path, mo
     source, target = write_csv(tmp_path / "in.csv", rows), tmp_path / "out.csv"
     predict(run, source, tmp_path / "whole.csv")
     monkeypatch.setattr(module, "CHUNK", 4)
-    calls, answer = [], module.ask
+    calls, answer = [], module.label_probabilities
 
     def dying(model: object, tokenizer: object, task: object, prompts: list[str], **more: object) -> object:
         calls.append(len(prompts))
@@ -75,7 +75,7 @@ def test_a_killed_prediction_goes_on(run: Path, clinic: Path, tmp_path: Path, mo
             raise KeyboardInterrupt
         return answer(model, tokenizer, task, prompts, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "ask", dying)
+    monkeypatch.setattr(module, "label_probabilities", dying)
     with pytest.raises(KeyboardInterrupt):
         predict(run, source, target)
     assert not target.exists()

@@ -12,22 +12,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from qpeft.applications.answers import answers, conversation
-from qpeft.applications.classify import ask
 from qpeft.applications.predict import predict
 from qpeft.applications.preparation import reasons
 from qpeft.applications.preparation.own_table import own_data
 from qpeft.applications.preparation.prepare import prepare, read_part, read_task
-from qpeft.applications.scoring.evaluate_task import BASE, evaluate_task
+from qpeft.applications.scoring.evaluate_task import BASE, evaluate_task, greedy_answers, label_probabilities
 from qpeft.applications.scoring.reasons import score_all, score_reasons
 from qpeft.applications.tabular import data_frame, logistic_regression
 from qpeft.applications.task import BECAUSE
 from qpeft.cli import app
 from qpeft.errors import DataError
-from qpeft.evaluation.generate import reply
+from qpeft.evaluation.generate import user_turn
 from qpeft.training.data.examples import Conversation, Message
 from qpeft.training.data.tokenization import encode_prompt
-from qpeft.training.loop.run import load_run, train
+from qpeft.training.loop.loaded_run import load_run
+from qpeft.training.loop.run import train
 from qpeft.training.recipe.config import load_recipe
 from tests.applications.clinic import clinic_rows, write_csv
 
@@ -123,7 +122,7 @@ training: {{max_steps: 300, per_device_train_batch_size: 4, learning_rate: 1.5e-
     _, model, tokenizer = load_run(run)
     task, rows = read_task(explained), read_part(explained, "test")
     prompts = [row["messages"][0]["content"] for row in rows]
-    told = ask(model, tokenizer, task, prompts, batch_size=3)
+    told = label_probabilities(model, tokenizer, task, prompts, batch_size=3)
     for prompt, p in zip(prompts[:4], told, strict=False):  # the label's tokens count, and not what follows
         scores = []
         for answer in task.answers:
@@ -134,9 +133,9 @@ training: {{max_steps: 300, per_device_train_batch_size: 4, learning_rate: 1.5e-
             scores.append(sum(logits[len(start) - 1 + k, token].item() for k, token in enumerate(ids)))
         assert math.log(p[0] / p[1]) == pytest.approx(scores[0] - scores[1], abs=1e-3)
 
-    asked = [conversation(prompt, None) for prompt in prompts]
-    texts = answers(model, tokenizer, asked, max_new_tokens=30, batch_size=5)
-    alone = [reply(model, tokenizer, turns, max_new_tokens=30, stream=False) for turns in asked[:4]]
+    asked = [user_turn(prompt, None) for prompt in prompts]
+    texts = greedy_answers(model, tokenizer, asked, max_new_tokens=30, batch_size=5)
+    alone = [greedy_answers(model, tokenizer, [turns], max_new_tokens=30)[0] for turns in asked[:4]]
     assert texts[:4] == alone  # padding on the left changes nothing
 
     source = write_csv(tmp_path / "in.csv", [row["values"] for row in rows])

@@ -14,12 +14,12 @@ import openai
 import pytest
 import uvicorn
 
-from qpeft.applications.serving.adapters import Adapters, Answer
+from qpeft.applications.serving.adapters import Adapters
 from qpeft.applications.serving.server import create_app, serve
 from qpeft.errors import ModelError, RunError
-from qpeft.evaluation.generate import reply
+from qpeft.evaluation.generate import Generated, encode_messages, generate
 from qpeft.training.data.examples import Message
-from qpeft.training.loop.run import load_run
+from qpeft.training.loop.loaded_run import load_run
 
 ASKED = [{"role": "user", "content": "Is this patient ill?"}]
 
@@ -77,7 +77,8 @@ def client(address: str) -> Iterator[openai.OpenAI]:
 
 def test_an_answer_is_that_of_chat(client: openai.OpenAI, runs: Path) -> None:
     _, model, tokenizer = load_run(runs / "first")
-    expected = reply(model, tokenizer, [Message("user", ASKED[0]["content"])], max_new_tokens=12, stream=False)
+    prompt = encode_messages([Message("user", ASKED[0]["content"])], tokenizer)
+    expected = generate(model, tokenizer, [prompt], max_new_tokens=12)[0].text
     made = client.chat.completions.create(model="first", messages=ASKED, max_tokens=12, temperature=0)  # type: ignore[arg-type]
     assert made.choices[0].message.content == expected
     assert expected
@@ -85,9 +86,7 @@ def test_an_answer_is_that_of_chat(client: openai.OpenAI, runs: Path) -> None:
     assert 0 < made.usage.completion_tokens <= 12
     assert made.choices[0].finish_reason == ("length" if made.usage.completion_tokens == 12 else "stop")
     base = client.chat.completions.create(model="base", messages=ASKED, max_tokens=12, temperature=0)  # type: ignore[arg-type]
-    assert base.choices[0].message.content == reply(
-        model.unload(), tokenizer, [Message("user", ASKED[0]["content"])], max_new_tokens=12, stream=False
-    )
+    assert base.choices[0].message.content == generate(model.unload(), tokenizer, [prompt], max_new_tokens=12)[0].text
 
 
 def test_a_stream_adds_up_to_the_answer(client: openai.OpenAI) -> None:
@@ -151,7 +150,7 @@ def test_a_client_that_leaves_frees_the_model(
 ) -> None:
     made, answer = [], adapters.answer
 
-    def noting(*args: object, **options: object) -> Answer:
+    def noting(*args: object, **options: object) -> Generated:
         made.append(answer(*args, **options))  # type: ignore[arg-type]
         return made[-1]
 

@@ -19,7 +19,8 @@ from qpeft.backends.registry import get_backend
 from qpeft.circuits.surrogate.grid import LatticeExecutor
 from qpeft.errors import AdapterError, RunError
 from qpeft.export.run import Options, export
-from qpeft.training.loop.run import load_run, train
+from qpeft.training.loop.loaded_run import load_run
+from qpeft.training.loop.run import train
 from qpeft.training.recipe.config import load_recipe
 
 IDS = torch.tensor([[3, 50, 81, 7, 120, 9]])

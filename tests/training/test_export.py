@@ -20,9 +20,9 @@ from qpeft.errors import AdapterError, DataError, MergeError, ModelError, RunErr
 from qpeft.export import run as export_module
 from qpeft.export.distill import distance
 from qpeft.export.gguf import ARCHITECTURES, gguf_names, interleaved
+from qpeft.export.models import open_run
 from qpeft.export.run import Options, export
 from qpeft.testing.tools import stir
-from qpeft.training.loop.loaded_run import open_run
 from qpeft.training.model.loading import load_model
 from qpeft.training.recipe.adapter_section import build_adapter_config
 from qpeft.training.recipe.config import load_recipe

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qpeft.applications.answers import answers, conversation
-from qpeft.applications.classify import ask
 from qpeft.applications.columns import read_table
-from qpeft.applications.scoring.evaluate_task import MAX_REASON, find_task
+from qpeft.applications.scoring.evaluate_task import MAX_REASON, find_task, greedy_answers, label_probabilities
 from qpeft.applications.task import BECAUSE, Task
 from qpeft.errors import DataError, RunError
-from qpeft.training.loop.run import load_run
+from qpeft.evaluation.generate import user_turn
+from qpeft.training.loop.loaded_run import load_run
 from qpeft.training.loop.run_dir import read_record
 
 COLUMNS = ("label", "probability", "reasons", "refused")
@@ -97,12 +96,12 @@ class _Model:
         self.loaded = self.loaded or load_run(self.run)
         config, model, tokenizer = self.loaded
         prompts, system = [self.task.prompt(row) for row in asked], config.data.system
-        likely = ask(model, tokenizer, self.task, prompts, system=system, batch_size=self.batch_size)
+        likely = label_probabilities(model, tokenizer, self.task, prompts, system=system, batch_size=self.batch_size)
         for row, p in zip(asked, likely, strict=True):
             row |= {"label": self.task.answers[int(p.argmax())], "probability": f"{p.max():.6f}"}
         if self.task.reasons:
-            talks = [conversation(prompt, system) for prompt in prompts]
-            texts = answers(model, tokenizer, talks, max_new_tokens=MAX_REASON, batch_size=self.batch_size)
+            talks = [user_turn(prompt, system) for prompt in prompts]
+            texts = greedy_answers(model, tokenizer, talks, max_new_tokens=MAX_REASON, batch_size=self.batch_size)
             for row, text in zip(asked, texts, strict=True):
                 row["reasons"] = self._reasons(text, row["label"])
         return told

@@ -14,13 +14,13 @@ from qpeft.cli.common import ALLOW_PLUGINS, app
 from qpeft.errors import QpeftError
 
 # The order in which --help lists commands
-from qpeft.cli import runs, export  # isort: skip
+from qpeft.cli import runs, evaluate, export  # isort: skip
 from qpeft.cli import methods, doctor  # isort: skip
 from qpeft.cli import devices, plan  # isort: skip
 from qpeft.cli import service  # isort: skip
 from qpeft.cli import data, applications  # isort: skip
 
-__all__ = ["app", "applications", "data", "devices", "doctor", "export", "main", "methods", "plan", "runs", "service"]
+__all__ = ["app", "applications", "data", "devices", "doctor", "evaluate", "export", "main", "methods", "plan", "runs", "service"]
 
 
 def _version(value: bool) -> None:

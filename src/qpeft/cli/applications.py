@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,17 +33,27 @@ def evaluate_task(
     The base model, the adapter and scikit-learn baselines answer the same rows. Prints task metrics with a bootstrap
     interval, and tables by subgroup; writes task-evaluation.json and MODEL_CARD.md into the run.
     """
-    from qpeft.applications.scoring.evaluate_task import RESULT
     from qpeft.applications.scoring.evaluate_task import evaluate_task as score
-    from qpeft.applications.scoring.model_card import FILE as CARD
 
     found = score(run, folder=data, part=part, limit=limit, batch_size=batch_size, unrelated=unrelated, progress=not as_json)
     if as_json:
         print(json.dumps(found))
         return
+    print_task_evaluation(found, run)
+    if picture is not None:
+        from qpeft.applications.scoring.picture import draw
+
+        print(f"picture: {draw(found, picture)}")
+
+
+def print_task_evaluation(found: dict[str, Any], run: Path) -> None:
+    """The tables of one run's task evaluation, as `evaluate_task` returns it."""
+    from qpeft.applications.scoring.evaluate_task import RESULT
+    from qpeft.applications.scoring.model_card import FILE as CARD
+
     keys = list(dict.fromkeys(key for measures in found["models"].values() for key in measures))
     rows = [(name, *(f"{m[key]:.3f}" if key in m else "-" for key in keys)) for name, m in found["models"].items()]
-    print(f"{found['task']}, {found['rows']:,} {part} rows")
+    print(f"{found['task']}, {found['rows']:,} {found['part']} rows")
     print_table(("model", *keys), rows)
     for name, gap in found.get("difference", {}).items():
         print(f"accuracy, adapter minus {name}: {gap['accuracy']:+.3f} (95% interval {gap['low']:+.3f} to {gap['high']:+.3f})")
@@ -57,14 +67,8 @@ def evaluate_task(
         ]
         print_table((f"accuracy by {group}", "rows", *found["models"]), cells)
     if "unrelated" in found:
-        print(
-            f"loss on unrelated text: {', '.join(f'{name} {loss:.4f}' for name, loss in found['unrelated'].items())} nats a token"
-        )
+        print(f"loss on unrelated text: {', '.join(f'{name} {loss:.4f}' for name, loss in found['unrelated'].items())} nats/token")
     print(f"written: {run / RESULT}, {run / CARD}")
-    if picture is not None:
-        from qpeft.applications.scoring.picture import draw
-
-        print(f"picture: {draw(found, picture)}")
 
 
 @app.command(rich_help_panel=Panel.APPLICATIONS, epilog=examples("qpeft predict runs/credit --input new.csv --output answers.csv"))

@@ -81,25 +81,3 @@ def export(
             f"{lattice['shot_error_rms']:.4f}, off the noiseless circuit {lattice['off_the_exact_circuit_rms']:.4f} (RMS)"
         )
     print(f"exported: {folder}")
-
-
-@app.command(
-    name="lm-eval",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    rich_help_panel=Panel.APPLICATIONS,
-    epilog=examples("qpeft lm-eval runs/chip --tasks arc_easy --limit 100"),
-)
-def lm_eval(
-    context: typer.Context,
-    run: Run,
-    base: Annotated[bool, typer.Option("--base", help="Run the base model, without the adapter.")] = False,
-) -> None:
-    """Run lm-evaluation-harness on a run.
-
-    Options after RUN are the harness's own, such as --tasks arc_easy. The tasks `medical` and `financial` are sets of exam
-    questions.
-    """
-    from qpeft.evaluation.lm_eval import lm_eval as evaluate
-    from qpeft.evaluation.lm_eval import model_arguments
-
-    evaluate([*model_arguments(run, with_adapter=not base), *context.args])

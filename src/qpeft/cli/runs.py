@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from qpeft.cli.common import AsJson, Overwrite, Panel, Recipe, Run, Set, app, examples, print_table
+from qpeft.cli.common import Overwrite, Panel, Recipe, Run, Set, app, examples
 
 
 @app.command(
@@ -27,10 +26,13 @@ def train(
     until: Annotated[int | None, typer.Option(min=1, help="Pause after this step; the same command continues.")] = None,
 ) -> None:
     """Train one adapter, or continue an interrupted run."""
+    from qpeft.errors import RunError
     from qpeft.training.loop.run import train as run
     from qpeft.training.recipe.config import load_recipe
 
     config = load_recipe(recipe, settings or ())
+    if config.adapter is None:
+        raise RunError("the recipe compares several adapters", value=str(recipe), hint=f"qpeft compare {recipe}")
     folder = output or Path("runs") / config.name
     record = run(config, folder, overwrite=overwrite, baseline=baseline, until=until)
     loss = f", held-out loss {record.metrics_before['loss']:.4f} -> {record.metrics['loss']:.4f}" if record.metrics else ""
@@ -97,92 +99,6 @@ def _report(paths: list[Path], out: Path, title: str | None) -> None:
 
 
 @app.command(
-    name="eval",
-    rich_help_panel=Panel.TRAIN,
-    epilog=examples("qpeft eval runs/chip", "qpeft eval runs/chip --backend emulator:wukong-72 --shots 1000"),
-)
-def evaluate(
-    run: Run,
-    data: Annotated[str | None, typer.Option(help="Rows to evaluate on; default the recipe's held-out rows.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate on the first ROWS rows only.", metavar="ROWS")] = None,
-    backend: Annotated[str | None, typer.Option(help="Also run the circuits on this backend, such as emulator:wukong-72.")] = None,
-    shots: Annotated[int | None, typer.Option(min=1, help="Shots of every circuit; default exact, where the backend can.")] = None,
-    max_circuits: Annotated[int | None, typer.Option(min=1, help="Stop before more than this many circuits run.")] = None,
-    budget_shots: Annotated[int | None, typer.Option(min=1, help="Stop before more shots than this are spent.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="File of results to reuse and to add to.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of simulated shots.")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Measure held-out loss with and without the adapter.
-
-    Prints loss, perplexity and token accuracy. With --backend the circuits also run on an emulated or real chip.
-    """
-    from qpeft.errors import RunError
-    from qpeft.training.data.examples import load_data, load_examples
-    from qpeft.training.data.tokenization import tokenize_all
-    from qpeft.training.loop.run import load_run
-    from qpeft.training.model.held_out_loss import evaluate as measure
-
-    if backend is None and any(option is not None for option in (shots, max_circuits, budget_shots, cache)):
-        raise RunError("shots, budgets and a cache belong to a backend", hint="--backend NAME")
-    where = _open_backend(backend, run) if backend else None
-    config, model, tokenizer = load_run(run)
-    section = config.data
-    examples = load_examples(data, format=section.format, system=section.system) if data else load_data(section)[1]
-    if not examples:
-        raise RunError("the recipe names no held-out rows", value=str(run), hint="--data FILE")
-    rows = tokenize_all(examples[:limit], tokenizer, section.max_length).rows
-    size = config.training.per_device_eval_batch_size
-    found: dict[str, Any] = {}
-    if where is None:
-        with_adapter = measure(model, rows, tokenizer, batch_size=size, progress=True)
-    else:
-        from qpeft.backends.spending.budget import Budget
-        from qpeft.backends.spending.cache import ResultCache
-        from qpeft.evaluation.on_backend import evaluate_on_backend
-
-        found = evaluate_on_backend(
-            model,
-            rows,
-            tokenizer,
-            where,
-            shots,
-            batch_size=size,
-            seed=seed,
-            budget=Budget(circuits=max_circuits, shots=budget_shots),
-            cache=ResultCache(cache) if cache else None,
-            progress=True,
-        )
-        with_adapter = found.pop("exact")
-        where.close()
-    with model.disable_adapter():
-        without = measure(model, rows, tokenizer, batch_size=size, progress=True)
-    if as_json:
-        on_chip = {"backend": {"name": backend, "shots": shots, "metrics": found.pop("backend"), **found}} if found else {}
-        print(json.dumps({"rows": len(rows), "adapter": with_adapter, "base": without, **on_chip}))
-        return
-    columns = [without, with_adapter, *([found["backend"]] if found else [])]
-    header = ("metric", "base model", "with adapter", *((f"on {backend}",) if found else ()))
-    print_table(header, [(k, *(f"{column[k]:,.4f}" for column in columns)) for k in with_adapter])
-    if found:
-        spent = found["spent"]
-        kind = "simulated on a classical computer" if found["simulated"] else "on the vendor's machine"
-        print(
-            f"{spent['circuits']:,} circuits ({kind}), {spent['shots']:,} shots, {spent['programs']:,} programs, "
-            f"{spent['jobs']:,} jobs, about {spent['seconds']:,.0f} s of chip time; "
-            f"{spent['deduplicated']:,} equal circuits and {spent['cached']:,} cached ones not run again"
-        )
-
-
-def _open_backend(name: str, run: Path) -> Any:
-    """The backend, a vendor's cloud with its journal in the run's folder."""
-    from qpeft.backends.registry import get_backend, needs_journal
-
-    options = {"journal": run / "jobs" / f"{name.replace(':', '-')}.jsonl"} if needs_journal(name) else {}
-    return get_backend(name, **options)
-
-
-@app.command(
     rich_help_panel=Panel.TRAIN,
     epilog=examples("qpeft chat runs/chip", 'qpeft chat runs/chip --prompt "What is a qubit?"'),
 )
@@ -199,19 +115,19 @@ def chat(
 
     An empty line or end of input ends the conversation, /new starts another.
     """
-    from qpeft.evaluation.generate import reply
+    from transformers import TextStreamer
+
+    from qpeft.evaluation.generate import encode_messages, generate, user_turn
     from qpeft.training.data.examples import Message
-    from qpeft.training.loop.run import load_run
+    from qpeft.training.loop.loaded_run import load_run
 
     config, model, tokenizer = load_run(run)
     if base:
         model = model.unload()
-    from transformers import set_seed
-
-    set_seed(seed)
     text = system or config.data.system
-    start = [Message("system", text)] if text else []
-    messages, asked = list(start), prompt
+    first: int | None = seed  # later turns go on with the generator as the turn before left it
+    messages: list[Message] = []
+    asked = prompt
     while True:
         if asked is None:
             try:
@@ -221,11 +137,20 @@ def chat(
         if not asked:
             return
         if asked == "/new":
-            messages, asked = list(start), None
+            messages, asked = [], None
             continue
-        messages.append(Message("user", asked))
-        answer = reply(model, tokenizer, messages, max_new_tokens=max_new_tokens, temperature=temperature)
-        messages.append(Message("assistant", answer))
+        messages = [*messages, Message("user", asked)] if messages else user_turn(asked, text)
+        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        (answer,) = generate(
+            model,
+            tokenizer,
+            [encode_messages(messages, tokenizer)],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=first,
+            streamer=streamer,
+        )
+        messages.append(Message("assistant", answer.text))
         if prompt is not None:
             return
-        asked = None
+        first, asked = None, None

@@ -20,9 +20,10 @@ from qpeft.adapters.peft import DeltaLayer, layer_shape
 from qpeft.errors import AdapterError, MergeError, RunError
 from qpeft.export.distill import distance, fit_layers, train_towards
 from qpeft.export.gguf import gguf_names, write_gguf_lora
+from qpeft.export.models import AdaptedRun, lora_model, open_run, write_merged
 from qpeft.files import replace_folder
 from qpeft.training import environment
-from qpeft.training.loop.loaded_run import AdaptedRun, copy_sharing_weights, lora_model, open_run, write_merged
+from qpeft.training.loop.loaded_run import copy_sharing_weights
 from qpeft.training.model.held_out_loss import evaluate
 
 FORMATS = ("lora", "merged", "gguf-lora", "lattice")

@@ -15,8 +15,9 @@ from qpeft.backends.spending.budget import Ledger
 from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.circuits.surrogate.grid import LatticeExecutor, LatticeFunction
 from qpeft.errors import AdapterError
+from qpeft.export.models import AdaptedRun
 from qpeft.training import environment
-from qpeft.training.loop.loaded_run import AdaptedRun, copy_sharing_weights
+from qpeft.training.loop.loaded_run import copy_sharing_weights
 from qpeft.training.on_chip.session import open_backend
 
 CARD = "README.md"

@@ -8,24 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qpeft.applications import metrics
-from qpeft.applications.answers import answers, conversation
-from qpeft.applications.classify import ask
 from qpeft.applications.preparation.prepare import read_part
 from qpeft.applications.scoring import model_card
 from qpeft.applications.scoring.baselines import baselines
 from qpeft.applications.scoring.reasons import score_all
 from qpeft.applications.task import FILE, Task, group_order
 from qpeft.errors import DataError, RunError
+from qpeft.evaluation import metrics
+from qpeft.evaluation.classify import label_log_likelihoods, probabilities
+from qpeft.evaluation.generate import encode_messages, generate, user_turn
 from qpeft.files import atomic_write
 from qpeft.training import environment
-from qpeft.training.data.examples import Conversation, Example, load_examples
+from qpeft.training.data.examples import Conversation, Example, Message, load_examples
 from qpeft.training.data.tokenization import tokenize_all
-from qpeft.training.loop.run import load_run
-from qpeft.training.loop.run_dir import RECIPE, read_record
+from qpeft.training.loop.loaded_run import load_run
+from qpeft.training.loop.run_dir import read_record, run_recipe
 from qpeft.training.model.held_out_loss import evaluate
 from qpeft.training.recipe.config import RunConfig
-from qpeft.training.recipe.yaml_source import read_yaml
 
 RESULT = "task-evaluation.json"
 BASE, ADAPTER = "base model", "adapter"
@@ -36,9 +35,7 @@ def find_task(run: Path, folder: Path | None = None) -> tuple[Task, Path]:
     """The run's task and the folder of its rows: `folder`, else where the recipe's training rows are. The run keeps a copy of the
     task, so that it predicts without the rows.
     """
-    if not (run / RECIPE).exists():
-        raise RunError("not a run", value=str(run), bound=f"a folder with {RECIPE}")
-    place = folder or Path(RunConfig.from_resolved(read_yaml(run / RECIPE).value).data.train).parent
+    place = folder or Path(run_recipe(run).data.train).parent
     if folder is None and (run / FILE).exists():
         return Task.read(run / FILE), place
     task = Task.read(place / FILE)
@@ -98,11 +95,13 @@ def evaluate_task(
         train = read_part(place, "train")[: config.data.max_train_rows]
         prompts = [row["messages"][0]["content"] for row in rows]
         system = config.data.system
-        told = both("answers", rows_key, lambda: ask(model, tokenizer, task, prompts, system=system, **options).tolist())
+        told = both(
+            "answers", rows_key, lambda: label_probabilities(model, tokenizer, task, prompts, system=system, **options).tolist()
+        )
         found |= _classification(task, train, rows, told)
         if task.reasons:
-            asked = [conversation(prompt, system) for prompt in prompts]
-            said = both("reasons", rows_key, lambda: answers(model, tokenizer, asked, max_new_tokens=MAX_REASON, **options))
+            asked = [user_turn(prompt, system) for prompt in prompts]
+            said = both("reasons", rows_key, lambda: greedy_answers(model, tokenizer, asked, max_new_tokens=MAX_REASON, **options))
             found["reasons"] = score_all(task, train, rows, said)
     else:
         found["models"] = both("measures", rows_key, lambda: _generation(task, rows, model, tokenizer, config, **options))
@@ -113,6 +112,18 @@ def evaluate_task(
     (run / RESULT).write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (run / model_card.FILE).write_text(model_card.model_card(task, record, found), encoding="utf-8")
     return found
+
+
+def label_probabilities(model: Any, tokenizer: Any, task: Task, prompts: Sequence[str], **options: Any) -> Any:
+    """`(prompts, task.answers)`: how probable the model finds each answer; options of `label_log_likelihoods`."""
+    scores = label_log_likelihoods(model, tokenizer, prompts, task.beginnings, goes_on=bool(task.reasons), **options)
+    return probabilities(scores)
+
+
+def greedy_answers(model: Any, tokenizer: Any, conversations: Sequence[Sequence[Message]], **options: Any) -> list[str]:
+    """The most likely next turn after each conversation; options of `generate`."""
+    found = generate(model, tokenizer, [encode_messages(turns, tokenizer) for turns in conversations], **options)
+    return [answer.text for answer in found]
 
 
 class _Both:
@@ -207,7 +218,7 @@ def _generation(
             raise DataError("a row is no conversation", file=row.place, expected="messages")
         talks.append(row.messages)
     asked, truths = [turns[:-1] for turns in talks], [turns[-1].content for turns in talks]
-    said = answers(model, tokenizer, asked, max_new_tokens=MAX_NEW_TOKENS, batch_size=batch_size, progress=progress)
+    said = greedy_answers(model, tokenizer, asked, max_new_tokens=MAX_NEW_TOKENS, batch_size=batch_size, progress=progress)
     told = evaluate(model, tokenize_all(rows, tokenizer, config.data.max_length).rows, tokenizer, batch_size=batch_size)
     found = {"exact_match": metrics.exact_match(said, truths)} if task.kind == "number" else metrics.rouge(said, truths)
     return {**found, "perplexity": told["perplexity"]}

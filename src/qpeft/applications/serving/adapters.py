@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.errors import ModelError, RunError
-from qpeft.training.data.examples import Conversation, Message
-from qpeft.training.data.tokenization import encode_prompt
+from qpeft.evaluation.generate import Generated, encode_messages, generate
+from qpeft.training.data.examples import Message
 from qpeft.training.loop.loaded_run import copy_sharing_weights
 from qpeft.training.loop.run_dir import ADAPTER, finished_config
 from qpeft.training.model import loading
@@ -24,16 +24,6 @@ class Served:
 
     model: Any
     system: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A finished answer; `finish_reason` is "stop" (the model ended its turn) or "length". Counts are tokens."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
 
 
 class Adapters:
@@ -102,7 +92,7 @@ class Adapters:
         """Token ids of the conversation as training wrote it, up to where the answer begins."""
         if served.system and messages[0].role != "system":
             messages = [Message("system", served.system), *messages]
-        return encode_prompt(Conversation((*messages, Message("assistant", "")), 0, "request"), self.tokenizer)[0]
+        return encode_messages(messages, self.tokenizer)
 
     def answer(
         self,
@@ -115,40 +105,21 @@ class Adapters:
         seed: int | None = None,
         streamer: Any = None,
         stopped: Callable[[], bool] = lambda: False,
-    ) -> Answer:
+    ) -> Generated:
         """Continue the prompt: greedily at temperature 0, else sampled from the global generator, seeded if `seed` is given.
 
         `stopped` is asked before every token; `streamer` is a transformers streamer.
         """
-        import torch
-        from transformers import StoppingCriteriaList
-
-        inputs = torch.tensor([list(ids)], device=served.model.device)
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {"do_sample": False}
-        filler = self.tokenizer.pad_token_id
-        stop = StoppingCriteriaList([lambda tokens, scores, **_: torch.full((len(tokens),), stopped(), device=tokens.device)])
-        with self._answering, torch.inference_mode():
-            if seed is not None:
-                torch.manual_seed(seed)
-            out = served.model.generate(
-                input_ids=inputs,
-                attention_mask=torch.ones_like(inputs),
+        with self._answering:
+            (answer,) = generate(
+                served.model,
+                self.tokenizer,
+                [ids],
                 max_new_tokens=max_new_tokens,
-                pad_token_id=filler if filler is not None else self.tokenizer.eos_token_id,
-                stopping_criteria=stop,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
                 streamer=streamer,
-                **sampling,
-            )[0, len(ids) :]
-        ended = len(out) > 0 and int(out[-1]) in _ends(served.model)
-        return Answer(
-            text=self.tokenizer.decode(out, skip_special_tokens=True),
-            finish_reason="stop" if ended or len(out) < max_new_tokens else "length",
-            prompt_tokens=len(ids),
-            completion_tokens=len(out),
-        )
-
-
-def _ends(model: Any) -> set[int]:
-    """The tokens that end an answer."""
-    ends = model.generation_config.eos_token_id
-    return set(ends) if isinstance(ends, list) else {ends}
+                stopped=stopped,
+            )
+        return answer

@@ -29,7 +29,8 @@ try:
 except ImportError as error:
     raise MissingDependencyError("fastapi", "serve", "qpeft serve-model") from error
 
-from qpeft.applications.serving.adapters import Adapters, Answer, Served
+from qpeft.applications.serving.adapters import Adapters, Served
+from qpeft.evaluation.generate import Generated
 from qpeft.training.data.examples import Message
 
 MAX_NEW_TOKENS = 512  # of an answer whose request names no bound
@@ -171,7 +172,7 @@ class _Job:
         self.id, self.created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
         self.stop = threading.Event()
 
-    def run(self, streamer: Any = None) -> Answer:
+    def run(self, streamer: Any = None) -> Generated:
         return self.adapters.answer(
             self.served,
             self.ids,
@@ -183,7 +184,7 @@ class _Job:
             stopped=self.stop.is_set,
         )
 
-    async def whole(self, request: Request) -> Answer:
+    async def whole(self, request: Request) -> Generated:
         """The answer; when the client goes away it stops at its next token, or its first if others are still answered."""
         answering = asyncio.ensure_future(asyncio.to_thread(self.run))
         while not (await asyncio.wait([answering], timeout=LOOK_S))[0]:
@@ -203,7 +204,7 @@ class _Job:
         from transformers import TextIteratorStreamer
 
         streamer = TextIteratorStreamer(self.adapters.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        made: list[Answer] = []
+        made: list[Generated] = []
         failed: list[BaseException] = []
 
         def work() -> None:
@@ -233,7 +234,7 @@ class _Job:
             self.stop.set()
 
 
-def _usage(answer: Answer) -> dict[str, int]:
+def _usage(answer: Generated) -> dict[str, int]:
     return {
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,

@@ -29,7 +29,6 @@ from qpeft.training.loop.run_dir import (
     FAILURE,
     RECORD,
     WHOLE,
-    finished_config,
     init_run_dir,
     lock_run_dir,
     newest_whole_checkpoint,
@@ -74,15 +73,6 @@ def train(
         if record.status == "ok":
             atomic_write(folder / RECORD, record.to_json() + "\n")
     return record
-
-
-def load_run(folder: Path) -> tuple[RunConfig, Any, Any]:
-    """`(config, model, tokenizer)` of a finished run, the adapter in place, in evaluation mode."""
-    from peft import PeftModel
-
-    config = finished_config(folder)
-    base, tokenizer = loading.load_model(config.model), loading.load_tokenizer(config.model)
-    return config, PeftModel.from_pretrained(base, str(folder / ADAPTER)).eval(), tokenizer
 
 
 def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -> RunRecord:

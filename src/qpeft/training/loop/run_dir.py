@@ -51,11 +51,23 @@ def failed_record(config: RunConfig, reason: str) -> RunRecord:
     )
 
 
+def run_recipe(folder: Path) -> RunConfig:
+    """The recipe of a run, finished or not, as it was when the run began; its data files may have moved since.
+
+    Raises RunError for a folder that is no run.
+    """
+    if not (folder / RECIPE).is_file():
+        raise RunError("not a run", value=str(folder), bound=f"a folder with {RECIPE}")
+    return RunConfig.from_resolved(read_yaml(folder / RECIPE).value)
+
+
 def finished_config(folder: Path) -> RunConfig:
     """The recipe of a finished run, its plug-ins loaded; RunError for any other folder."""
     if not (folder / ADAPTER / "adapter_config.json").exists() or not (folder / RECIPE).exists():
+        if (folder / "records.jsonl").exists():
+            raise RunError("a comparison and not a run", value=str(folder), hint=f"one of its runs: {folder}/runs/ARM/seed-N")
         raise RunError("not a finished run", value=str(folder), bound=f"a folder with {RECIPE} and {ADAPTER}/")
-    config = RunConfig.from_resolved(read_yaml(folder / RECIPE).value)  # its data files may have moved since
+    config = run_recipe(folder)
     load_plugins(config.plugins)
     return config
 
@@ -128,7 +140,7 @@ def init_run_dir(config: RunConfig, folder: Path, overwrite: bool, contents: Seq
 
 def _same_but_for_its_budget(recipe: Path, config: RunConfig) -> bool:
     try:
-        found = RunConfig.from_resolved(read_yaml(recipe).value)
+        found = run_recipe(recipe.parent)
     except ConfigError:
         return False
     return found.without_budget() == config.without_budget()

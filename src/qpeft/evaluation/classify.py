@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qpeft.applications.task import Task
 from qpeft.errors import DataError
 from qpeft.training.data.examples import Conversation, Message
 from qpeft.training.data.tokenization import IGNORED, tokenize
@@ -60,12 +59,6 @@ def probabilities(scores: np.ndarray) -> np.ndarray:
 
     shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
-
-
-def ask(model: Any, tokenizer: Any, task: Task, prompts: Sequence[str], **options: Any) -> np.ndarray:
-    """`(prompts, task.answers)`: how probable the model finds each answer; options as above."""
-    scores = label_log_likelihoods(model, tokenizer, prompts, task.beginnings, goes_on=bool(task.reasons), **options)
-    return probabilities(scores)
 
 
 _Tail = tuple[list[int], list[bool]]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qpeft.applications.metrics import (
+from qpeft.evaluation.metrics import (
     classification,
     exact_match,
     expected_calibration_error,

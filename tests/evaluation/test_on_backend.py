@@ -18,7 +18,8 @@ from qpeft.errors import BudgetError, RunError
 from qpeft.evaluation.on_backend import evaluate_on_backend
 from qpeft.training.data.examples import load_data
 from qpeft.training.data.tokenization import tokenize_all
-from qpeft.training.loop.run import load_run, train
+from qpeft.training.loop.loaded_run import load_run
+from qpeft.training.loop.run import train
 from qpeft.training.recipe.config import load_recipe
 
 

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 import torch
-from tests.backends import aer_reference
+from tests.backends.emulator import aer_reference
 
 from qpeft.backends.emulator.backend import EmulatorBackend, probabilities_of
 from qpeft.backends.emulator.chip import Chip, load_chip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.backends.standin import StandIn
+from tests.backends.origin_cloud import FakeOriginCloud
 from tests.command_line import qpeft
 
 from qpeft.backends.registry import get_backend
@@ -97,7 +97,7 @@ def test_command(run: Path) -> None:
 def test_command_on_a_cloud_is_paid_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way: a trained adapter, the real pyqpanda3 client, a server that runs the programs. The second time is a replay."""
     pytest.importorskip("pyqpanda3")
-    with StandIn("the-key") as cloud:
+    with FakeOriginCloud("the-key") as cloud:
         cloud.states = []
         monkeypatch.setenv("PYQPANDA_API_KEY", "the-key")
         monkeypatch.setenv("PYQPANDA_URL", cloud.url)

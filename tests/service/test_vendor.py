@@ -22,7 +22,7 @@ from qpeft.service.client import Client
 from qpeft.service.ids import new_id
 from qpeft.service.store import leases
 from qpeft.service.vendor import tasks as vendor_tasks
-from tests.backends.standin import StandIn
+from tests.backends.origin_cloud import FakeOriginCloud
 from tests.service.engine import Engine
 from tests.service.processes import Process, Server
 from tests.service.proxy import Proxy
@@ -39,7 +39,7 @@ class Place:
     """A service with a vendor's chip, the vendor, and workers that are started and killed by tests."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
-        self.cloud = StandIn(VENDOR_KEY).__enter__()
+        self.cloud = FakeOriginCloud(VENDOR_KEY).__enter__()
         self.cloud.states = ["1"]
         self.server = Server(folder, "--executors", "0", devices=(DEVICE,), environment=environment).start()
         self.proxy = Proxy(self.server.port).__enter__()

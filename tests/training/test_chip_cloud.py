@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.backends.standin import StandIn
+from tests.backends.origin_cloud import FakeOriginCloud
 from tests.kills import kill_when_there
 
 from qpeft.errors import BudgetError, JobError
@@ -27,7 +27,7 @@ SHIFT_STEP = POINTS * (1 + 4 * 2 + 4 * 4)
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Any:
-    with StandIn("the-key", seed=5) as found:
+    with FakeOriginCloud("the-key", seed=5) as found:
         found.states = []
         monkeypatch.setenv("PYQPANDA_API_KEY", "the-key")
         monkeypatch.setenv("PYQPANDA_URL", found.url)
@@ -48,7 +48,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / "adapter_model.safetensors")
 
 
-def test_ten_steps(recipe: Path, tmp_path: Path, cloud: StandIn) -> None:
+def test_ten_steps(recipe: Path, tmp_path: Path, cloud: FakeOriginCloud) -> None:
     record = run(recipe, tmp_path / "run", 10)
     assert record.steps == 10
     assert not record.simulated
@@ -58,7 +58,7 @@ def test_ten_steps(recipe: Path, tmp_path: Path, cloud: StandIn) -> None:
     assert all(torch.isfinite(t).all() for t in weights(tmp_path / "run").values())
 
 
-def test_a_failed_job_and_a_budget_lose_no_step(recipe: Path, tmp_path: Path, cloud: StandIn) -> None:
+def test_a_failed_job_and_a_budget_lose_no_step(recipe: Path, tmp_path: Path, cloud: FakeOriginCloud) -> None:
     folder = tmp_path / "run"
     with pytest.raises(BudgetError, match=f"stopped after step 2, spent {2 * SPSA_STEP + POINTS} circuits"):
         run(recipe, folder, 4, budget={"shots": 50 * (3 * SPSA_STEP - 1)})
@@ -71,7 +71,7 @@ def test_a_failed_job_and_a_budget_lose_no_step(recipe: Path, tmp_path: Path, cl
     assert cloud.circuits == 4 * SPSA_STEP + 2 * POINTS  # the failed job alone was sent again
 
 
-def test_kill_9_between_two_jobs(recipe: Path, tmp_path: Path, cloud: StandIn) -> None:
+def test_kill_9_between_two_jobs(recipe: Path, tmp_path: Path, cloud: FakeOriginCloud) -> None:
     """A gradient of two jobs, killed when the second is about to be sent: no job is sent twice.
 
     The circuit's angles are the same in all three steps (its output is multiplied by zeros until the second), so that only the

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.backends.random_chips import make_chip
+from tests.backends.emulator.random_chips import make_chip
 from tests.training.test_chip import assert_equal_weights, run, settings
 
 from qpeft.backends.emulator.chip import Coupler, Qubit

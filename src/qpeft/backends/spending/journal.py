@@ -1,17 +1,17 @@
-"""What was sent to a vendor, on disk before it is sent, so that a crash neither loses a job nor pays for it twice.
+"""Paid jobs in a file: on disk before they are sent, so that a crash neither loses a job nor pays for it twice.
 
 A journal is one piece of work, in one JSON Lines file. Each job leaves a line when it is about to be sent (`intent`), when the
-vendor gave it an id (`sent`), and when it ended (`done` with its result, `failed`, `cancelled`, `refused`). Every line is flushed
-to the disk before the next step. Opened again after a crash, the journal gives the same jobs their results back, in the order they
-are asked for, and attaches to what is still under way; only what was never sent is sent.
+vendor gave it an id (`sent`), and when it ended (`done` with its result, `failed`, `cancelled`, `refused`); submission.py has the
+states. Every line is flushed to the disk before the next step. Opened again after a crash, the journal gives the same jobs their
+results back, in the order they are asked for, and attaches to what is still under way; only what was never sent is sent.
 
 A job of which there is an `intent` and nothing else may or may not have reached the vendor. It is never sent again by itself:
-look it up at the vendor's, then say `resolve(key, job_id)`, or `resolve(key, None)` if it never arrived.
+look it up at the vendor's, then call `resolve(key, job_id)`, or `resolve(key, None)` if it never arrived.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import json
 import os
@@ -23,15 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.backends.spending.budget import Cost
+from qpeft.backends.spending.submission import PAID, check_transition
 from qpeft.errors import BackendError, JobError
+from qpeft.files import lock_file
 
 FORMAT = 1
-ENDED = frozenset({"done", "failed", "cancelled", "refused", "abandoned"})
+OLD_EVENTS = {"abandoned": "absent"}  # names in files of earlier versions
 
 
 @dataclass
 class JournalEntry:
-    """One job's story so far. `state`: intent, sent, or one of `ENDED`; `result` is there when done."""
+    """A job and how far it is. `state` is one of submission.py; `result` is there when done."""
 
     key: str
     state: str
@@ -42,18 +44,23 @@ class JournalEntry:
 
 
 class Journal:
-    """A file of jobs; one process at a time. `with Journal(path) as journal:` or `close()` lets go of it."""
+    """A file of jobs, used by one process at a time. `with Journal(path) as journal:` or `close()` releases it.
+
+    Raises:
+        BackendError: another process uses the file, or it is no journal.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab+")  # noqa: SIM115 - held, and locked, until close()
+        self._held = contextlib.ExitStack()
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
+            self._held.enter_context(lock_file(self.path.with_name(f"{self.path.name}.lock"), timeout_s=0.0))
+        except TimeoutError as error:
             raise BackendError("another process uses this journal", value=str(self.path), hint="wait, or another file") from error
+        self._file = self._held.enter_context(open(self.path, "ab+"))  # noqa: SIM115 - open, and locked, until close()
         self.entries: dict[str, JournalEntry] = {}
+        self._earlier = Cost()  # paid for, of jobs that ended without a result and were sent again
         self._delivered: Counter[str] = Counter()
         self._read()
 
@@ -64,19 +71,19 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        self._file.close()
+        self._held.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_file"):
+        if hasattr(self, "_held"):
             self.close()
 
     @property
     def spent(self) -> Cost:
-        """The cost of all jobs that may have reached the vendor."""
-        return sum((e.cost for e in self.entries.values() if e.state not in ("refused", "abandoned")), Cost())
+        """The cost of everything that may have reached the vendor, every attempt of a job that failed included."""
+        return sum((entry.cost for entry in self.entries.values() if entry.state in PAID), self._earlier)
 
     def keys(self, payloads: Sequence[Any]) -> list[str]:
-        """Names of jobs: a job's content, and the how-manieth sample of it this process is to get. What was asked for and not
+        """Names of jobs: the hash of a job's content, and which repeat of it this process asks for. What was asked for and not
         delivered, because something went wrong, has the same name when it is asked for again."""
         counts, keys = self._delivered.copy(), []
         for payload in payloads:
@@ -92,29 +99,36 @@ class Journal:
     def entry(self, key: str) -> JournalEntry | None:
         return self.entries.get(key)
 
+    def state(self, key: str) -> str:
+        """The state of a job, "" where nothing is known of it."""
+        entry = self.entries.get(key)
+        return "" if entry is None else entry.state
+
     def intent(self, key: str, cost: Cost, snapshot: Any = None) -> None:
-        """About to be sent. `snapshot` is what shall be known of the chip at this time (its calibration)."""
+        """A job is about to be sent. `snapshot` is what shall be known of the chip at this time (its calibration)."""
         self._write({"event": "intent", "key": key, "cost": asdict(cost), "snapshot": snapshot})
 
     def sent(self, key: str, job: str) -> None:
+        """The vendor has a job, under this id."""
         self._write({"event": "sent", "key": key, "job": job})
 
     def ended(self, key: str, state: str, *, detail: str = "", result: Any = None) -> None:
+        """A job is `done`, `failed`, `cancelled`, `refused` or `absent`."""
         self._write({"event": state, "key": key, "detail": detail, "result": result})
 
     def resolve(self, key: str, job: str | None) -> None:
-        """Say what became of an intent whose sending was cut off: the vendor's id of it, or None if it never arrived."""
-        entry = self.entries.get(key)
-        if entry is None or entry.state != "intent":
+        """Settle an ambiguous job: the vendor's id of it, or None if it never arrived. JobError where there is none to settle."""
+        if self.state(key) != "intent":
             raise JobError(
                 "no such open intent", value=key, bound=", ".join(k for k, e in self.entries.items() if e.state == "intent")
             )
         if job is None:
-            self.ended(key, "abandoned", detail="never arrived")
+            self.ended(key, "absent", detail="never arrived")
         else:
             self.sent(key, job)
 
     def _write(self, line: dict[str, Any]) -> None:
+        check_transition(self.state(line["key"]), line["event"])
         stamped = {"format": FORMAT, "time": round(time.time(), 3), **line}
         self._file.write(json.dumps(stamped, separators=(",", ":")).encode() + b"\n")
         self._file.flush()
@@ -131,6 +145,8 @@ class Journal:
                 values = json.loads(line)
                 if values["format"] != FORMAT:
                     raise ValueError(f"format {values['format']}")
+                values["event"] = OLD_EVENTS.get(values["event"], values["event"])
+                check_transition(self.state(values["key"]), values["event"])
                 self._apply(values)
             except (ValueError, KeyError, TypeError) as error:
                 self.close()
@@ -138,12 +154,15 @@ class Journal:
 
     def _apply(self, line: dict[str, Any]) -> None:
         key, event = line["key"], line["event"]
+        entry = self.entries.get(key)
         if event == "intent":
+            if entry is not None and entry.state in PAID:
+                self._earlier += entry.cost
             self.entries[key] = JournalEntry(key, "intent", Cost(**line["cost"]))
-        elif event == "sent":
-            self.entries[key].state, self.entries[key].job = "sent", line["job"]
-        elif event in ENDED:
-            entry = self.entries[key]
-            entry.state, entry.detail, entry.result = event, line["detail"], line["result"]
+            return
+        assert entry is not None  # no other step follows from nothing
+        entry.state = event
+        if event == "sent":
+            entry.job = line["job"]
         else:
-            raise ValueError(f"event {event!r}")
+            entry.detail, entry.result = line["detail"], line["result"]

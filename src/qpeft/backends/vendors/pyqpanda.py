@@ -21,8 +21,9 @@ import numpy as np
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run, sample
 from qpeft.backends.emulator.chip_formats import from_chip_info
 from qpeft.backends.spending.budget import Budget, Cost
-from qpeft.backends.spending.jobs import JobRunner, Secret, find_key, warn_if_unencrypted
+from qpeft.backends.spending.jobs import JobRunner
 from qpeft.backends.spending.journal import Journal
+from qpeft.backends.vendors.keys import Secret, find_key, warn_if_unencrypted
 from qpeft.backends.vendors.pyqpanda_client import Client, sdk
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.text.originir import to_originir
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 LOCAL = {"CPUQVM": 20, "DensityMatrix": 10}  # simulators on this machine and the qubits that fit well
 MAX_CIRCUITS_PER_JOB = 200
 SECONDS_PER_SHOT = 100e-6
-KEY_VARIABLE, URL_VARIABLE = "PYQPANDA_API_KEY", "PYQPANDA_URL"
+KEY_VARIABLES = ("PYQPANDA_API_KEY", "ORIGIN_API_KEY", "ORIGINQ_API_KEY")  # ours, qBraid's, and what scripts use
+URL_VARIABLE = "PYQPANDA_URL"
 DEFAULT_ADDRESS = "http://pyqpanda3's default address"  # which is not encrypted
 
 
@@ -98,7 +100,7 @@ class Cloud(Backend):
     Args:
         chip: its name in the vendor's list (`origin_wukong` is no chip: it stands for a retired one).
         journal: the file in which this piece of work is kept; see journal.py. A fresh file asks everything afresh.
-        api_key: default the environment variable PYQPANDA_API_KEY, else the keyring.
+        api_key: default one of the environment variables KEY_VARIABLES, else the keyring.
         url: default the environment variable PYQPANDA_URL, else the vendor's.
         budget: checked, with what the journal says was spent, before anything is sent.
         readout_correction: "server" has the vendor correct readout errors; then do not correct again (mitigation.py refuses).
@@ -135,7 +137,7 @@ class Cloud(Backend):
         self.name, self.chip_name, self.sample = f"pyqpanda:{chip}", chip, ""
         self.corrects_readout = readout_correction == "server"
         if client is None:
-            key = Secret(api_key) if api_key is not None else find_key(KEY_VARIABLE, "pyqpanda")
+            key = Secret(api_key) if api_key is not None else find_key(KEY_VARIABLES, "pyqpanda")
             url = url or os.environ.get(URL_VARIABLE) or None
             warn_if_unencrypted(DEFAULT_ADDRESS if url is None else url)
             client = Client(key, url, call_timeout_s)

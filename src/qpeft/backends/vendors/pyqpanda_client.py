@@ -18,17 +18,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from qpeft.backends.spending.jobs import JobStatus, KeyRefusedError, NotSentError, Secret
+from qpeft.backends.spending.submission import JobStatus, KeyRefusedError, NotSentError, VendorClient
+from qpeft.backends.vendors.keys import Secret
 from qpeft.errors import MissingDependencyError
 
 _STATES = {"FINISHED": "done", "FAILED": "failed", "COMPUTING": "running"}  # others wait
 
-# Errors of a submission that cost nothing: no connection was made, or the server answered 4xx. Of the others, those in which the
-# SDK speaks (of curl, of HTTP, of JSON that it cannot read) leave open whether the job was taken; the rest is the server's own no.
-_NEVER_SENT = re.compile(r"Couldn't connect|Failed to connect|Could ?n[o']t resolve|with status 4(?!08)\d\d")
-_OPEN = re.compile(
-    r"curl|HTTP request failed|^(The document|Invalid value|Invalid e|value is not|Miss|Terminate|Unspecific|Incorrect hex|"
-    r"The surrogate|Number too big)|^\s*$"
+# The errors of a submission that are known to mean that nothing was taken: no connection was made, or HTTP refused the request. The
+# SDK hands on a vendor's own words without a code, so any other error leaves open whether the job was taken (408, 409, 425 and 499
+# do as well: they speak of a request that is already there, or that was cut off).
+_NEVER_SENT = re.compile(
+    r"Couldn't connect|Failed to connect|Could ?n[o']t resolve|^QCloud HTTP request failed with status 4(?!08|09|25|99)\d\d\b"
 )
 
 
@@ -37,7 +37,7 @@ def sdk(module: str) -> Any:
     return importlib.import_module(f"pyqpanda3.{module}")
 
 
-class Client:
+class Client(VendorClient):
     """Calls of the SDK, each within `timeout_s` (its process is ended if not); see `VendorClient`."""
 
     def __init__(self, key: Secret, url: str | None, timeout_s: float = 60.0) -> None:
@@ -52,10 +52,10 @@ class Client:
         """A chip's calibration in the vendor's own form (the `obj` of its chipInfo reply), as far as the SDK hands it out."""
         return dict(self._call("chip_info", chip=chip))
 
-    def submit(self, payload: Any) -> str:
-        """`payload["tag"]`, if there is one, travels along as the vendor's batch number."""
+    def submit(self, payload: Any, tag: str) -> str:
+        """`tag` travels along as the vendor's batch number, which the vendor's own pages show."""
         sent = {name: value for name, value in payload.items() if name != "sample"}  # which is the journal's
-        return str(self._call("submit", **sent))
+        return str(self._call("submit", **sent, tag=tag))
 
     def poll(self, job: str) -> JobStatus:
         state, detail, result = self._call("poll", job=job)
@@ -114,7 +114,7 @@ class Client:
         message = self._key.censor(reply["error"])
         if "status 401" in message or "status 403" in message:
             raise KeyRefusedError("status 401: unauthorised")
-        if request["call"] == "submit" and (_NEVER_SENT.search(message) or not _OPEN.search(message)):
+        if request["call"] == "submit" and (reply.get("unsent") or _NEVER_SENT.search(message)):
             raise NotSentError(message)
         raise ConnectionError(message)
 
@@ -130,6 +130,10 @@ class Client:
                     raise ConnectionError("the process ended")
                 data += piece
         return data
+
+
+class _UnsentError(Exception):
+    """A submission that ended before anything left this machine."""
 
 
 class _Worker:
@@ -189,8 +193,12 @@ class _Worker:
     ) -> str:
         options = self.qcloud.QCloudOptions(int(amend), mapping=mapping, optimization=optimization, specified_block=block)
         read = sdk("intermediate_compiler").convert_originir_string_to_qprog
-        progs = [read(text) for text in programs]
-        return str(self.service.backend(chip).run(progs, shots, options, batch_id=tag).job_id())
+        try:
+            progs = [read(text) for text in programs]
+            backend = self.service.backend(chip)
+        except Exception as error:
+            raise _UnsentError(str(error)) from error
+        return str(backend.run(progs, shots, options, batch_id=tag).job_id())
 
     def poll(self, job: str) -> tuple[str, str, Any]:
         result = self.qcloud.QCloudJob(job).query()
@@ -216,7 +224,7 @@ def main() -> None:
         except ImportError:
             reply = {"missing": True}
         except Exception as error:
-            reply = {"error": str(error)}
+            reply = {"error": str(error), "unsent": isinstance(error, _UnsentError)}
         print(json.dumps(reply), file=replies, flush=True)
 
 

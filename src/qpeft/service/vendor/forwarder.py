@@ -1,8 +1,8 @@
 """A vendor's chip as a device: a worker that sends jobs on, and pays for none of them twice.
 
-Before anything is sent, what is sent is written down by the service (vendor/tasks.py); the vendor's id of it right after. Whoever
-leases the jobs later, after whatever crash, finds the task and takes it up: polls it when the vendor's id is known, and when it is
-not, waits for an administrator's word instead of sending it again.
+The protocol is that of qpeft.backends.spending.submission, stored in the service's database (vendor/tasks.py): the intent before
+anything is sent, the vendor's id right after. Whoever leases the jobs later, after whatever crash, finds the task and takes it up:
+it polls a task of which the vendor's id is known; one of which it is not waits for an administrator and is not sent again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from qpeft.backends.base import Counts
-from qpeft.backends.spending.jobs import KeyRefusedError, NotSentError, VendorClient, find_key, warn_if_unencrypted
+from qpeft.backends.spending.submission import Backoff, JobStatus, KeyRefusedError, VendorClient, poll_job, send_once
+from qpeft.backends.vendors.keys import find_key, warn_if_unencrypted
 from qpeft.backends.vendors.pyqpanda import (
     DEFAULT_ADDRESS,
-    KEY_VARIABLE,
+    KEY_VARIABLES,
     MAX_CIRCUITS_PER_JOB,
     SECONDS_PER_SHOT,
     URL_VARIABLE,
@@ -52,7 +53,11 @@ SETTINGS = {"amend": False, "mapping": True, "optimization": True, "block": []}
 
 
 class ChipClient(VendorClient, Protocol):
-    def chip_info(self, chip: str) -> dict[str, Any]: ...
+    """A vendor's client that also tells of its chips."""
+
+    def chip_info(self, chip: str) -> dict[str, Any]:
+        """A chip's calibration in the vendor's own form."""
+        ...
 
 
 @dataclass
@@ -164,37 +169,22 @@ class Forwarder:
             intent = VendorIntent(
                 worker=context.worker, task=task, device=self.name, shots=shots, members=members, calibration=calibration
             )
+            payload = {"chip": self.chip, "programs": programs, "shots": shots, **SETTINGS}
             try:
-                context.call("vendor/intent", intent, dict[str, Any])
-            except ServiceError as refusal:
+                sent = send_once(self.client, payload, task, ServiceLog(context, intent))
+            except IntentRefusedError as refusal:
                 if refusal.code == "budget":
                     return [failed(job, str(refusal)) for job in jobs]
                 log.warning("%s: %s", self.name, refusal)
                 return [released(job) for job in jobs]
-            payload = {"chip": self.chip, "programs": programs, "shots": shots, "tag": task, **SETTINGS}
-            try:
-                vendor_job = self.client.submit(payload)
-            except (NotSentError, KeyRefusedError) as error:
-                reason = f"the vendor did not take it: {error}"
-                self._tell(context, task, "refused", reason=reason)
-                context.pause(self.poll_s * 2**attempt)
-                continue
-            except Exception as error:
-                reason = f"sending was cut off ({error}): the vendor may or may not have it, under batch number {task}"
-                log.error("%s: %s; an administrator has to resolve it", self.name, reason)
-                self._tell(context, task, "intent", reason=reason)
-            else:
-                self._tell(context, task, "sent", vendor_job=vendor_job)
-            return _task_of(task, bundle)
+            if sent.state != "refused":
+                return _task_of(task, bundle)
+            reason = f"the vendor did not take it: {sent.reason}"
+            context.pause(self.poll_s * 2**attempt)
         return [failed(job, reason) for job in jobs]
 
-    @staticmethod
-    def _tell(context: WorkerContext, task: str, state: Any, *, vendor_job: str = "", reason: str = "") -> None:
-        news = VendorUpdate(task=task, state=state, vendor_job=vendor_job, reason=reason[:4000])
-        context.call("vendor/update", news, dict[str, Any])
-
     def _wait(self, tasks: list[Task], context: WorkerContext) -> Iterator[list[FinishedJob]]:
-        pause = self.poll_s
+        backoff = Backoff(self.poll_s, LONGEST_POLL_S)
         while tasks:
             if context.stopping():
                 yield [released(one.job) for task in tasks for one, _ in task.members]
@@ -205,8 +195,7 @@ class Forwarder:
                     tasks.remove(task)
                     yield ended
             if tasks:
-                context.pause(pause)
-                pause = min(1.5 * pause, LONGEST_POLL_S)
+                context.pause(backoff.next_s())
 
     def _look(self, task: Task, context: WorkerContext) -> list[FinishedJob] | None:
         """The ends of a task's jobs, None while it goes on."""
@@ -221,12 +210,14 @@ class Forwarder:
         if known.state != "sent":
             return None
         try:
-            status = self.client.poll(known.vendor_job)
-        except Exception as error:
-            log.warning("%s: task %s: no answer (%s); asking again", self.name, known.vendor_job, error)
+            status = poll_job(self.client, known.vendor_job)
+        except KeyRefusedError as error:
+            log.error("%s: task %s: the vendor no longer takes the key (%s); asking again", self.name, known.vendor_job, error)
+            return None
+        if not isinstance(status, JobStatus):
             return None
         if status.state == "done":
-            return [self._end(one, status.result["counts"][first : first + one.job.rows]) for one, first in task.members]
+            return [self._end(one, first, status.result) for one, first in task.members]
         if status.state in ("failed", "cancelled"):
             why = f"the vendor's task {known.vendor_job} {status.state}: {status.detail or 'no reason was given'}"
             return [failed(job, why) for job in jobs]
@@ -238,21 +229,59 @@ class Forwarder:
         except Exception as error:
             log.warning("%s: task %s could not be cancelled: %s", self.name, vendor_job, error)
 
-    def _end(self, one: Prepared, found: list[dict[str, float]]) -> FinishedJob:
+    def _end(self, one: Prepared, first: int, result: Any) -> FinishedJob:
+        """The end of a job whose programs begin at `first` of its task; an answer that makes no sense fails the job alone."""
         job = one.job
         assert job.shots is not None
-        if len(found) != job.rows:
-            return failed(job, f"the vendor returned {len(found)} results for {job.rows} circuits")
-        counts: Counts = counts_of(found, one.circuit.n_qubits, job.shots)
+        try:
+            found = result["counts"][first : first + job.rows]
+            if len(found) != job.rows:
+                return failed(job, f"the vendor returned {len(found)} results for {job.rows} circuits")
+            counts: Counts = counts_of(found, one.circuit.n_qubits, job.shots)
+        except (QpeftError, KeyError, TypeError, ValueError, AttributeError) as error:
+            return failed(job, f"the vendor's answer cannot be read: {type(error).__name__}: {error}")
         seconds = job.rows * job.shots * SECONDS_PER_SHOT
         return FinishedJob(
             seq=job.seq, attempt=job.attempt, device_s=seconds, payload=pack(one.result(counts)), calibration=self._known.id
         )
 
 
+class IntentRefusedError(ServiceError):
+    """The service does not record the intent, so nothing is sent."""
+
+
+@dataclass(frozen=True)
+class ServiceLog:
+    """One task's `SubmissionLog` at the service."""
+
+    context: WorkerContext
+    about: VendorIntent
+
+    def intent(self) -> None:
+        try:
+            self.context.call("vendor/intent", self.about, dict[str, Any])
+        except ServiceError as error:
+            raise IntentRefusedError(str(error), status=error.status, code=error.code) from error
+
+    def sent(self, job: str) -> None:
+        self._tell("sent", vendor_job=job)
+
+    def refused(self, reason: str) -> None:
+        self._tell("refused", reason=f"the vendor did not take it: {reason}")
+
+    def ambiguous(self, reason: str) -> None:
+        told = f"{reason}: the vendor may or may not have it, under batch number {self.about.task}"
+        log.error("%s: %s; an administrator has to resolve it", self.about.device, told)
+        self._tell("intent", reason=told)
+
+    def _tell(self, state: Any, *, vendor_job: str = "", reason: str = "") -> None:
+        news = VendorUpdate(task=self.about.task, state=state, vendor_job=vendor_job, reason=reason[:4000])
+        self.context.call("vendor/update", news, dict[str, Any])
+
+
 def open_vendor(name: str) -> Forwarder:
     """The forwarder of a device's name, with the key that this machine has."""
-    key, url = find_key(KEY_VARIABLE, "pyqpanda"), os.environ.get(URL_VARIABLE) or None
+    key, url = find_key(KEY_VARIABLES, "pyqpanda"), os.environ.get(URL_VARIABLE) or None
     warn_if_unencrypted(DEFAULT_ADDRESS if url is None else url)
     return Forwarder(name, name.partition(":")[2], Client(key, url))
 

@@ -1,14 +1,10 @@
-"""What is sent to a vendor, written down before it is sent. Each function is an operation of writer.py.
+"""What is sent to a vendor, stored before it is sent. Each function is an operation of store/writer.py.
 
-A vendor's task holds the programs of some jobs. Its states:
-
-    intent -> sent      the vendor has it, under `vendor_job`
-           -> refused   it certainly was not taken and cost nothing; its jobs may be sent again
-           -> absent    an administrator looked at the vendor's: it never arrived; its jobs may be sent again
-
-While a task is an intent its jobs are not sent again by anybody, whatever dies: it may have arrived, and be paid for. A vendor that
-can be asked for its tasks by our id would settle that by itself; Origin Quantum's client has no such call, it only carries the id
-(`batchNo`) to the vendor's own pages, so that an administrator looks it up and resolves it.
+A vendor's task holds the programs of some jobs. Its states and their steps are those of qpeft.backends.spending.submission:
+`intent`, then `sent` under `vendor_job`, `refused` or `absent` (how a sent task ends is stored with its jobs). While a task is an
+intent nobody sends its jobs again, whatever dies: it may have arrived, and be paid for. A vendor that can be asked for its tasks
+by our id would settle that by itself; Origin Quantum's client has no such call, it only carries the id (`batchNo`) to the vendor's
+own pages, so an administrator looks it up and resolves it.
 """
 
 from __future__ import annotations
@@ -19,6 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from qpeft.backends.spending.submission import PAID, TRANSITIONS
 from qpeft.errors import ServiceError
 from qpeft.service.settings import Settings
 from qpeft.service.store.admin import note
@@ -26,8 +23,7 @@ from qpeft.service.store.leases import alive, keep_calibration
 from qpeft.service.store.schema import Row, jobs, vendor_members, vendor_tasks
 from qpeft.service.store.writer import Transaction
 
-PAID: Final = ("intent", "sent")
-TASK_STATES: Final = (*PAID, "refused", "absent")
+TASK_STATES: Final = ("intent", *sorted(TRANSITIONS["intent"], reverse=True))
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ class RecordIntent:
                 return ServiceError("a job is with the vendor already", status=409, code="forwarded", value=row.task)
         bound = self.settings.max_vendor_shots
         if bound is not None:
-            paid = sa.select(sa.func.coalesce(sa.func.sum(vendor_tasks.c.shots), 0)).where(vendor_tasks.c.state.in_(PAID))
+            paid = sa.select(sa.func.coalesce(sa.func.sum(vendor_tasks.c.shots), 0)).where(vendor_tasks.c.state.in_(sorted(PAID)))
             total = int(txn.connection.execute(paid).scalar_one()) + _shots(intent)
             if total > bound:
                 return ServiceError(

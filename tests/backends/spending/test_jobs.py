@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from qpeft.backends.spending.budget import Budget, Cost
-from qpeft.backends.spending.jobs import JobRunner, JobStatus, KeyRefusedError, NotSentError
+from qpeft.backends.spending.jobs import JobRunner
 from qpeft.backends.spending.journal import Journal
+from qpeft.backends.spending.submission import JobStatus, KeyRefusedError, NotSentError, VendorClient
 from qpeft.errors import BackendError, BudgetError, JobError
 
 COST = Cost(circuits=2, shots=20, programs=2, jobs=1, seconds=0.5)
 
 
-class Memory:
+class Memory(VendorClient):
     """A vendor in memory: a job's result is its payload turned round. `faults` are raised by the next calls of their name."""
 
     def __init__(self, **faults: list[Exception]) -> None:
@@ -27,7 +28,7 @@ class Memory:
         if self.faults.get(name):
             raise self.faults[name].pop(0)
 
-    def submit(self, payload: Any) -> str:
+    def submit(self, payload: Any, tag: str) -> str:
         self._fault("submit")
         self.jobs[f"job-{len(self.jobs)}"] = payload
         self._fault("reply")
@@ -155,6 +156,52 @@ def test_passing_silence_is_waited_out_and_lasting_silence_is_not(tmp_path: Path
     client.faults["poll"] = [KeyRefusedError("401")]
     with pytest.raises(JobError, match="no longer takes the key"):
         runner(tmp_path / "l", client).run([("cd", COST)])
+
+
+def test_jobs_that_failed_count(tmp_path: Path) -> None:
+    """A vendor charges for what it ran: ten attempts at two jobs that fail do not fit under a budget of four."""
+    client = Memory()
+    client.poll = lambda job: JobStatus("failed", "the chip warmed up")  # type: ignore[method-assign]
+    first, ends = runner(tmp_path / "j", client, budget=Budget(jobs=4)), []
+    for _ in range(10):
+        with pytest.raises(BackendError) as caught:
+            first.run([("ab", COST), ("cd", COST)])
+        ends.append(type(caught.value))
+    assert ends[-1] is BudgetError
+    assert len(client.jobs) <= 4
+    assert first.journal.spent.jobs == len(client.jobs)
+    first.journal.close()
+    with Journal(tmp_path / "j") as again:
+        assert again.spent.jobs == len(client.jobs)
+
+
+def test_a_vendor_that_recognises_a_repeat_gets_it_again(tmp_path: Path) -> None:
+    """After a lost reply: the same tag, one job, one cost."""
+
+    class Recognising(Memory):
+        idempotent = True
+
+        def submit(self, payload: Any, tag: str) -> str:
+            known = self.__dict__.setdefault("tags", {})
+            if tag not in known:
+                known[tag] = super().submit(payload, tag)
+            self._fault("late")
+            return str(known[tag])
+
+    client = Recognising(late=[ConnectionError("dropped")])
+    first = runner(tmp_path / "j", client, budget=Budget(jobs=1))
+    with pytest.raises(JobError, match="may or may not"):
+        first.run([("ab", COST)])
+    assert first.run([("ab", COST)]) == ["ba"]
+    assert len(client.jobs) == 1
+    assert first.journal.spent == COST
+
+
+def test_an_answer_without_an_id_is_ambiguous(tmp_path: Path) -> None:
+    client = Memory()
+    client.submit = lambda payload, tag: ""  # type: ignore[method-assign]
+    with pytest.raises(JobError, match="without an id"):
+        runner(tmp_path / "j", client).run([("ab", COST)])
 
 
 def test_budget_covers_everything_that_is_left_to_send(tmp_path: Path) -> None:

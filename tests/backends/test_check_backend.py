@@ -17,7 +17,7 @@ from qpeft.backends.simulator import CompiledSimulation, SimulatorBackend
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import BackendError, MissingDependencyError
 from qpeft.testing import check_backend
-from tests.backends.standin import StandIn
+from tests.backends.origin_cloud import FakeOriginCloud
 
 LOCAL = [
     "simulator",
@@ -72,7 +72,7 @@ def fake_backend() -> Any:
 def cloud(tmp_path: Path) -> Iterator[Callable[[], Backend]]:
     pytest.importorskip("pyqpanda3")
     made = []
-    with StandIn() as server:
+    with FakeOriginCloud() as server:
         server.states = []
 
         def make() -> Backend:

@@ -1,11 +1,9 @@
-"""The real pyqpanda3 client against a stand-in cloud on loopback that runs what it is sent."""
+"""The real pyqpanda3 client against a cloud on loopback that runs what it is sent."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -21,14 +19,15 @@ from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.registry import get_backend
 from qpeft.backends.simulator import SimulatorBackend
 from qpeft.backends.spending.budget import Budget
-from qpeft.backends.spending.jobs import Secret, find_key, warn_if_unencrypted
 from qpeft.backends.spending.journal import Journal
+from qpeft.backends.spending.submission import NotSentError
+from qpeft.backends.vendors.keys import Secret
 from qpeft.backends.vendors.pyqpanda import Cloud
 from qpeft.backends.vendors.pyqpanda_client import Client
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import BackendError, BudgetError, JobError
-from tests.backends.standin import FAILED, StandIn
+from tests.backends.origin_cloud import FAILED, FakeOriginCloud
 
 pytest.importorskip("pyqpanda3")
 
@@ -40,13 +39,13 @@ SHOTS = 2000
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[StandIn]:
-    with StandIn(KEY) as running:
+def server() -> Iterator[FakeOriginCloud]:
+    with FakeOriginCloud(KEY) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def client(server: StandIn) -> Iterator[Client]:
+def client(server: FakeOriginCloud) -> Iterator[Client]:
     """One process of the SDK for the tests that do not end it: starting it takes a second, for matplotlib that it imports."""
     shared = Client(Secret(KEY), server.url, 20.0)
     yield shared
@@ -54,14 +53,14 @@ def client(server: StandIn) -> Iterator[Client]:
 
 
 @pytest.fixture
-def cloud(server: StandIn) -> StandIn:
+def cloud(server: FakeOriginCloud) -> FakeOriginCloud:
     server.reset()
     server.states, server.key, server.backend = server.states[:1], KEY, SimulatorBackend()
     return server
 
 
 @pytest.fixture
-def connect(cloud: StandIn, client: Client, tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
+def connect(cloud: FakeOriginCloud, client: Client, tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
     """Opens backends with the journal `jobs.jsonl`; the one before lets go of it, as when a process has ended."""
     opened: list[Cloud] = []
 
@@ -92,7 +91,7 @@ def close_to_exact(counts: Any, rows: np.ndarray, circuit: Circuit = CIRCUIT, sh
     assert (np.abs(counts.probabilities() - exact) <= 6 * np.sqrt(exact * (1 - exact) / shots) + 1e-7).all()
 
 
-def test_runs_with_bits_in_order_and_keeps_a_snapshot(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_runs_with_bits_in_order_and_keeps_a_snapshot(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     backend = connect()
     counts = backend.compile(CIRCUIT).run(ROWS, SHOTS)
     close_to_exact(counts, ROWS)
@@ -105,7 +104,7 @@ def test_runs_with_bits_in_order_and_keeps_a_snapshot(cloud: StandIn, tmp_path: 
     assert KEY not in (tmp_path / "jobs.jsonl").read_text()
 
 
-def test_a_noisy_chip_behind_the_cloud(cloud: StandIn, connect: Connect) -> None:
+def test_a_noisy_chip_behind_the_cloud(cloud: FakeOriginCloud, connect: Connect) -> None:
     """The stand-in runs programs on the emulated Wukong-72: what comes back follows that distribution and not the noiseless one."""
     cloud.backend = emulator = get_backend("emulator:wukong-72")
     counts = connect().compile(CIRCUIT).run(ROWS, 20_000)
@@ -117,7 +116,7 @@ def test_a_noisy_chip_behind_the_cloud(cloud: StandIn, connect: Connect) -> None
     assert np.abs(counts.probabilities() - exact).max() > 0.05
 
 
-def test_450_circuits_are_three_jobs(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_450_circuits_are_three_jobs(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     backend = connect()
     rows = np.linspace(0, 3, 900).reshape(450, 2)
     counts = backend.compile(CIRCUIT).run(rows, 100)
@@ -127,7 +126,7 @@ def test_450_circuits_are_three_jobs(cloud: StandIn, tmp_path: Path, connect: Co
     assert np.abs(error[:, 1:].mean(axis=0)).max() < 5 / np.sqrt(450)  # standardised errors have mean 0 and variance 1
 
 
-def test_the_executor_pays_once_for_equal_rows(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_the_executor_pays_once_for_equal_rows(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     import torch
 
     executor = BackendExecutor(connect(), 100)
@@ -136,19 +135,19 @@ def test_the_executor_pays_once_for_equal_rows(cloud: StandIn, tmp_path: Path, c
     assert (cloud.circuits, executor.ledger.spent.circuits, executor.ledger.deduplicated) == (1, 1, 29)
 
 
-def test_empty_batch_sends_nothing(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_empty_batch_sends_nothing(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     counts = connect().compile(CIRCUIT).run(np.empty((0, 2)), 100)
     assert (len(counts), cloud.jobs) == (0, {})
 
 
-def test_server_corrects_readout_only_when_asked(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_server_corrects_readout_only_when_asked(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     backend = connect(readout_correction="server")
     close_to_exact(backend.compile(CIRCUIT).run(ROWS, SHOTS), ROWS)
     assert backend.corrects_readout
     assert next(iter(cloud.jobs.values()))["body"]["Configuration"]["amendFlag"] == 1
 
 
-def test_failed_job(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_failed_job(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     cloud.fail = True
     backend = connect()
     with pytest.raises(JobError, match="failed") as caught:
@@ -157,7 +156,7 @@ def test_failed_job(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
     assert FAILED == "4"
 
 
-def test_wrong_key_is_said_and_not_shown(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_wrong_key_is_said_and_not_shown(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     with pytest.raises(BackendError, match="401") as caught:
         connect(api_key="not-the-key", client=None)
     assert "not-the-key" not in str(caught.value)
@@ -170,7 +169,7 @@ def test_wrong_key_is_said_and_not_shown(cloud: StandIn, tmp_path: Path, connect
     assert KEY not in repr(backend) + repr(vars(backend)) + repr(vars(backend.client))
 
 
-def test_a_server_that_echoes_the_key_does_not_leak_it(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_a_server_that_echoes_the_key_does_not_leak_it(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     backend = connect()
     cloud.refuse_submits, cloud.refusal = 1, f"key {KEY} has no quota"
     with pytest.raises(JobError, match=r"key \*\*\* has no quota") as caught:
@@ -180,7 +179,9 @@ def test_a_server_that_echoes_the_key_does_not_leak_it(cloud: StandIn, tmp_path:
     assert backend.journal.spent.circuits == 0
 
 
-def test_connection_dropped_in_mid_poll(cloud: StandIn, tmp_path: Path, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+def test_connection_dropped_in_mid_poll(
+    cloud: FakeOriginCloud, tmp_path: Path, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
     backend = connect()
     cloud.drop_polls = 3  # the SDK tries a poll three times itself
     close_to_exact(backend.compile(CIRCUIT).run(ROWS, SHOTS), ROWS)
@@ -189,7 +190,7 @@ def test_connection_dropped_in_mid_poll(cloud: StandIn, tmp_path: Path, connect:
     assert "asking again" in caplog.text
 
 
-def test_a_lost_reply_to_a_submission_is_never_repeated(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_a_lost_reply_to_a_submission_is_never_repeated(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     backend = connect()
     cloud.drop_submits = 1
     with pytest.raises(JobError, match="may or may not"):
@@ -205,7 +206,33 @@ def test_a_lost_reply_to_a_submission_is_never_repeated(cloud: StandIn, tmp_path
     assert len(cloud.jobs) == 1
 
 
-def test_an_intent_that_never_arrived_is_sent_when_that_is_said(cloud: StandIn, connect: Connect) -> None:
+@pytest.mark.parametrize("words", ["unknown error.", "排队超限", "insufficient balance", "internal"])
+def test_an_unknown_wording_is_never_taken_for_not_sent(cloud: FakeOriginCloud, connect: Connect, words: str) -> None:
+    """The vendor has taken the job and is paid for it, and answers with an error that we do not know."""
+    backend = connect()
+    cloud.garble_submits, cloud.refusal = 1, words
+    for _ in range(3):
+        with pytest.raises(JobError, match="may or may not"):
+            backend.compile(CIRCUIT).run(ROWS, SHOTS)
+    assert len(cloud.jobs) == 1
+    assert backend.journal.spent.circuits == len(ROWS)
+
+
+def test_a_program_that_cannot_be_read_was_not_sent(cloud: FakeOriginCloud, client: Client) -> None:
+    payload = {"chip": "72", "programs": ["QINIT nonsense"], "shots": 10, "amend": False, "mapping": True}
+    with pytest.raises(NotSentError):
+        client.submit({**payload, "optimization": True, "block": []}, "tag")
+    assert not cloud.jobs
+
+
+def test_the_journals_name_of_a_job_reaches_the_vendors_pages(cloud: FakeOriginCloud, connect: Connect) -> None:
+    backend = connect()
+    backend.compile(CIRCUIT).run(ROWS, SHOTS)
+    (job,), (key,) = cloud.jobs.values(), backend.journal.entries
+    assert key in json.dumps(job["body"])
+
+
+def test_an_intent_that_never_arrived_is_sent_when_that_is_said(cloud: FakeOriginCloud, connect: Connect) -> None:
     backend = connect()
     cloud.swallow_submits = 1
     with pytest.raises(JobError, match="may or may not") as caught:
@@ -219,7 +246,7 @@ def test_an_intent_that_never_arrived_is_sent_when_that_is_said(cloud: StandIn, 
     assert len(cloud.jobs) == 1
 
 
-def test_a_submission_that_takes_too_long_is_ended_and_not_repeated(cloud: StandIn, connect: Connect) -> None:
+def test_a_submission_that_takes_too_long_is_ended_and_not_repeated(cloud: FakeOriginCloud, connect: Connect) -> None:
     backend = connect(client=None)
     cloud.slow_submit_s = 1.0
     backend.client.timeout_s = 0.3
@@ -234,7 +261,7 @@ def test_a_submission_that_takes_too_long_is_ended_and_not_repeated(cloud: Stand
     assert len(cloud.jobs) == 1
 
 
-def test_silence_ends_in_an_error_that_keeps_the_job(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_silence_ends_in_an_error_that_keeps_the_job(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     backend = connect(timeout_s=0.05)
     cloud.states = ["1"] * 1000
     with pytest.raises(JobError, match="not finished") as caught:
@@ -244,7 +271,7 @@ def test_silence_ends_in_an_error_that_keeps_the_job(cloud: StandIn, tmp_path: P
     assert list(cloud.jobs) == [caught.value.job]
 
 
-def test_cancel(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_cancel(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     backend = connect(timeout_s=0.05)
     cloud.states = ["1"] * 1000
     with pytest.raises(JobError, match="not finished"):
@@ -253,13 +280,14 @@ def test_cancel(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
     assert backend.cancel() == []
 
 
-def test_a_killed_process_attaches_again_and_pays_once(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_a_killed_process_attaches_again_and_pays_once(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     """The client is killed while its second job of two waits; started again, it gets both results and sends nothing."""
     cloud.states = ["1"] * 2
     script = f"""
-import numpy as np
-from tests.backends.test_pyqpanda import CIRCUIT
+import json, numpy as np
+from qpeft.circuits.ir import Circuit
 from qpeft.backends.registry import get_backend
+CIRCUIT = Circuit.from_dict(json.loads({json.dumps(CIRCUIT.to_dict())!r}))
 backend = get_backend("pyqpanda:72", journal={str(tmp_path / "jobs.jsonl")!r}, url={cloud.url!r}, poll_s=0.05)
 compiled = backend.compile(CIRCUIT)
 first = compiled.run(np.full((2, 2), 0.3), 500)
@@ -290,7 +318,7 @@ backend.close()
         assert journal.spent.circuits == 5
 
 
-def test_budget_is_checked_before_anything_is_sent(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_budget_is_checked_before_anything_is_sent(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     backend = connect(budget=Budget(shots=1000))
     compiled = backend.compile(CIRCUIT)
     with pytest.raises(BudgetError, match=r"6,000 shots'; allowed: 1,000 left"):
@@ -302,14 +330,14 @@ def test_budget_is_checked_before_anything_is_sent(cloud: StandIn, tmp_path: Pat
         again.run(ROWS + 1, 300)
 
 
-def test_unknown_and_offline_chips(cloud: StandIn, tmp_path: Path) -> None:
+def test_unknown_and_offline_chips(cloud: FakeOriginCloud, tmp_path: Path) -> None:
     for name, words in (("origin_wukong", "no such chip"), ("WK_C180_2", "offline")):
         with pytest.raises(BackendError, match=words):
             get_backend(f"pyqpanda:{name}", journal=tmp_path / "jobs.jsonl", api_key=KEY, url=cloud.url)
     assert not (tmp_path / "jobs.jsonl").exists()
 
 
-def test_chip_info_gives_a_chip(cloud: StandIn, tmp_path: Path, connect: Connect) -> None:
+def test_chip_info_gives_a_chip(cloud: FakeOriginCloud, tmp_path: Path, connect: Connect) -> None:
     backend = connect()
     theirs, ours = cloud.chip_info, backend.chip_info
     assert ours["QubitCount"] == theirs["QubitCount"]
@@ -320,60 +348,3 @@ def test_chip_info_gives_a_chip(cloud: StandIn, tmp_path: Path, connect: Connect
     cloud.chip_info["QubitParams"][0]["T1"] = 9.0
     backend.compile(CIRCUIT).run(ROWS, 10)
     assert backend.calibration != before
-
-
-def test_keys(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setenv("SOME_KEY", KEY)
-    secret = find_key("SOME_KEY", "qpeft-test")
-    assert secret.reveal() == KEY
-    assert KEY not in f"{secret} {secret!r} {[secret]} {vars}"
-    with pytest.raises(TypeError):
-        pickle.dumps(secret)
-    monkeypatch.delenv("SOME_KEY")
-    with pytest.raises(BackendError, match="SOME_KEY"):
-        find_key("SOME_KEY", "qpeft-test")
-    assert Secret("abc").censor("xabcx") == "x***x"
-
-
-def test_key_from_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
-    keyring = pytest.importorskip("keyring")
-    from keyring.backend import KeyringBackend
-
-    class Ring(KeyringBackend):
-        priority = 1  # type: ignore[assignment]
-
-        def set_password(self, service: str, username: str, password: str) -> None:
-            raise NotImplementedError
-
-        def delete_password(self, service: str, username: str) -> None:
-            raise NotImplementedError
-
-        def get_password(self, service: str, username: str) -> str | None:
-            return KEY if (service, username) == ("qpeft", "pyqpanda") else None
-
-    before = keyring.get_keyring()
-    keyring.set_keyring(Ring())
-    try:
-        monkeypatch.delenv("PYQPANDA_API_KEY", raising=False)
-        assert find_key("PYQPANDA_API_KEY", "pyqpanda").reveal() == KEY
-    finally:
-        keyring.set_keyring(before)
-
-
-@pytest.mark.parametrize(
-    ("url", "warns"),
-    [
-        ("http://127.0.0.1:80", False),
-        ("http://localhost/x", False),
-        ("http://[::1]:9", False),
-        ("https://example.org", False),
-        ("http://example.org", True),
-        ("example.org:8080", True),
-        ("http://127.0.0.1.example.org", True),
-        ("http://10.0.0.1", True),
-    ],
-)
-def test_warning_about_clear_text(url: str, warns: bool, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert warn_if_unencrypted(url) is warns
-    assert ("not encrypted" in caplog.text) is warns

@@ -24,8 +24,8 @@ from qpeft.circuits.executor import Executor
 from qpeft.circuits.ir import Angle, Circuit, Observable, Op
 from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.errors import BackendError, CircuitError, ResourceError
-from tests.backends import aer_reference
-from tests.backends.random_chips import chips, random_chip, random_native
+from tests.backends.emulator import aer_reference
+from tests.backends.emulator.random_chips import chips, random_chip, random_native
 
 RING = [(0, 1), (1, 2), (2, 3), (3, 0)]
 

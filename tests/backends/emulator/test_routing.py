@@ -19,7 +19,7 @@ from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Op
 from qpeft.errors import BackendError, MissingDependencyError
 from tests import reference, strategies
-from tests.backends.random_chips import random_chip
+from tests.backends.emulator.random_chips import random_chip
 
 
 def unitary(circuit: Circuit, params: Sequence[float]) -> np.ndarray:

@@ -17,7 +17,7 @@ from qpeft.backends.emulator.routing import check_layout
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit, Op
 from qpeft.errors import BackendError
-from tests.backends.random_chips import random_chip
+from tests.backends.emulator.random_chips import random_chip
 
 LINE = Circuit(5, tuple(Op("cz", (q, q + 1)) for q in range(4)))
 

@@ -13,8 +13,8 @@ from qpeft.backends.emulator.backend import EmulatorBackend, probabilities_of
 from qpeft.backends.emulator.noise import schedule
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.circuits.simulator.simulate import expectations
-from tests.backends import aer_reference
-from tests.backends.random_chips import random_chip, random_native
+from tests.backends.emulator import aer_reference
+from tests.backends.emulator.random_chips import random_chip, random_native
 
 SHAPES = {
     1: [],

@@ -1,4 +1,4 @@
-"""A stand-in for the vendor's cloud: a loopback server that speaks its protocol and really runs the programs it is sent.
+"""Origin Quantum's cloud on loopback: a server that speaks its protocol and really runs the programs it is sent.
 
 The OriginIR text of a job is read by qpeft's reader and run on a backend of the test's choice (`seed` makes the shots repeat).
 Faults are switched on by attributes. Nothing is answered from a table: counts are drawn from the circuits' own distributions.
@@ -23,15 +23,16 @@ MAX_PROGRAMS = 200
 WAITING, COMPUTING, FINISHED, FAILED, QUEUING = "1", "2", "3", "4", "5"
 
 
-class StandIn(Loopback):
-    """`with StandIn() as cloud:` serves at `cloud.url` until the block ends.
+class FakeOriginCloud(Loopback):
+    """`with FakeOriginCloud() as cloud:` serves at `cloud.url` until the block ends.
 
     Attributes that tests set:
         states: the states a job goes through before it is finished, one a poll.
         fail: jobs end as failed. drop_polls: how many polls lose their connection.
         drop_submits: submissions that are accepted, and paid for, but whose reply is lost.
         swallow_submits: submissions that are lost before they are accepted. slow_submit_s: delay of accepting one.
-        refuse_submits: submissions answered with the error `refusal`.
+        refuse_submits: submissions answered with HTTP status 422 and the message `refusal`.
+        garble_submits: submissions that are accepted, and paid for, and answered with an error of unknown wording, `refusal`.
     Attributes that tests read: `jobs` (by id), `requests` (path and body, in order), `cancelled`.
     """
 
@@ -47,7 +48,7 @@ class StandIn(Loopback):
         """No faults and no jobs."""
         self.states = [WAITING, QUEUING, COMPUTING]
         self.fail, self.refusal = False, "no such configuration"
-        self.drop_polls = self.drop_submits = self.swallow_submits = self.refuse_submits = 0
+        self.drop_polls = self.drop_submits = self.swallow_submits = self.refuse_submits = self.garble_submits = 0
         self.slow_submit_s = 0.0
         self.chips = {"72": True, "WK_C180": True, "WK_C180_2": False}
         self.chip_info: dict[str, Any] = chip_info()
@@ -61,15 +62,15 @@ class StandIn(Loopback):
         return sum(len(job["programs"]) for job in self.jobs.values())
 
     def submit(self, body: dict[str, Any]) -> dict[str, Any]:
-        if self.refuse_submits:
-            self.refuse_submits -= 1
-            return _reply(False, 50001, self.refusal, None)
         programs = [body["QProg"]] if isinstance(body["QProg"], str) else body["QProg"]
         if len(programs) > MAX_PROGRAMS:
             return _reply(False, 50002, f"more than {MAX_PROGRAMS} programs", None)
         with self.lock:
             job = f"{len(self.jobs) + 1:08X}ABCDEF"
             self.jobs[job] = {"programs": programs, "body": body, "polls": 0}
+            if self.garble_submits:
+                self.garble_submits -= 1
+                return _reply(False, 50001, self.refusal, None)
         return _reply(True, 10000, "", {"taskId": job})
 
     def detail(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def _reply(success: bool, code: int, message: str, obj: Any) -> dict[str, Any]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    cloud: StandIn
+    cloud: FakeOriginCloud
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -166,6 +167,9 @@ class _Handler(BaseHTTPRequestHandler):
             if cloud.swallow_submits:
                 cloud.swallow_submits -= 1
                 return self._drop()
+            if cloud.refuse_submits:
+                cloud.refuse_submits -= 1
+                return self._send(422, _reply(False, 50001, cloud.refusal, None))
             answer = cloud.submit(body)
             if cloud.drop_submits and answer["success"]:
                 cloud.drop_submits -= 1

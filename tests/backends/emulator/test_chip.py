@@ -20,7 +20,7 @@ from qpeft.backends.emulator.chip import DATA, MAX_BYTES, Chip, json_schema, loa
 from qpeft.backends.emulator.drawing import draw_chip
 from qpeft.cli import devices
 from qpeft.errors import ConfigError
-from tests.backends.random_chips import chips, random_chip
+from tests.backends.emulator.random_chips import chips, random_chip
 
 HAND_WRITTEN = """
 {"format": "qpeft.chip", "version": 1, "name": "mine", "source": "written by hand", "date": null, "synthetic": true,

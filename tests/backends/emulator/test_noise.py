@@ -24,7 +24,7 @@ from qpeft.backends.emulator.noise import (
 )
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import BackendError
-from tests.backends.random_chips import random_chip
+from tests.backends.emulator.random_chips import random_chip
 
 A = Angle(shift=1.0)
 

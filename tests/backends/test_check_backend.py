@@ -50,7 +50,7 @@ def test_aer() -> None:
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 def test_a_fake_qiskit_backend() -> None:
     pytest.importorskip("qiskit")
-    check_backend(lambda: get_backend("qiskit:tests.backends.test_contract:fake_backend"), noisy=True)
+    check_backend(lambda: get_backend("qiskit:tests.backends.fake_qiskit:backend"), noisy=True)
 
 
 def test_a_qiskit_sampler() -> None:
@@ -60,12 +60,6 @@ def test_a_qiskit_sampler() -> None:
     from qpeft.backends.vendors.qiskit import QiskitBackend
 
     check_backend(lambda: QiskitBackend(StatevectorSampler(seed=3)), seeded=False)
-
-
-def fake_backend() -> Any:
-    from qiskit.providers.fake_provider import GenericBackendV2
-
-    return GenericBackendV2(5, seed=1, noise_info=True)
 
 
 @pytest.fixture

@@ -287,9 +287,24 @@ def test_load_data_splits_before_it_limits(tmp_path: Path):
     path = rows_file(tmp_path, [{"text": str(index)} for index in range(20)])
     train, held_out = load_data(section(train=path, eval_size=5, max_train_rows=3, max_eval_rows=2))
     everything = load_data(section(train=path, eval_size=5))
-    assert (train, held_out) == (everything[0][:3], everything[1][:2])
+    assert train == everything[0][:3]
+    assert len(held_out) == 2
+    assert set(held_out) < set(everything[1])
     assert load_data(section(train=path)) == ([Text(str(index)) for index in range(20)], [])
     assert load_data(section(train=path, eval_size=5, split_seed=1))[1] != everything[1]
+
+
+def test_a_sorted_file_is_named_when_its_first_rows_have_one_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = [{"prompt": f"q{index}", "completion": "no" if index < 60 else "yes"} for index in range(120)]
+    path, other = rows_file(tmp_path, rows), rows_file(tmp_path, [{"prompt": "q", "completion": "no"}], "other.jsonl")
+    held_out = load_data(section(train=path, eval_size=60, max_eval_rows=30))[1]
+    assert len(held_out) == 30
+    assert {example.completion for example in held_out if isinstance(example, Completion)} == {"no", "yes"}
+    assert not caplog.text
+    load_data(section(train=other, eval=path, max_eval_rows=20))
+    assert "data.max_eval_rows = 20: these first rows all have the answer 'no', later ones do not; shuffle the file" in caplog.text
+    load_data(section(train=path, eval=other, max_train_rows=100))
+    assert "max_train_rows" not in caplog.text
 
 
 def test_load_data_counts_rows_in_both_sources(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qpeft.errors import DataError
 from qpeft.training.data.examples import Completion, Conversation, Example, Message, Text
-from qpeft.training.data.tokenization import IGNORED, collator, encode_prompt, tokenize, tokenize_all
+from qpeft.training.data.tokenization import IGNORED, collator, encode_prompt, shorten, tokenize, tokenize_all
 
 GENERATE = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}" + GENERATE
@@ -255,29 +255,52 @@ def test_prompt_ends_where_the_last_answer_begins(plain: Any):
         encode_prompt(Text("t"), plain)
 
 
-def test_truncation_and_dropped_rows_are_counted(plain: Any, caplog: pytest.LogCaptureFixture):
-    examples = [Completion("q" * 3, "a" * 3), Completion("q" * 3, "a" * 20), Completion("q" * 30, "a")]
+def text_of(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids))
+
+
+def test_long_rows_are_cut_and_counted_and_none_is_dropped(plain: Any, caplog: pytest.LogCaptureFixture):
+    examples = [Completion("q" * 3, "a" * 3), Completion("q" * 3, "a" * 20), Completion("b" + "q" * 30 + "e", "a")]
     with caplog.at_level(logging.WARNING):
         tokenized = tokenize_all(examples, plain, 10)
-    assert (len(tokenized.rows), tokenized.truncated, tokenized.dropped) == (2, 2, 1)
-    assert [len(row["input_ids"]) for row in tokenized.rows] == [
-        len(tokenize(example, plain, 10)["labels"]) for example in examples[:2]
-    ]
-    assert tokenized.rows[1] == tokenize(examples[1], plain, 10)
-    assert "2 of 3 rows are longer than data.max_length = 10 tokens and were cut" in caplog.text
-    assert "1 of 3 rows were dropped" in caplog.text
+    assert (tokenized.cut_prompts, tokenized.cut_ends) == (1, 1)
+    assert tokenized.longest == len(tokenize(examples[2], plain, 1000)["labels"])
+    assert tokenized.rows == [tokenize(example, plain, 10) for example in examples]
+    assert [len(row["input_ids"]) for row in tokenized.rows[1:]] == [10, 10]
+    assert "2 of 3 rows are longer than data.max_length = 10 tokens: 1 lost the middle of the prompt, 1 the end" in caplog.text
+    assert f"data.max_length: {tokenized.longest} keeps all" in caplog.text
+    assert text_of(plain, tokenized.rows[2]["input_ids"]).replace("q", "").startswith("bea")
+    learned = [label for label in tokenized.rows[2]["labels"] if label != IGNORED]
+    assert learned == [label for label in tokenize(examples[2], plain, 1000)["labels"] if label != IGNORED]
 
 
-def test_nothing_left_to_learn(plain: Any):
-    with pytest.raises(
-        DataError, match=r"data\.max_length: none of 1 rows has a token to learn within 5 tokens.*hint: raise data\.max_length"
-    ):
-        tokenize_all([Completion("q" * 30, "a")], plain, 5)
+@given(prompt=st.integers(0, 60), answer=st.integers(1, 60), room=st.integers(2, 40))
+def test_shortened_rows_keep_both_ends_of_the_prompt_and_an_answer(prompt: int, answer: int, room: int):
+    ids = list(range(prompt + answer))
+    labels = [IGNORED] * prompt + ids[prompt:]
+    kept, learned, (cut_prompt, cut_end) = shorten(ids, labels, room)
+    assert len(kept) == len(learned) == min(room, len(ids))
+    assert kept == sorted(set(kept))
+    assert [i for i, label in zip(kept, learned, strict=True) if label != IGNORED] == [i for i in kept if i >= prompt]
+    before = [i for i in kept if i < prompt]
+    assert cut_prompt == (len(before) < prompt)
+    assert cut_end == (kept[-1] != ids[-1])
+    assert len(before) >= min(prompt, room // 2)
+    assert prompt in kept  # the answer begins
+    if cut_prompt and len(before) >= 2:
+        assert (before[0], before[-1]) == (0, prompt - 1)
+    if cut_end:
+        assert len(before) <= max(room // 2, room - answer)
+
+
+def test_a_row_with_nothing_to_learn_is_an_error_that_names_it(plain: Any):
+    with pytest.raises(DataError, match=r"rows\.jsonl:3: data\.max_length: no token to learn within 1 tokens.*hint: raise"):
+        tokenize_all([Completion("q" * 30, "a", "rows.jsonl:3")], plain, 1)
 
 
 def test_a_label_on_the_first_token_alone_teaches_nothing(plain: Any):
     """The model predicts the next token, so the first is never predicted."""
-    with pytest.raises(DataError, match="none of 1 rows"):
+    with pytest.raises(DataError, match="no token to learn"):
         tokenize_all([Text("hello")], plain, 1)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qpeft.errors import DataError, MissingDependencyError
-from qpeft.training.data.files import READERS, Report, Row, read_rows
+from qpeft.training.data.files import READERS, read_rows
+from qpeft.training.data.problems import Report, Row
 
 if TYPE_CHECKING:
     from qpeft.training.recipe.config import DataSection
@@ -298,20 +299,46 @@ def split(examples: Sequence[Example], eval_size: int, seed: int = 0) -> tuple[l
 def load_data(section: DataSection) -> tuple[list[Example], list[Example]]:
     """(train, eval) of a recipe's data section; eval is empty if the recipe names none.
 
-    `max_train_rows` and `max_eval_rows` keep the first rows, after the split. Rows of a separate eval source that are also in
-    train are kept and counted in a warning.
+    `max_train_rows` and `max_eval_rows` keep the first rows of a file. Of rows split off by `eval_size` the first `max_eval_rows`
+    in the order of their hash are kept. A file sorted by its answers, of which the first rows show one answer alone, is named
+    in a warning; so is the number of eval rows that are also in train.
     """
     load = functools.partial(load_examples, name=section.name, format=section.format, system=section.system)
     if section.eval_size is not None:
         train, held_out = split(load(section.train, split=section.train_split), section.eval_size, section.split_seed)
-        return train[: section.max_train_rows], held_out[: section.max_eval_rows]
-    train = load(section.train, split=section.train_split, limit=section.max_train_rows)
+        if section.max_eval_rows is not None and section.max_eval_rows < len(held_out):
+            held_out = split(held_out, section.max_eval_rows, section.split_seed)[1]
+        return _first(train, section.max_train_rows, "data.max_train_rows"), held_out
+    train = _first(load(section.train, split=section.train_split), section.max_train_rows, "data.max_train_rows")
     if section.eval is None:
         return train, []
-    held_out = load(section.eval, split=section.eval_split, limit=section.max_eval_rows)
+    held_out = _first(load(section.eval, split=section.eval_split), section.max_eval_rows, "data.max_eval_rows")
     common = set(map(content_hash, train)) & set(map(content_hash, held_out))
     if common:
         logger.warning(
             "%d rows of the eval data are also in the training data: held-out numbers will look better than they are", len(common)
         )
     return train, held_out
+
+
+def _first(examples: list[Example], limit: int | None, name: str) -> list[Example]:
+    """The first rows, with a warning where they have one answer alone and the others have other answers too."""
+    if limit is None or limit >= len(examples):
+        return examples
+    kept = examples[:limit]
+    answers = {_answer(example) for example in kept}
+    if len(kept) > 9 and len(answers) == 1 and any(_answer(example) not in answers for example in examples[limit:]):
+        answer = answers.pop()[:40]
+        logger.warning("%s = %d: these first rows all have the answer %r, later ones do not; shuffle the file", name, limit, answer)
+    return kept
+
+
+def _answer(example: Example) -> str:
+    """What is learned last of an example."""
+    match example:
+        case Conversation(messages):
+            return messages[-1].content
+        case Completion(_, completion):
+            return completion
+        case Text(text):
+            return text

@@ -25,16 +25,18 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 class Tokenized:
     """`rows` are dicts of `input_ids` and `labels` (equal length, unpadded), fit for transformers.Trainer as they are.
 
-    `truncated` rows were cut at `max_length`; `dropped` rows had no label left and are not in `rows`.
+    `longest` is the length of the longest example, in tokens, before anything was cut. `cut_prompts` rows lost tokens from the
+    middle of their prompt, `cut_ends` rows lost their last tokens (a row may be among both).
     """
 
     rows: list[dict[str, list[int]]]
-    truncated: int
-    dropped: int
+    longest: int
+    cut_prompts: int
+    cut_ends: int
 
 
 def tokenize(example: Example, tokenizer: Any, max_length: int) -> dict[str, list[int]]:
-    """`input_ids` and `labels` of one example, cut on the right to `max_length` tokens; labels are -100 where there is no loss.
+    """`input_ids` and `labels` of one example, at most `max_length` tokens; labels are -100 where there is no loss.
 
     A conversation goes through the tokenizer's chat template; a turn is learned from the end of the generation prompt, so
     that what some templates write before the content (an empty thought) is learned with it. Without a template (base models)
@@ -42,39 +44,65 @@ def tokenize(example: Example, tokenizer: Any, max_length: int) -> dict[str, lis
     end-of-sequence token. A completion is prompt + completion + end-of-sequence, text is text + end-of-sequence. Where no
     template is used, the begin-of-sequence token comes first if the tokenizer adds one.
 
+    A longer example is cut as `shorten` says.
+
     Raises DataError if the template refuses the conversation, or if the assistant's turns cannot be found in what it makes.
     """
-    ids, labels = _Encoder(tokenizer).encode(example)
-    return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+    ids, labels, _ = shorten(*_Encoder(tokenizer).encode(example), max_length)
+    return {"input_ids": ids, "labels": labels}
+
+
+def shorten(ids: list[int], labels: list[int], max_length: int) -> tuple[list[int], list[int], tuple[bool, bool]]:
+    """The example in `max_length` tokens, and whether its prompt and its end were cut.
+
+    The prompt (all before the first learned token) may fill half of the room, and what the rest of the example leaves of the
+    other half. What it has beyond that is cut out of its middle, so that it keeps the instruction and what stands right before
+    the answer. The end is cut to what is left.
+    """
+    if len(ids) <= max_length:
+        return ids, labels, (False, False)
+    prompt = next((at for at, label in enumerate(labels) if label != IGNORED), 0)
+    room = max(max_length - (len(ids) - prompt), max_length // 2)
+    if prompt > room:
+        head, tail = (room + 1) // 2, prompt - room // 2
+        ids, labels = ids[:head] + ids[tail:], labels[:head] + labels[tail:]
+    return ids[:max_length], labels[:max_length], (prompt > room, len(ids) > max_length)
 
 
 def tokenize_all(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Tokenized:
-    """All examples; rows without a label to predict within `max_length` are dropped, and DataError if none is left."""
+    """All examples, longer ones cut as `shorten` says, with one warning that counts them.
+
+    Raises DataError if there is a row without a token to learn: its answer is empty, or `max_length` is below 2.
+    """
     encoder = _Encoder(tokenizer)
-    rows, truncated, dropped = [], 0, 0
+    rows, longest, cut = [], 0, list[tuple[bool, bool]]()
     for example in examples:
-        ids, labels = encoder.encode(example)
-        truncated += len(ids) > max_length
-        if any(label != IGNORED for label in labels[1:max_length]):  # the first token is never predicted
-            rows.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
-        else:
-            dropped += 1
-    if not rows:
-        raise DataError(
-            f"none of {len(examples)} rows has a token to learn within {max_length} tokens",
-            field="data.max_length",
-            expected="room for the prompt and an answer",
-            hint="raise data.max_length or shorten the prompts",
-        )
-    if truncated:
+        whole = encoder.encode(example)
+        longest = max(longest, len(whole[0]))
+        ids, labels, lost = shorten(*whole, max_length)
+        if all(label == IGNORED for label in labels[1:]):  # the first token is never predicted
+            raise DataError(
+                f"no token to learn within {max_length} tokens",
+                file=example.place,
+                field="data.max_length",
+                expected="room for the prompt and an answer",
+                hint="raise data.max_length, or take out rows without an answer",
+            )
+        rows.append({"input_ids": ids, "labels": labels})
+        cut.append(lost)
+    prompts, ends = (sum(lost[side] for lost in cut) for side in (0, 1))
+    if prompts or ends:
         logger.warning(
-            "%d of %d rows are longer than data.max_length = %d tokens and were cut", truncated, len(examples), max_length
+            "%d of %d rows are longer than data.max_length = %d tokens: %d lost the middle of the prompt, %d the end. "
+            "data.max_length: %d keeps all",
+            sum(map(any, cut)),
+            len(examples),
+            max_length,
+            prompts,
+            ends,
+            longest,
         )
-    if dropped:
-        logger.warning(
-            "%d of %d rows were dropped: their prompt alone fills data.max_length = %d", dropped, len(examples), max_length
-        )
-    return Tokenized(rows, truncated, dropped)
+    return Tokenized(rows, longest, prompts, ends)
 
 
 def encode_prompt(example: Example, tokenizer: Any) -> tuple[list[int], str]:

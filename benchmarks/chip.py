@@ -28,7 +28,7 @@ from qpeft.backends.executor import BackendExecutor, Gradient
 from qpeft.backends.spending.budget import Cost, Ledger
 from qpeft.circuits import ansatz
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate.grid import Lattice, LatticeExecutor
+from qpeft.circuits.surrogate.grid import FourierGrid, GridExecutor
 from qpeft.training.data.examples import load_data
 from qpeft.training.data.tokenization import tokenize_all
 from qpeft.training.loop.loaded_run import load_run
@@ -56,7 +56,7 @@ def executor(gradient: Gradient, pack: bool) -> BackendExecutor:
 def counted(tokens: int, gradient: Gradient, pack: bool) -> dict[str, dict[str, Any]]:
     """Cost of a step by the formulas: through the lattice, and direct with every row different."""
     circuit, runner = ansatz.qtha(QUBITS, LAYERS), executor(gradient, pack)
-    prepared, points = runner.prepare(circuit), Lattice.of(circuit).size
+    prepared, points = runner.prepare(circuit), FourierGrid.of(circuit).size
     lattice = prepared.cost(points) + prepared.cost(prepared.gradient_rows(points))
     direct = prepared.cost(tokens) + prepared.cost(prepared.gradient_rows(tokens, inputs=True))
     return {"lattice": asdict(lattice), "direct": asdict(direct * MODULES)}
@@ -65,7 +65,7 @@ def counted(tokens: int, gradient: Gradient, pack: bool) -> dict[str, dict[str, 
 def measured(tokens: int, gradient: Gradient, pack: bool) -> Cost:
     """What a real step charges: MODULES uses of one circuit on `tokens` random activations each, then one flush."""
     circuit, runner = ansatz.qtha(QUBITS, LAYERS), executor(gradient, pack)
-    lattice = LatticeExecutor(runner, deferred=True)
+    lattice = GridExecutor(runner, deferred=True)
     run, angles = lattice.compile(circuit), torch.randn(circuit.n_angles, requires_grad=True)
     for _ in range(MODULES):
         torch.autograd.backward(run(torch.randn(tokens, QUBITS, requires_grad=True), angles).square().sum())
@@ -79,7 +79,7 @@ def timings(seconds: float) -> list[dict[str, Any]]:
     for tokens in (512, 2048):
         circuit = ansatz.qtha(QUBITS, LAYERS)
         inputs, angles = torch.randn(tokens, QUBITS, requires_grad=True), torch.randn(circuit.n_angles, requires_grad=True)
-        runs = {"simulator": Simulator().compile(circuit), "lattice": LatticeExecutor(Simulator(), deferred=True).compile(circuit)}
+        runs = {"simulator": Simulator().compile(circuit), "lattice": GridExecutor(Simulator(), deferred=True).compile(circuit)}
 
         def step(run: Callable[..., Any], inputs: torch.Tensor = inputs, angles: torch.Tensor = angles) -> Callable[[], object]:
             return lambda: run(inputs, angles).sum().backward()

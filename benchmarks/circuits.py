@@ -22,7 +22,7 @@ from benchmarks import harness, peers, report
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.simulator.torch_engine.compiler import BLOCK_QUBITS, DENSE_QUBITS, Plan, compile_circuit
+from qpeft.circuits.simulator.torch_engine.compiler import BLOCK_QUBITS, DENSE_QUBITS, CompiledCircuit, compile_circuit
 
 # (circuit, qubits, layers, tokens)
 ROWS = (
@@ -76,16 +76,16 @@ def largest_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     )
 
 
-def counted(plan: Plan, tokens: int) -> dict[str, float | str]:
+def counted(compiled: CompiledCircuit, tokens: int) -> dict[str, float | str]:
     """Multiply-adds and bytes of our torch path, forward and backward, in float32, and which path that is.
 
     State vector: a product of a complex state with a real matrix of K rows takes 2 K multiply-adds an amplitude, with a complex one
     4 K. The backward pass runs the steps again, undoes state and costate, and correlates them where there is an angle to learn.
     Bytes are those of states read and written once by every step.
     """
-    n, program = plan.circuit.n_qubits, plan.program
+    n, evolution = compiled.circuit.n_qubits, compiled.evolution
     size, multiply_adds, passes = 2**n * tokens, 0.0, 0.0
-    for step in program.steps:
+    for step in evolution.steps:
         groups = [(step.blocks, step.gates)] if step.kind == "local" else []
         if step.kind == "dense":
             gates = tuple(gate for inner in step.steps for gate in inner.gates)

@@ -50,12 +50,12 @@ def trained(plan: Plan, arm: str, seed: int, runs: Path) -> tuple[Path, RunRecor
 def measured(folder: Path, place: str, shots: int | None, seed: int) -> dict[str, Any]:
     """Loss on held-out rows with a circuit measured there, and the mean error of its values."""
     from qpeft.export.models import open_run
-    from qpeft.export.surrogate import export_lattice
+    from qpeft.export.surrogate import export_surrogate
     from qpeft.training.model.held_out_loss import evaluate
 
     run = open_run(folder, "default", calibration=None, calibration_rows=0)
     with tempfile.TemporaryDirectory() as scratch:
-        model, found = export_lattice(run, Path(scratch), Path(scratch), place, shots, seed)
+        model, found = export_surrogate(run, Path(scratch), Path(scratch), place, shots, seed)
     judged = evaluate(model, run.held_out, run.tokenizer, batch_size=run.batch_size, share_prefixes=True)
     return {
         "loss": judged["loss"],

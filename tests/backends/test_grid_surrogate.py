@@ -1,4 +1,4 @@
-"""The lattice through noisy circuits and shots: what adapters get is what direct execution gives, at a cost that is counted."""
+"""The Fourier grid through noisy circuits and shots: what adapters get is what direct execution gives, at a cost that is counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate.grid import Lattice, LatticeExecutor
+from qpeft.circuits.surrogate.grid import FourierGrid, GridExecutor
 from qpeft.errors import BudgetError
 
 DOUBLE = torch.float64
@@ -35,24 +35,24 @@ CIRCUITS["hardware-efficient"] = ansatz.hardware_efficient(3, 2)
 
 @pytest.mark.parametrize("name", CIRCUITS)
 @pytest.mark.parametrize("chip", ["wukong-72", "wukong-180"])
-def test_noisy_lattice_is_the_noisy_circuit(name: str, chip: str) -> None:
+def test_noisy_grid_is_the_noisy_circuit(name: str, chip: str) -> None:
     """To 1e-6 with exact probabilities, and it is the noise that is reproduced: the exact circuit is elsewhere."""
     circuit, backend = CIRCUITS[name], EmulatorBackend(chip)
     inputs, angles = uniform(25, circuit.n_inputs), uniform(circuit.n_angles, seed=1)
     direct = BackendExecutor(backend).compile(circuit)(inputs, angles)
-    lattice = LatticeExecutor(BackendExecutor(backend)).compile(circuit)(inputs, angles)
-    torch.testing.assert_close(lattice, direct, rtol=0, atol=1e-6)
+    grid = GridExecutor(BackendExecutor(backend)).compile(circuit)(inputs, angles)
+    torch.testing.assert_close(grid, direct, rtol=0, atol=1e-6)
     assert (direct - Simulator().compile(circuit)(inputs, angles)).abs().max() > 0.01
 
 
-def test_gradients_through_the_noisy_lattice_are_those_of_the_noisy_circuit() -> None:
-    """In angles and inputs, by parameter shift on the lattice and by autograd through the emulator."""
+def test_gradients_through_the_noisy_grid_are_those_of_the_noisy_circuit() -> None:
+    """In angles and inputs, by parameter shift on the grid and by autograd through the emulator."""
     circuit, backend = ansatz.qtha(2, 1), EmulatorBackend("wukong-72")
     weights, found = uniform(7, 2, seed=5), []
     for executor in (
         BackendExecutor(backend),
-        LatticeExecutor(BackendExecutor(backend)),
-        LatticeExecutor(NoisyExecutor(backend)),
+        GridExecutor(BackendExecutor(backend)),
+        GridExecutor(NoisyExecutor(backend)),
     ):
         inputs, angles = uniform(7, 2).requires_grad_(), uniform(circuit.n_angles, seed=1).requires_grad_()
         out = executor.compile(circuit)(inputs, angles)
@@ -63,15 +63,15 @@ def test_gradients_through_the_noisy_lattice_are_those_of_the_noisy_circuit() ->
 
 
 def test_shot_variance_on_the_emulator_is_the_predicted_one() -> None:
-    """4,000 lattices of 200 shots each. A sample variance of 4,000 is off by 1 in sqrt(2 / 4,000) = 0.022: five of them."""
+    """4,000 grids of 200 shots each. A sample variance of 4,000 is off by 1 in sqrt(2 / 4,000) = 0.022: five of them."""
     circuit, shots, repeats = ansatz.qtha(2, 1), 200, 4000
-    lattice, inputs, angles = Lattice.of(circuit), uniform(3, 2), uniform(circuit.n_angles, seed=3)
+    grid, inputs, angles = FourierGrid.of(circuit), uniform(3, 2), uniform(circuit.n_angles, seed=3)
     compiled = EmulatorBackend("wukong-72").compile(circuit)
-    rows = np.concatenate([lattice.points(), np.tile(angles.numpy(), (lattice.size, 1))], axis=1)
+    rows = np.concatenate([grid.points(), np.tile(angles.numpy(), (grid.size, 1))], axis=1)
     exact = torch.from_numpy(compiled.run(rows, None).expectations())
     drawn = torch.from_numpy(compiled.run(np.tile(rows, (repeats, 1)), shots, seed=0).expectations()).reshape(repeats, -1, 2)
-    evaluated = torch.einsum("bv,rvk->rbk", lattice.weights(inputs), drawn)
-    predicted = lattice.variance(exact, shots, inputs)
+    evaluated = torch.einsum("bv,rvk->rbk", grid.weights(inputs), drawn)
+    predicted = grid.variance(exact, shots, inputs)
     torch.testing.assert_close(evaluated.var(0) / predicted, torch.ones(3, 2, dtype=DOUBLE), rtol=0, atol=0.11)
     assert predicted.max() <= 1 / shots
 
@@ -82,7 +82,7 @@ def test_a_step_of_four_qubits_costs_what_the_formula_says(gradient: str, per_po
     for tokens in (10, 500):
         ledger, circuit = Ledger(), ansatz.qtha(4, 1)
         inner = BackendExecutor(get_backend("simulator"), 100, gradient=gradient, seed=0, ledger=ledger)  # type: ignore[arg-type]
-        executor = LatticeExecutor(inner, deferred=True)
+        executor = GridExecutor(inner, deferred=True)
         run, angles = executor.compile(circuit), uniform(circuit.n_angles).requires_grad_()
         for module in range(3):
             run(uniform(tokens, 4, seed=module), angles).square().sum().backward()
@@ -145,7 +145,7 @@ def test_what_is_left_after_a_crash_is_what_would_have_come(tmp_path: Path) -> N
 
 
 def test_another_chip_file(tmp_path: Path) -> None:
-    """A user's own chip: the same lattice, other noise, and the file's timing in the estimate."""
+    """A user's own chip: the same grid, other noise, and the file's timing in the estimate."""
     chip = load_chip("wukong-72")
     qubits = tuple(dataclasses.replace(q, t1_us=2.0, t2_us=1.0) for q in chip.qubits)
     worse = dataclasses.replace(chip, name="mine", qubits=qubits)
@@ -156,7 +156,7 @@ def test_another_chip_file(tmp_path: Path) -> None:
         backend = get_backend(name)
         direct = BackendExecutor(backend).compile(circuit)(inputs, angles)
         torch.testing.assert_close(
-            LatticeExecutor(BackendExecutor(backend)).compile(circuit)(inputs, angles), direct, rtol=0, atol=1e-6
+            GridExecutor(BackendExecutor(backend)).compile(circuit)(inputs, angles), direct, rtol=0, atol=1e-6
         )
         found.append(direct)
     assert (found[0] - found[1]).abs().max() > 1e-3

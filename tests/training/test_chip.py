@@ -251,7 +251,7 @@ def test_plan_command(recipe: Path, tmp_path: Path) -> None:
     assert found["backend"] == "emulator:wukong-180"
     assert len(found["circuits"]) == 4  # not shared
     assert found["training"]["lattice-shift"]["step"]["circuits"] == 4 * POINTS * (1 + SHIFTS)
-    assert found["inference"]["lattice_once"]["circuits"] == 4 * POINTS
+    assert found["inference"]["grid_once"]["circuits"] == 4 * POINTS
     assert found["inference"]["direct_per_1000_tokens"]["circuits"] == 4000
     table = qpeft("plan", recipe, "--backend", "emulator:wukong-72", "--shots", 100)
     assert table.returncode == 0

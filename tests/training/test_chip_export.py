@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from tests.command_line import qpeft
 
-from qpeft.adapters.layers.stored_grid import StoredLattice
+from qpeft.adapters.layers.stored_grid import StoredGrid
 from qpeft.adapters.quantum_layer import QuantumLayer, set_executor
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.registry import get_backend
-from qpeft.circuits.surrogate.grid import LatticeExecutor
+from qpeft.circuits.surrogate.grid import GridExecutor
 from qpeft.errors import AdapterError, RunError
 from qpeft.export.run import Options, export
 from qpeft.training.loop.loaded_run import load_run
@@ -43,9 +43,9 @@ def test_the_stored_adapter_is_what_the_lattice_executor_gives(
     report = export(run, tmp_path / "out", Options(to="lattice", backend="emulator:wukong-72", shots=shots, seed=4))
     config, model, _ = load_run(run)
     inner = BackendExecutor(get_backend("emulator:wukong-72"), shots, seed=4)
-    set_executor(model, LatticeExecutor(inner))
+    set_executor(model, GridExecutor(inner))
     loaded = PeftModel.from_pretrained(loading.load_model(config.model), str(tmp_path / "out")).eval()
-    layers = [m for m in loaded.modules() if isinstance(m, StoredLattice)]
+    layers = [m for m in loaded.modules() if isinstance(m, StoredGrid)]
     assert len(layers) == {"model": 1, "layer": 2, "none": 4}[sharing]
     assert not any(isinstance(m, QuantumLayer) for m in loaded.modules())
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_shot_error_is_the_estimated_one(recipe: Path, tmp_path: Path) -> None:
         report = export(run, tmp_path / f"out{shots}", Options(to="lattice", backend="simulator", shots=shots))
         state = load_file(tmp_path / f"out{shots}" / "adapter_model.safetensors")
         found[shots] = next(t for name, t in state.items() if name.endswith("coefficients")), report["lattice"]
-    stored = StoredLattice(load_run(run)[1].base_model.model.model.layers[0].self_attn.q_proj.deltas["default"].qnn.circuit)
+    stored = StoredGrid(load_run(run)[1].base_model.model.model.layers[0].self_attn.q_proj.deltas["default"].qnn.circuit)
     inputs, values = torch.rand(2000, 2) * 7, []
     for coefficients, _ in found.values():
         stored.coefficients.copy_(coefficients)
@@ -128,6 +128,6 @@ def test_a_core_with_a_circuit_is_stored_too(recipe: Path, tmp_path: Path) -> No
     export(tmp_path / "run", tmp_path / "out", Options(to="lattice", backend="simulator"))
     config, model, _ = load_run(tmp_path / "run")
     loaded = PeftModel.from_pretrained(loading.load_model(config.model), str(tmp_path / "out")).eval()
-    assert sum(isinstance(m, StoredLattice) for m in loaded.modules()) == 2
+    assert sum(isinstance(m, StoredGrid) for m in loaded.modules()) == 2
     with torch.no_grad():
         torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits, rtol=0, atol=1e-5)

@@ -99,7 +99,7 @@ def test_inference_is_what_an_export_measures(recipe: Path, tmp_path: Path, pack
     backend = {"name": "emulator:wukong-72", "shots": 50, "pack": pack, "gradient": "lattice-spsa"}
     config = load_recipe(recipe, settings(1, "adapter.share_circuit=layer", **backend))
     assert config.backend is not None
-    expected = plan(config, config.backend)["inference"]["lattice_once"]
+    expected = plan(config, config.backend)["inference"]["grid_once"]
     train(config, tmp_path / "run")
     options = Options(to="lattice", backend="emulator:wukong-72", shots=50)
     spent = export(tmp_path / "run", tmp_path / "out", options)["lattice"]["spent"]

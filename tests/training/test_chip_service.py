@@ -46,7 +46,7 @@ def test_training_and_export_through_the_service(
         assert {name: record.backend[name] for name in COUNTED} == {name: expected[name] for name in COUNTED}
         options = Options(to="lattice", backend=backend["name"], shots=20)  # type: ignore[arg-type]
         spent = export(tmp_path / "run", tmp_path / "out", options)["lattice"]["spent"]
-        assert {name: spent[name] for name in COUNTED} == {name: found["inference"]["lattice_once"][name] for name in COUNTED}
+        assert {name: spent[name] for name in COUNTED} == {name: found["inference"]["grid_once"][name] for name in COUNTED}
     finally:
         server.stop()
         server.close()

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.layers.stored_grid import StoredLattice
+from qpeft.adapters.layers.stored_grid import StoredGrid
 from qpeft.adapters.quantum_layer import QuantumLayer
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Observable
@@ -90,5 +90,5 @@ def make_qnn(
         circuit = getattr(ansatz, name)(n_qubits, n_layers, **without)
         return QuantumLayer(circuit, frozen=kind == "frozen", observables=observables)
     if kind == STORED:
-        return StoredLattice(getattr(ansatz, name)(n_qubits, n_layers))
+        return StoredGrid(getattr(ansatz, name)(n_qubits, n_layers))
     raise AdapterError("unknown qnn", value=kind, bound=", ".join(QNN_KINDS))

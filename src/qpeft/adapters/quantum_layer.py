@@ -24,7 +24,7 @@ class CircuitLayer(nn.Module):
 
     def __init__(self, circuit: Circuit, *, frozen: bool = False) -> None:
         super().__init__()
-        self.circuit, self.plan = circuit, compile_circuit(circuit)
+        self.circuit, self.compiled = circuit, compile_circuit(circuit)
         angles = torch.empty(circuit.n_angles)
         if frozen:
             self.register_buffer("angles", angles)
@@ -82,7 +82,7 @@ class StateLayer(CircuitLayer):
             )
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        return statevector.run(self.plan, self.angles, self.k)
+        return statevector.run(self.compiled, self.angles, self.k)
 
 
 class ProbabilityLayer(CircuitLayer):
@@ -104,7 +104,7 @@ class ProbabilityLayer(CircuitLayer):
 
     def forward(self) -> Tensor:
         if self.run is None:
-            re, im = statevector.run(self.plan, self.angles, 1)
+            re, im = statevector.run(self.compiled, self.angles, 1)
             return (re.square() + im.square())[:, 0]
         values = self.run(self.angles.new_empty(1, 0), self.angles)[0]
         for _ in range(self.circuit.n_qubits):  # a butterfly on the first bit, which then moves to the last place

@@ -21,7 +21,7 @@ from qpeft.backends.gradients import SPSA_STEP, Unrolled, parameter_shift, shift
 from qpeft.backends.spending.budget import Cost, Ledger, cost_of
 from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits.executor import Expectations, as_rows, check_arguments, working_dtype
-from qpeft.circuits.ir import Circuit, Observable, Op, Word, commuting_groups
+from qpeft.circuits.ir import Circuit, Observable, Op, PauliString, commuting_groups
 from qpeft.circuits.simulator.simulate import expectations
 from qpeft.errors import BackendError, CircuitError
 
@@ -191,7 +191,7 @@ class CompiledExpectations:
         rows, where = np.unique(gate_angles, axis=0, return_inverse=True)
         self.executor.ledger.deduplicated += (len(gate_angles) - len(rows)) * len(self.groups)
         values = np.zeros((len(rows), len(self.observables)))
-        means: dict[Word, FloatArray] = {}
+        means: dict[PauliString, FloatArray] = {}
         for compiled, words in self.groups:
             counts = self.executor.run(compiled, rows)
             turned = [Observable(((1.0, tuple((q, "Z") for q, _ in word)),)) for word in words]

@@ -11,6 +11,8 @@ from torch import Tensor
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.errors import CircuitError
 
+_REAL = (torch.float32, torch.float64)
+
 Expectations: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -33,8 +35,21 @@ class Executor(Protocol):
         ...
 
 
+def check_tensor(name: str, tensor: Tensor) -> None:
+    """Raise CircuitError unless this is a dense tensor of real numbers."""
+    if not isinstance(tensor, Tensor):
+        raise CircuitError(f"{name} must be a torch tensor", value=type(tensor).__name__, hint=f"torch.as_tensor({name})")
+    if tensor.is_complex():
+        raise CircuitError(f"{name} must be real", value=tensor.dtype, hint=f"{name}.real, if the imaginary part means nothing")
+    if tensor.layout is not torch.strided:
+        raise CircuitError(f"{name} must be dense", value=tensor.layout, hint=f"{name}.to_dense()")
+
+
 def check_arguments(circuit: Circuit, inputs: Tensor, angles: Tensor) -> None:
-    """Raise CircuitError unless inputs are `(..., n_inputs)` and angles `(n_angles,)`."""
+    """Raise CircuitError unless inputs are `(..., n_inputs)` and angles `(n_angles,)`, both dense tensors of real numbers."""
+    if getattr(inputs, "dtype", None) not in _REAL or getattr(angles, "dtype", None) not in _REAL:
+        check_tensor("inputs", inputs)
+        check_tensor("angles", angles)
     if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs:
         raise CircuitError("inputs have the wrong shape", value=tuple(inputs.shape), bound=f"(..., {circuit.n_inputs})")
     if angles.shape != (circuit.n_angles,):

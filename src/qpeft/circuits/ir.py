@@ -25,7 +25,7 @@ from qpeft.errors import CircuitError
 FORMAT, VERSION = "qpeft.circuit", 1
 
 Matrix = tuple[tuple[complex, ...], ...]
-Word = tuple[tuple[int, str], ...]
+PauliString = tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)
@@ -247,46 +247,46 @@ class Op:
 
 @dataclass(frozen=True)
 class Observable:
-    """A real combination of Pauli words: `sum_t coefficient_t * P_t`.
+    """A real combination of Pauli strings: `sum_t coefficient_t * P_t`.
 
-    A word is written as sorted `(qubit, "X" | "Y" | "Z")` pairs; the empty word is the identity.
+    A Pauli string is written as sorted `(qubit, "X" | "Y" | "Z")` pairs; the empty string is the identity.
     """
 
     terms: tuple[tuple[float, tuple[tuple[int, str], ...]], ...]
 
     def __post_init__(self) -> None:
         checked = []
-        for coefficient, word in self.terms:
-            qubits = [q for q, _ in word]
+        for coefficient, string in self.terms:
+            qubits = [q for q, _ in string]
             if len(set(qubits)) != len(qubits) or not all(map(_is_index, qubits)):
-                raise CircuitError("a Pauli word names each qubit once, from 0", value=word)
-            if any(p not in ("X", "Y", "Z") for _, p in word):
-                raise CircuitError("a Pauli word holds X, Y and Z", value=word)
+                raise CircuitError("a Pauli string names each qubit once, from 0", value=string)
+            if any(p not in ("X", "Y", "Z") for _, p in string):
+                raise CircuitError("a Pauli string holds X, Y and Z", value=string)
             number = _finite(coefficient, "an observable's coefficient")
-            checked.append((number, tuple(sorted((int(q), p) for q, p in word))))
+            checked.append((number, tuple(sorted((int(q), p) for q, p in string))))
         object.__setattr__(self, "terms", tuple(checked))
 
     @classmethod
-    def pauli(cls, word: str, coefficient: float = 1.0) -> Observable:
-        """From a word with one letter per qubit, qubit 0 first: `Observable.pauli("IZZ")`."""
-        return cls(((coefficient, tuple((q, p) for q, p in enumerate(word) if p != "I")),))
+    def pauli(cls, string: str, coefficient: float = 1.0) -> Observable:
+        """From a Pauli string with one letter per qubit, qubit 0 first: `Observable.pauli("IZZ")`."""
+        return cls(((coefficient, tuple((q, p) for q, p in enumerate(string) if p != "I")),))
 
     @classmethod
     def z(cls, qubit: int) -> Observable:
         return cls(((1.0, ((qubit, "Z"),)),))
 
 
-def commuting_groups(observables: Sequence[Observable]) -> list[tuple[dict[int, str], list[Word]]]:
-    """Distinct Pauli words of all observables in groups that one basis per qubit measures: `(basis, words)` pairs, greedy."""
-    groups: list[tuple[dict[int, str], list[Word]]] = []
-    words = dict.fromkeys(word for observable in observables for _, word in observable.terms if word)
-    for word in words:
-        fitting = [group for group in groups if all(group[0].get(qubit, pauli) == pauli for qubit, pauli in word)]
+def commuting_groups(observables: Sequence[Observable]) -> list[tuple[dict[int, str], list[PauliString]]]:
+    """Distinct Pauli strings of all observables in groups that one basis per qubit measures: `(basis, strings)` pairs, greedy."""
+    groups: list[tuple[dict[int, str], list[PauliString]]] = []
+    strings = dict.fromkeys(string for observable in observables for _, string in observable.terms if string)
+    for string in strings:
+        fitting = [group for group in groups if all(group[0].get(qubit, pauli) == pauli for qubit, pauli in string)]
         if not fitting:
             groups.append(({}, []))
         basis, members = (fitting or groups[-1:])[0]
-        basis.update(word)
-        members.append(word)
+        basis.update(string)
+        members.append(string)
     return groups
 
 

@@ -256,10 +256,10 @@ def _merge(run: AdaptedRun, scratch: Path) -> dict[str, Any]:
 
 def _lattice(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -> dict[str, Any]:
     """Write the adapter with its circuits measured; returns the report's part."""
-    from qpeft.export.surrogate import export_lattice
+    from qpeft.export.surrogate import export_surrogate
 
     assert options.backend is not None  # checked with the options
-    exported, found = export_lattice(run, scratch, folder, options.backend, options.shots, options.seed)
+    exported, found = export_surrogate(run, scratch, folder, options.backend, options.shots, options.seed)
     measured = _reference(run) | {"exported": _measure(run, exported)}
     return {"how": {"measured": found["lattice"]["circuits"]}, "lossless": False, "measured": measured, **found} | {
         "check": _check_values(run, exported)

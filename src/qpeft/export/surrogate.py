@@ -13,7 +13,7 @@ from qpeft.backends.base import Backend
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.spending.budget import Ledger
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate.grid import LatticeExecutor, LatticeFunction
+from qpeft.circuits.surrogate.grid import GridExecutor, GridSurrogate
 from qpeft.errors import AdapterError
 from qpeft.export.models import AdaptedRun
 from qpeft.training import environment
@@ -23,7 +23,7 @@ from qpeft.training.on_chip.session import open_backend
 CARD = "README.md"
 
 
-def export_lattice(run: AdaptedRun, scratch: Path, folder: Path, backend: str, shots: int | None, seed: int) -> tuple[Any, Any]:
+def export_surrogate(run: AdaptedRun, scratch: Path, folder: Path, backend: str, shots: int | None, seed: int) -> tuple[Any, Any]:
     """(the exported model as it loads, the report's part): an adapter whose circuits are `stored`, written to `scratch`.
 
     A vendor's jobs are kept in `folder/jobs`, so an export that is asked again attaches to them.
@@ -46,7 +46,7 @@ def export_lattice(run: AdaptedRun, scratch: Path, folder: Path, backend: str, s
     where = open_backend(backend, folder)
     try:
         ledger = Ledger()
-        executor = LatticeExecutor(BackendExecutor(where, shots, seed=seed, ledger=ledger, progress=True))
+        executor = GridExecutor(BackendExecutor(where, shots, seed=seed, ledger=ledger, progress=True))
         measured = {name: _measure(layer, executor, shots) for name, layer in layers.items()}
     finally:
         where.close()
@@ -66,16 +66,16 @@ def export_lattice(run: AdaptedRun, scratch: Path, folder: Path, backend: str, s
     return PeftModel.from_pretrained(copy_sharing_weights(run.base), str(scratch)).eval(), {"lattice": found}
 
 
-def _measure(layer: QuantumLayer, executor: LatticeExecutor, shots: int | None) -> dict[str, Any]:
+def _measure(layer: QuantumLayer, executor: GridExecutor, shots: int | None) -> dict[str, Any]:
     """Coefficients of a layer's circuit, and how far its lattice values are from the noiseless ones."""
     angles = layer.angles.detach().double().cpu()
-    measured, exact = (place.compile(layer.circuit) for place in (executor, LatticeExecutor(Simulator())))
-    assert isinstance(measured, LatticeFunction)
-    assert isinstance(exact, LatticeFunction)
+    measured, exact = (place.compile(layer.circuit) for place in (executor, GridExecutor(Simulator())))
+    assert isinstance(measured, GridSurrogate)
+    assert isinstance(exact, GridSurrogate)
     values = measured.values(angles)
     return {
         "coefficients": measured.coefficients(angles).float().contiguous(),
-        "points": measured.lattice.size,
+        "points": measured.grid.size,
         "off": (values - exact.values(angles)).square().mean().item(),
         "variance": ((1 - values.square()).clamp_min(0) / shots).mean().item() if shots else 0.0,
     }

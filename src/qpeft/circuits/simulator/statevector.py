@@ -1,8 +1,8 @@
-"""State vectors of a circuit without inputs, differentiable in its angles: what generators of weights read instead of `<Z>`.
+"""State vectors and unitary columns of a circuit without inputs, differentiable in its angles.
 
-One operator, `qpeft::columns(angles, key, k)`, with fake and autograd rules, so that torch.compile sees one node. Like the
-operator in simulate.py it saves the angles alone and undoes the circuit step by step in its backward: on CPUs in the compiled
-kernel where the circuit is real (kernel/columns.py), else in torch (evolve.py).
+`qpeft::columns(angles, key, k)` is one registered operator, with rules for fake tensors and autograd, so that torch.compile sees
+one node. It saves the angles alone: its backward makes the columns again and undoes the circuit step by step. Where torch.func,
+vmap or forward mode transforms the call, or a gradient is differentiated again, the torch engine records every step.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qpeft.circuits.executor import check_tensor
 from qpeft.circuits.ir import Circuit
-from qpeft.circuits.simulator.c_engine import columns as kernel
-from qpeft.circuits.simulator.simulate import check_memory
-from qpeft.circuits.simulator.torch_engine import blocks, evolve
-from qpeft.circuits.simulator.torch_engine.buffers import Register, Sums
-from qpeft.circuits.simulator.torch_engine.compiler import Plan, compile_circuit, plan_from_key
+from qpeft.circuits.simulator import engine, transforms
+from qpeft.circuits.simulator.torch_engine import columns as torch_columns
+from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit, compile_circuit, compiled_from_key
 from qpeft.errors import CircuitError
 
 
@@ -37,68 +36,46 @@ def columns(circuit: Circuit, angles: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         Two tensors `(2^n, k)`, row index with qubit 0 as its most significant bit; float64 for float64 angles, else float32,
-        also under autocast. Differentiable once in `angles`.
+        also under autocast. Differentiable in `angles`, to any order.
 
     Raises:
-        CircuitError: a circuit with inputs, angles of the wrong shape, or a `k` out of bounds.
+        CircuitError: a circuit with inputs, angles that are not a plain real tensor of that shape, or a `k` out of bounds.
         ResourceError: one column does not fit into memory.
     """
     return run(compile_circuit(circuit), angles, k)
 
 
-def run(plan: Plan, angles: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def run(compiled: CompiledCircuit, angles: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`columns` of a compiled circuit: what a module calls that torch.compile is to trace."""
-    circuit = plan.circuit
+    circuit = compiled.circuit
     if circuit.n_inputs:
         raise CircuitError("a circuit with inputs has a state for each input", value=f"n_inputs={circuit.n_inputs}", bound="0")
+    check_tensor("angles", angles)
     if tuple(angles.shape) != (circuit.n_angles,):
         raise CircuitError("angles have the wrong shape", value=tuple(angles.shape), bound=f"({circuit.n_angles},)")
     if not 1 <= k <= 2**circuit.n_qubits:
         raise CircuitError("no such number of columns", value=k, bound=f"1..{2**circuit.n_qubits}")
+    angles = transforms.unwrapped("angles", angles)
     angles = angles if angles.dtype == torch.float64 else angles.float()
-    re, im = _columns(angles, plan.key, k)
+    re, im = torch_columns.values(angles, compiled, k) if transforms.active() else _columns(angles, compiled.key, k)
     return re, im
-
-
-def _start(plan: Plan, angles: Tensor, k: int) -> tuple[evolve.Kit, Tensor]:
-    """The circuit's steps, and the first k basis states `(2^n, k)`, complex."""
-    kit = evolve.kit(plan, True, angles.device, angles.dtype)
-    psi = torch.zeros(2**plan.circuit.n_qubits, k, dtype=angles.dtype.to_complex(), device=angles.device)
-    return kit, psi.fill_diagonal_(1.0)
 
 
 @torch.library.custom_op("qpeft::columns", mutates_args=())
 def _columns(angles: Tensor, key: str, k: int) -> Tensor:
-    plan = plan_from_key(key)
-    if kernel.supports(plan, angles):
-        return kernel.forward(angles, key, k)
-    check_memory(plan, angles)
-    with torch.autocast(angles.device.type, enabled=False):
-        kit, psi = _start(plan, angles, k)
-        psi = evolve.forward(kit, [psi], kit.builder(angles))
-        return torch.stack([psi.real, psi.imag])
+    compiled = compiled_from_key(key)
+    return engine.for_columns(compiled, angles).values(angles, compiled, k)
 
 
 @torch.library.custom_op("qpeft::columns_backward", mutates_args=())
 def _columns_backward(grad: Tensor, angles: Tensor, key: str, k: int) -> Tensor:
-    plan = plan_from_key(key)
-    if kernel.supports(plan, angles):
-        return kernel.backward(grad[0], angles, key)
-    if not plan.whole.steps:  # the identity
-        return torch.zeros_like(angles)
-    with torch.autocast(angles.device.type, enabled=False):
-        kit, psi = _start(plan, angles, k)
-        tensors, pull = blocks.pullback(kit.builder, angles, recording=False)
-        sums: Sums = {}
-        lam = torch.complex(*grad.to(angles.dtype))
-        both = torch.stack([evolve.forward(kit, [psi], tensors), lam])
-        evolve.undo(kit, tensors, Register(plan.circuit.n_qubits, both), sums)
-        return pull(evolve.gradients(sums, tensors))[0]
+    compiled = compiled_from_key(key)
+    return engine.for_columns(compiled, angles).gradients(grad, angles, compiled)
 
 
 @_columns.register_fake
 def _(angles: Tensor, key: str, k: int) -> Tensor:
-    return angles.new_empty(2, 2 ** plan_from_key(key).circuit.n_qubits, k)
+    return angles.new_empty(2, 2 ** compiled_from_key(key).circuit.n_qubits, k)
 
 
 @_columns_backward.register_fake
@@ -113,6 +90,10 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, str, int], output: Tensor) ->
 
 def _autograd_rule(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (angles,) = ctx.saved_tensors
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # the gradient is itself to be differentiated: record it
+        out = torch_columns.values(angles, compiled_from_key(ctx.key), ctx.k)
+        (by_angles,) = torch.autograd.grad(out, angles, grad, create_graph=True, allow_unused=True, materialize_grads=True)
+        return by_angles, None, None
     return _columns_backward(grad, angles, ctx.key, ctx.k), None, None
 
 

@@ -1,4 +1,4 @@
-"""The lattice surrogate: a circuit run on a grid of inputs determines it for every input, noise included.
+"""The grid surrogate: a circuit run on a Fourier grid of inputs determines it for every input, noise included.
 
 Data enters a circuit through the angles of gates, so each expectation value is a trigonometric polynomial in every input,
 whatever happens between the gates that take it: fixed gates, noise, idling, readout errors,
@@ -9,8 +9,8 @@ whatever happens between the gates that take it: fixed gates, noise, idling, rea
 exponents. The values on `prod_q (2 D_q + 1)` equispaced points per period determine all coefficients: `(2L + 1)^n` circuits for n
 qubits with L uploads each, whatever the number of samples. (Vidal and Theis, arXiv 1901.11434; Schuld et al., arXiv 2008.08605.)
 
-`LatticeExecutor` puts this around any Executor. The gradient for inputs costs nothing more; that for angles goes through the
-lattice alone: the inner executor gets the gradient of the loss for its lattice values, a batch whose size never changes.
+`GridExecutor` puts this around any Executor. The gradient for inputs costs nothing more; that for angles goes through the
+grid alone: the inner executor gets the gradient of the loss for its grid values, a batch whose size never changes.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from torch.autograd.function import once_differentiable
 
 from qpeft.circuits.executor import Executor, Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Circuit, Observable
-from qpeft.circuits.surrogate import polynomial
+from qpeft.circuits.simulator import engine
 from qpeft.errors import CircuitError
 
 MAX_POINTS = 2**20
-MIN_FREQUENCY = 1e-6  # per radian; below, the points of the lattice lie further out than angles are resolved
+MIN_FREQUENCY = 1e-6  # per radian; below, the points of the grid lie further out than angles are resolved
 COMMENSURATE = 4096  # largest denominator of a ratio of two frequencies of one input
 
 
 @dataclass(frozen=True)
-class Lattice:
+class FourierGrid:
     """The grid of a circuit: for each input a base frequency (per radian) and a degree."""
 
     base: tuple[float, ...]
     degrees: tuple[int, ...]
 
     @classmethod
-    def of(cls, circuit: Circuit) -> Lattice:
+    def of(cls, circuit: Circuit) -> FourierGrid:
         """Raises CircuitError where two frequencies of an input have no common base, or the grid is too large."""
         found: list[list[tuple[float, ...]]] = [[] for _ in range(circuit.n_inputs)]
         for op in circuit.ops:
@@ -59,7 +59,7 @@ class Lattice:
         base, degrees = zip(*(_base_and_degree(q, uploads) for q, uploads in enumerate(found)), strict=True) if found else ((), ())
         if math.prod(2 * d + 1 for d in degrees) > MAX_POINTS:
             raise CircuitError(
-                "the lattice has too many points",
+                "the grid has too many points",
                 value=" x ".join(str(2 * d + 1) for d in degrees),
                 bound=f"{MAX_POINTS:,}",
                 hint="run the circuit directly, or with fewer qubits or uploads",
@@ -96,13 +96,13 @@ class Lattice:
     def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
         """The polynomials at `inputs (B, n_inputs)`: `(B, K)`, both of one dtype. Both may need gradients, of first order.
 
-        See polynomial.py. For the backward pass nothing is kept but the arguments.
+        Formula in simulator/torch_engine/polynomials.py. The backward pass saves the arguments alone.
         """
         out: Tensor = _Evaluate.apply(coefficients, inputs, self, None, None)  # type: ignore[no-untyped-call]
         return out
 
     def weights(self, inputs: Tensor) -> Tensor:
-        """How much each lattice value counts at `inputs (B, n_inputs)`: `(B, size)`, `z(u) = weights(u) @ values`.
+        """How much each grid value counts at `inputs (B, n_inputs)`: `(B, size)`, `z(u) = weights(u) @ values`.
 
         `prod_q D_q(w_q (u_q - v_q))` with the Dirichlet kernel `D(t) = (1 + 2 sum_m cos m t) / (2 D + 1)`. The squares of a row
         sum to 1, so values with independent errors of variance s^2 give `z(u)` with an error of variance at most max s^2.
@@ -118,7 +118,7 @@ class Lattice:
         return product
 
     def variance(self, values: Tensor, shots: int, inputs: Tensor) -> Tensor:
-        """Variance of an evaluation at `inputs (B, n_inputs)` when each lattice value is the mean of `shots` outcomes +-1.
+        """Variance of an evaluation at `inputs (B, n_inputs)` when each grid value is the mean of `shots` outcomes +-1.
 
         `sum_v weights(u)_v^2 (1 - z(v)^2) / shots`, `(B, K)`, at most `1 / shots`: no more than running the circuit at `u` itself
         may have. `values (size, K)` are the exact ones, or estimates of them.
@@ -132,29 +132,31 @@ class _Evaluate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, coefficients: Tensor, inputs: Tensor, lattice: Lattice, angles: Tensor | None, pull: Callable[..., Any] | None
+        ctx: Any, coefficients: Tensor, inputs: Tensor, grid: FourierGrid, angles: Tensor | None, pull: Callable[..., Any] | None
     ) -> Tensor:
         ctx.save_for_backward(coefficients, inputs)
-        ctx.lattice, ctx.pull = lattice, pull
-        return polynomial.values(coefficients, _scaled(lattice, inputs.T), lattice.shape).T
+        ctx.grid, ctx.pull = grid, pull
+        t = _scaled(grid, inputs.T)
+        return engine.for_polynomials(coefficients, t).values(coefficients, t, grid.shape).T
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None]:
         coefficients, inputs = ctx.saved_tensors
-        lattice: Lattice = ctx.lattice
+        grid: FourierGrid = ctx.grid
         own, by_input, _, by_angle, _ = ctx.needs_input_grad
-        t = _scaled(lattice, inputs.T)
-        by_coefficients, by_t = polynomial.gradients(grad.T, coefficients, t, lattice.shape, wanted=(own or by_angle, by_input))
+        t = _scaled(grid, inputs.T)
+        found = engine.for_polynomials(coefficients, t)
+        by_coefficients, by_t = found.gradients(grad.T, coefficients, t, grid.shape, wanted=(own or by_angle, by_input))
         by_angles = ctx.pull(by_coefficients) if by_angle else None
-        return by_coefficients if own else None, None if by_t is None else _scaled(lattice, by_t).T, None, by_angles, None
+        return by_coefficients if own else None, None if by_t is None else _scaled(grid, by_t).T, None, by_angles, None
 
 
-def _scaled(lattice: Lattice, rows: Tensor) -> Tensor:
+def _scaled(grid: FourierGrid, rows: Tensor) -> Tensor:
     """Row q times `w_q`: phases `(n_inputs, B)` from inputs, and the inputs' gradient from that of phases."""
-    if lattice.plain:
+    if grid.plain:
         return rows
-    return rows * torch.tensor(lattice.base, dtype=rows.dtype, device=rows.device)[:, None]
+    return rows * torch.tensor(grid.base, dtype=rows.dtype, device=rows.device)[:, None]
 
 
 def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[float, int]:
@@ -165,7 +167,7 @@ def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[floa
     smallest = everything[0]
     if smallest < MIN_FREQUENCY:
         raise CircuitError(
-            f"input {q} enters at too small a frequency for a lattice",
+            f"input {q} enters at too small a frequency for a grid",
             value=f"{smallest:g} per radian",
             bound=f"at least {MIN_FREQUENCY:g}",
             hint="a larger scale, or run the circuit directly",
@@ -192,28 +194,28 @@ def _inverse(degree: int) -> npt.NDArray[np.float64]:
     return np.stack(rows)
 
 
-class LatticeExecutor:
-    """An Executor that runs the inner one on the lattice only.
+class GridExecutor:
+    """An Executor that runs the inner one on the grid only.
 
-    Its functions are differentiable in the inputs always, and in the angles where the inner executor's are. Lattice values are
-    remembered for as long as the angles do not change: modules that share a circuit, and all batches of a step, run one lattice.
+    Its functions are differentiable in the inputs always, and in the angles where the inner executor's are. FourierGrid values are
+    remembered for as long as the angles do not change: modules that share a circuit, and all batches of a step, run one grid.
 
-    A backward pass asks the inner executor for the gradient of its lattice values. With `deferred=True` it only adds up what the
+    A backward pass asks the inner executor for the gradient of its grid values. With `deferred=True` it only adds up what the
     loss has to say about them, over modules and batches alike, and `flush()`, called once before the optimiser's step, runs the
     inner gradient and adds it to `angles.grad`: circuits per step then do not grow with gradient accumulation either.
     """
 
     def __init__(self, inner: Executor, *, deferred: bool = False) -> None:
         self.inner, self.deferred = inner, deferred
-        self._functions: list[weakref.ref[LatticeFunction]] = []  # in order: seeded backends then repeat
+        self._functions: list[weakref.ref[GridSurrogate]] = []  # in order: seeded backends then repeat
 
     def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
-        function = LatticeFunction(circuit, self.inner.compile(circuit, observables), self)
+        function = GridSurrogate(circuit, self.inner.compile(circuit, observables), self)
         self._functions.append(weakref.ref(function))
         return function
 
     def forget(self) -> None:
-        """Measure every lattice anew from here on, changed angles or not: a new step, or a new calibration."""
+        """Measure every grid anew from here on, changed angles or not: a new step, or a new calibration."""
         for reference in self._functions:
             if (function := reference()) is not None:
                 function.forget()
@@ -226,8 +228,8 @@ class LatticeExecutor:
 
 
 @dataclass
-class _Values:
-    """What was measured at some angles: the angles as given, a leaf that stands for them, lattice values and coefficients as
+class _Measured:
+    """What was measured at some angles: the angles as given, a leaf that stands for them, grid values and coefficients as
     functions of the leaf, `plain` coefficients without their record. `waiting` is the gradient of the coefficients that has not
     been passed on."""
 
@@ -239,25 +241,25 @@ class _Values:
     waiting: Tensor | None = None
 
     def gradient(self, grad: Tensor) -> Tensor:
-        # the record is kept: another batch of the step may come back to it
+        # the record stays: another batch of the step may come back to it
         return torch.autograd.grad(self.coefficients, self.leaf, grad.to(self.coefficients), retain_graph=True)[0]
 
-    def keep(self, grad: Tensor) -> None:
+    def defer(self, grad: Tensor) -> None:
         self.waiting = grad if self.waiting is None else self.waiting.add_(grad)  # it is _Evaluate's own and nobody else's
 
 
-class LatticeFunction:
-    """`(inputs (..., n_inputs), angles) -> (..., K)` through lattice values; what LatticeExecutor compiles to."""
+class GridSurrogate:
+    """`(inputs (..., n_inputs), angles) -> (..., K)` through grid values; what GridExecutor compiles to."""
 
-    def __init__(self, circuit: Circuit, run: Expectations, executor: LatticeExecutor) -> None:
-        self.circuit, self.lattice, self._run, self._executor = circuit, Lattice.of(circuit), run, executor
-        self._known: tuple[tuple[Any, ...], _Values] | None = None
+    def __init__(self, circuit: Circuit, run: Expectations, executor: GridExecutor) -> None:
+        self.circuit, self.grid, self._run, self._executor = circuit, FourierGrid.of(circuit), run, executor
+        self._known: tuple[tuple[Any, ...], _Measured] | None = None
 
-    def __deepcopy__(self, memo: object) -> LatticeFunction:
+    def __deepcopy__(self, memo: object) -> GridSurrogate:
         return self
 
     def values(self, angles: Tensor) -> Tensor:
-        """Values on the lattice `(size, K)`, without a record; run if the angles have changed since the last call."""
+        """Values on the grid `(size, K)`, without a record; run if the angles have changed since the last call."""
         with torch.no_grad():
             return self._found(angles, recorded=False).values.detach()
 
@@ -266,27 +268,27 @@ class LatticeFunction:
         with torch.no_grad():
             return self._found(angles, recorded=False).plain
 
-    def _found(self, angles: Tensor, recorded: bool) -> _Values:
+    def _found(self, angles: Tensor, recorded: bool) -> _Measured:
         key = (angles.data_ptr(), angles._version, angles.dtype, angles.device)
         if self._known is None or self._known[0] != key or (recorded and not self._known[1].values.requires_grad):
             self.forget()
             if recorded and self._executor.deferred and not angles.is_leaf:
                 raise CircuitError("a deferred gradient needs angles that are a leaf", hint="deferred=False")
-            points = torch.as_tensor(self.lattice.points(), dtype=angles.dtype, device=angles.device)
+            points = torch.as_tensor(self.grid.points(), dtype=angles.dtype, device=angles.device)
             leaf = angles.detach().clone().requires_grad_(recorded)
             values = self._run(points, leaf)
-            coefficients = self.lattice.coefficients(values)
-            self._known = (key, _Values(angles, leaf, values, coefficients, coefficients.detach().contiguous()))
+            coefficients = self.grid.coefficients(values)
+            self._known = (key, _Measured(angles, leaf, values, coefficients, coefficients.detach().contiguous()))
         return self._known[1]
 
     def forget(self) -> None:
-        """See `LatticeExecutor.forget`; CircuitError where that would lose a gradient."""
+        """See `GridExecutor.forget`; CircuitError where that would lose a gradient."""
         if self._known is not None and self._known[1].waiting is not None:
             raise CircuitError("angles changed while gradients waited for them", hint="flush() before the optimiser's step")
         self._known = None
 
     def flush(self) -> None:
-        """See `LatticeExecutor.flush`."""
+        """See `GridExecutor.flush`."""
         if self._known is None or self._known[1].waiting is None:
             return
         found = self._known[1]
@@ -303,7 +305,7 @@ class LatticeFunction:
         dtype = working_dtype(inputs, angles)
         recorded = torch.is_grad_enabled() and angles.requires_grad
         found = self._found(angles, recorded)
-        pull = None if not recorded else found.keep if self._executor.deferred else found.gradient
+        pull = None if not recorded else found.defer if self._executor.deferred else found.gradient
         coefficients, rows = found.plain.to(inputs.device, dtype), as_rows(inputs).to(dtype)
-        out: Tensor = _Evaluate.apply(coefficients, rows, self.lattice, angles if recorded else None, pull)  # type: ignore[no-untyped-call]
+        out: Tensor = _Evaluate.apply(coefficients, rows, self.grid, angles if recorded else None, pull)  # type: ignore[no-untyped-call]
         return out if inputs.dim() == 2 else out.reshape(*inputs.shape[:-1], out.shape[-1])

@@ -23,7 +23,7 @@ _PI = math.pi
 
 
 @dataclass(frozen=True)
-class Program:
+class MeasuredCircuit:
     """A circuit without parameters and which qubit goes into which classical bit: `measures` are `(qubit, bit)` pairs."""
 
     circuit: Circuit
@@ -115,8 +115,8 @@ def controlled(steps: Sequence[Step], control: int) -> list[Step]:
 
 
 def _toffoli(a: int, b: int, c: int) -> list[Step]:
-    words = f"h{c} cx{b},{c} tdg{c} cx{a},{c} t{c} cx{b},{c} tdg{c} cx{a},{c} t{b} t{c} h{c} cx{a},{b} t{a} tdg{b} cx{a},{b}"
-    return [(name, tuple(int(q) for q in places.split(",")), 0.0) for name, places in re.findall(r"([a-z]+)([\d,]+)", words)]
+    gates = f"h{c} cx{b},{c} tdg{c} cx{a},{c} t{c} cx{b},{c} tdg{c} cx{a},{c} t{b} t{c} h{c} cx{a},{b} t{a} tdg{b} cx{a},{b}"
+    return [(name, tuple(int(q) for q in places.split(",")), 0.0) for name, places in re.findall(r"([a-z]+)([\d,]+)", gates)]
 
 
 def _in_smaller_gates(name: str, places: tuple[int, ...], t: float) -> list[Step]:
@@ -171,7 +171,7 @@ _QUBIT, _BIT = re.compile(r"q\[(\d{1,6})\]"), re.compile(r"c\[(\d{1,6})\]")
 _DYNAMIC = frozenset({"QIF", "ELSE", "ENDQIF", "QWHILE", "ENDQWHILE", "RESET"})
 
 
-def from_originir(text: str, *, max_qubits: int = MAX_QUBITS, max_ops: int = MAX_OPS) -> Program:
+def from_originir(text: str, *, max_qubits: int = MAX_QUBITS, max_ops: int = MAX_OPS) -> MeasuredCircuit:
     """Read a program. OriginIRError names the line and says what is wrong with it.
 
     Raises:
@@ -195,7 +195,7 @@ class _Reader:
     def error(self, what: str, value: object = None, bound: object = None, hint: str | None = None) -> OriginIRError:
         return OriginIRError(what, line=self.line, value=value, bound=bound, hint=hint)
 
-    def read(self, text: str) -> Program:
+    def read(self, text: str) -> MeasuredCircuit:
         for self.line, raw in enumerate(text.splitlines(), start=1):
             stripped = raw.split("//")[0].split("%")[0].strip()
             if stripped:
@@ -210,39 +210,39 @@ class _Reader:
             for name, places, angle in steps
             if name != "gphase"
         )
-        return Program(Circuit(self.n_qubits, ops), tuple(self.measures.items()))
+        return MeasuredCircuit(Circuit(self.n_qubits, ops), tuple(self.measures.items()))
 
     def _instruction(self, line: str) -> None:
         match = _LINE.fullmatch(line)
         if match is None:
             raise self.error("not an instruction", value=line[:40])
-        word, rest = match[1], (match[2] or "").strip()
-        if word in ("QINIT", "CREG"):
-            self._declare(word, rest)
+        name, rest = match[1], (match[2] or "").strip()
+        if name in ("QINIT", "CREG"):
+            self._declare(name, rest)
         elif not self.n_qubits:
-            raise self.error(f"{word} before QINIT", hint="QINIT n in the first line")
-        elif word in ("DAGGER", "CONTROL"):
+            raise self.error(f"{name} before QINIT", hint="QINIT n in the first line")
+        elif name in ("DAGGER", "CONTROL"):
             if len(self.scopes) > MAX_DEPTH:
                 raise self.error("nested too deeply", bound=MAX_DEPTH)
-            self.scopes.append((word, self._qubits(rest) if word == "CONTROL" else (), []))
-        elif word in ("ENDDAGGER", "ENDCONTROL"):
-            self._close(word[3:])
-        elif word == "MEASURE":
+            self.scopes.append((name, self._qubits(rest) if name == "CONTROL" else (), []))
+        elif name in ("ENDDAGGER", "ENDCONTROL"):
+            self._close(name[3:])
+        elif name == "MEASURE":
             self._measure(rest)
-        elif word == "BARRIER":
+        elif name == "BARRIER":
             self._qubits(rest)
-        elif word in _DYNAMIC:
-            raise self.error("control flow and resets are not circuits", value=word)
+        elif name in _DYNAMIC:
+            raise self.error("control flow and resets are not circuits", value=name)
         else:
-            self._gate(word, rest)
+            self._gate(name, rest)
 
-    def _declare(self, word: str, rest: str) -> None:
-        if (self.n_qubits if word == "QINIT" else self.n_bits) or not rest.isdecimal() or len(rest) > 6:
-            raise self.error(f"{word} takes one number, once", value=rest[:40])
+    def _declare(self, name: str, rest: str) -> None:
+        if (self.n_qubits if name == "QINIT" else self.n_bits) or not rest.isdecimal() or len(rest) > 6:
+            raise self.error(f"{name} takes one number, once", value=rest[:40])
         size = int(rest)
-        if word == "QINIT" and not 1 <= size <= self.max_qubits:
+        if name == "QINIT" and not 1 <= size <= self.max_qubits:
             raise self.error("so many qubits", value=size, bound=f"1..{self.max_qubits}")
-        if word == "QINIT":
+        if name == "QINIT":
             self.n_qubits = size
         else:
             self.n_bits = size
@@ -271,10 +271,10 @@ class _Reader:
             raise self.error(f"a measurement inside {self.scopes[-1][0]}")
         self.measures[place] = int(match[1])
 
-    def _gate(self, word: str, rest: str) -> None:
-        facts = _READ.get(word)
+    def _gate(self, name: str, rest: str) -> None:
+        facts = _READ.get(name)
         if facts is None:
-            raise self.error("unknown instruction", value=word[:40], bound=", ".join(sorted(_READ)))
+            raise self.error("unknown instruction", value=name[:40], bound=", ".join(sorted(_READ)))
         left, bracket, right = rest.partition("(")
         if bracket and not right.endswith(")"):
             raise self.error("a gate is written NAME q[0],q[1],(angle)", value=rest[:40])
@@ -282,7 +282,7 @@ class _Reader:
         angles = [self._number(part) for part in right[:-1].split(",")] if bracket else []
         size, n_angles, steps = facts
         if (len(qubits), len(angles)) != (size, n_angles):
-            raise self.error(f"{word} takes {size} qubit(s) and {n_angles} angle(s)", value=rest[:60])
+            raise self.error(f"{name} takes {size} qubit(s) and {n_angles} angle(s)", value=rest[:60])
         made = [(name, tuple(qubits[p] for p in places), angle) for name, places, angle in steps(*angles)]
         self._add(made)
 
@@ -295,11 +295,11 @@ class _Reader:
             raise self.error("an angle is a finite number", value=text[:40])
         return number
 
-    def _close(self, word: str) -> None:
-        if self.scopes[-1][0] != word:
-            raise self.error(f"END{word} closes nothing", value=self.scopes[-1][0] or "no open block")
+    def _close(self, name: str) -> None:
+        if self.scopes[-1][0] != name:
+            raise self.error(f"END{name} closes nothing", value=self.scopes[-1][0] or "no open block")
         _, controls, steps = self.scopes.pop()
-        if word == "DAGGER":
+        if name == "DAGGER":
             steps = inverse(steps)
         for control in reversed(controls):
             if any(control in places for _, places, _ in steps):

@@ -26,10 +26,10 @@ from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Li
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.spending.budget import Budget, Cost
 from qpeft.circuits.ir import Circuit
-from qpeft.circuits.surrogate.grid import Lattice
+from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.errors import BudgetError, CircuitError, RunError
 from qpeft.training.model.held_out_loss import Rows
-from qpeft.training.on_chip.session import INNER, Request, chosen_gradient, lattice_cost, make_executor, open_backend, requests
+from qpeft.training.on_chip.session import INNER, Request, chosen_gradient, grid_cost, make_executor, open_backend, requests
 from qpeft.training.recipe.config import BackendSection, RunConfig
 from qpeft.training.recipe.training_section import TrainingSection
 
@@ -115,8 +115,8 @@ def ways(config: RunConfig, section: BackendSection, backend: Backend, model: An
         runner.gradient = INNER[name.rpartition("-")[2]]
         try:
             if name.startswith("lattice"):
-                step = sum((lattice_cost(runner, request) for request in asked), Cost())
-                once = sum((lattice_cost(runner, request, gradient=False) for request in asked), Cost())
+                step = sum((grid_cost(runner, request) for request in asked), Cost())
+                once = sum((grid_cost(runner, request, gradient=False) for request in asked), Cost())
                 training = step * used.steps + once * used.evaluations
                 rounds = 2 * used.steps + used.evaluations
             else:
@@ -173,7 +173,7 @@ def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usa
     if "lattice-shift" not in found:
         kind, why = "direct", "a circuit's inputs have no lattice, or one of too many points"
     else:
-        points = sum(Lattice.of(request.circuit).size for request in requests(model))
+        points = sum(FourierGrid.of(request.circuit).size for request in requests(model))
         kind = "lattice" if points <= rows else "direct"
         relation = "at most" if points <= rows else "more than"
         why = f"the lattices have {points:,} points, {relation} the {rows:,} rows that a step would run directly"
@@ -244,7 +244,7 @@ def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
                 "inputs": request.circuit.n_inputs,
                 "angles": request.circuit.n_angles,
                 "modules": modules[id(request.layer)],
-                "lattice_points": _points(request),
+                "grid_points": _points(request),
                 "circuits_per_program": max(compiled_circuit.per_program for compiled_circuit, _ in prepared.groups),
             }
             for request, prepared in zip(asked, compiled, strict=True)
@@ -271,13 +271,13 @@ def _inference(
     each = [_forward(runner, request, modules[id(request.layer)], (TOKENS,)) for request in asked if request.circuit.n_inputs]
     found = {"direct_per_1000_tokens": asdict(sum(each, Cost()))}
     if all(_points(request) is not None for request in asked):
-        found["lattice_once"] = asdict(sum((lattice_cost(runner, request, gradient=False) for request in asked), Cost()))
+        found["grid_once"] = asdict(sum((grid_cost(runner, request, gradient=False) for request in asked), Cost()))
     return found
 
 
 def _points(request: Request) -> int | None:
     try:
-        return Lattice.of(request.circuit).size
+        return FourierGrid.of(request.circuit).size
     except CircuitError:
         return None
 

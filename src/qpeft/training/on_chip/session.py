@@ -28,7 +28,7 @@ from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits.executor import Executor, Expectations
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate.grid import Lattice, LatticeExecutor
+from qpeft.circuits.surrogate.grid import FourierGrid, GridExecutor
 from qpeft.errors import BudgetError, RunError
 from qpeft.files import atomic_write
 from qpeft.training.recipe.config import BackendSection
@@ -89,8 +89,8 @@ class ChipSession:
             inner = NoisyExecutor(self.backend)
         else:
             inner = self.runner = make_executor(self.backend, section, ledger=self.ledger, cache=self.cache)
-        self.lattice = None if section.gradient.startswith("direct") else LatticeExecutor(inner, deferred=True)
-        if not set_executor(self.model, self.lattice or inner):
+        self.grid = None if section.gradient.startswith("direct") else GridExecutor(inner, deferred=True)
+        if not set_executor(self.model, self.grid or inner):
             raise RunError("the adapter has no circuit, so nothing of it runs on a backend", hint="leave out the backend section")
         self._note()
 
@@ -113,13 +113,13 @@ class ChipSession:
         """Circuits that are not trained are measured anew as well: what a step sees must not depend on where a session began."""
         if self.runner is not None:
             self.runner.begin(*sample)
-        if self.lattice is not None:
-            self.lattice.forget()
+        if self.grid is not None:
+            self.grid.forget()
 
     def flush(self) -> None:
         """After the last backward pass of a step: the gradients that wait."""
-        if self.lattice is not None:
-            self.lattice.flush()
+        if self.grid is not None:
+            self.grid.flush()
         self._last_step = self.spent + self._before * -1
 
     def step_cost(self) -> Cost:
@@ -128,9 +128,9 @@ class ChipSession:
             return Cost()
         if self.cache is not None or needs_journal(self.section.name):
             return Cost()  # it may have been paid for already; the runs themselves are checked one by one
-        if self.lattice is None:
+        if self.grid is None:
             return self._last_step
-        return sum((lattice_cost(self.runner, request) for request in self.requests), Cost())
+        return sum((grid_cost(self.runner, request) for request in self.requests), Cost())
 
     @property
     def spent(self) -> Cost:
@@ -204,9 +204,9 @@ def requests(model: nn.Module) -> list[Request]:
     return found
 
 
-def lattice_cost(runner: BackendExecutor, request: Request, *, gradient: bool = True) -> Cost:
+def grid_cost(runner: BackendExecutor, request: Request, *, gradient: bool = True) -> Cost:
     """Of one step of a circuit on the lattice: its values, and with `gradient` those of the gradient for its angles."""
-    prepared, points = runner.prepare(request.circuit, request.observables), Lattice.of(request.circuit).size
+    prepared, points = runner.prepare(request.circuit, request.observables), FourierGrid.of(request.circuit).size
     cost = prepared.cost(points)
     return cost + prepared.cost(prepared.gradient_rows(points)) if gradient and request.trained else cost
 

@@ -1,1 +1,1 @@
-"""The optional compiled kernel of the simulator: `program` writes circuits as flat programs, `native` runs them in C."""
+"""The simulator's engine in C: `compiler` turns circuits into bytecode, the other modules call the compiled kernel on it."""

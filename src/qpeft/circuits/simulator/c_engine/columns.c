@@ -4,11 +4,11 @@
 #include <string.h>
 
 #include "columns.h"
-#include "program.h"
+#include "bytecode.h"
 
 TYPES(column_type, columns)
 
-static void read_program(column_program *p, const int32_t *code, const double *numbers) {
+static void read_bytecode(column_bytecode *p, const int32_t *code, const double *numbers) {
     memcpy(p, code, 7 * sizeof(int32_t)); /* the counts, in the struct's order */
     code += 7;
     p->step = (const void *)code, code += 2 * (size_t)p->steps;
@@ -21,7 +21,7 @@ static void read_program(column_program *p, const int32_t *code, const double *n
 
 /* The matrix of each run, and `slope[g]`: the gate's derivative is slope J behind its run, J = ((0, -1), (1, 0)), since an
  * orthogonal matrix O moves J to det(O) J. */
-static void evaluate(const column_program *p, const void *angles, int wide, double (*matrix)[4], double *slope) {
+static void evaluate(const column_bytecode *p, const void *angles, int wide, double (*matrix)[4], double *slope) {
     for (int r = 0; r < p->runs; r++) {
         double *w = matrix[r]; /* the product of the gates from g on */
         w[0] = w[3] = 1, w[1] = w[2] = 0;
@@ -48,8 +48,8 @@ static void evaluate(const column_program *p, const void *angles, int wide, doub
 int qpeft_columns(int isa, int wide, const int32_t *code, const double *numbers, const void *angles, int64_t columns,
                   const void *grad, void *out) {
     if (!qpeft_supports(isa)) return 2;
-    column_program p;
-    read_program(&p, code, numbers);
+    column_bytecode p;
+    read_bytecode(&p, code, numbers);
     const size_t runs = p.runs, gates = p.gates, results = p.angles;
     double *block = calloc(5 * runs + gates + results + 1, sizeof(double) + 1);
     if (!block) return 1;

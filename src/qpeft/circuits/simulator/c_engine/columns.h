@@ -6,7 +6,7 @@
 
 /* A step: gates on single qubits, one run for each bit; amplitudes times a row of `sign`; new[j] = old[j-th of a row of `place`].
  * Bit k of a basis index is qubit n-1-k. */
-enum { TURNS, SIGNS, MOVES };
+enum { LOCAL, SIGNS, PERMUTATIONS };
 typedef struct {
     int32_t kind, which; /* the number of the first run, or of the row */
 } column_step;
@@ -23,11 +23,11 @@ typedef struct {
     const int32_t *gate_index; /* of the angle; -1 for none */
     const int32_t *sign, *place; /* rows of 2^n: 1 or -1; basis indices */
     const column_gate *gate;
-} column_program;
+} column_bytecode;
 
 /* One column after the other, |first>, |first + 1>, ..: forward, or with `grad` back. */
 typedef struct {
-    const column_program *program;
+    const column_bytecode *bytecode;
     const double (*matrix)[4]; /* per run, orthogonal */
     const unsigned char *learns; /* per run: whether the adjoint wants its total */
     int64_t columns;

@@ -1,7 +1,7 @@
-"""The compiled kernel's columns of real circuits (columns.c): what ../state.py does, for CPU tensors.
+"""Columns of real circuits' unitaries, and their gradients, by the compiled kernel (columns.c), for CPU tensors.
 
 It takes circuits whose unitary is real gate by gate: rotations about Y, Hadamards, X, Z, CZ, CNOTs, swaps and their like. A step of
-the plan becomes a step of the program: gates on single qubits, signs (phases of 0 and pi), or a permutation.
+the compiled becomes a step of the program: gates on single qubits, signs (phases of 0 and pi), or a permutation.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from qpeft.circuits.simulator.c_engine import library
-from qpeft.circuits.simulator.torch_engine.compiler import Gate, Plan, Step, local_value, permutation, plan_from_key
+from qpeft.circuits.simulator.c_engine.expectations import dense
+from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit, Gate, Step, local_value, permutation
 
 MAX_QUBITS = 18  # above, a state and its costate leave the caches, and torch takes threads
-TURNS, SIGNS, MOVES = 0, 1, 2  # columns.h
+LOCAL, SIGNS, PERMUTATIONS = 0, 1, 2  # columns.h
 
 
-class _Program(NamedTuple):
-    """The arrays that the C function reads (see columns.h), and their addresses for as long as they are kept."""
+class ColumnsBytecode(NamedTuple):
+    """The arrays that the C function reads (see columns.h), and their addresses, valid while the arrays live."""
 
     code: npt.NDArray[np.int32]
     numbers: npt.NDArray[np.float64]
@@ -37,9 +38,9 @@ def _function() -> Callable[..., int] | None:
     return library.function("qpeft_columns", ctypes.c_int, ctypes.c_int, pointer, pointer, pointer, number, pointer, pointer)
 
 
-def _steps(plan: Plan) -> Iterator[Step]:
-    """The plan's steps, those of dense ones one by one."""
-    for step in plan.whole.steps:
+def _steps(compiled: CompiledCircuit) -> Iterator[Step]:
+    """The circuit's steps, those of dense ones one by one."""
+    for step in compiled.unitary.steps:
         yield from step.steps if step.kind == "dense" else (step,)
 
 
@@ -55,20 +56,19 @@ def _signs(step: Step, n: int) -> npt.NDArray[np.int32] | None:
 
 
 @functools.lru_cache(maxsize=512)
-def _program(key: str) -> _Program | None:
-    """A plan's program, None where the kernel does not take it."""
-    plan = plan_from_key(key)
-    n = plan.circuit.n_qubits
+def _bytecode(compiled: CompiledCircuit) -> ColumnsBytecode | None:
+    """The bytecode, None where the kernel does not take the circuit."""
+    n = compiled.circuit.n_qubits
     if n > MAX_QUBITS:
         return None
     steps: list[tuple[int, int]] = []
     begins, gates = [0], list[Gate]()
-    tables: dict[int, dict[bytes, tuple[int, npt.NDArray[np.int32]]]] = {SIGNS: {}, MOVES: {}}
-    for step in _steps(plan):
+    tables: dict[int, dict[bytes, tuple[int, npt.NDArray[np.int32]]]] = {SIGNS: {}, PERMUTATIONS: {}}
+    for step in _steps(compiled):
         if step.kind == "local":
             if not all(gate.real for gate in step.gates):
                 return None
-            steps.append((TURNS, len(begins) - 1))
+            steps.append((LOCAL, len(begins) - 1))
             for qubit in reversed(range(n)):
                 gates += step.on(qubit)
                 begins.append(len(gates))
@@ -76,9 +76,9 @@ def _program(key: str) -> _Program | None:
         table = _signs(step, n) if step.kind == "phase" else permutation(step.gates, n).astype(np.int32)
         if table is None:
             return None
-        known = tables[SIGNS if step.kind == "phase" else MOVES]
+        known = tables[SIGNS if step.kind == "phase" else PERMUTATIONS]
         number, _ = known.setdefault(table.tobytes(), (len(known), table))
-        steps.append((SIGNS if step.kind == "phase" else MOVES, number))
+        steps.append((SIGNS if step.kind == "phase" else PERMUTATIONS, number))
     index, numbers = [], []
     for gate in gates:
         angle = gate.angle
@@ -86,38 +86,38 @@ def _program(key: str) -> _Program | None:
         bound = angle is not None and angle.index is not None
         index.append(angle.index if angle is not None and angle.index is not None else -1)
         numbers += [gate.frequency * scale if bound else 0.0, gate.frequency * shift, *gate.parts.real.flatten()]
-    counts = [n, plan.circuit.n_angles, len(steps), len(begins) - 1, len(gates), len(tables[SIGNS]), len(tables[MOVES])]
+    counts = [n, compiled.circuit.n_angles, len(steps), len(begins) - 1, len(gates), len(tables[SIGNS]), len(tables[PERMUTATIONS])]
     rows = [table for known in tables.values() for _, table in known.values()]
     parts = [counts, np.array(steps, dtype=np.int32).flatten(), begins, index, *rows]
     code = np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
     array = np.array(numbers, dtype=np.float64)
-    return _Program(code, array, (code.ctypes.data, array.ctypes.data))
+    return ColumnsBytecode(code, array, (code.ctypes.data, array.ctypes.data))
 
 
-def supports(plan: Plan, angles: Tensor) -> bool:
-    """Whether the kernel can run here and takes this circuit without inputs."""
-    return angles.is_cpu and library.available() and _function() is not None and _program(plan.key) is not None
+def takes(compiled: CompiledCircuit) -> bool:
+    """Whether the kernel can run this circuit without inputs."""
+    return _function() is not None and _bytecode(compiled) is not None
 
 
-def forward(angles: Tensor, key: str, k: int) -> Tensor:
-    """The columns `(2, 2^n, k)`, real and imaginary parts, from `angles (n_angles,)`, float32 or float64; the latter are zero."""
-    out = angles.new_zeros(2, 2 ** plan_from_key(key).circuit.n_qubits, k)
-    _run(angles, key, k, None, out[0])
+def values(angles: Tensor, compiled: CompiledCircuit, k: int) -> Tensor:
+    """The first k columns `(2, 2^n, k)`, real and imaginary parts, from angles `(n_angles,)`; the imaginary parts are zero."""
+    out = angles.new_zeros(2, 2**compiled.circuit.n_qubits, k)
+    _run(angles, compiled, k, None, out[0])
     return out
 
 
-def backward(grad: Tensor, angles: Tensor, key: str) -> Tensor:
-    """The gradient `(n_angles,)` of `(grad * forward(angles, key, k)[0]).sum()`, `grad` being `(2^n, k)`."""
+def gradients(grad: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
+    """The gradient `(n_angles,)` of `(grad * values).sum()`, `grad` being `(2, 2^n, k)`."""
     out = torch.empty_like(angles, memory_format=torch.contiguous_format)
-    _run(angles, key, grad.shape[1], grad.to(angles.dtype).contiguous(), out)
+    _run(angles, compiled, grad.shape[2], dense(grad[0].to(angles.dtype)), out)
     return out
 
 
-def _run(angles: Tensor, key: str, k: int, grad: Tensor | None, out: Tensor) -> None:
-    function, program, angles = _function(), _program(key), angles.contiguous()
-    assert function is not None  # see `supports`
-    assert program is not None
+def _run(angles: Tensor, compiled: CompiledCircuit, k: int, grad: Tensor | None, out: Tensor) -> None:
+    function, bytecode, angles = _function(), _bytecode(compiled), dense(angles)
+    assert function is not None  # see `takes`
+    assert bytecode is not None
     pointer = None if grad is None else grad.data_ptr()
     wide = angles.dtype is torch.float64
-    if function(library.chosen(), wide, *program.addresses, angles.data_ptr(), k, pointer, out.data_ptr()):
+    if function(library.chosen(), wide, *bytecode.addresses, angles.data_ptr(), k, pointer, out.data_ptr()):
         raise MemoryError("the compiled kernel found no memory for its buffers")

@@ -1,10 +1,10 @@
-"""Compiling a circuit and its observables into the flat program that the compiled kernel runs. No torch.
+"""Compiling a circuit and its observables into the bytecode that the compiled kernel runs. No torch.
 
-A segment of rotations about Y is a `TURN`; any other run of shared gates on one qubit a `UNITARY`, which the kernel rewrites as
+A segment of rotations about Y is a `ROTATION`; any other run of shared gates on one qubit a `UNITARY`, which the kernel rewrites as
 RZ RY RZ. All Z rotations at the ends of segments join the tables of phases around them, so that only rotations about Y touch the
 state one qubit at a time. A stage's shared phases are a sum of Walsh terms `weight * angle * (-1)^|mask & j|` of basis state j.
 
-Observables that commute qubit by qubit are read together as words of Z's after a change of basis; a circuit whose observables
+Observables that commute qubit by qubit are read together as strings of Z's after a change of basis; a circuit whose observables
 fall into several such groups becomes one program each, and their values add up. Phases after the last rotation change nothing
 and are dropped.
 """
@@ -20,16 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from qpeft.circuits.ir import Angle, Circuit, Observable, Op, commuting_groups
-from qpeft.circuits.simulator.c_engine.stages import QUARTER, DataPhase, Phase, Schedule, Turn, UnsupportedError, X, Y, Z
+from qpeft.circuits.simulator.c_engine.stages import QUARTER, DataPhase, Phase, Rotation, StageBuilder, UnsupportedError, X, Y, Z
 
 MAX_QUBITS = 12  # a group's state then takes 256 KiB with 256-bit vectors
-TURN, UNITARY, PHASE = 0, 1, 2  # program.h
-WORDS, SINGLE, PRODUCT = 0, 1, 2
+ROTATION, UNITARY, PHASE = 0, 1, 2  # bytecode.h
+STRINGS, SINGLE, PRODUCT = 0, 1, 2
 
 
 @dataclass(frozen=True)
-class Program:
-    """What the C entry point reads (see program.h), and the number of observables it returns."""
+class Bytecode:
+    """What the C entry point reads (see bytecode.h), and the number of observables it returns."""
 
     code: npt.NDArray[np.int32]
     numbers: npt.NDArray[np.float64]
@@ -38,11 +38,11 @@ class Program:
 
 @dataclass(frozen=True)
 class _Segment:
-    """Turns of one qubit; `unitary` is its number among the unitaries, -1 for a `TURN` or a `PHASE`."""
+    """Rotations of one qubit; `unitary` is its number among the unitaries, -1 for a `ROTATION` or a `PHASE`."""
 
     qubit: int
     kind: int
-    turns: tuple[Turn, ...]
+    rotations: tuple[Rotation, ...]
     unitary: int = -1
 
 
@@ -56,40 +56,40 @@ class _Layer:
     segments: tuple[_Segment, ...]
 
 
-def _prefix(turns: Sequence[Turn], q: int, number: Iterator[int]) -> list[_Segment]:
-    """A prefix as unitaries and data rotations in turn (their X axis is gone already)."""
+def _prefix(rotations: Sequence[Rotation], q: int, number: Iterator[int]) -> list[_Segment]:
+    """A prefix as unitaries and data rotations in rotation (their X axis is gone already)."""
     segments = []
-    for axis, run in itertools.groupby(turns, lambda t: t.axis if t.data else None):
+    for axis, run in itertools.groupby(rotations, lambda t: t.axis if t.data else None):
         if axis is None:
             segments.append(_Segment(q, UNITARY, tuple(run), next(number)))
         else:
-            segments.append(_Segment(q, TURN if axis == Y else PHASE, tuple(run)))
+            segments.append(_Segment(q, ROTATION if axis == Y else PHASE, tuple(run)))
     return segments
 
 
-def _finish(plan: Schedule, number: Iterator[int]) -> list[_Layer]:
+def _finish(builder: StageBuilder, number: Iterator[int]) -> list[_Layer]:
     """Stages with the Z rotations around segments moved into the tables; the last layer is what is left for the read-out."""
     stages: list[tuple[list[Phase | npt.NDArray[np.int64]], list[DataPhase], list[_Segment]]] = []
     carried: list[Phase | npt.NDArray[np.int64]] = []
-    for stage in plan.stages:
+    for stage in builder.stages:
         mono, segments = [*carried, *stage.mono], []
         carried = []
-        for q, turns in sorted(stage.segments.items()):
-            where = [k for k, t in enumerate(turns) if t.axis != Z]
-            inner = turns[where[0] : where[-1] + 1]
-            mono += [plan.z(q, t.angle) for t in turns[: where[0]]]
-            carried += [plan.z(q, t.angle) for t in turns[where[-1] + 1 :]]
+        for q, rotations in sorted(stage.segments.items()):
+            where = [k for k, t in enumerate(rotations) if t.axis != Z]
+            inner = rotations[where[0] : where[-1] + 1]
+            mono += [builder.z(q, t.angle) for t in rotations[: where[0]]]
+            carried += [builder.z(q, t.angle) for t in rotations[where[-1] + 1 :]]
             if all(t.axis == X for t in inner):  # RX(t) = RZ(-pi/2) RY(t) RZ(pi/2)
-                mono.append(plan.z(q, Angle(shift=QUARTER)))
-                carried.append(plan.z(q, Angle(shift=-QUARTER)))
-                inner = [Turn(Y, t.angle, t.data) for t in inner]
+                mono.append(builder.z(q, Angle(shift=QUARTER)))
+                carried.append(builder.z(q, Angle(shift=-QUARTER)))
+                inner = [Rotation(Y, t.angle, t.data) for t in inner]
             if all(t.axis == Y for t in inner):
-                segments.append(_Segment(q, TURN, tuple(inner)))
+                segments.append(_Segment(q, ROTATION, tuple(inner)))
                 continue
             unitary = next(number)
             segments.append(_Segment(q, UNITARY, tuple(inner), unitary))
-            mono.append(plan.z(q, (unitary, 0)))
-            carried.append(plan.z(q, (unitary, 1)))
+            mono.append(builder.z(q, (unitary, 0)))
+            carried.append(builder.z(q, (unitary, 1)))
         if segments or stage.data:
             stages.append((mono, stage.data, segments))
         else:
@@ -98,7 +98,7 @@ def _finish(plan: Schedule, number: Iterator[int]) -> list[_Layer]:
         carried = [*stages.pop()[0], *carried]
     layers = []
     for mono, data, segments in (*stages, (carried, [], [])):
-        index = np.arange(2**plan.n)
+        index = np.arange(2**builder.n)
         terms: list[tuple[Angle | tuple[int, int], int, float]] = []
         for item in mono:
             if isinstance(item, Phase):
@@ -140,19 +140,19 @@ def _sweeps(layer: _Layer, n: int) -> list[tuple[int, int]]:
     return passes
 
 
-def _write(plan: Schedule, words: Sequence[tuple[int, int, float]], n_observables: int) -> Program:
-    """The flat form: see program.h for the order. `words` are (observable, mask of Z's, coefficient)."""
-    n, circuit = plan.n, plan.circuit
+def _write(builder: StageBuilder, strings: Sequence[tuple[int, int, float]], n_observables: int) -> Bytecode:
+    """The flat form: see bytecode.h for the order. `strings` are (observable, mask of Z's, coefficient)."""
+    n, circuit = builder.n, builder.circuit
     number = itertools.count()
-    prefixes = [_prefix(turns, q, number) for q, turns in enumerate(plan.prefix)]
-    *layers, last = _finish(plan, number)
+    prefixes = [_prefix(rotations, q, number) for q, rotations in enumerate(builder.prefix)]
+    *layers, last = _finish(builder, number)
     gates: list[tuple[Angle, int]] = []
     terms: list[tuple[int, float]] = []
     records: list[tuple[int, ...]] = []
     for segment in itertools.chain(*prefixes, *(layer.segments for layer in layers)):
         first_gate, first_term = len(gates), len(terms)
-        gates += [(t.angle, t.axis) for t in segment.turns if not t.data]
-        terms += [(t.angle.index or 0, t.angle.scale) for t in segment.turns if t.data]
+        gates += [(t.angle, t.axis) for t in segment.rotations if not t.data]
+        terms += [(t.angle.index or 0, t.angle.scale) for t in segment.rotations if t.data]
         bit = n - 1 - segment.qubit
         records.append((bit, segment.kind, first_gate, len(gates), first_term, len(terms), segment.unitary))
     known: dict[Angle, int] = {}
@@ -170,13 +170,13 @@ def _write(plan: Schedule, words: Sequence[tuple[int, int, float]], n_observable
         used[k] |= any(s.unitary >= 0 for s in layers[k - 1].segments)
     sweeps = [_sweeps(layer, n) for layer in layers]
     data = [layer.data for layer in layers]
-    way = SINGLE if all(mask & (mask - 1) == 0 for _, mask, _ in words) else WORDS
+    way = SINGLE if all(mask & (mask - 1) == 0 for _, mask, _ in strings) else STRINGS
     if not layers:  # a product state, read through its last permutation
         way, inverse = PRODUCT, np.argsort(last.permutation)
-        words = [(k, *_moved(mask, coefficient, inverse)) for k, mask, coefficient in words]
+        strings = [(k, *_moved(mask, coefficient, inverse)) for k, mask, coefficient in strings]
     counts = (
         *(n, circuit.n_inputs, circuit.n_angles, n_observables, len(gates), next(number), len(records), len(layers), len(terms)),
-        *(sum(map(len, data)), sum(len(layer.terms) for layer in layers), sum(map(len, sweeps)), len(words), way),
+        *(sum(map(len, data)), sum(len(layer.terms) for layer in layers), sum(map(len, sweeps)), len(strings), way),
     )
     begin_segments = [s + sum(map(len, prefixes)) for s in _begin([layer.segments for layer in layers])]
     code = (
@@ -194,7 +194,7 @@ def _write(plan: Schedule, words: Sequence[tuple[int, int, float]], n_observable
         list(itertools.chain(*sweeps)),
         _begin(sweeps),
         [*used, False],
-        [(k, mask.bit_length() - 1 if way == SINGLE else mask) for k, mask, _ in words],
+        [(k, mask.bit_length() - 1 if way == SINGLE else mask) for k, mask, _ in strings],
         np.concatenate([layer.permutation for layer in (*layers, last)]),
     )
     numbers = (
@@ -203,9 +203,9 @@ def _write(plan: Schedule, words: Sequence[tuple[int, int, float]], n_observable
         [scale for _, scale in terms],
         [weight for layer in layers for *_, weight in layer.terms],
         [(*p.weights, *(0.0,) * (4 - len(p.weights))) for p in itertools.chain(*data)],
-        [coefficient for *_, coefficient in words],
+        [coefficient for *_, coefficient in strings],
     )
-    return Program(_flat(code, np.int32), _flat(numbers, np.float64), n_observables)
+    return Bytecode(_flat(code, np.int32), _flat(numbers, np.float64), n_observables)
 
 
 def _flat(parts: Iterable[object], dtype: type[np.generic]) -> npt.NDArray[Any]:
@@ -218,20 +218,20 @@ def _begin(lists: Sequence[Sequence[object]]) -> list[int]:
 
 
 def _groups(observables: Sequence[Observable]) -> list[tuple[dict[int, str], list[tuple[int, tuple[int, ...], float]]]]:
-    """Words that agree on every qubit they share: their letters by qubit, and (observable, qubits, coefficient) of each word.
+    """Pauli strings that agree on every qubit they share: letters by qubit, and (observable, qubits, coefficient) of each.
 
     The identity, which every group could take, goes to the first.
     """
     found = commuting_groups(observables) or [({}, [])]
-    place = {word: number for number, (_, words) in enumerate(found) for word in words}
+    place = {string: number for number, (_, strings) in enumerate(found) for string in strings}
     members: list[list[tuple[int, tuple[int, ...], float]]] = [[] for _ in found]
     for k, observable in enumerate(observables):
-        for coefficient, word in observable.terms:
-            members[place.get(word, 0)].append((k, tuple(q for q, _ in word), coefficient))
-    return [(letters, words) for (letters, _), words in zip(found, members, strict=True)]
+        for coefficient, string in observable.terms:
+            members[place.get(string, 0)].append((k, tuple(q for q, _ in string), coefficient))
+    return [(letters, strings) for (letters, _), strings in zip(found, members, strict=True)]
 
 
-def compile_programs(circuit: Circuit, observables: Sequence[Observable]) -> tuple[Program, ...]:
+def compile_bytecode(circuit: Circuit, observables: Sequence[Observable]) -> tuple[Bytecode, ...]:
     """Programs whose values add up to the expectation values of `observables`.
 
     Raises:
@@ -241,10 +241,10 @@ def compile_programs(circuit: Circuit, observables: Sequence[Observable]) -> tup
     if n > MAX_QUBITS:
         raise UnsupportedError(f"{n} qubits, at most {MAX_QUBITS}")
     programs = []
-    for letters, words in _groups(observables):
+    for letters, strings in _groups(observables):
         change = {"X": (Op("ry", (0,), Angle(shift=-QUARTER)),), "Y": (Op("rx", (0,), Angle(shift=QUARTER)),), "Z": ()}
         ops = [Op(op.gate, (q,), op.angle) for q, letter in sorted(letters.items()) for op in change[letter]]
-        plan = Schedule(Circuit(n, (*circuit.ops, *ops), circuit.n_inputs, circuit.n_params))
-        masks = [(k, sum(1 << (n - 1 - q) for q in qubits), coefficient) for k, qubits, coefficient in words]
-        programs.append(_write(plan, masks, len(observables)))
+        builder = StageBuilder(Circuit(n, (*circuit.ops, *ops), circuit.n_inputs, circuit.n_params))
+        masks = [(k, sum(1 << (n - 1 - q) for q in qubits), coefficient) for k, qubits, coefficient in strings]
+        programs.append(_write(builder, masks, len(observables)))
     return tuple(programs)

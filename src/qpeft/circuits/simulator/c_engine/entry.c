@@ -1,4 +1,4 @@
-/* The entry point: reads the program, prepares what depends on shared angles, shares rows out over threads, and turns sums of
+/* The entry point: reads the bytecode, prepares what depends on shared angles, shares rows out over threads, and turns sums of
  * correlations into the angles' gradient. Independent of instruction set and type. */
 #include <math.h>
 #include <pthread.h>
@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "program.h"
+#include "bytecode.h"
 
 #define VERSION 2
 #define MAX_THREADS 64
@@ -69,7 +69,7 @@ void qpeft_walsh(double *x, int bits) {
     }
 }
 
-static void read_program(program *p, const int32_t *code, const double *numbers) {
+static void read_bytecode(bytecode *p, const int32_t *code, const double *numbers) {
     memcpy(p, code, 14 * sizeof(int32_t)); /* the counts, in the struct's order */
     const int32_t *c = code + 14;
     const size_t size = (size_t)1 << p->qubits;
@@ -100,7 +100,7 @@ static void read_program(program *p, const int32_t *code, const double *numbers)
 
 /* Gate angles; each unitary as RZ(trailing) RY(turn) RZ(leading); each rotation's shared angle. */
 static void evaluate(shared *s, const void *angles, int size) {
-    const program *p = s->program;
+    const bytecode *p = s->bytecode;
     for (int g = 0; g < p->gates; g++) {
         const int i = p->gate_index[g];
         const double x = i < 0 ? 0 : size == 4 ? ((const float *)angles)[i] : ((const double *)angles)[i];
@@ -108,9 +108,9 @@ static void evaluate(shared *s, const void *angles, int size) {
     }
     for (int k = 0; k < p->segments; k++) {
         const segment *seg = p->segment + k;
-        s->turn[k] = 0;
+        s->rotation[k] = 0;
         if (seg->kind != UNITARY) {
-            for (int g = seg->gate; g < seg->gate_end; g++) s->turn[k] += s->values[g];
+            for (int g = seg->gate; g < seg->gate_end; g++) s->rotation[k] += s->values[g];
             continue;
         }
         double ar = 1, ai = 0, br = 0, bi = 0; /* the product's first column */
@@ -121,7 +121,7 @@ static void evaluate(shared *s, const void *angles, int size) {
             else if (p->gate_axis[g] == 1) ar = c * pr - t * qr, ai = c * pi - t * qi, br = c * qr + t * pr, bi = c * qi + t * pi;
             else ar = c * pr + t * pi, ai = c * pi - t * pr, br = c * qr - t * qi, bi = c * qi + t * qr;
         }
-        s->turn[k] = 2 * atan2(hypot(br, bi), hypot(ar, ai));
+        s->rotation[k] = 2 * atan2(hypot(br, bi), hypot(ar, ai));
         const double sum = -2 * atan2(ai, ar), difference = 2 * atan2(bi, br);
         double *z = s->values + p->gates + 2 * seg->derived;
         z[0] = 0.5 * (sum - difference);
@@ -131,7 +131,7 @@ static void evaluate(shared *s, const void *angles, int size) {
 
 /* The derivative in each gate's angle, from the totals. `diagonal` is scratch of 2^n. */
 static void gate_gradients(const shared *s, const double *totals, double *diagonal, double *gradient) {
-    const program *p = s->program;
+    const bytecode *p = s->bytecode;
     const size_t size = (size_t)1 << p->qubits;
     for (int st = 0; st < p->stages; st++) {
         const double *d = totals + 3 * (size_t)p->segments + ((size_t)st << p->qubits);
@@ -212,8 +212,8 @@ int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double 
     const lanes_type *type = variant(isa);
     if (!type) return 2;
     type += wide;
-    program p;
-    read_program(&p, code, numbers);
+    bytecode p;
+    read_bytecode(&p, code, numbers);
     const size_t size = (size_t)1 << p.qubits, tables = size * p.stages, sums = adjoint ? totals_size(&p) : 0;
     const int64_t groups = (rows + type->lanes - 1) / type->lanes;
     const double cycles = (double)groups * size * (10 + 20.0 * p.stages) * (adjoint ? 3 : 1); /* roughly */

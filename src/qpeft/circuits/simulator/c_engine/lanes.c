@@ -7,7 +7,7 @@
 
 #include "columns.h"
 #include "polynomial.h"
-#include "program.h"
+#include "bytecode.h"
 
 #if defined(VECTOR_BYTES) /* wider than the registers, to test the code of other sets */
 #elif defined(__AVX512F__)

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "polynomial.h"
-#include "program.h"
+#include "bytecode.h"
 
 #define MAX_THREADS 64
 #define WORK_PER_THREAD 4e5 /* multiplications: a thread takes about a tenth of this to start */

@@ -1,4 +1,4 @@
-"""The compiled kernel's trigonometric polynomials (polynomial.c): what ../polynomial.py does, for CPU tensors."""
+"""Trigonometric polynomials of many samples, and their gradients, by the compiled kernel (polynomial.c), for CPU tensors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from qpeft.circuits.simulator.c_engine import library
+from qpeft.circuits.simulator.c_engine.expectations import dense
+from qpeft.circuits.simulator.torch_engine.polynomials import cut
 
 MOST = 1 << 14  # coefficients: the sums of their gradient stay in cache; above, torch's matrix products are as fast
 
@@ -25,33 +27,25 @@ def _function() -> Callable[..., int] | None:
     )
 
 
-def supports(coefficients: Tensor, t: Tensor) -> bool:
-    """Whether the kernel can run here and takes these tensors."""
-    return (
-        t.is_cpu
-        and t.dtype is coefficients.dtype
-        and t.dtype in (torch.float32, torch.float64)
-        and coefficients.numel() <= MOST
-        and not torch.compiler.is_compiling()
-        and library.available()
-        and _function() is not None
-    )
+def takes(coefficients: Tensor) -> bool:
+    """Whether the kernel can evaluate so many coefficients."""
+    return coefficients.numel() <= MOST and _function() is not None
 
 
-def values(coefficients: Tensor, t: Tensor, shape: tuple[int, ...], cut: int) -> Tensor:
-    """`(K, B)`; arguments as in polynomial.py, `cut` variables in the first half."""
+def values(coefficients: Tensor, t: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Values `(K, B)` from coefficients `(*shape, K)` and variables `(n, B)` of one dtype."""
     out = t.new_empty(t.shape[1], coefficients.shape[-1])
-    _run(coefficients, t, shape, cut, None, out, None)
+    _run(coefficients, t, shape, None, out, None)
     return out.t()
 
 
 def gradients(
-    grad: Tensor, coefficients: Tensor, t: Tensor, shape: tuple[int, ...], cut: int, wanted: tuple[bool, bool]
+    grad: Tensor, coefficients: Tensor, t: Tensor, shape: tuple[int, ...], *, wanted: tuple[bool, bool] = (True, True)
 ) -> tuple[Tensor | None, Tensor | None]:
-    """As in polynomial.py."""
+    """Gradients of `(grad * values).sum()`, grad `(K, B)`, for coefficients and variables; None where not wanted."""
     by_coefficients = torch.empty_like(coefficients, memory_format=torch.contiguous_format) if wanted[0] else None
     by_t = t.new_empty(t.shape[1], t.shape[0]) if wanted[1] else None
-    _run(coefficients, t, shape, cut, grad.to(t.dtype), by_t, by_coefficients)
+    _run(coefficients, t, shape, grad.to(t.dtype), by_t, by_coefficients)
     return by_coefficients, None if by_t is None else by_t.t()
 
 
@@ -59,18 +53,17 @@ def _run(
     coefficients: Tensor,
     t: Tensor,
     shape: tuple[int, ...],
-    cut: int,
     grad: Tensor | None,
     out: Tensor | None,
     by_coefficients: Tensor | None,
 ) -> None:
     function = _function()
-    assert function is not None  # see `supports`
-    coefficients = coefficients.contiguous()
+    assert function is not None  # see `takes`
+    coefficients, t, grad = dense(coefficients), t.resolve_neg(), None if grad is None else grad.resolve_neg()
     status = function(
         library.chosen(),
         t.dtype is torch.float64,
-        _sizes(shape, cut, coefficients.shape[-1])[1],
+        _sizes(shape, coefficients.shape[-1])[1],
         coefficients.data_ptr(),
         t.data_ptr(),
         *t.stride(),
@@ -86,7 +79,7 @@ def _run(
 
 
 @functools.cache
-def _sizes(shape: tuple[int, ...], cut: int, observables: int) -> tuple[object, int]:
-    """The C function's `sizes`, and their address for as long as they are kept."""
-    array = np.array([len(shape), cut, observables, *shape], dtype=np.int32)
+def _sizes(shape: tuple[int, ...], observables: int) -> tuple[object, int]:
+    """The C function's `sizes`, and their address, valid while the array lives."""
+    array = np.array([len(shape), cut(shape), observables, *shape], dtype=np.int32)
     return array, array.ctypes.data

@@ -55,7 +55,7 @@ class UnsupportedError(Exception):
 
 
 @dataclass(frozen=True)
-class Turn:
+class Rotation:
     """A rotation of one qubit; `data` when its angle is an input."""
 
     axis: int
@@ -85,7 +85,7 @@ class DataPhase:
 class Stage:
     mono: list[Phase | npt.NDArray[np.int64]] = field(default_factory=list)
     data: list[DataPhase] = field(default_factory=list)
-    segments: dict[int, list[Turn]] = field(default_factory=dict)  # by qubit
+    segments: dict[int, list[Rotation]] = field(default_factory=dict)  # by qubit
 
 
 def _lower(op: Op) -> Iterable[Op]:
@@ -115,21 +115,21 @@ def _exponents(spec: GateSpec) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.
 def _walsh(phases: npt.NDArray[np.float64], bits: Sequence[int]) -> tuple[tuple[int, float], ...]:
     """Phases by the value of `bits` (first most significant) as Walsh terms; the constant, a global phase, is dropped."""
     terms = []
-    for word in range(1, len(phases)):
-        signs = np.array([(-1) ** bin(word & v).count("1") for v in range(len(phases))])
+    for mask in range(1, len(phases)):
+        signs = np.array([(-1) ** bin(mask & v).count("1") for v in range(len(phases))])
         weight = float(signs @ phases) / len(phases)
         if weight:
-            terms.append((sum(1 << b for k, b in enumerate(reversed(bits)) if word >> k & 1), weight))
+            terms.append((sum(1 << b for k, b in enumerate(reversed(bits)) if mask >> k & 1), weight))
     return tuple(terms)
 
 
-class Schedule:
+class StageBuilder:
     """Puts primitives into stages, each into the earliest that can take it."""
 
     def __init__(self, circuit: Circuit) -> None:
         self.circuit = circuit
         self.n = circuit.n_qubits
-        self.prefix: list[list[Turn]] = [[] for _ in range(self.n)]
+        self.prefix: list[list[Rotation]] = [[] for _ in range(self.n)]
         self.alone = [True] * self.n
         self.frontier = [0] * self.n  # 3 * stage + part of the last primitive on each qubit
         self.stages: list[Stage] = []
@@ -177,7 +177,7 @@ class Schedule:
         (q,) = op.qubits
         if op.spec.permutation:
             if self.alone[q]:
-                self._turn(q, Turn(X, Angle(shift=math.pi)))
+                self._rotate(q, Rotation(X, Angle(shift=math.pi)))
             else:
                 self._place((q,), 0, 0).mono.append(self._permutation(op))
             return
@@ -191,33 +191,35 @@ class Schedule:
             own = op.angle or Angle()
             axis, angle = Z, Angle(own.index, slope * own.scale, slope * own.shift)
         if not data:
-            self._turn(q, Turn(axis, Angle(angle.index, angle.scale, angle.shift + offset)))
+            self._rotate(q, Rotation(axis, Angle(angle.index, angle.scale, angle.shift + offset)))
             return
         around = QUARTER if axis == X else 0.0  # RX(t) = RZ(-pi/2) RY(t) RZ(pi/2)
         if shift := angle.shift + offset:
-            self._turn(q, Turn(axis, Angle(shift=shift)))
+            self._rotate(q, Rotation(axis, Angle(shift=shift)))
         if around:
-            self._turn(q, Turn(Z, Angle(shift=around)))
-        self._turn(q, Turn(Z if axis == Z else Y, Angle(angle.index, angle.scale), data=True))
+            self._rotate(q, Rotation(Z, Angle(shift=around)))
+        self._rotate(q, Rotation(Z if axis == Z else Y, Angle(angle.index, angle.scale), data=True))
         if around:
-            self._turn(q, Turn(Z, Angle(shift=-around)))
+            self._rotate(q, Rotation(Z, Angle(shift=-around)))
 
-    def _turn(self, q: int, turn: Turn) -> None:
+    def _rotate(self, q: int, rotation: Rotation) -> None:
         if self.alone[q]:
-            self.prefix[q].append(turn)
+            self.prefix[q].append(rotation)
             return
         latest = self.frontier[q]
         segment = self.stages[latest // 3].segments[q] if latest % 3 == 2 else None
-        if segment is not None and (all(t.axis == Y for t in (*segment, turn)) or not any(t.data for t in (*segment, turn))):
-            segment.append(turn)
-        elif turn.axis == Z and turn.data:
-            assert turn.angle.index is not None
-            weights = (0.0, turn.angle.scale)
-            self._place((q,), 1, 1).data.append(DataPhase(self._bit(q), -1, turn.angle.index, weights))
-        elif turn.axis == Z:
-            self._place((q,), 0, 1).mono.append(self.z(q, turn.angle))
+        if segment is not None and (
+            all(t.axis == Y for t in (*segment, rotation)) or not any(t.data for t in (*segment, rotation))
+        ):
+            segment.append(rotation)
+        elif rotation.axis == Z and rotation.data:
+            assert rotation.angle.index is not None
+            weights = (0.0, rotation.angle.scale)
+            self._place((q,), 1, 1).data.append(DataPhase(self._bit(q), -1, rotation.angle.index, weights))
+        elif rotation.axis == Z:
+            self._place((q,), 0, 1).mono.append(self.z(q, rotation.angle))
         else:
-            self._place((q,), 2, 1).segments.setdefault(q, []).append(turn)
+            self._place((q,), 2, 1).segments.setdefault(q, []).append(rotation)
 
     def z(self, q: int, angle: Angle | tuple[int, int]) -> Phase:
         """RZ(angle) as a Walsh term."""

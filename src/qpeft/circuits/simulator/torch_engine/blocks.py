@@ -1,6 +1,6 @@
-"""What does not depend on data: the matrices and phases of a program's steps, from the angles, in a fixed number of torch calls.
+"""What does not depend on data: the matrices and phases of a evolution's steps, from the angles, in a fixed number of torch calls.
 
-All gates of a program are evaluated together, multiplied along each qubit's run, and multiplied out to Kronecker blocks of
+All gates of a evolution are evaluated together, multiplied along each qubit's run, and multiplied out to Kronecker blocks of
 equal size together, so the calls do not grow with depth. Tensors are complex inside the operator and never leave it.
 
 Gradients. `build` is plain torch: autograd carries a gradient of its tensors back to the angles. `pullback` does that where
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpeft.circuits.simulator.torch_engine.compiler import ComplexArray, Gate, Program, Step, local_value, permutation
+from qpeft.circuits.simulator.torch_engine.compiler import ComplexArray, Evolution, Gate, Step, local_value, permutation
 
 Tensors: TypeAlias = "list[Tensor]"
 Pull: TypeAlias = "Callable[[Sequence[Tensor | None]], Sequence[Tensor]]"  # None is a gradient of zero
@@ -26,7 +26,7 @@ IDENTITY = np.stack([np.eye(2), np.zeros((2, 2)), np.zeros((2, 2))]).astype(np.c
 
 
 @dataclass(frozen=True)
-class Values:
+class GateAngles:
     """Angles of many gates, radians: `scale * angles[index] + shift`."""
 
     index: Tensor
@@ -35,11 +35,11 @@ class Values:
     fixed: bool
 
     @classmethod
-    def of(cls, gates: Sequence[Gate | None], first: int, like: Tensor, *, turned: bool = False) -> Values:
-        """`turned` multiplies each angle by its gate's frequency. None stands for a gate that is not there."""
+    def of(cls, gates: Sequence[Gate | None], first: int, like: Tensor, *, times_frequency: bool = False) -> GateAngles:
+        """`times_frequency` multiplies each angle by its gate's frequency. None stands for a gate that is not there."""
         index, scale, shift = [], [], []
         for gate in gates:
-            angle, factor = (None, 0.0) if gate is None else (gate.angle, gate.frequency if turned else 1.0)
+            angle, factor = (None, 0.0) if gate is None else (gate.angle, gate.frequency if times_frequency else 1.0)
             bound = angle is not None and angle.index is not None
             index.append(angle.index - first if angle is not None and angle.index is not None else 0)
             scale.append(angle.scale * factor if angle is not None and bound else 0.0)
@@ -51,7 +51,7 @@ class Values:
         return self.shift if self.fixed else torch.addcmul(self.shift, self.scale, angles.index_select(0, self.index))
 
 
-class Name(NamedTuple):
+class FamilyKey(NamedTuple):
     """What blocks must share to be evaluated together."""
 
     qubits: int
@@ -88,19 +88,19 @@ class Family:
     qubits: int
     real: bool
     prefix: bool
-    values: Values
+    values: GateAngles
     parts: Tensor  # (3, factors, runs, 8): real and imaginary parts of 2 x 2 matrices
     constant: Tensor | None = None  # the result, when fixed
 
     @classmethod
-    def of(cls, name: Name, runs: Sequence[Sequence[Gate]], first: int, like: Tensor) -> Family:
+    def of(cls, name: FamilyKey, runs: Sequence[Sequence[Gate]], first: int, like: Tensor) -> Family:
         """`runs`: the gates on each qubit of each block, in order."""
         lists = [factors(run) for run in runs]
         depth = max(len(own) for own in lists)
         padded = [[*own, *[(IDENTITY, None)] * (depth - len(own))] for own in lists]
         array = np.array([[padded[r][f][0] for r in range(len(runs))] for f in range(depth)])  # (factors, runs, 3, 2, 2)
         pairs = np.stack([array.real, array.imag], axis=-1).reshape(depth, len(runs), 3, 8)
-        values = Values.of([padded[r][f][1] for f in range(depth) for r in range(len(runs))], first, like, turned=True)
+        values = GateAngles.of([padded[r][f][1] for f in range(depth) for r in range(len(runs))], first, like, times_frequency=True)
         parts = like.new_tensor(np.ascontiguousarray(pairs.transpose(2, 0, 1, 3)))
         family = cls(len(runs) // name.qubits, name.qubits, name.real, name.prefix, values, parts)
         return replace(family, constant=family.tensor(like)) if values.fixed else family
@@ -109,8 +109,8 @@ class Family:
         """`(m, K, K)`, or `(m, qubits, 2, 2)` for a prefix, where nothing is multiplied out."""
         if self.constant is not None:
             return self.constant
-        turned = self.values(angles).view(*self.parts.shape[1:3], 1)
-        pairs = torch.addcmul(torch.addcmul(self.parts[0], turned.cos(), self.parts[1]), turned.sin(), self.parts[2])
+        scaled = self.values(angles).view(*self.parts.shape[1:3], 1)
+        pairs = torch.addcmul(torch.addcmul(self.parts[0], scaled.cos(), self.parts[1]), scaled.sin(), self.parts[2])
         grid = pairs.view(*pairs.shape[:2], 2, 2, 2)
         gates = grid[..., 0].contiguous() if self.real else torch.view_as_complex(grid)
         product, *later = gates.unbind(0)
@@ -137,9 +137,9 @@ def kron_matrices(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Phases:
-    """All shared phase steps of a program: `exp(i exponent)`, `(steps, D)`."""
+    """All shared phase steps of a evolution: `exp(i exponent)`, `(steps, D)`."""
 
-    values: Values
+    values: GateAngles
     table: Tensor | None  # (steps, gates, D), or (gates, D) where all steps share it; zero rows where a step has fewer gates
     gates: tuple[tuple[tuple[tuple[int, ...], Tensor], ...], ...]  # without a table: per step, the shape and slopes of each gate
     offset: Tensor  # (steps, D)
@@ -147,7 +147,7 @@ class Phases:
     @classmethod
     def of(cls, steps: Sequence[Step], n: int, first: int, like: Tensor) -> Phases:
         most = max((len(step.gates) for step in steps), default=0)
-        values = Values.of([g for s in steps for g in [*s.gates, *[None] * (most - len(s.gates))]], first, like)
+        values = GateAngles.of([g for s in steps for g in [*s.gates, *[None] * (most - len(s.gates))]], first, like)
         offset = np.zeros((len(steps), 2**n))
         table = np.zeros((len(steps), most, 2**n)) if n <= PHASE_TABLE_QUBITS else None
         shaped = []
@@ -193,7 +193,7 @@ class Phases:
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseGroup:
     """Dense steps made alike, multiplied out together; of each inner step its kind, family, the rows of all, a permutation."""
 
     real: bool
@@ -202,7 +202,7 @@ class Dense:
 
 
 class Builder:
-    """Builds the tensors of a program from its angles: a flat list in the order of its steps.
+    """Builds the tensors of a evolution from its angles: a flat list in the order of its steps.
 
     A local step of the prefix has one tensor `(n, 2, 2)`, any other one `(K, K)` for each of its blocks, a phase step `(D, 1)`, a
     dense step `(D, D)`; data and perm have none. `prefix[s]` and `steps[s]` are their positions in the list, `trainable` tells
@@ -211,15 +211,15 @@ class Builder:
 
     PHASES, NONE = -1, -2
 
-    def __init__(self, program: Program, first: int, like: Tensor) -> None:
+    def __init__(self, evolution: Evolution, first: int, like: Tensor) -> None:
         """`first` is the index of the first angle among the circuit's parameters; `like` gives device and dtype."""
-        self.n, n = program.n_qubits, program.n_qubits
-        register, device = tuple(range(n)), like.device
-        runs: dict[Name, list[list[Gate]]] = {}
+        self.n, n = evolution.n_qubits, evolution.n_qubits
+        all_qubits, device = tuple(range(n)), like.device
+        runs: dict[FamilyKey, list[list[Gate]]] = {}
         phases: list[Step] = []
         tables: dict[tuple[object, ...], Tensor] = {}
 
-        def block(step: Step, qubits: tuple[int, ...], name: Name) -> tuple[int, int]:
+        def block(step: Step, qubits: tuple[int, ...], name: FamilyKey) -> tuple[int, int]:
             own = runs.setdefault(name, [])
             own += [step.on(q) for q in qubits]
             return list(runs).index(name), len(own) // len(qubits) - 1
@@ -236,20 +236,20 @@ class Builder:
         self.prefix: list[int | None] = []
         self.steps: list[tuple[int, ...]] = []
         self.perms: list[tuple[Tensor, Tensor] | None] = []
-        for step in program.prefix:
+        for step in evolution.prefix:
             self.prefix.append(len(self.sources) if step.kind == "local" else None)
             if step.kind == "local":
                 learns = any(gate.trainable for gate in step.gates)
-                self.sources.append(block(step, register, Name(n, False, learns, True)))
+                self.sources.append(block(step, all_qubits, FamilyKey(n, False, learns, True)))
                 self.trainable.append(learns)
         alike: dict[tuple[bool, tuple[object, ...]], list[tuple[int, list[tuple[int, int]]]]] = {}
-        for position, step in enumerate(program.steps):
+        for position, step in enumerate(evolution.steps):
             before = len(self.sources)
             if step.kind == "dense":
                 gates = [gate for s in step.steps if s.kind != "perm" for gate in s.gates]
-                name = Name(n, all(gate.real and gate.kind == "local" for gate in gates), True, False)
+                name = FamilyKey(n, all(gate.real and gate.kind == "local" for gate in gates), True, False)
                 rows = [
-                    block(s, register, name) if s.kind == "local" else phase(s) if s.kind == "phase" else (self.NONE, 0)
+                    block(s, all_qubits, name) if s.kind == "local" else phase(s) if s.kind == "phase" else (self.NONE, 0)
                     for s in step.steps
                 ]
                 make = (name.real, tuple(s.key if s.kind == "perm" else s.kind for s in step.steps))
@@ -260,7 +260,7 @@ class Builder:
                 for qubits in step.blocks:
                     gates = [gate for gate in step.gates if gate.qubits[0] in qubits]
                     learns = any(gate.trainable for gate in gates)
-                    name = Name(len(qubits), all(gate.real for gate in gates), learns, False)
+                    name = FamilyKey(len(qubits), all(gate.real for gate in gates), learns, False)
                     self.sources.append(block(step, qubits, name))
                     self.trainable.append(learns)
             elif step.kind == "phase":
@@ -272,14 +272,14 @@ class Builder:
         self.prefix_trainable = [place for place in self.prefix if place is not None and self.trainable[place]]
         self.families = [Family.of(name, own, first, like) for name, own in runs.items()]
         self.phases = Phases.of(phases, n, first, like) if phases else None
-        self.dense: list[Dense] = []
+        self.dense: list[DenseGroup] = []
         for (real, _), members in alike.items():
             inner = []
-            for i, step in enumerate(program.steps[members[0][0]].steps):
+            for i, step in enumerate(evolution.steps[members[0][0]].steps):
                 rows_of = [rows[i][1] for _, rows in members]
                 table = perm(step) if step.kind == "perm" else None
                 inner.append((step.kind, members[0][1][i][0], _rows(rows_of, device), table))
-            self.dense.append(Dense(real, tuple(position for position, _ in members), tuple(inner)))
+            self.dense.append(DenseGroup(real, tuple(position for position, _ in members), tuple(inner)))
 
     def __call__(self, angles: Tensor) -> Tensors:
         families = [family.tensor(angles) for family in self.families]
@@ -299,7 +299,7 @@ class Builder:
             out.append(rows[family][row])
         return out
 
-    def _multiplied(self, group: Dense, families: Sequence[Tensor], factors: Tensor, angles: Tensor) -> Tensor:
+    def _multiplied(self, group: DenseGroup, families: Sequence[Tensor], factors: Tensor, angles: Tensor) -> Tensor:
         product: Tensor | None = None  # (steps, D, D)
         for kind, family, rows, table in group.inner:
             if kind == "local":

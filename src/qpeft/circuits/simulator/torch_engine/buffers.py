@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-Sums: TypeAlias = "dict[tuple[int, tuple[int, ...], torch.dtype], Tensor]"  # by tensor of the program; a last chunk may differ
+Sums: TypeAlias = "dict[tuple[int, tuple[int, ...], torch.dtype], Tensor]"  # by tensor of the evolution; a last chunk may differ
 
 
 class _Around(NamedTuple):
@@ -25,7 +25,7 @@ class _Around(NamedTuple):
     psi: tuple[Tensor, Tensor]
 
 
-class Register:
+class StateBuffers:
     """One state, or a state and its costate, `(count, D, B)` complex; `states` is where they are now."""
 
     def __init__(self, n: int, states: Tensor, spare: Tensor | None = None) -> None:
@@ -39,14 +39,14 @@ class Register:
         self._buffers = (states, torch.empty_like(states) if spare is None else spare)
         self._now = 0
         self._views: dict[tuple[tuple[int, ...], bool, int], _Around] = {}
-        self._kept: dict[tuple[int, bool, int], tuple[Tensor, Tensor]] = {}  # with the tensor, so that its id stays its own
+        self._made_of: dict[tuple[int, bool, int], tuple[Tensor, Tensor]] = {}  # with the tensor, so that its id stays its own
 
     @property
     def states(self) -> Tensor:
         return self._buffers[self._now]
 
     def call(self, function: Callable[..., object], *arguments: Any, **named: Any) -> None:
-        """A call that writes to memory of this register or of its sums, recorded where `repeat` records."""
+        """A call that writes to memory of these buffers or of its sums, recorded where `repeat` records."""
         if self._tape is not None:
             self._tape.append(functools.partial(function, *arguments, **named))
         function(*arguments, **named)
@@ -73,13 +73,13 @@ class Register:
         """The buffer that `states` are not in."""
         return self._buffers[1 - self._now]
 
-    def fit(self, batch: int) -> Register | None:
-        """A register for so many samples in the same memory, if they fit."""
+    def fit(self, batch: int) -> StateBuffers | None:
+        """Buffers for so many samples in the same memory, if they fit."""
         if batch >= self.batch:
             return self if batch == self.batch else None
         count, amplitudes = self._buffers[0].shape[:2]
         first, spare = (b.flatten()[: count * amplitudes * batch].view(count, amplitudes, batch) for b in self._buffers)
-        return Register(self.n, first, spare)
+        return StateBuffers(self.n, first, spare)
 
     def adjoint(self, tensor: Tensor) -> Tensor:
         """The adjoint of a matrix; of a column of phases, which are diagonal, the conjugate."""
@@ -87,12 +87,12 @@ class Register:
 
     def _made(self, tensor: Tensor, adjoint: bool, copies: int) -> Tensor:
         key = (id(tensor), adjoint, copies)
-        if key not in self._kept:
+        if key not in self._made_of:
             made = tensor
             if adjoint:
                 made = (tensor.conj() if tensor.shape[1] == 1 else tensor.mH).resolve_conj()
-            self._kept[key] = (tensor, made.expand(copies, -1, -1) if copies else made)
-        return self._kept[key][1]
+            self._made_of[key] = (tensor, made.expand(copies, -1, -1) if copies else made)
+        return self._made_of[key][1]
 
     def _around(self, qubits: tuple[int, ...], real: bool, count: int) -> _Around:
         """The first `count` states of both buffers around a block: one is `(K, post)`, and of one sample amplitudes are last."""
@@ -114,7 +114,7 @@ class Register:
             found = self._views[key] = _Around((flat[0], flat[1]), (lam[0], lam[1]), (psi[0], psi[1]))
         return found
 
-    def turn(self, matrix: Tensor, qubits: tuple[int, ...], count: int, *, adjoint: bool = False) -> None:
+    def apply_block(self, matrix: Tensor, qubits: tuple[int, ...], count: int, *, adjoint: bool = False) -> None:
         """A `(K, K)` matrix on neighbouring qubits of the first `count` states; the others are lost."""
         flat = self._around(qubits, not matrix.is_complex(), count).flat
         source, target = flat[self._now], flat[1 - self._now]
@@ -127,7 +127,7 @@ class Register:
         self._now = 1 - self._now
 
     def correlate(self, sums: Sums, place: int, real: bool, qubits: tuple[int, ...]) -> None:
-        """Add `lam psi^dagger` to a sum, `(K, K)` or several: the costate before the last `turn` and the state after it.
+        """Add `lam psi^dagger` to a sum, `(K, K)` or several: the costate before the last `apply_block` and the state after it.
 
         Complex where the amplitudes are last, for a real matrix too.
         """
@@ -144,7 +144,7 @@ class Register:
         self.call(torch.sum, product, 1, out=self._sum)
         self.call(total.add_, self._sum)
 
-    def shuffle(self, index: Tensor, count: int) -> None:
+    def permute(self, index: Tensor, count: int) -> None:
         """Permute basis states: `new[b] = old[index[b]]`."""
         self.call(torch.index_select, self.states[:count], 1, index, out=self.spare[:count])
         self._now = 1 - self._now
@@ -154,7 +154,7 @@ class Register:
         self.call(self.states[:count].mul_, factor)
 
     def product(self) -> Tensor:
-        """`lam conj(psi)`, where the next `turn` or `shuffle` writes."""
+        """`lam conj(psi)`, where the next `apply_block` or `permute` writes."""
         both, out = self.states, self.spare[0]
         self.call(torch.conj_physical, both[0], out=out)
         self.call(out.mul_, both[1])

@@ -95,7 +95,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class Evolution:
     """What an evolution applies: the prefix to each qubit by itself, then the steps to the register."""
 
     n_qubits: int
@@ -114,40 +114,40 @@ class Readout:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """A compiled circuit with its observables. `key` is self-contained JSON from which `plan_from_key` makes an equal plan."""
+class CompiledCircuit:
+    """A compiled circuit with its observables. `key` is JSON from which `compiled_from_key` makes an equal one."""
 
     circuit: Circuit
     observables: tuple[Observable, ...]
     key: str
 
-    def __deepcopy__(self, memo: object) -> Plan:
+    def __deepcopy__(self, memo: object) -> CompiledCircuit:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return plan_from_key, (self.key,)
+        return compiled_from_key, (self.key,)
 
     @functools.cached_property
-    def program(self) -> Program:
+    def evolution(self) -> Evolution:
         """The steps whose final state has the observables' expectation values."""
-        only_z = all(pauli == "Z" for o in self.observables for _, word in o.terms for _, pauli in word)
-        return _program(self.circuit, values_only=True, only_z=only_z)
+        only_z = all(pauli == "Z" for o in self.observables for _, string in o.terms for _, pauli in string)
+        return _evolution(self.circuit, values_only=True, only_z=only_z)
 
     @functools.cached_property
-    def whole(self) -> Program:
+    def unitary(self) -> Evolution:
         """The steps of the circuit's unitary: no prefix, nothing left out."""
-        return _program(self.circuit, values_only=False, only_z=False)
+        return _evolution(self.circuit, values_only=False, only_z=False)
 
     @functools.cached_property
     def readouts(self) -> tuple[Readout, ...]:
-        """Observables by the bits they flip, on the program's final state; those of Z alone share one readout that flips none."""
+        """Observables by the bits they flip, on the evolution's final state; those of Z alone share one readout that flips none."""
         n = self.circuit.n_qubits
         basis = np.arange(2**n)
         groups: dict[int, ComplexArray] = {0: np.zeros((len(self.observables), 2**n), dtype=np.complex128)}
         for k, observable in enumerate(self.observables):
-            for coefficient, word in observable.terms:
+            for coefficient, string in observable.terms:
                 mask, phase = 0, np.full(2**n, coefficient, dtype=np.complex128)
-                for qubit, pauli in word:
+                for qubit, pauli in string:
                     bit = 1 << (n - 1 - qubit)
                     ones = (basis & bit) > 0
                     mask |= bit if pauli != "Z" else 0
@@ -157,8 +157,8 @@ class Plan:
                         phase = np.where(ones, 1j * phase, -1j * phase)
                 groups.setdefault(mask, np.zeros((len(self.observables), 2**n), dtype=np.complex128))[k] += phase
         used = [(mask, weights) for mask, weights in groups.items() if weights.any()] or [(0, groups[0])]
-        if self.program.folded is not None:
-            used = [(mask, weights[:, np.argsort(self.program.folded)]) for mask, weights in used]
+        if self.evolution.folded is not None:
+            used = [(mask, weights[:, np.argsort(self.evolution.folded)]) for mask, weights in used]
         return tuple(Readout(basis ^ mask, weights.real.copy(), weights.imag.copy()) for mask, weights in used)
 
 
@@ -194,7 +194,7 @@ def _matrix(name: str, angle: float = 0.0) -> ComplexArray:
     return np.array(GATES[name].matrix(angle), dtype=np.complex128)
 
 
-# Fixed gates, in the order they apply, that turn the eigenbasis of Z into that of Z, X, Y and H
+# Fixed gates, in the order they apply, that map the eigenbasis of Z into that of Z, X, Y and H
 _TO_BASIS: dict[str, tuple[ComplexArray, ...]] = {
     "Z": (),
     "X": (_matrix("h"),),
@@ -208,15 +208,15 @@ def diagonal_basis(spec: GateSpec) -> tuple[tuple[str, ...], ComplexArray]:
     """A basis for each qubit, a key of `_TO_BASIS`, in which the gate is diagonal for every angle, and its parts there."""
     parts = _parts(spec)
     for letters in itertools.product(_TO_BASIS, repeat=spec.n_qubits):
-        turn: ComplexArray = np.eye(1, dtype=np.complex128)
+        change: ComplexArray = np.eye(1, dtype=np.complex128)
         for letter in letters:
             one = np.eye(2, dtype=np.complex128)
             for matrix in _TO_BASIS[letter]:
                 one = matrix @ one
-            turn = np.asarray(np.kron(turn, one))
-        turned = turn.conj().T @ parts @ turn
-        diagonal = turned * np.eye(2**spec.n_qubits)
-        if np.abs(turned - diagonal).max() < 1e-12:
+            change = np.asarray(np.kron(change, one))
+        rotated = change.conj().T @ parts @ change
+        diagonal = rotated * np.eye(2**spec.n_qubits)
+        if np.abs(rotated - diagonal).max() < 1e-12:
             return letters, diagonal
     raise CircuitError(f"gate {spec.name} is diagonal in no product of the bases {', '.join(_TO_BASIS)}")
 
@@ -288,27 +288,27 @@ def _gates(circuit: Circuit, dense: bool) -> list[Gate]:
 
 def _without_head(gates: list[Gate], n_qubits: int) -> list[Gate]:
     """Without gates that leave `|0...0>` as it is, to a global phase."""
-    fresh, kept = set(range(n_qubits)), []
+    fresh, retained = set(range(n_qubits)), []
     for gate in gates:
         if (gate.diagonal or gate.kind == "perm") and fresh.issuperset(gate.qubits):
             continue
         fresh.difference_update(gate.qubits)
-        kept.append(gate)
-    return kept
+        retained.append(gate)
+    return retained
 
 
 def _without_tail(gates: list[Gate], n_qubits: int) -> tuple[list[Gate], IntArray | None]:
     """Without diagonal gates and permutations at the end; the second result is the permutation taken out."""
     blocked: set[int] = set()
-    kept, moved = [], []
+    retained, moved = [], []
     for gate in reversed(gates):
         free = blocked.isdisjoint(gate.qubits)
         if free and gate.kind == "perm":
             moved.append(gate)
         elif not (free and gate.diagonal):
             blocked.update(gate.qubits)
-            kept.append(gate)
-    return kept[::-1], permutation(moved[::-1], n_qubits) if moved else None
+            retained.append(gate)
+    return retained[::-1], permutation(moved[::-1], n_qubits) if moved else None
 
 
 def _split_runs(gates: list[Gate], n_qubits: int, product: bool) -> list[Gate]:
@@ -322,10 +322,10 @@ def _split_runs(gates: list[Gate], n_qubits: int, product: bool) -> list[Gate]:
             members = list(run)
             if kind != "local":
                 continue
-            turning = [gates[i] for i in members if not gates[i].diagonal]
-            if all(gate.real for gate in turning):
+            not_diagonal = [gates[i] for i in members if not gates[i].diagonal]
+            if all(gate.real for gate in not_diagonal):
                 for i in members:
-                    if gates[i].diagonal and not (turning and gates[i].real):
+                    if gates[i].diagonal and not (not_diagonal and gates[i].real):
                         out[i] = replace(gates[i], kind="phase")
     return out
 
@@ -344,7 +344,7 @@ def _steps(gates: list[Gate]) -> list[Step]:
     return [Step(kind, tuple(members)) for kind, members in groups]
 
 
-def _program(circuit: Circuit, *, values_only: bool, only_z: bool) -> Program:
+def _evolution(circuit: Circuit, *, values_only: bool, only_z: bool) -> Evolution:
     n, folded = circuit.n_qubits, None
     gates = _gates(circuit, n <= DENSE_QUBITS)
     if values_only:
@@ -372,7 +372,7 @@ def _program(circuit: Circuit, *, values_only: bool, only_z: bool) -> Program:
             members = tuple(run)
             merged += members if data else (Step("dense", steps=members),)
         rest = merged
-    return Program(n, tuple(prefix), tuple(rest), folded)
+    return Evolution(n, tuple(prefix), tuple(rest), folded)
 
 
 def _single(step: Step) -> bool:
@@ -380,26 +380,26 @@ def _single(step: Step) -> bool:
 
 
 @functools.lru_cache(maxsize=512)
-def compile_circuit(circuit: Circuit, observables: tuple[Observable, ...] | None = None) -> Plan:
+def compile_circuit(circuit: Circuit, observables: tuple[Observable, ...] | None = None) -> CompiledCircuit:
     """Compile once per circuit and observables (cached). The default observables are `<Z_k>` of every qubit."""
     if observables is None:
         observables = tuple(Observable.z(k) for k in range(circuit.n_qubits))
     if not observables:
         raise CircuitError("at least one observable is needed")
     for observable in observables:
-        for _, word in observable.terms:
-            if word and word[-1][0] >= circuit.n_qubits:
-                raise CircuitError("an observable names a qubit that is not there", value=word[-1][0], bound=circuit.n_qubits - 1)
-    words = [[[c, [list(p) for p in word]] for c, word in o.terms] for o in observables]
-    key = json.dumps({"circuit": circuit.to_dict(), "observables": words}, separators=(",", ":"))
-    return Plan(circuit, observables, key)
+        for _, string in observable.terms:
+            if string and string[-1][0] >= circuit.n_qubits:
+                raise CircuitError("an observable names a qubit that is not there", value=string[-1][0], bound=circuit.n_qubits - 1)
+    strings = [[[c, [list(p) for p in string]] for c, string in o.terms] for o in observables]
+    key = json.dumps({"circuit": circuit.to_dict(), "observables": strings}, separators=(",", ":"))
+    return CompiledCircuit(circuit, observables, key)
 
 
 @functools.lru_cache(maxsize=512)
-def plan_from_key(key: str) -> Plan:
-    """The plan a key stands for."""
+def compiled_from_key(key: str) -> CompiledCircuit:
+    """The compiled circuit that a key stands for."""
     data = json.loads(key)
     observables = tuple(
-        Observable(tuple((c, tuple((q, p) for q, p in word)) for c, word in terms)) for terms in data["observables"]
+        Observable(tuple((c, tuple((q, p) for q, p in string)) for c, string in terms)) for terms in data["observables"]
     )
     return compile_circuit(Circuit.from_dict(data["circuit"]), observables)

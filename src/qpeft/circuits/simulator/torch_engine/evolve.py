@@ -23,11 +23,11 @@ from torch import Tensor
 
 from qpeft.circuits.simulator.torch_engine import product_state
 from qpeft.circuits.simulator.torch_engine.blocks import Builder, Tensors
-from qpeft.circuits.simulator.torch_engine.buffers import Register, Sums
-from qpeft.circuits.simulator.torch_engine.compiler import Plan, Program, Step, local_value
+from qpeft.circuits.simulator.torch_engine.buffers import StateBuffers, Sums
+from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit, Evolution, Step, local_value
 
 # A state or an upload's factors: `(D, B or 1)`, or its two halves where it is a product (product_state.py)
-End: TypeAlias = "tuple[Tensor] | product_state.Halves"
+Factored: TypeAlias = "tuple[Tensor] | product_state.Halves"
 
 
 class Upload:
@@ -58,8 +58,8 @@ class Upload:
         turned = torch.complex(exponent.cos(), exponent.sin())
         return torch.stack([torch.ones_like(turned), turned], dim=1)
 
-    def of_register(self, qubits: Tensor | None, inputs: Tensor) -> End:
-        """The factors of the register's basis states."""
+    def of_all_qubits(self, qubits: Tensor | None, inputs: Tensor) -> Factored:
+        """The factors of all basis states."""
         pair = None if qubits is None else product_state.halves(qubits)
         if not self.has_pair:
             assert pair is not None  # a data step has gates
@@ -70,13 +70,13 @@ class Upload:
 
 
 @dataclass(frozen=True)
-class Kit:
-    """Everything of a program that neither inputs nor angles change, on one device and dtype."""
+class PreparedEvolution:
+    """Everything of a evolution that neither inputs nor angles change, on one device and dtype."""
 
-    program: Program
+    evolution: Evolution
     builder: Builder
     uploads: tuple[Upload, ...]
-    prefix_upload: tuple[int | None, ...]  # which upload each data step of the prefix, and of the program, is
+    prefix_upload: tuple[int | None, ...]  # which upload each data step of the prefix, and of the evolution, is
     step_upload: tuple[int | None, ...]
     blocks: tuple[tuple[tuple[int, ...], ...], ...]  # per step, the qubits of each matrix
     ground: Tensor  # (n, 2, 1): every qubit in |0>
@@ -88,9 +88,9 @@ class Kit:
 
 
 @functools.lru_cache(maxsize=512)
-def kit(plan: Plan, whole: bool, device: torch.device, dtype: torch.dtype) -> Kit:
-    """The kit of a plan's program, or of its whole unitary; kept."""
-    program, circuit = plan.whole if whole else plan.program, plan.circuit
+def prepare(compiled: CompiledCircuit, whole: bool, device: torch.device, dtype: torch.dtype) -> PreparedEvolution:
+    """The tensors for a circuit's evolution, or for its whole unitary, on a device and in a dtype; cached."""
+    evolution, circuit = compiled.unitary if whole else compiled.evolution, compiled.circuit
     like = torch.empty(0, device=device, dtype=dtype)
     known: dict[tuple[object, ...], int] = {}
     uploads: list[Upload] = []
@@ -103,50 +103,50 @@ def kit(plan: Plan, whole: bool, device: torch.device, dtype: torch.dtype) -> Ki
             uploads.append(Upload(step, circuit.n_qubits, circuit.n_inputs, like))
         return known[step.key]
 
-    prefix, steps = (tuple(upload(step) for step in group) for group in (program.prefix, program.steps))
-    register = tuple(range(circuit.n_qubits))
-    qubits = tuple((register,) if step.kind == "dense" else step.blocks for step in program.steps)
+    prefix, steps = (tuple(upload(step) for step in group) for group in (evolution.prefix, evolution.steps))
+    all_qubits = tuple(range(circuit.n_qubits))
+    qubits = tuple((all_qubits,) if step.kind == "dense" else step.blocks for step in evolution.steps)
     ground = torch.complex(like.new_tensor([[[1.0], [0.0]]] * circuit.n_qubits), like.new_zeros(circuit.n_qubits, 2, 1))
-    return Kit(program, Builder(program, circuit.n_inputs, like), tuple(uploads), prefix, steps, qubits, ground)
+    return PreparedEvolution(evolution, Builder(evolution, circuit.n_inputs, like), tuple(uploads), prefix, steps, qubits, ground)
 
 
 @functools.lru_cache(maxsize=512)
 def readout_tensors(
-    plan: Plan, device: torch.device, dtype: torch.dtype
+    compiled: CompiledCircuit, device: torch.device, dtype: torch.dtype
 ) -> tuple[tuple[Tensor | None, Tensor, Tensor | None], ...]:
     """Per readout: the flip (None where it flips nothing), real weights, imaginary weights (None where zero)."""
     out = []
-    for r in plan.readouts:
+    for r in compiled.readouts:
         flip = None if (r.flip == np.arange(len(r.flip))).all() else torch.as_tensor(r.flip, device=device)
         imag = torch.as_tensor(r.imag, device=device, dtype=dtype) if r.imag.any() else None
         out.append((flip, torch.as_tensor(r.real, device=device, dtype=dtype), imag))
     return tuple(out)
 
 
-def start(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
+def start(prepared: PreparedEvolution, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
     """The state after the prefix, `(D, B or 1)`, then the factors `(D, B)` of each upload of the steps, in order of first use."""
-    return [end[0] if len(end) == 1 else product_state.state(end) for end in ends(k, inputs, prefix)]
+    return [end[0] if len(end) == 1 else product_state.state(end) for end in factored_start(prepared, inputs, prefix)]
 
 
-def ends(k: Kit, inputs: Tensor, prefix: Sequence[Tensor]) -> list[End]:
+def factored_start(prepared: PreparedEvolution, inputs: Tensor, prefix: Sequence[Tensor]) -> list[Factored]:
     """What `start` returns, by halves where it is a product: `2^(n / 2 + 1)` numbers a sample instead of `2^n`."""
-    qubits = [upload.of_qubits(inputs) if upload.has_single else None for upload in k.uploads]
-    state, own = k.ground, iter(prefix)
-    for which in k.prefix_upload:
+    qubits = [upload.of_qubits(inputs) if upload.has_single else None for upload in prepared.uploads]
+    state, own = prepared.ground, iter(prefix)
+    for which in prepared.prefix_upload:
         if which is None:
             gates = next(own)
-            state = gates @ state if state is not k.ground else gates[:, :, :1]
+            state = gates @ state if state is not prepared.ground else gates[:, :, :1]
         else:
             factor = qubits[which]
             assert factor is not None  # data steps of the prefix act on single qubits
             state = state * factor
-    return [product_state.halves(state), *(k.uploads[which].of_register(qubits[which], inputs) for which in k.used)]
+    return [product_state.halves(state), *(prepared.uploads[which].of_all_qubits(qubits[which], inputs) for which in prepared.used)]
 
 
-def grouped(k: Kit, flat: Sequence[Tensor]) -> list[End]:
-    """The tensors of what `ends` returned, as `ends` returned them."""
+def grouped(prepared: PreparedEvolution, flat: Sequence[Tensor]) -> list[Factored]:
+    """The tensors of what `factored_start` returned, as `factored_start` returned them."""
     rest = iter(flat)
-    whole = (False, *(k.uploads[which].has_pair for which in k.used))
+    whole = (False, *(prepared.uploads[which].has_pair for which in prepared.used))
     return [(next(rest),) if one else (next(rest), next(rest)) for one in whole]
 
 
@@ -166,12 +166,12 @@ def apply_block(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> T
     return (out if matrix.is_complex() else torch.view_as_complex(out.view(*psi.shape, 2))).view(psi.shape)
 
 
-def forward(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
+def forward(prepared: PreparedEvolution, started: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
     """Final states `(D, B)` from what `start` returned; plain torch, differentiable by autograd."""
-    psi, n = started[0], k.program.n_qubits
-    factors = _by_upload(k, started[1:])
+    psi, n = started[0], prepared.evolution.n_qubits
+    factors = _by_upload(prepared, started[1:])
     for step, positions, perm, which, qubits in zip(
-        k.program.steps, k.builder.steps, k.builder.perms, k.step_upload, k.blocks, strict=True
+        prepared.evolution.steps, prepared.builder.steps, prepared.builder.perms, prepared.step_upload, prepared.blocks, strict=True
     ):
         if perm is not None:
             psi = psi.index_select(0, perm[0])
@@ -185,115 +185,122 @@ def forward(k: Kit, started: Sequence[Tensor], tensors: Sequence[Tensor]) -> Ten
     return psi
 
 
-def _by_upload(k: Kit, factors: Sequence[Tensor]) -> dict[int, Tensor]:
-    return dict(zip(k.used, factors, strict=True))
+def _by_upload(prepared: PreparedEvolution, factors: Sequence[Tensor]) -> dict[int, Tensor]:
+    return dict(zip(prepared.used, factors, strict=True))
 
 
-def load(k: Kit, own: Sequence[End], count: int, room: Register | None) -> Register:
-    """A register whose first state and whose uploads' factors are made from what `ends` returned.
+def load(prepared: PreparedEvolution, own: Sequence[Factored], count: int, reuse: StateBuffers | None) -> StateBuffers:
+    """Buffers whose first state and uploads' factors are made from what `factored_start` returned.
 
-    `room` is used again where it fits; `run` needs a count of 1, `backward` of 2.
+    `reuse` is used again where it fits; `run` needs a count of 1, `backward` of 2.
     """
-    n, batch = k.program.n_qubits, max(part.shape[-1] for end in own for part in end)
-    room = room.fit(batch) if room is not None else None
-    if room is None:
-        room = Register(n, own[0][0].new_empty(count, 2**n, batch))
-    if not room.factors:
-        room.factors = [end[0].new_empty(2**n, end[0].shape[-1]) for end in own[1:]]
-    for end, out in zip(own, (room.reset()[0], *room.factors), strict=True):
+    n, batch = prepared.evolution.n_qubits, max(part.shape[-1] for end in own for part in end)
+    buffers = reuse.fit(batch) if reuse is not None else None
+    if buffers is None:
+        buffers = StateBuffers(n, own[0][0].new_empty(count, 2**n, batch))
+    if not buffers.factors:
+        buffers.factors = [end[0].new_empty(2**n, end[0].shape[-1]) for end in own[1:]]
+    for end, out in zip(own, (buffers.reset()[0], *buffers.factors), strict=True):
         if len(end) == 1:
             out.copy_(end[0])
         else:
             product_state.write(end, out)
-    return room
+    return buffers
 
 
-def run(k: Kit, tensors: Sequence[Tensor], register: Register) -> None:
-    """`forward` in place, on the first state of a register that `load` filled."""
-    register.repeat("run", lambda: _run(k, tensors, register))
+def run(prepared: PreparedEvolution, tensors: Sequence[Tensor], buffers: StateBuffers) -> None:
+    """`forward` in place, on the first state of buffers that `load` filled."""
+    buffers.repeat("run", lambda: _run(prepared, tensors, buffers))
 
 
-def _run(k: Kit, tensors: Sequence[Tensor], register: Register) -> None:
-    factors = _by_upload(k, register.factors)
+def _run(prepared: PreparedEvolution, tensors: Sequence[Tensor], buffers: StateBuffers) -> None:
+    factors = _by_upload(prepared, buffers.factors)
     for step, positions, perm, which, qubits in zip(
-        k.program.steps, k.builder.steps, k.builder.perms, k.step_upload, k.blocks, strict=True
+        prepared.evolution.steps, prepared.builder.steps, prepared.builder.perms, prepared.step_upload, prepared.blocks, strict=True
     ):
         if perm is not None:
-            register.shuffle(perm[0], 1)
+            buffers.permute(perm[0], 1)
         elif which is not None:
-            register.multiply(factors[which], 1)
+            buffers.multiply(factors[which], 1)
         elif step.kind == "phase":
-            register.multiply(tensors[positions[0]], 1)
+            buffers.multiply(tensors[positions[0]], 1)
         else:
             for position, block in zip(positions, qubits, strict=True):
-                register.turn(tensors[position], block, 1)
+                buffers.apply_block(tensors[position], block, 1)
 
 
-def backward(plan: Plan, k: Kit, tensors: Sequence[Tensor], grad: Tensor, sums: Sums, register: Register) -> Tensors:
+def backward(
+    compiled: CompiledCircuit,
+    prepared: PreparedEvolution,
+    tensors: Sequence[Tensor],
+    grad: Tensor,
+    sums: Sums,
+    buffers: StateBuffers,
+) -> Tensors:
     """From the gradient of the values `(n_observables, B)`: run the steps on what `load` made, then `undo` them."""
-    run(k, tensors, register)
-    both = register.states
-    costate(plan, both[0], grad if register.batch == grad.shape[1] else grad.sum(1, keepdim=True), both[1], register.spare[0])
-    return undo(k, tensors, register, sums)
+    run(prepared, tensors, buffers)
+    both = buffers.states
+    costate(compiled, both[0], grad if buffers.batch == grad.shape[1] else grad.sum(1, keepdim=True), both[1], buffers.spare[0])
+    return undo(prepared, tensors, buffers, sums)
 
 
-def undo(k: Kit, tensors: Sequence[Tensor], register: Register, sums: Sums) -> Tensors:
-    """Undo the steps on final states and their costates side by side, in a register of two.
+def undo(prepared: PreparedEvolution, tensors: Sequence[Tensor], buffers: StateBuffers, sums: Sums) -> Tensors:
+    """Undo the steps on final states and their costates side by side, in buffers of two.
 
-    Adds what `gradients` takes to `sums`. Returns the gradients of the first state and of the factors `(D, B)`, in the register's
+    Adds what `gradients` takes to `sums`. Returns the gradients of the first state and of the factors `(D, B)`, in the buffers'
     memory.
     """
-    if not register.collected:
-        register.collected = [torch.empty_like(register.states[1]) for _ in register.factors]
-    register.repeat("undo", lambda: _undo(k, tensors, register, sums))
-    return [register.states[1], *register.collected]
+    if not buffers.collected:
+        buffers.collected = [torch.empty_like(buffers.states[1]) for _ in buffers.factors]
+    buffers.repeat("undo", lambda: _undo(prepared, tensors, buffers, sums))
+    return [buffers.states[1], *buffers.collected]
 
 
-def _undo(k: Kit, tensors: Sequence[Tensor], register: Register, sums: Sums) -> None:
-    factors, collected = _by_upload(k, register.factors), _by_upload(k, register.collected)
+def _undo(prepared: PreparedEvolution, tensors: Sequence[Tensor], buffers: StateBuffers, sums: Sums) -> None:
+    factors, collected = _by_upload(prepared, buffers.factors), _by_upload(prepared, buffers.collected)
     for factor in factors.values():  # in place, until the end
-        register.call(torch.conj_physical_, factor)
+        buffers.call(torch.conj_physical_, factor)
     met: set[int] = set()
     both: Tensor | None = None  # lam conj(psi), which diagonal steps leave as it is
-    for position in range(len(k.program.steps) - 1, -1, -1):
+    for position in range(len(prepared.evolution.steps) - 1, -1, -1):
         step, places, perm, which = (
-            k.program.steps[position],
-            k.builder.steps[position],
-            k.builder.perms[position],
-            k.step_upload[position],
+            prepared.evolution.steps[position],
+            prepared.builder.steps[position],
+            prepared.builder.perms[position],
+            prepared.step_upload[position],
         )
         if perm is not None:
-            register.shuffle(perm[1], 2)
+            buffers.permute(perm[1], 2)
             both = None
         elif which is not None or step.kind == "phase":
-            if both is None and (which is not None or k.builder.trainable[places[0]]):
-                both = register.product()
+            if both is None and (which is not None or prepared.builder.trainable[places[0]]):
+                both = buffers.product()
             if which is not None:
                 assert both is not None
-                register.call(collected[which].add_ if which in met else collected[which].copy_, both)
+                buffers.call(collected[which].add_ if which in met else collected[which].copy_, both)
                 met.add(which)
-                register.multiply(factors[which], 2)
+                buffers.multiply(factors[which], 2)
             else:
-                if k.builder.trainable[places[0]]:
+                if prepared.builder.trainable[places[0]]:
                     assert both is not None
-                    register.add_up(sums, places[0], both)
-                register.multiply(register.adjoint(tensors[places[0]]), 2)
+                    buffers.add_up(sums, places[0], both)
+                buffers.multiply(buffers.adjoint(tensors[places[0]]), 2)
         else:
             both = None
-            for place, qubits in zip(reversed(places), reversed(k.blocks[position]), strict=True):
+            for place, qubits in zip(reversed(places), reversed(prepared.blocks[position]), strict=True):
                 matrix = tensors[place]
-                register.turn(matrix, qubits, 2, adjoint=True)
-                if k.builder.trainable[place]:
-                    register.correlate(sums, place, not matrix.is_complex(), qubits)
+                buffers.apply_block(matrix, qubits, 2, adjoint=True)
+                if prepared.builder.trainable[place]:
+                    buffers.correlate(sums, place, not matrix.is_complex(), qubits)
     for which, factor in factors.items():
-        register.call(torch.conj_physical_, factor)
-        register.call(collected[which].mul_, factor)
+        buffers.call(torch.conj_physical_, factor)
+        buffers.call(collected[which].mul_, factor)
 
 
-def gather(found: Sequence[Tensor], own: Sequence[End], out: Sequence[End], register: Register) -> None:
-    """Add to `out` the gradients of what `ends` returned from what `undo` found; the register's states are lost."""
+def gather(found: Sequence[Tensor], own: Sequence[Factored], out: Sequence[Factored], buffers: StateBuffers) -> None:
+    """Add to `out` the gradients of what `factored_start` returned from what `undo` found; the buffers' states are lost."""
     for grad, end, totals in zip(found, own, out, strict=True):
-        parts = (grad,) if len(end) == 1 else product_state.gather(grad, end, register.spare[0])
+        parts = (grad,) if len(end) == 1 else product_state.gather(grad, end, buffers.spare[0])
         for part, total in zip(parts, totals, strict=True):
             total += part
 
@@ -312,13 +319,15 @@ def gradients(sums: Sums, tensors: Sequence[Tensor]) -> list[Tensor | None]:
     return grads
 
 
-def read(plan: Plan, psi: Tensor, room: Tensor | None = None) -> Tensor:
-    """Expectation values `(n_observables, B)` of states `(D, B)`; may write to `room`, as large as a state."""
+def read(compiled: CompiledCircuit, psi: Tensor, workspace: Tensor | None = None) -> Tensor:
+    """Expectation values `(n_observables, B)` of states `(D, B)`; may write to `workspace`, as large as a state."""
     total: Tensor | None = None
-    for flip, real, imag in readout_tensors(plan, psi.device, psi.real.dtype):
+    for flip, real, imag in readout_tensors(compiled, psi.device, psi.real.dtype):
         if flip is None and imag is None:
             parts = torch.view_as_real(psi)
-            squares = torch.mul(parts, parts, out=None if room is None else torch.view_as_real(room)).view(psi.shape[0], -1)
+            squares = torch.mul(parts, parts, out=None if workspace is None else torch.view_as_real(workspace)).view(
+                psi.shape[0], -1
+            )
             value = (real @ squares).view(real.shape[0], -1, 2).sum(-1)
         else:
             pairs = psi.conj() * (psi if flip is None else psi.index_select(0, flip))
@@ -326,14 +335,14 @@ def read(plan: Plan, psi: Tensor, room: Tensor | None = None) -> Tensor:
             if imag is not None:
                 value = value - imag @ pairs.imag
         total = value if total is None else total + value
-    assert total is not None  # a plan has at least one readout
+    assert total is not None  # a compiled circuit has at least one readout
     return total
 
 
-def costate(plan: Plan, psi: Tensor, grad: Tensor, out: Tensor, room: Tensor) -> None:
-    """Write `2 sum_k grad_k O_k psi`, the gradient in the state, to `out`, from `grad (n_observables, B)`; writes to `room` too."""
-    space = torch.view_as_real(room).view(-1)[: psi.numel()].view(psi.shape)
-    readouts = readout_tensors(plan, psi.device, grad.dtype)
+def costate(compiled: CompiledCircuit, psi: Tensor, grad: Tensor, out: Tensor, workspace: Tensor) -> None:
+    """Write `2 sum_k grad_k O_k psi`, the gradient in the state, to `out`; `grad` is `(n_observables, B)`, `workspace` scratch."""
+    space = torch.view_as_real(workspace).view(-1)[: psi.numel()].view(psi.shape)
+    readouts = readout_tensors(compiled, psi.device, grad.dtype)
     if len(readouts) > 1:
         out.zero_()
     doubled = 2.0 * grad

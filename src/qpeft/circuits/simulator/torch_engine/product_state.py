@@ -53,13 +53,13 @@ def write(pair: Halves, out: Tensor) -> None:
     torch.mul(left.expand(-1, out.shape[1])[:, None], right, out=out.view(left.shape[0], right.shape[0], out.shape[1]))
 
 
-def gather(grad: Tensor, pair: Halves, room: Tensor) -> Halves:
-    """The gradients of the halves, of all samples or alike for them, from that of their state; writes to `room`, a state's size.
+def gather(grad: Tensor, pair: Halves, workspace: Tensor) -> Halves:
+    """The gradients of the halves, per sample or common to all, from that of their state; writes to `workspace`, a state's size.
 
     Torch's convention: of `z = x y` they are `conj(y) grad` and `conj(x) grad`.
     """
     left, right = pair
     each = grad.view(left.shape[0], right.shape[0], -1)
-    space = room.view(each.shape)
+    space = workspace.view(each.shape)
     of_left = torch.mul(each, right.conj(), out=space).sum(1).sum_to_size(left.shape)
     return of_left, torch.mul(each, left.conj()[:, None], out=space).sum(0).sum_to_size(right.shape)

@@ -1,4 +1,4 @@
-"""Trigonometric polynomials: torch's route against their definition, and every variant of the compiled kernel against torch's."""
+"""Trigonometric polynomials: the torch engine against their definition, every variant of the kernel against torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from qpeft.circuits import ansatz
-from qpeft.circuits.simulator.c_engine import library, polynomials
+from qpeft.circuits.simulator import engine
+from qpeft.circuits.simulator.c_engine import polynomials as kernel
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate import polynomial
-from qpeft.circuits.surrogate.grid import LatticeExecutor
-from tests.circuits.sanitized import drive
+from qpeft.circuits.simulator.torch_engine import polynomials as by_torch
+from qpeft.circuits.surrogate.grid import GridExecutor
+from tests.circuits.simulator.c_engine.sanitized import drive
 
 CASES = [  # shape, observables, samples: whole groups and parts of one, odd numbers of observables, constant variables
     ((3, 3, 3, 3), 4, 37),
@@ -45,45 +46,29 @@ def close(found: Tensor | None, expected: Tensor | None, dtype: torch.dtype) -> 
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype] * max(scale, 1.0))
 
 
-@pytest.fixture(params=library.variants())
-def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if not library.available() or polynomials._function() is None:
-        pytest.skip("the compiled kernel is not built here, or was built before it had polynomials")
-    monkeypatch.setattr(library, "_choice", lambda: (request.param, "chosen by a test"))
-    return str(request.param)
-
-
-def by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(polynomials, "supports", lambda *_: False)
-
-
-def test_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_torch(monkeypatch)
+def test_the_definition() -> None:
     coefficients, t, _ = arguments((5, 3), 2, 4, torch.float64)
     expected = torch.zeros(2, 4, dtype=torch.float64)
     for (i, j), b in itertools.product(itertools.product(range(5), range(3)), range(4)):
         basis = [1.0 if m == 0 else (math.cos if m % 2 else math.sin)((m + 1) // 2 * t[q, b].item()) for q, m in enumerate((i, j))]
         expected[:, b] += coefficients[i, j] * basis[0] * basis[1]
-    torch.testing.assert_close(polynomial.values(coefficients, t, (5, 3)), expected)
+    torch.testing.assert_close(by_torch.values(coefficients, t, (5, 3)), expected)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("shape", "k", "samples"), CASES)
-def test_the_kernel_is_torch(
-    monkeypatch: pytest.MonkeyPatch, variant: str, shape: tuple[int, ...], k: int, samples: int, dtype: torch.dtype
-) -> None:
+def test_the_kernel_is_torch(variant: str, shape: tuple[int, ...], k: int, samples: int, dtype: torch.dtype) -> None:
     coefficients, t, grad = arguments(shape, k, samples, dtype)
-    assert polynomials.supports(coefficients, t)
-    found = polynomial.values(coefficients, t, shape), *polynomial.gradients(grad, coefficients, t, shape)
-    dense = polynomial.gradients(grad.contiguous(), coefficients, t.contiguous(), shape)
+    assert kernel.takes(coefficients)
+    found = kernel.values(coefficients, t, shape), *kernel.gradients(grad, coefficients, t, shape)
+    dense = kernel.gradients(grad.contiguous(), coefficients, t.contiguous(), shape)
     one = grad[:1, :1].expand(k, samples)  # no strides, as the gradient of a sum
-    summed = polynomial.gradients(one, coefficients, t, shape)
-    halves = [polynomial.gradients(grad, coefficients, t, shape, wanted=w) for w in ((True, False), (False, True))]
-    by_torch(monkeypatch)
-    expected = polynomial.values(coefficients, t, shape), *polynomial.gradients(grad, coefficients, t, shape)
+    summed = kernel.gradients(one, coefficients, t, shape)
+    halves = [kernel.gradients(grad, coefficients, t, shape, wanted=w) for w in ((True, False), (False, True))]
+    expected = by_torch.values(coefficients, t, shape), *by_torch.gradients(grad, coefficients, t, shape)
     for mine, other in zip(found, expected, strict=True):
         close(mine, other, dtype)
-    for a, b, c, d in zip(dense, found[1:], summed, polynomial.gradients(one, coefficients, t, shape), strict=True):
+    for a, b, c, d in zip(dense, found[1:], summed, by_torch.gradients(one, coefficients, t, shape), strict=True):
         assert a is not None
         assert torch.equal(a, b)  # type: ignore[arg-type]
         close(c, d, dtype)
@@ -97,40 +82,31 @@ def test_threads_share_the_rows(monkeypatch: pytest.MonkeyPatch, variant: str) -
     found = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        values = polynomial.values(coefficients, t, (5, 5, 5))
-        found.append((values, *polynomial.gradients(grad, coefficients, t, (5, 5, 5))))
+        values = kernel.values(coefficients, t, (5, 5, 5))
+        found.append((values, *kernel.gradients(grad, coefficients, t, (5, 5, 5))))
     for one, more in zip(*found, strict=True):
         close(more, one, torch.float64)
 
 
-def test_large_phases_and_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+def test_large_phases_and_numbers_that_are_none(variant: str) -> None:
     coefficients, t, grad = arguments((3, 5), 2, 40, torch.float64)
     t = t.clone()
     t[0, 3], t[1, 7], t[0, 11] = 1e9, float("nan"), float("inf")
-    found = polynomial.values(coefficients, t, (3, 5)), polynomial.gradients(grad, coefficients, t, (3, 5))[1]
-    by_torch(monkeypatch)
-    expected = polynomial.values(coefficients, t, (3, 5)), polynomial.gradients(grad, coefficients, t, (3, 5))[1]
+    found = kernel.values(coefficients, t, (3, 5)), kernel.gradients(grad, coefficients, t, (3, 5))[1]
+    expected = by_torch.values(coefficients, t, (3, 5)), by_torch.gradients(grad, coefficients, t, (3, 5))[1]
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-11, equal_nan=True)
 
 
-def test_a_lattice_too_large_for_the_kernel_takes_torch() -> None:
+def test_more_coefficients_than_the_kernel_takes() -> None:
     coefficients = torch.zeros(*(3,) * 8, 8)
-    assert coefficients.numel() > polynomials.MOST
-    assert not polynomials.supports(coefficients, torch.zeros(8, 5))
+    assert coefficients.numel() > kernel.MOST
+    assert engine.for_polynomials(coefficients, torch.zeros(8, 5)) is by_torch
 
 
-def test_a_kernel_switched_off_later_is_not_used(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
-    coefficients, t, _ = arguments((3, 5), 2, 40, torch.float64)
-    assert polynomials.supports(coefficients, t)
-    monkeypatch.setattr(library, "_choice", lambda: (None, "off"))
-    assert not polynomials.supports(coefficients, t)
-    polynomial.values(coefficients, t, (3, 5))
-
-
-def test_autocast_does_not_touch_the_lattice() -> None:
+def test_autocast_does_not_touch_the_grid() -> None:
     circuit = ansatz.qtha(2, 1)
-    run, inputs, angles = LatticeExecutor(Simulator()).compile(circuit), torch.randn(9, 2), torch.randn(circuit.n_angles)
+    run, inputs, angles = GridExecutor(Simulator()).compile(circuit), torch.randn(9, 2), torch.randn(circuit.n_angles)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(run(inputs, angles), run(inputs, angles))
         found = run(inputs, angles)

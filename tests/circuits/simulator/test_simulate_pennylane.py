@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,9 +11,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from qpeft.circuits import ansatz
-from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.simulate import expectations
-from tests.circuits.test_kernel import choose
 
 RANDOM = random.Random(20)
 # (circuit, qubits, layers, samples): none of the sizes that the benchmarks list
@@ -34,22 +33,18 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.mark.parametrize("kernel", ["", "off"])
 @pytest.mark.parametrize("size", SIZES)
-def test_random_sizes(size: tuple[str, int, int, int], kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_sizes(size: tuple[str, int, int, int], kernel: str, choose_kernel: Callable[[str], None]) -> None:
     pytest.importorskip("pennylane")
     name, n, layers, samples = size
     circuit = getattr(ansatz, name)(n, layers)
     generator = torch.Generator().manual_seed(n * layers + samples)
     inputs, weights = (torch.randn(samples, n, dtype=torch.float64, generator=generator) for _ in range(2))
     angles = torch.randn(circuit.n_angles, dtype=torch.float64, generator=generator)
-    choose(monkeypatch, kernel)
-    try:
-        wanted = peers.pennylane_backprop(circuit, samples)(inputs, angles, weights)
-        for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 2e-5)):
-            x, a = inputs.to(dtype).requires_grad_(), angles.to(dtype).requires_grad_()
-            out = expectations(circuit, x, a)
-            assert out.dtype == dtype
-            found = [out.detach(), *torch.autograd.grad(out, (x, a), weights.to(dtype))]
-            assert max(relative(f, w) for f, w in zip(found, wanted, strict=True)) < bound
-    finally:
-        library._choice.cache_clear()
-        library._calls.cache_clear()
+    choose_kernel(kernel)
+    wanted = peers.pennylane_backprop(circuit, samples)(inputs, angles, weights)
+    for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 2e-5)):
+        x, a = inputs.to(dtype).requires_grad_(), angles.to(dtype).requires_grad_()
+        out = expectations(circuit, x, a)
+        assert out.dtype == dtype
+        found = [out.detach(), *torch.autograd.grad(out, (x, a), weights.to(dtype))]
+        assert max(relative(f, w) for f, w in zip(found, wanted, strict=True)) < bound

@@ -5,7 +5,6 @@
 The basis functions of the first variables and of the last ones multiply out to two halves `a (L, B)` and `b (R, B)`, and
 `z_k = a^T C_k b`: one matrix product for all samples and one sum of products. Variables are `t (n, B)`, samples last; coefficients
 are `(*shape, K)`, where `shape[q]`, odd, counts the basis functions of variable q. Samples pass in chunks that stay in cache.
-On the CPU the compiled kernel does the same, where there is one.
 """
 
 from __future__ import annotations
@@ -18,23 +17,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from qpeft.circuits.simulator.c_engine import polynomials as kernel
-
 CHUNK_BYTES = 1 << 19  # of one buffer (R, K, B); a backward pass holds about three
-KEPT = 1 << 14  # numbers of the halves that may wait for a backward pass
 
 
-def values(coefficients: Tensor, t: Tensor, shape: tuple[int, ...], kept: list[Halves] | None = None) -> Tensor:
-    """`(K, B)`. What `gradients` uses again goes to `kept`, if it is small."""
-    if kernel.supports(coefficients, t):
-        return kernel.values(coefficients, t, shape, _cut(shape))
+def values(coefficients: Tensor, t: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Values `(K, B)` from coefficients `(*shape, K)` and variables `(n, B)` of one dtype."""
     matrix = _matrix(coefficients, shape)
     out = t.new_empty(coefficients.shape[-1], t.shape[1])
     for part in _chunks(t, matrix):
-        halves = _halves(t[:, part], shape)
-        _, left, right = halves
-        if kept is not None and left.shape[1] == t.shape[1] and (len(left) + len(right)) * t.shape[1] <= KEPT:
-            kept.append(halves)
+        _, left, right = _halves(t[:, part], shape)
         rows = torch.mm(matrix.t(), left).view(len(right), len(out), left.shape[1])  # C^T a, (R, K, B)
         torch.sum(rows.mul_(right[:, None]), 0, out=out[:, part])
     return out
@@ -47,16 +38,13 @@ def gradients(
     shape: tuple[int, ...],
     *,
     wanted: tuple[bool, bool] = (True, True),
-    kept: Sequence[Halves] = (),
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of `(grad * values).sum()`, grad `(K, B)`, for coefficients and variables; None where not wanted."""
-    if kernel.supports(coefficients, t):
-        return kernel.gradients(grad, coefficients, t, shape, _cut(shape), wanted)
     matrix, k, grad = _matrix(coefficients, shape), coefficients.shape[-1], grad.contiguous()
     by_matrix: Tensor | None = None
     slopes: list[Tensor] = []
     for part in _chunks(t, matrix):
-        groups, left, right = kept[0] if kept else _halves(t[:, part], shape)
+        groups, left, right = _halves(t[:, part], shape)
         own = grad[:, part]
         by_rows = (right[:, None] * own).view(len(right) * k, own.shape[1])  # (R K, B)
         if wanted[0]:
@@ -77,7 +65,7 @@ def gradients(
 
 def _matrix(coefficients: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Coefficients as a matrix `(L, R K)`."""
-    return coefficients.reshape(math.prod(shape[: _cut(shape)]), -1)
+    return coefficients.reshape(math.prod(shape[: cut(shape)]), -1)
 
 
 def _chunks(t: Tensor, matrix: Tensor) -> Sequence[slice]:
@@ -135,17 +123,17 @@ Halves: TypeAlias = tuple[list[_Group], Tensor, Tensor]
 
 def _halves(t: Tensor, shape: tuple[int, ...]) -> Halves:
     """The groups that the variables fall into, and the halves `a (L, B)` and `b (R, B)`."""
-    cut = _cut(shape)
-    if shape[:cut] == shape[cut:]:
-        both = _Group(t, 2, shape[:cut])
+    k = cut(shape)
+    if shape[:k] == shape[k:]:
+        both = _Group(t, 2, shape[:k])
         left, right = both.products[-1].unbind(0)
         return [both], left, right
-    groups = [_Group(t[:cut], 1, shape[:cut]), _Group(t[cut:], 1, shape[cut:])]
+    groups = [_Group(t[:k], 1, shape[:k]), _Group(t[k:], 1, shape[k:])]
     return groups, groups[0].products[-1][0], groups[1].products[-1][0]
 
 
 @functools.cache
-def _cut(shape: tuple[int, ...]) -> int:
+def cut(shape: tuple[int, ...]) -> int:
     """How many variables go to the first half: the split whose halves are closest in size."""
     return min(range(len(shape) + 1), key=lambda k: math.prod(shape[:k]) + math.prod(shape[k:]))
 

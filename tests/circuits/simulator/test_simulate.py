@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
 from qpeft.circuits.simulator import simulate
 from qpeft.circuits.simulator.simulate import Simulator, expectations
 from qpeft.circuits.simulator.torch_engine import compiler
+from qpeft.circuits.simulator.torch_engine import expectations as torch_expectations
 from qpeft.errors import CircuitError, ResourceError
 from tests import reference
 
@@ -198,15 +200,15 @@ def test_chunks_change_nothing(n: int, batch: int, monkeypatch: pytest.MonkeyPat
         return (out, *torch.autograd.grad(out.square().sum(), (inputs, angles)))
 
     whole = both()
-    monkeypatch.setattr(simulate, "CPU_CHUNK_BYTES", 2 * 2**n * 8 * 4)  # four samples a chunk
+    monkeypatch.setattr(torch_expectations, "CPU_CHUNK_BYTES", 2 * 2**n * 8 * 4)  # four samples a chunk
     for a, b in zip(whole, both(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("circuit", [ansatz.hardware_efficient(8, 2), ansatz.qtha(8, 8)], ids=["hardware_efficient", "qtha"])
-def test_backward_memory(circuit: Circuit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backward_memory(circuit: Circuit, choose_kernel: Callable[[str], None]) -> None:
     """Bytes allocated at once in the backward pass of 2,048 samples, without the kernel: below 2 MiB, gradients included."""
-    monkeypatch.setattr(simulate, "_compiled", lambda *_: False)
+    choose_kernel("off")
     arguments = torch.randn(2048, 8, requires_grad=True), torch.randn(circuit.n_angles, requires_grad=True)
     torch.autograd.grad(expectations(circuit, *arguments).sum(), arguments)  # what is made once
     loss = expectations(circuit, *arguments).sum()
@@ -363,11 +365,11 @@ def test_blocks_do_not_depend_on_where_dense_ends(monkeypatch: pytest.MonkeyPatc
             monkeypatch.setattr(compiler, "DENSE_QUBITS", dense)
             monkeypatch.setattr(compiler, "BLOCK_QUBITS", size)
             compiler.compile_circuit.cache_clear()
-            compiler.plan_from_key.cache_clear()
+            compiler.compiled_from_key.cache_clear()
             out = expectations(circuit, inputs, angles, observables)
             results.append((out, *torch.autograd.grad(out.square().sum(), (inputs, angles))))
         compiler.compile_circuit.cache_clear()
-        compiler.plan_from_key.cache_clear()
+        compiler.compiled_from_key.cache_clear()
         for other in results[1:]:
             for a, b in zip(results[0], other, strict=True):
                 torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-9)

@@ -1,12 +1,12 @@
-/* What the Python compiler (program.py) hands to the kernel, and what the kernel's parts hand to each other. */
-#ifndef QPEFT_PROGRAM_H
-#define QPEFT_PROGRAM_H
+/* What the Python compiler (compiler.py) hands to the kernel, and what the kernel's parts hand to each other. */
+#ifndef QPEFT_BYTECODE_H
+#define QPEFT_BYTECODE_H
 
 #include <stddef.h>
 #include <stdint.h>
 
 /* A run of single-qubit gates on one qubit. Bit k of a basis index is qubit n-1-k. Gates and data terms are ranges. */
-enum { TURN, UNITARY, PHASE }; /* rotation about Y by shared and data angles; shared gates of any axis; data rotation about Z */
+enum { ROTATION, UNITARY, PHASE }; /* rotation about Y by shared and data angles; shared gates of any axis; data rotation about Z */
 typedef struct {
     int32_t bit, kind, gate, gate_end, term, term_end, derived;
 } segment;
@@ -25,9 +25,9 @@ typedef struct {
 } sweep;
 
 typedef struct {
-    int32_t observable, mask; /* coefficient * word of Z's; in a SINGLE program the word's one bit, or -1 for the identity */
+    int32_t observable, mask; /* coefficient * string of Z's; in a SINGLE bytecode the string's one bit, or -1 for the identity */
 } readout;
-enum { WORDS, SINGLE, PRODUCT }; /* ways to read: any words; one Z each; any words of a product state (no stages) */
+enum { STRINGS, SINGLE, PRODUCT }; /* ways to read: any strings; one Z each; any strings of a product state (no stages) */
 
 /* Stage s: permute and multiply by shared phases, then data phases, then rotate. Ranges hold one entry more than there are
  * stages. `permutation` holds (stages + 1) tables: new[j] = old[table[j]]; the last one is applied when reading out. */
@@ -47,13 +47,13 @@ typedef struct {
     const readout *readout;
     const int32_t *permutation;
     const double *gate_scale, *gate_shift, *term_scale, *walsh_weight, *phase_weight, *readout_weight;
-} program;
+} bytecode;
 
 /* Everything that depends on the shared angles alone, built once per call. `table`, `half` and `unitary` hold the lanes' type. */
 typedef struct {
-    const program *program;
+    const bytecode *bytecode;
     double *values;       /* gates, then (leading, trailing) Z angles of each unitary */
-    double *turn;         /* per segment: the shared angle of a rotation about Y */
+    double *rotation;         /* per segment: the shared angle of a rotation about Y */
     double *scratch;      /* 3 (2^n + 16) */
     int32_t *permutation; /* per stage: with the bit flips of rotations by more than a right angle */
     uint32_t *flip;       /* per stage: the bits so flipped */
@@ -81,7 +81,7 @@ typedef struct {
 } lanes_type;
 
 /* Totals: (X, Y, Z) per segment, then (stages + 1) diagonal correlations of 2^n entries. */
-static inline size_t totals_size(const program *p) {
+static inline size_t totals_size(const bytecode *p) {
     return 3 * (size_t)p->segments + ((size_t)(p->stages + 1) << p->qubits);
 }
 

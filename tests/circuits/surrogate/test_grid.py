@@ -16,7 +16,7 @@ from qpeft.circuits import ansatz
 from qpeft.circuits.executor import Expectations
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate.grid import Lattice, LatticeExecutor
+from qpeft.circuits.surrogate.grid import FourierGrid, GridExecutor
 from qpeft.errors import CircuitError
 from tests.strategies import circuits
 
@@ -49,7 +49,7 @@ class Counting:
 def agree(circuit: Circuit, observables: Sequence[Observable] | None = None, samples: int = 5) -> None:
     inputs, angles = uniform(samples, circuit.n_inputs).requires_grad_(), uniform(circuit.n_angles, seed=1).requires_grad_()
     results = []
-    for executor in (Simulator(), LatticeExecutor(Simulator())):
+    for executor in (Simulator(), GridExecutor(Simulator())):
         out = executor.compile(circuit, observables)(inputs, angles)
         weights = torch.linspace(-1, 1, out.numel(), dtype=DOUBLE).reshape(out.shape)
         gradients = torch.autograd.grad((out * weights).sum(), (inputs, angles), allow_unused=True, materialize_grads=True)
@@ -61,7 +61,7 @@ def agree(circuit: Circuit, observables: Sequence[Observable] | None = None, sam
 @pytest.mark.parametrize(("n_qubits", "n_layers"), [(1, 1), (1, 3), (2, 1), (2, 3), (3, 2), (4, 1), (4, 2), (5, 1), (6, 1), (3, 3)])
 def test_qtha_circuit(n_qubits: int, n_layers: int) -> None:
     circuit = ansatz.qtha(n_qubits, n_layers)
-    assert Lattice.of(circuit).size == (2 * n_layers + 1) ** n_qubits
+    assert FourierGrid.of(circuit).size == (2 * n_layers + 1) ** n_qubits
     agree(circuit)
 
 
@@ -70,7 +70,7 @@ def test_qtha_circuit(n_qubits: int, n_layers: int) -> None:
 def test_any_circuit(circuit: Circuit, n_inputs: int) -> None:
     made = Circuit(circuit.n_qubits, circuit.ops, min(n_inputs, circuit.n_params), circuit.n_params)
     try:
-        size = Lattice.of(made).size
+        size = FourierGrid.of(made).size
     except CircuitError:  # scales drawn at random need not have a common base
         return
     if size < 20_000:
@@ -99,14 +99,14 @@ def test_one_input_in_gates_of_unlike_frequencies() -> None:
     """ry(u) has frequency 1, crz(u) 1/2 and 1, ry(2u/3) 2/3: the base is 1/6 and the degrees add up to 6 + 6 + 4."""
     ops = (Op("ry", (0,), Angle(0)), Op("h", (1,)), Op("crz", (0, 1), Angle(0)), Op("ry", (1,), Angle(0, 2 / 3)), Op("h", (0,)))
     circuit = Circuit(2, ops, 1, 1)
-    lattice = Lattice.of(circuit)
+    lattice = FourierGrid.of(circuit)
     assert lattice.base[0] == pytest.approx(1 / 6)
     assert lattice.degrees == (16,)
     agree(circuit, [Observable.pauli("ZI"), Observable.pauli("XY")])
 
 
 def test_an_unused_input_costs_one_point() -> None:
-    lattice = Lattice.of(Circuit(1, (Op("ry", (0,), Angle(1)),), 2, 2))
+    lattice = FourierGrid.of(Circuit(1, (Op("ry", (0,), Angle(1)),), 2, 2))
     assert lattice.shape == (1, 3)
     agree(Circuit(1, (Op("ry", (0,), Angle(1)),), 2, 2))
     agree(Circuit(1, (Op("ry", (0,), Angle(0)),), 0, 1))  # no input at all
@@ -114,22 +114,22 @@ def test_an_unused_input_costs_one_point() -> None:
 
 def test_what_has_no_lattice_is_refused() -> None:
     with pytest.raises(CircuitError, match="common base"):
-        Lattice.of(Circuit(1, (Op("ry", (0,), Angle(0)), Op("ry", (0,), Angle(0, math.sqrt(2)))), 1, 1))
+        FourierGrid.of(Circuit(1, (Op("ry", (0,), Angle(0)), Op("ry", (0,), Angle(0, math.sqrt(2)))), 1, 1))
     for scale in (1e-7, 5e-324):
         with pytest.raises(CircuitError, match="too small a frequency"):
-            Lattice.of(Circuit(1, (Op("rx", (0,), Angle(0, scale)),), 1, 1))
+            FourierGrid.of(Circuit(1, (Op("rx", (0,), Angle(0, scale)),), 1, 1))
     with pytest.raises(CircuitError, match="too many points"):
-        Lattice.of(ansatz.qtha(8, 8))
-    run = LatticeExecutor(Simulator()).compile(ansatz.qtha(2, 1))
+        FourierGrid.of(ansatz.qtha(8, 8))
+    run = GridExecutor(Simulator()).compile(ansatz.qtha(2, 1))
     with pytest.raises(CircuitError, match="wrong shape"):
         run(torch.zeros(3, 5), torch.zeros(8))
 
 
 def test_weights_are_the_surrogate_and_their_squares_sum_to_one() -> None:
     circuit = ansatz.qtha(3, 2)
-    run = LatticeExecutor(Simulator()).compile(circuit)
+    run = GridExecutor(Simulator()).compile(circuit)
     inputs, angles = uniform(6, 3), uniform(circuit.n_angles, seed=2)
-    weights = run.lattice.weights(inputs)  # type: ignore[attr-defined]
+    weights = run.grid.weights(inputs)  # type: ignore[attr-defined]
     torch.testing.assert_close(weights @ run.values(angles), run(inputs, angles), rtol=0, atol=1e-12)  # type: ignore[attr-defined]
     torch.testing.assert_close(weights.square().sum(1), torch.ones(6, dtype=DOUBLE), rtol=0, atol=1e-12)
 
@@ -140,8 +140,8 @@ def test_shot_variance_of_an_evaluation() -> None:
     The ratio of a sample variance to the true one has a standard deviation of about sqrt(2 / 10,000) = 0.014: five of them.
     """
     circuit, shots, repeats = ansatz.qtha(2, 1), 50, 10_000
-    run = LatticeExecutor(Simulator()).compile(circuit)
-    lattice, inputs, angles = Lattice.of(circuit), uniform(4, 2), uniform(circuit.n_angles, seed=3)
+    run = GridExecutor(Simulator()).compile(circuit)
+    lattice, inputs, angles = FourierGrid.of(circuit), uniform(4, 2), uniform(circuit.n_angles, seed=3)
     exact = run.values(angles)  # type: ignore[attr-defined]
     rng = np.random.default_rng(0)
     ones = rng.binomial(shots, ((1 + exact) / 2).numpy(), size=(repeats, *exact.shape))
@@ -156,7 +156,7 @@ def test_shot_variance_of_an_evaluation() -> None:
 
 def test_a_shared_circuit_runs_once_a_step_whatever_the_tokens() -> None:
     circuit, counting = ansatz.qtha(2, 1), Counting()
-    run = LatticeExecutor(counting).compile(circuit)
+    run = GridExecutor(counting).compile(circuit)
     angles = uniform(circuit.n_angles).requires_grad_()
     optimizer = torch.optim.SGD([angles], lr=0.1)
     for step in range(3):
@@ -178,7 +178,7 @@ def test_deferred_gradients_are_the_same_and_cost_one_lattice_a_step() -> None:
     circuit, batches, found = ansatz.qtha(2, 2), [uniform(30, 2, seed=k) for k in range(4)], {}
     for deferred in (False, True):
         counting = Counting()
-        executor = LatticeExecutor(counting, deferred=deferred)
+        executor = GridExecutor(counting, deferred=deferred)
         run, angles = executor.compile(circuit), uniform(circuit.n_angles, seed=9).requires_grad_()
         for batch in batches:
             run(batch, angles).square().sum().backward()
@@ -193,19 +193,19 @@ def test_deferred_gradients_are_the_same_and_cost_one_lattice_a_step() -> None:
 
 def test_deferred_gradients_are_never_lost_or_late() -> None:
     circuit = ansatz.qtha(2, 1)
-    run, angles = LatticeExecutor(Simulator(), deferred=True).compile(circuit), uniform(circuit.n_angles).requires_grad_()
+    run, angles = GridExecutor(Simulator(), deferred=True).compile(circuit), uniform(circuit.n_angles).requires_grad_()
     run(uniform(3, 2), angles).sum().backward()
     with torch.no_grad():
         angles.add_(0.1)
     with pytest.raises(CircuitError, match="flush"):
         run(uniform(3, 2), angles)
     with pytest.raises(CircuitError, match="leaf"):
-        LatticeExecutor(Simulator(), deferred=True).compile(circuit)(uniform(3, 2), angles * 1.0)
+        GridExecutor(Simulator(), deferred=True).compile(circuit)(uniform(3, 2), angles * 1.0)
 
 
 def test_a_lattice_that_is_forgotten_is_measured_anew() -> None:
     circuit, counting = ansatz.qtha(2, 1), Counting()
-    executor = LatticeExecutor(counting, deferred=True)
+    executor = GridExecutor(counting, deferred=True)
     run, angles = executor.compile(circuit), uniform(circuit.n_angles)
     run(uniform(3, 2), angles), run(uniform(3, 2), angles)
     assert counting.samples == 9
@@ -220,7 +220,7 @@ def test_a_lattice_that_is_forgotten_is_measured_anew() -> None:
 
 def test_float32_leading_shapes_and_no_samples() -> None:
     circuit = ansatz.qtha(3, 1)
-    run, direct = LatticeExecutor(Simulator()).compile(circuit), Simulator().compile(circuit)
+    run, direct = GridExecutor(Simulator()).compile(circuit), Simulator().compile(circuit)
     inputs, angles = uniform(2, 5, 3).float(), uniform(circuit.n_angles).float()
     out = run(inputs, angles)
     assert (out.shape, out.dtype) == ((2, 5, 3), torch.float32)
@@ -231,7 +231,7 @@ def test_float32_leading_shapes_and_no_samples() -> None:
 
 @pytest.mark.parametrize("degrees", [(), (2,), (1, 3), (2, 0, 1), (1, 1, 2, 1)])
 def test_evaluation_by_hand_has_the_gradients_of_finite_differences(degrees: tuple[int, ...]) -> None:
-    lattice = Lattice(tuple(0.5 + 0.25 * q for q in range(len(degrees))), degrees)
+    lattice = FourierGrid(tuple(0.5 + 0.25 * q for q in range(len(degrees))), degrees)
     coefficients, inputs = uniform(*lattice.shape, 3).requires_grad_(), uniform(5, len(degrees), seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lattice.evaluate, (coefficients, inputs))
     assert torch.autograd.gradcheck(lambda c: lattice.evaluate(c, inputs.detach()), (coefficients,))

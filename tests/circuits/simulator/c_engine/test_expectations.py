@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,41 +18,21 @@ from torch import Tensor
 
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
+from qpeft.circuits.simulator.c_engine import expectations as kernel
 from qpeft.circuits.simulator.c_engine import library
-from qpeft.circuits.simulator.c_engine.compiler import MAX_QUBITS, Program, compile_programs
+from qpeft.circuits.simulator.c_engine.compiler import MAX_QUBITS, Bytecode, compile_bytecode
 from qpeft.circuits.simulator.c_engine.stages import UnsupportedError
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.simulator.torch_engine.compiler import Plan, compile_circuit
+from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit, compile_circuit
 from qpeft.errors import CircuitError
 from tests import reference
-from tests.circuits.sanitized import SANITIZERS, gcc
+from tests.circuits.simulator.c_engine.sanitized import SANITIZERS, gcc
 from tests.strategies import circuits
 
 DOUBLE = torch.float64
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
 
 built = pytest.mark.skipif(not library.variants(), reason="the compiled kernel is not built here")
-
-
-def choose(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
-    monkeypatch.setenv("QPEFT_KERNEL", wanted)
-    library._choice.cache_clear()
-    library._calls.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def _own_choice() -> Iterator[None]:
-    yield
-    library._choice.cache_clear()
-    library._calls.cache_clear()
-
-
-@pytest.fixture(params=library.variants() or ["none"])
-def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "none":
-        pytest.skip("the compiled kernel is not built here")
-    choose(monkeypatch, request.param)
-    return request.param
 
 
 def random_circuit(n: int, depth: int, seed: int) -> Circuit:
@@ -72,29 +52,29 @@ def random_circuit(n: int, depth: int, seed: int) -> Circuit:
 
 def random_observables(n: int, seed: int) -> tuple[Observable, ...]:
     rng = np.random.default_rng(seed)
-    words = ["".join(rng.choice(list("IXYZ"), n)) for _ in range(3)]
-    mixed = Observable((*Observable.pauli(words[0], 0.5).terms, *Observable.pauli(words[1], -2.0).terms, (0.25, ())))
-    return (Observable.pauli(words[2]), mixed, Observable.z(n - 1))
+    strings = ["".join(rng.choice(list("IXYZ"), n)) for _ in range(3)]
+    mixed = Observable((*Observable.pauli(strings[0], 0.5).terms, *Observable.pauli(strings[1], -2.0).terms, (0.25, ())))
+    return (Observable.pauli(strings[2]), mixed, Observable.z(n - 1))
 
 
-def arguments(plan: Plan, batch: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def arguments(compiled: CompiledCircuit, batch: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """A gradient of the values, inputs and angles."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = ((batch, len(plan.observables)), (batch, plan.circuit.n_inputs), (plan.circuit.n_angles,))
+    shapes = ((batch, len(compiled.observables)), (batch, compiled.circuit.n_inputs), (compiled.circuit.n_angles,))
     grad, inputs, angles = (torch.randn(shape, dtype=DOUBLE, generator=generator).to(dtype) for shape in shapes)
     return grad, inputs, angles
 
 
-def recorded(plan: Plan, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
+def by_torch(compiled: CompiledCircuit, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
     """Values and gradients in float64 through autograd of the torch simulator."""
     x, a = inputs.to(DOUBLE).requires_grad_(), angles.to(DOUBLE).requires_grad_()
-    out = Simulator("autograd").compile(plan.circuit, plan.observables)(x, a)
+    out = Simulator("autograd").compile(compiled.circuit, compiled.observables)(x, a)
     used = out + 0 * (x.sum() + a.sum())  # a circuit may use neither
     return [out.detach(), *torch.autograd.grad(used, (x, a), grad.to(DOUBLE))]
 
 
-def compiled(plan: Plan, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
-    return [library.expectations(inputs, angles, plan.key), *library.backward(grad, inputs, angles, plan.key)]
+def by_kernel(compiled: CompiledCircuit, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
+    return [kernel.values(inputs, angles, compiled), *kernel.gradients(grad, inputs, angles, compiled)]
 
 
 def assert_close(ours: list[Tensor], want: list[Tensor], dtype: torch.dtype) -> None:
@@ -108,12 +88,12 @@ def assert_close(ours: list[Tensor], want: list[Tensor], dtype: torch.dtype) -> 
 @settings(max_examples=100, deadline=None)
 @given(circuits(max_qubits=4, max_ops=14), st.integers(0, 10**6))
 def test_values_are_those_of_a_plain_state_vector(circuit: Circuit, seed: int) -> None:
-    plan = compile_circuit(circuit, random_observables(circuit.n_qubits, seed))
-    assert library.supports(plan)
-    _, inputs, angles = arguments(plan, 2, DOUBLE, seed)
-    ours = library.expectations(inputs, angles, plan.key)
+    compiled = compile_circuit(circuit, random_observables(circuit.n_qubits, seed))
+    assert kernel.takes(compiled)
+    _, inputs, angles = arguments(compiled, 2, DOUBLE, seed)
+    ours = kernel.values(inputs, angles, compiled)
     for row, x in zip(ours, inputs, strict=True):
-        want = [reference.expectation(circuit, [*x.tolist(), *angles.tolist()], o) for o in plan.observables]
+        want = [reference.expectation(circuit, [*x.tolist(), *angles.tolist()], o) for o in compiled.observables]
         np.testing.assert_allclose(row.numpy(), want, atol=1e-10)
 
 
@@ -121,23 +101,23 @@ def test_values_are_those_of_a_plain_state_vector(circuit: Circuit, seed: int) -
 @pytest.mark.parametrize("n", range(1, 11))
 def test_values_and_gradients_of_random_circuits(variant: str, n: int, dtype: torch.dtype) -> None:
     for seed in range(4 if n < 8 else 1):
-        plan = compile_circuit(random_circuit(n, 30, 50 * n + seed), random_observables(n, seed))
-        given = arguments(plan, 5, dtype, seed)
-        assert_close(compiled(plan, *given), recorded(plan, *given), dtype)
+        compiled = compile_circuit(random_circuit(n, 30, 50 * n + seed), random_observables(n, seed))
+        given = arguments(compiled, 5, dtype, seed)
+        assert_close(by_kernel(compiled, *given), by_torch(compiled, *given), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 @pytest.mark.parametrize("batch", [1, 7, 8, 9, 33, 513])
 def test_batches_of_any_size(variant: str, batch: int, dtype: torch.dtype) -> None:
     for circuit in (ansatz.hardware_efficient(4, 2), ansatz.qtha(3, 2)):
-        plan = compile_circuit(circuit, None)
-        given = arguments(plan, batch, dtype, batch)
-        assert_close(compiled(plan, *given), recorded(plan, *given), dtype)
+        compiled = compile_circuit(circuit, None)
+        given = arguments(compiled, batch, dtype, batch)
+        assert_close(by_kernel(compiled, *given), by_torch(compiled, *given), dtype)
 
 
 def test_an_empty_batch(variant: str) -> None:
-    plan = compile_circuit(ansatz.qtha(3, 2), None)
-    values, grad_inputs, grad_angles = compiled(plan, *arguments(plan, 0, torch.float32, 0))
+    compiled = compile_circuit(ansatz.qtha(3, 2), None)
+    values, grad_inputs, grad_angles = by_kernel(compiled, *arguments(compiled, 0, torch.float32, 0))
     assert values.shape == grad_inputs.shape == (0, 3)
     assert torch.equal(grad_angles, torch.zeros(24))
 
@@ -146,30 +126,30 @@ def test_an_empty_batch(variant: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_deep_and_wide_circuits(variant: str, circuit: Circuit, dtype: torch.dtype) -> None:
     """Deep enough in float64 that the adjoint pass undoes states instead of keeping them all."""
-    plan = compile_circuit(circuit, None)
-    given = arguments(plan, 3, dtype, 0)
-    assert_close(compiled(plan, *given), recorded(plan, *given), dtype)
+    compiled = compile_circuit(circuit, None)
+    given = arguments(compiled, 3, dtype, 0)
+    assert_close(by_kernel(compiled, *given), by_torch(compiled, *given), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_angles_at_which_cosines_vanish_or_are_large(variant: str, dtype: torch.dtype) -> None:
     """Half a turn on all qubits at once, multiples of it, none, and angles far outside the usual range."""
-    plan = compile_circuit(ansatz.qtha(9, 2), None)
-    grad, inputs, angles = arguments(plan, 12, dtype, 3)
+    compiled = compile_circuit(ansatz.qtha(9, 2), None)
+    grad, inputs, angles = arguments(compiled, 12, dtype, 3)
     inputs[0], inputs[1], inputs[2], inputs[3] = math.pi, -math.pi, 0.0, 3 * math.pi
     inputs[4], inputs[5], inputs[6] = 30 * inputs[4], 3e3 * inputs[5], 1e5 * inputs[6]
     for shared in (angles, torch.full_like(angles, math.pi), torch.zeros_like(angles), 100 * angles):
         given = (grad, inputs, shared)
-        assert_close(compiled(plan, *given), recorded(plan, *given), dtype)
+        assert_close(by_kernel(compiled, *given), by_torch(compiled, *given), dtype)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_sample_that_is_not_finite_spoils_no_other(variant: str, bad: float) -> None:
-    plan = compile_circuit(ansatz.qtha(5, 2), None)
-    grad, inputs, angles = arguments(plan, 20, torch.float32, 1)
-    want = compiled(plan, grad, inputs, angles)
+    compiled = compile_circuit(ansatz.qtha(5, 2), None)
+    grad, inputs, angles = arguments(compiled, 20, torch.float32, 1)
+    want = by_kernel(compiled, grad, inputs, angles)
     inputs[3, 1] = bad
-    values, grad_inputs, grad_angles = compiled(plan, grad, inputs, angles)
+    values, grad_inputs, grad_angles = by_kernel(compiled, grad, inputs, angles)
     others = [i for i in range(20) if i != 3]
     assert values[3].isnan().any()
     assert grad_inputs[3].isnan().any()
@@ -180,85 +160,82 @@ def test_a_sample_that_is_not_finite_spoils_no_other(variant: str, bad: float) -
 
 def test_circuits_without_inputs_angles_or_gates(variant: str) -> None:
     bell = Circuit(2, (Op("h", (0,)), Op("cx", (0, 1))))
-    plan = compile_circuit(bell, tuple(map(Observable.pauli, ("ZZ", "XX", "ZI"))))
-    values, grad_inputs, grad_angles = compiled(plan, *arguments(plan, 4, torch.float32, 0))
+    compiled = compile_circuit(bell, tuple(map(Observable.pauli, ("ZZ", "XX", "ZI"))))
+    values, grad_inputs, grad_angles = by_kernel(compiled, *arguments(compiled, 4, torch.float32, 0))
     torch.testing.assert_close(values, torch.tensor([[1.0, 1.0, 0.0]] * 4))
     assert grad_inputs.shape == (4, 0)
     assert grad_angles.shape == (0,)
     empty = compile_circuit(Circuit(3, ()), (Observable.z(1), Observable(((3.0, ()),)), Observable(())))
-    torch.testing.assert_close(
-        library.expectations(torch.zeros(2, 0), torch.zeros(0), empty.key), torch.tensor([[1.0, 3.0, 0.0]] * 2)
-    )
+    torch.testing.assert_close(kernel.values(torch.zeros(2, 0), torch.zeros(0), empty), torch.tensor([[1.0, 3.0, 0.0]] * 2))
 
 
 def test_tensors_need_not_be_contiguous(variant: str) -> None:
-    plan = compile_circuit(ansatz.qtha(4, 1), None)
-    grad, inputs, angles = arguments(plan, 9, DOUBLE, 5)
-    want = compiled(plan, grad, inputs, angles)
+    compiled = compile_circuit(ansatz.qtha(4, 1), None)
+    grad, inputs, angles = arguments(compiled, 9, DOUBLE, 5)
+    want = by_kernel(compiled, grad, inputs, angles)
     strided = (grad.T.contiguous().T, inputs.T.contiguous().T, torch.stack([angles, angles], 1)[:, 0])
     assert not any(t.is_contiguous() for t in strided)
-    for a, b in zip(compiled(plan, *strided), want, strict=True):
+    for a, b in zip(by_kernel(compiled, *strided), want, strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_large_batch_keeps_its_precision(variant: str) -> None:
     """The angles' gradient is a sum over samples: in float32 it must not lose digits as the batch grows."""
-    plan = compile_circuit(ansatz.qtha(2, 2), None)
-    _, inputs, angles = arguments(plan, 100_000, DOUBLE, 6)
+    compiled = compile_circuit(ansatz.qtha(2, 2), None)
+    _, inputs, angles = arguments(compiled, 100_000, DOUBLE, 6)
     grad = torch.ones(100_000, 2, dtype=DOUBLE)
-    want = library.backward(grad, inputs.float().double(), angles.float().double(), plan.key)[1]
-    ours = library.backward(grad.float(), inputs.float(), angles.float(), plan.key)[1]
+    want = kernel.gradients(grad, inputs.float().double(), angles.float().double(), compiled)[1]
+    ours = kernel.gradients(grad.float(), inputs.float(), angles.float(), compiled)[1]
     assert float((ours - want).abs().max() / want.abs().max()) < 2e-6
 
 
 @built
 def test_threads_repeat_their_result_and_agree() -> None:
-    plan = compile_circuit(ansatz.hardware_efficient(6, 2), None)
-    given = arguments(plan, 4001, torch.float32, 7)
+    compiled = compile_circuit(ansatz.hardware_efficient(6, 2), None)
+    given = arguments(compiled, 4001, torch.float32, 7)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = compiled(plan, *given)
+        alone = by_kernel(compiled, *given)
         torch.set_num_threads(2)
-        two = compiled(plan, *given)
-        for a, b, again in zip(alone, two, compiled(plan, *given), strict=True):
+        two = by_kernel(compiled, *given)
+        for a, b, again in zip(alone, two, by_kernel(compiled, *given), strict=True):
             assert torch.equal(b, again)
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
         with ThreadPoolExecutor(4) as pool:
-            for result in pool.map(lambda _: compiled(plan, *given), range(8)):
+            for result in pool.map(lambda _: by_kernel(compiled, *given), range(8)):
                 for a, b in zip(result, two, strict=True):
                     assert torch.equal(a, b)
     finally:
         torch.set_num_threads(before)
 
 
-def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose(monkeypatch, "off")
-    plan = compile_circuit(ansatz.qtha(2, 1), None)
+def test_switched_off(choose_kernel: Callable[[str], None]) -> None:
+    choose_kernel("off")
+    compiled = compile_circuit(ansatz.qtha(2, 1), None)
     assert not library.available()
-    assert not library.supports(plan)
     assert library.describe() == "no compiled kernel: switched off by QPEFT_KERNEL"
     with pytest.raises(CircuitError, match="no compiled kernel"):
-        library.expectations(torch.zeros(1, 2), torch.zeros(8), plan.key)
+        kernel.values(torch.zeros(1, 2), torch.zeros(8), compiled)
 
 
 @built
-def test_a_variant_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose(monkeypatch, "sse9")
+def test_a_variant_that_is_not_there_is_refused(choose_kernel: Callable[[str], None]) -> None:
+    choose_kernel("sse9")
     with pytest.raises(CircuitError, match=r"QPEFT_KERNEL names no variant.*'sse9'.*baseline.*off"):
         library.available()
 
 
-def test_a_missing_or_old_library_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_old_library_is_said_so(monkeypatch: pytest.MonkeyPatch, choose_kernel: Callable[[str], None]) -> None:
     monkeypatch.setattr(library, "LIBRARY", "nothing.so")
-    library._library.cache_clear()
-    choose(monkeypatch, "")
+    library.loaded.cache_clear()
+    choose_kernel("")
     try:
         assert not library.available()
         assert "not built" in library.describe()
         assert library.variants() == ()
     finally:
-        library._library.cache_clear()
+        library.loaded.cache_clear()
 
 
 def test_the_variant_in_use_is_described(variant: str) -> None:
@@ -268,39 +245,46 @@ def test_the_variant_in_use_is_described(variant: str) -> None:
 
 def test_too_many_qubits_are_left_to_torch() -> None:
     circuit = Circuit(MAX_QUBITS + 1, (Op("h", (0,)),))
-    assert not library.supports(compile_circuit(circuit, None))
+    assert not kernel.takes(compile_circuit(circuit, None))
     with pytest.raises(UnsupportedError, match="13 qubits, at most 12"):
-        compile_programs(circuit, (Observable.z(0),))
+        compile_bytecode(circuit, (Observable.z(0),))
 
 
 def test_every_gate_of_the_table_is_taken() -> None:
     for spec in GATES.values():
         op = Op(spec.name, tuple(range(spec.n_qubits)), Angle(shift=0.4) if spec.parametrised else None)
-        assert len(compile_programs(Circuit(2, (op,)), (Observable.z(0), Observable.pauli("XX")))) == 2
+        assert len(compile_bytecode(Circuit(2, (op,)), (Observable.z(0), Observable.pauli("XX")))) == 2
 
 
 def write_cases(path: Path) -> int:
-    """Programs with arguments and results for kernel_driver.c; returns how many."""
+    """Programs with arguments and results for expectations_driver.c; returns how many."""
     cases = [(compile_circuit(random_circuit(n, 25, n), random_observables(n, n)), 7 * n - 4) for n in range(1, 9)]
     more = (ansatz.qtha(3, 2), ansatz.qtha(8, 16), ansatz.hardware_efficient(5, 1), ansatz.hardware_efficient(6, 2))
     cases += [(compile_circuit(circuit, None), 70) for circuit in more]
     written = 0
     with path.open("wb") as file:
-        for plan, batch in cases:
-            grad, inputs, angles = arguments(plan, batch, DOUBLE, batch)
-            n_obs = len(plan.observables)
-            for program in compile_programs(plan.circuit, plan.observables):
-                want = _run_alone(program, grad, inputs, angles)
-                header = (len(program.code), len(program.numbers), batch, plan.circuit.n_inputs, plan.circuit.n_angles, n_obs)
-                file.write(np.array(header, dtype=np.int32).tobytes() + program.code.tobytes() + program.numbers.tobytes())
+        for compiled, batch in cases:
+            grad, inputs, angles = arguments(compiled, batch, DOUBLE, batch)
+            n_obs = len(compiled.observables)
+            for bytecode in compile_bytecode(compiled.circuit, compiled.observables):
+                want = _run_alone(bytecode, grad, inputs, angles)
+                header = (
+                    len(bytecode.code),
+                    len(bytecode.numbers),
+                    batch,
+                    compiled.circuit.n_inputs,
+                    compiled.circuit.n_angles,
+                    n_obs,
+                )
+                file.write(np.array(header, dtype=np.int32).tobytes() + bytecode.code.tobytes() + bytecode.numbers.tobytes())
                 for tensor in (grad, inputs, angles, *want):
                     file.write(tensor.numpy().tobytes())
                 written += 1
     return written
 
 
-def _run_alone(program: Program, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
-    call = library._bound(program, library.VARIANTS.index(library.variants()[-1]))
+def _run_alone(bytecode: Bytecode, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
+    call = kernel._bound(bytecode, library.VARIANTS.index(library.variants()[-1]))
     out, grad_inputs, grad_angles = torch.empty_like(grad), torch.empty_like(inputs), torch.empty_like(angles)
     call(inputs, angles, None, out, None)
     call(inputs, angles, grad, grad_inputs, grad_angles)
@@ -310,12 +294,15 @@ def _run_alone(program: Program, grad: Tensor, inputs: Tensor, angles: Tensor) -
 def drive(folder: Path, compiler: str, flags: list[str], *through: str) -> None:
     """Build the C code with its driver, and run all cases (`through` an emulator)."""
     source, driver = Path(library.__file__).parent, folder / "driver"
-    files = [*(source / f"{name}.c" for name in ("entry", "lanes", "polynomial")), Path(__file__).with_name("kernel_driver.c")]
+    files = [
+        *(source / f"{name}.c" for name in ("entry", "lanes", "polynomial")),
+        Path(__file__).with_name("expectations_driver.c"),
+    ]
     subprocess.run([compiler, *flags, "-I", source, *files, "-pthread", "-lm", "-o", driver], check=True)
     count = write_cases(folder / "cases")
     done = subprocess.run([*through, driver, folder / "cases"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith(f"{count} programs")
+    assert done.stdout.splitlines()[-1].startswith(f"{count} bytecodes")
 
 
 @built

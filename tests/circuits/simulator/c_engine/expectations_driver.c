@@ -1,4 +1,4 @@
-/* Runs the programs of a file (written by test_kernel.py) through the kernel without Python: on every instruction set there is, in
+/* Runs the bytecodes of a file (written by test_kernel.py) through the kernel without Python: on every instruction set there is, in
  * float and double, on one thread and three, and compares with the results in the file. For sanitizers, valgrind and emulators. */
 #include <math.h>
 #include <stdint.h>
@@ -40,7 +40,7 @@ int main(int count, char **arguments) {
     FILE *file = count > 1 ? fopen(arguments[1], "rb") : NULL;
     if (!file) return 2;
     int32_t h[6];
-    int programs = 0, runs = 0, wrong = 0;
+    int bytecodes = 0, runs = 0, wrong = 0;
     while (fread(h, sizeof *h, 6, file) == 6) {
         const size_t rows = h[2], values = rows * h[5], inputs = rows * h[3], angles = h[4];
         int32_t *code = take(file, sizeof *code, h[0]);
@@ -58,7 +58,7 @@ int main(int count, char **arguments) {
                                              worst(wide, grad_a, part[6], angles)};
                     for (int i = 0; i < 3; i++)
                         if (status || !(errors[i] < (wide ? 1e-10 : 2e-5))) {
-                            printf("program %d isa %d wide %d threads %d part %d: %g\n", programs, isa, wide, threads, i, errors[i]);
+                            printf("bytecode %d isa %d wide %d threads %d part %d: %g\n", bytecodes, isa, wide, threads, i, errors[i]);
                             wrong = 1;
                         }
                     free(grad), free(x), free(a), free(out), free(grad_x), free(grad_a);
@@ -66,8 +66,8 @@ int main(int count, char **arguments) {
                 }
         for (int i = 0; i < 7; i++) free(part[i]);
         free(code);
-        programs++;
+        bytecodes++;
     }
-    printf("%d programs, %d runs\n", programs, runs);
+    printf("%d bytecodes, %d runs\n", bytecodes, runs);
     return wrong;
 }

@@ -1,4 +1,4 @@
-"""Columns of real circuits: every variant of the compiled kernel against torch's route, which test_state.py holds to numpy."""
+"""Columns of real circuits: every variant of the kernel against the torch engine, which test_statevector.py holds to numpy."""
 
 from __future__ import annotations
 
@@ -12,21 +12,12 @@ from torch import Tensor
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.circuits.simulator.c_engine import columns as kernel
-from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.statevector import columns
 from qpeft.circuits.simulator.torch_engine.compiler import compile_circuit
-from tests.circuits.sanitized import drive
+from tests.circuits.simulator.c_engine.sanitized import drive
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5}  # of the largest number
 REAL = ("ry", "h", "x", "z", "cz", "cx", "swap", "ry", "ry")
-
-
-@pytest.fixture(params=library.variants())
-def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if not library.available() or kernel._function() is None:
-        pytest.skip("the compiled kernel is not built here, or was built before it had columns")
-    monkeypatch.setattr(library, "_choice", lambda: (request.param, "chosen by a test"))
-    return str(request.param)
 
 
 def real_circuit(n: int, gates: int, seed: int) -> Circuit:
@@ -56,10 +47,10 @@ def both(circuit: Circuit, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def same(circuit: Circuit, k: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernel.supports(compile_circuit(circuit), torch.zeros(1))
+    assert kernel.takes(compile_circuit(circuit))
     found = both(circuit, k, dtype)
     with monkeypatch.context() as patch:
-        patch.setattr(kernel, "supports", lambda *_: False)
+        patch.setattr(kernel, "takes", lambda *_: False)
         expected = both(circuit, k, torch.float64)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == dtype
@@ -101,13 +92,8 @@ def test_a_circuit_without_gates(variant: str, monkeypatch: pytest.MonkeyPatch) 
 )
 def test_other_circuits_are_left_to_torch(op: Op) -> None:
     circuit = Circuit(2, (Op("ry", (0,), Angle(0)), op), n_params=1)
-    assert not kernel.supports(compile_circuit(circuit), torch.zeros(1))
-    assert not kernel.supports(compile_circuit(ansatz.ry_cnot(kernel.MAX_QUBITS + 1, 1)), torch.zeros(1))
-
-
-def test_a_kernel_switched_off_later_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "_choice", lambda: (None, "off"))
-    assert not kernel.supports(compile_circuit(ansatz.ry_cnot(3, 1)), torch.zeros(1))
+    assert not kernel.takes(compile_circuit(circuit))
+    assert not kernel.takes(compile_circuit(ansatz.ry_cnot(kernel.MAX_QUBITS + 1, 1)))
 
 
 def test_angles_and_gradients_need_not_be_contiguous(variant: str) -> None:

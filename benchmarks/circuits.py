@@ -22,7 +22,7 @@ from benchmarks import harness, peers, report
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.simulator.torch_engine.compiler import BLOCK_QUBITS, DENSE_QUBITS, CompiledCircuit, compile_circuit
+from qpeft.circuits.simulator.torch_engine.compiler import BLOCK_QUBITS, DENSE_QUBITS, SimulatedCircuit, compile_circuit
 
 # (circuit, qubits, layers, tokens)
 ROWS = (
@@ -76,7 +76,7 @@ def largest_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     )
 
 
-def counted(compiled: CompiledCircuit, tokens: int) -> dict[str, float | str]:
+def counted(compiled: SimulatedCircuit, tokens: int) -> dict[str, float | str]:
     """Multiply-adds and bytes of our torch path, forward and backward, in float32, and which path that is.
 
     State vector: a product of a complex state with a real matrix of K rows takes 2 K multiply-adds an amplitude, with a complex one

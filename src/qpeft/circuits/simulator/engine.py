@@ -18,18 +18,18 @@ from qpeft.circuits.simulator.c_engine import polynomials as c_polynomials
 from qpeft.circuits.simulator.torch_engine import columns as torch_columns
 from qpeft.circuits.simulator.torch_engine import expectations as torch_expectations
 from qpeft.circuits.simulator.torch_engine import polynomials as torch_polynomials
-from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit
+from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit
 
 
 class Expectations(Protocol):
     """Expectation values of a batch of samples. Inputs `(B, n_inputs)` and angles `(n_angles,)` in radians, of one real dtype."""
 
-    def values(self, inputs: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
+    def values(self, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
         """Expectation values `(B, n_observables)`, without a record for autograd."""
         ...
 
     def gradients(
-        self, grad: Tensor, inputs: Tensor, angles: Tensor, compiled: CompiledCircuit, *, recording: bool = False
+        self, grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit, *, recording: bool = False
     ) -> list[Tensor]:
         """Gradients of `(grad * values).sum()` for inputs `(B, n_inputs)` and angles `(n_angles,)`.
 
@@ -43,11 +43,11 @@ class Expectations(Protocol):
 class Columns(Protocol):
     """The first k columns of the unitary of a circuit without inputs, from angles `(n_angles,)` in radians."""
 
-    def values(self, angles: Tensor, compiled: CompiledCircuit, k: int) -> Tensor:
+    def values(self, angles: Tensor, compiled: SimulatedCircuit, k: int) -> Tensor:
         """Real and imaginary parts `(2, 2^n, k)`, without a record for autograd."""
         ...
 
-    def gradients(self, grad: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
+    def gradients(self, grad: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
         """The gradient `(n_angles,)` of `(grad * values).sum()`, `grad` being `(2, 2^n, k)`."""
         ...
 
@@ -66,12 +66,12 @@ class Polynomials(Protocol):
         ...
 
 
-def for_expectations(compiled: CompiledCircuit, like: Tensor) -> Expectations:
+def for_expectations(compiled: SimulatedCircuit, like: Tensor) -> Expectations:
     """The engine for the expectation values of a circuit; `like` has the device and dtype of the samples."""
     return c_expectations if _c_engine_runs(like) and c_expectations.takes(compiled) else torch_expectations
 
 
-def for_columns(compiled: CompiledCircuit, like: Tensor) -> Columns:
+def for_columns(compiled: SimulatedCircuit, like: Tensor) -> Columns:
     """The engine for columns of a circuit's unitary; `like` has the device and dtype of the angles."""
     return c_columns if _c_engine_runs(like) and c_columns.takes(compiled) else torch_columns
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from qpeft.circuits.executor import Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator import engine, transforms
-from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit, compile_circuit, compiled_from_key
+from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit, compile_circuit, compiled_from_key
 from qpeft.circuits.simulator.torch_engine.expectations import recorded, without_unused
 from qpeft.errors import CircuitError
 
@@ -77,7 +77,7 @@ def expectations(
     return Simulator(gradient).compile(circuit, observables)(inputs, angles)
 
 
-def run(compiled: CompiledCircuit, inputs: Tensor, angles: Tensor, *, gradient: Gradient = "adjoint") -> Tensor:
+def run(compiled: SimulatedCircuit, inputs: Tensor, angles: Tensor, *, gradient: Gradient = "adjoint") -> Tensor:
     """`expectations` of a compiled circuit."""
     check_arguments(compiled.circuit, inputs, angles)
     if gradient == "adjoint" and transforms.plain(inputs, angles):
@@ -106,12 +106,12 @@ def _flat(inputs: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     return as_rows(inputs).to(dtype), angles.to(inputs.device, dtype)
 
 
-def _values(inputs: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
+def _values(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
     """Expectation values `(B, n_observables)`."""
     return engine.for_expectations(compiled, inputs).values(inputs, angles, compiled)
 
 
-def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: CompiledCircuit, *, recording: bool) -> list[Tensor]:
+def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit, *, recording: bool) -> list[Tensor]:
     """Gradients of inputs `(B, n_inputs)` and angles."""
     return engine.for_expectations(compiled, inputs).gradients(grad, inputs, angles, compiled, recording=recording)
 
@@ -123,7 +123,7 @@ class _Adjoint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
         ctx.save_for_backward(inputs, angles)
         ctx.compiled = compiled
         return _shaped(_values(*_flat(inputs, angles), compiled), inputs)
@@ -131,7 +131,7 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         inputs, angles = ctx.saved_tensors
-        compiled: CompiledCircuit = ctx.compiled
+        compiled: SimulatedCircuit = ctx.compiled
         grad = as_rows(grad)
         if torch.is_grad_enabled():  # the gradient is itself to be differentiated: record it
             flat, numbers = _flat(inputs, angles)
@@ -148,7 +148,7 @@ class _Adjoint(torch.autograd.Function):
 
 
 # What `apply` of Function calls once it has seen that no transform of torch.func is active, which `run` has seen already.
-_apply: Callable[[Tensor, Tensor, CompiledCircuit], Tensor] = super(torch.autograd.Function, _Adjoint).apply
+_apply: Callable[[Tensor, Tensor, SimulatedCircuit], Tensor] = super(torch.autograd.Function, _Adjoint).apply
 
 
 @torch.library.custom_op("qpeft::expectations", mutates_args=())

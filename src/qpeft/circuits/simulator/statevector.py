@@ -16,7 +16,7 @@ from qpeft.circuits.executor import check_tensor
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.simulator import engine, transforms
 from qpeft.circuits.simulator.torch_engine import columns as torch_columns
-from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit, compile_circuit, compiled_from_key
+from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit, compile_circuit, compiled_from_key
 from qpeft.errors import CircuitError
 
 
@@ -45,7 +45,7 @@ def columns(circuit: Circuit, angles: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return run(compile_circuit(circuit), angles, k)
 
 
-def run(compiled: CompiledCircuit, angles: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def run(compiled: SimulatedCircuit, angles: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`columns` of a compiled circuit: what a module calls that torch.compile is to trace."""
     circuit = compiled.circuit
     if circuit.n_inputs:

@@ -23,7 +23,7 @@ from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.c_engine.compiler import MAX_QUBITS, Bytecode, compile_bytecode
 from qpeft.circuits.simulator.c_engine.stages import UnsupportedError
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit, compile_circuit
+from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit, compile_circuit
 from qpeft.errors import CircuitError
 from tests import reference
 from tests.circuits.simulator.c_engine.sanitized import SANITIZERS, gcc
@@ -57,7 +57,7 @@ def random_observables(n: int, seed: int) -> tuple[Observable, ...]:
     return (Observable.pauli(strings[2]), mixed, Observable.z(n - 1))
 
 
-def arguments(compiled: CompiledCircuit, batch: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def arguments(compiled: SimulatedCircuit, batch: int, dtype: torch.dtype, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """A gradient of the values, inputs and angles."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((batch, len(compiled.observables)), (batch, compiled.circuit.n_inputs), (compiled.circuit.n_angles,))
@@ -65,7 +65,7 @@ def arguments(compiled: CompiledCircuit, batch: int, dtype: torch.dtype, seed: i
     return grad, inputs, angles
 
 
-def by_torch(compiled: CompiledCircuit, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
+def by_torch(compiled: SimulatedCircuit, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
     """Values and gradients in float64 through autograd of the torch simulator."""
     x, a = inputs.to(DOUBLE).requires_grad_(), angles.to(DOUBLE).requires_grad_()
     out = Simulator("autograd").compile(compiled.circuit, compiled.observables)(x, a)
@@ -73,7 +73,7 @@ def by_torch(compiled: CompiledCircuit, grad: Tensor, inputs: Tensor, angles: Te
     return [out.detach(), *torch.autograd.grad(used, (x, a), grad.to(DOUBLE))]
 
 
-def by_kernel(compiled: CompiledCircuit, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
+def by_kernel(compiled: SimulatedCircuit, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
     return [kernel.values(inputs, angles, compiled), *kernel.gradients(grad, inputs, angles, compiled)]
 
 

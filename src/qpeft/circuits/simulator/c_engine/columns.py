@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.c_engine.expectations import dense
-from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit, Gate, Step, local_value, permutation
+from qpeft.circuits.simulator.torch_engine.compiler import Gate, SimulatedCircuit, Step, local_value, permutation
 
 MAX_QUBITS = 18  # above, a state and its costate leave the caches, and torch takes threads
 LOCAL, SIGNS, PERMUTATIONS = 0, 1, 2  # columns.h
@@ -38,7 +38,7 @@ def _function() -> Callable[..., int] | None:
     return library.function("qpeft_columns", ctypes.c_int, ctypes.c_int, pointer, pointer, pointer, number, pointer, pointer)
 
 
-def _steps(compiled: CompiledCircuit) -> Iterator[Step]:
+def _steps(compiled: SimulatedCircuit) -> Iterator[Step]:
     """The circuit's steps, those of dense ones one by one."""
     for step in compiled.unitary.steps:
         yield from step.steps if step.kind == "dense" else (step,)
@@ -56,7 +56,7 @@ def _signs(step: Step, n: int) -> npt.NDArray[np.int32] | None:
 
 
 @functools.lru_cache(maxsize=512)
-def _bytecode(compiled: CompiledCircuit) -> ColumnsBytecode | None:
+def _bytecode(compiled: SimulatedCircuit) -> ColumnsBytecode | None:
     """The bytecode, None where the kernel does not take the circuit."""
     n = compiled.circuit.n_qubits
     if n > MAX_QUBITS:
@@ -94,26 +94,26 @@ def _bytecode(compiled: CompiledCircuit) -> ColumnsBytecode | None:
     return ColumnsBytecode(code, array, (code.ctypes.data, array.ctypes.data))
 
 
-def takes(compiled: CompiledCircuit) -> bool:
+def takes(compiled: SimulatedCircuit) -> bool:
     """Whether the kernel can run this circuit without inputs."""
     return _function() is not None and _bytecode(compiled) is not None
 
 
-def values(angles: Tensor, compiled: CompiledCircuit, k: int) -> Tensor:
+def values(angles: Tensor, compiled: SimulatedCircuit, k: int) -> Tensor:
     """The first k columns `(2, 2^n, k)`, real and imaginary parts, from angles `(n_angles,)`; the imaginary parts are zero."""
     out = angles.new_zeros(2, 2**compiled.circuit.n_qubits, k)
     _run(angles, compiled, k, None, out[0])
     return out
 
 
-def gradients(grad: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
+def gradients(grad: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
     """The gradient `(n_angles,)` of `(grad * values).sum()`, `grad` being `(2, 2^n, k)`."""
     out = torch.empty_like(angles, memory_format=torch.contiguous_format)
     _run(angles, compiled, grad.shape[2], dense(grad[0].to(angles.dtype)), out)
     return out
 
 
-def _run(angles: Tensor, compiled: CompiledCircuit, k: int, grad: Tensor | None, out: Tensor) -> None:
+def _run(angles: Tensor, compiled: SimulatedCircuit, k: int, grad: Tensor | None, out: Tensor) -> None:
     function, bytecode, angles = _function(), _bytecode(compiled), dense(angles)
     assert function is not None  # see `takes`
     assert bytecode is not None

@@ -13,14 +13,14 @@ from torch import Tensor
 from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.c_engine.compiler import Bytecode, compile_bytecode
 from qpeft.circuits.simulator.c_engine.stages import UnsupportedError
-from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit
+from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit
 from qpeft.errors import CircuitError
 
 _PACKED = struct.Struct("12q").pack  # the arguments of qpeft_run: one call with them packed costs half of one with twelve
 
 
 @functools.lru_cache(maxsize=512)
-def _bytecodes(compiled: CompiledCircuit) -> tuple[Bytecode, ...] | str:
+def _bytecodes(compiled: SimulatedCircuit) -> tuple[Bytecode, ...] | str:
     """The circuit's bytecodes, one for each group of observables measured in one basis; or why the kernel takes none."""
     try:
         return compile_bytecode(compiled.circuit, compiled.observables)
@@ -28,7 +28,7 @@ def _bytecodes(compiled: CompiledCircuit) -> tuple[Bytecode, ...] | str:
         return str(error)
 
 
-def takes(compiled: CompiledCircuit) -> bool:
+def takes(compiled: SimulatedCircuit) -> bool:
     """Whether the kernel can run this circuit with these observables."""
     return not isinstance(_bytecodes(compiled), str)
 
@@ -70,7 +70,7 @@ def _bound(bytecode: Bytecode, variant: int) -> _Call:
 
 
 @functools.lru_cache(maxsize=512)
-def _calls(compiled: CompiledCircuit) -> tuple[_Call, ...]:
+def _calls(compiled: SimulatedCircuit) -> tuple[_Call, ...]:
     bytecodes = _bytecodes(compiled)
     if isinstance(bytecodes, str):
         raise CircuitError(f"the compiled kernel does not take this circuit: {bytecodes}")
@@ -78,7 +78,7 @@ def _calls(compiled: CompiledCircuit) -> tuple[_Call, ...]:
     return tuple(_bound(bytecode, number) for bytecode in bytecodes)
 
 
-def values(inputs: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
+def values(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
     """Expectation values `(B, n_observables)` from inputs `(B, n_inputs)` and angles `(n_angles,)` of one dtype."""
     inputs, angles = dense(inputs), dense(angles)
     first, *others = _calls(compiled)
@@ -91,7 +91,7 @@ def values(inputs: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
     return total
 
 
-def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: CompiledCircuit, *, recording: bool = False) -> list[Tensor]:
+def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit, *, recording: bool = False) -> list[Tensor]:
     """Gradients `[(B, n_inputs), (n_angles,)]` of `(grad * values).sum()`; `recording` makes no difference here."""
     inputs, angles = dense(inputs), dense(angles)
     grad = dense(grad if grad.dtype is inputs.dtype else grad.to(inputs.dtype))

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from qpeft.circuits.simulator.torch_engine import blocks, evolve
 from qpeft.circuits.simulator.torch_engine.buffers import StateBuffers, Sums
-from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit
+from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit
 from qpeft.circuits.simulator.torch_engine.expectations import check_memory, without_autocast
 
 
-def values(angles: Tensor, compiled: CompiledCircuit, k: int) -> Tensor:
+def values(angles: Tensor, compiled: SimulatedCircuit, k: int) -> Tensor:
     """The first k columns `(2, 2^n, k)`, real and imaginary parts, from angles `(n_angles,)`, float32 or float64.
 
     Plain torch calls, which every transform of autograd and torch.func follows.
@@ -26,7 +26,7 @@ def values(angles: Tensor, compiled: CompiledCircuit, k: int) -> Tensor:
         return torch.stack([psi.real, psi.imag])
 
 
-def gradients(grad: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
+def gradients(grad: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
     """The gradient `(n_angles,)` of `(grad * values).sum()`, `grad` being `(2, 2^n, k)`."""
     if not compiled.unitary.steps:  # the identity
         return torch.zeros_like(angles)
@@ -40,7 +40,7 @@ def gradients(grad: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor
         return pull(evolve.gradients(sums, tensors))[0]
 
 
-def _start(compiled: CompiledCircuit, angles: Tensor, k: int) -> tuple[evolve.PreparedEvolution, Tensor]:
+def _start(compiled: SimulatedCircuit, angles: Tensor, k: int) -> tuple[evolve.PreparedEvolution, Tensor]:
     """The circuit's steps, and the first k basis states `(2^n, k)`, complex."""
     prepared = evolve.prepare(compiled, True, angles.device, angles.dtype)
     psi = torch.zeros(2**compiled.circuit.n_qubits, k, dtype=angles.dtype.to_complex(), device=angles.device)

@@ -114,14 +114,14 @@ class Readout:
 
 
 @dataclass(frozen=True, eq=False)
-class CompiledCircuit:
-    """A compiled circuit with its observables. `key` is JSON from which `compiled_from_key` makes an equal one."""
+class SimulatedCircuit:
+    """A circuit with its observables, compiled for the simulator. `key` is JSON from which `compiled_from_key` makes an equal one."""
 
     circuit: Circuit
     observables: tuple[Observable, ...]
     key: str
 
-    def __deepcopy__(self, memo: object) -> CompiledCircuit:
+    def __deepcopy__(self, memo: object) -> SimulatedCircuit:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -380,7 +380,7 @@ def _single(step: Step) -> bool:
 
 
 @functools.lru_cache(maxsize=512)
-def compile_circuit(circuit: Circuit, observables: tuple[Observable, ...] | None = None) -> CompiledCircuit:
+def compile_circuit(circuit: Circuit, observables: tuple[Observable, ...] | None = None) -> SimulatedCircuit:
     """Compile once per circuit and observables (cached). The default observables are `<Z_k>` of every qubit."""
     if observables is None:
         observables = tuple(Observable.z(k) for k in range(circuit.n_qubits))
@@ -392,11 +392,11 @@ def compile_circuit(circuit: Circuit, observables: tuple[Observable, ...] | None
                 raise CircuitError("an observable names a qubit that is not there", value=string[-1][0], bound=circuit.n_qubits - 1)
     strings = [[[c, [list(p) for p in string]] for c, string in o.terms] for o in observables]
     key = json.dumps({"circuit": circuit.to_dict(), "observables": strings}, separators=(",", ":"))
-    return CompiledCircuit(circuit, observables, key)
+    return SimulatedCircuit(circuit, observables, key)
 
 
 @functools.lru_cache(maxsize=512)
-def compiled_from_key(key: str) -> CompiledCircuit:
+def compiled_from_key(key: str) -> SimulatedCircuit:
     """The compiled circuit that a key stands for."""
     data = json.loads(key)
     observables = tuple(

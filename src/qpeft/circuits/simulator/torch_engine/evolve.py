@@ -24,7 +24,7 @@ from torch import Tensor
 from qpeft.circuits.simulator.torch_engine import product_state
 from qpeft.circuits.simulator.torch_engine.blocks import Builder, Tensors
 from qpeft.circuits.simulator.torch_engine.buffers import StateBuffers, Sums
-from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit, Evolution, Step, local_value
+from qpeft.circuits.simulator.torch_engine.compiler import Evolution, SimulatedCircuit, Step, local_value
 
 # A state or an upload's factors: `(D, B or 1)`, or its two halves where it is a product (product_state.py)
 Factored: TypeAlias = "tuple[Tensor] | product_state.Halves"
@@ -88,7 +88,7 @@ class PreparedEvolution:
 
 
 @functools.lru_cache(maxsize=512)
-def prepare(compiled: CompiledCircuit, whole: bool, device: torch.device, dtype: torch.dtype) -> PreparedEvolution:
+def prepare(compiled: SimulatedCircuit, whole: bool, device: torch.device, dtype: torch.dtype) -> PreparedEvolution:
     """The tensors for a circuit's evolution, or for its whole unitary, on a device and in a dtype; cached."""
     evolution, circuit = compiled.unitary if whole else compiled.evolution, compiled.circuit
     like = torch.empty(0, device=device, dtype=dtype)
@@ -112,7 +112,7 @@ def prepare(compiled: CompiledCircuit, whole: bool, device: torch.device, dtype:
 
 @functools.lru_cache(maxsize=512)
 def readout_tensors(
-    compiled: CompiledCircuit, device: torch.device, dtype: torch.dtype
+    compiled: SimulatedCircuit, device: torch.device, dtype: torch.dtype
 ) -> tuple[tuple[Tensor | None, Tensor, Tensor | None], ...]:
     """Per readout: the flip (None where it flips nothing), real weights, imaginary weights (None where zero)."""
     out = []
@@ -230,7 +230,7 @@ def _run(prepared: PreparedEvolution, tensors: Sequence[Tensor], buffers: StateB
 
 
 def backward(
-    compiled: CompiledCircuit,
+    compiled: SimulatedCircuit,
     prepared: PreparedEvolution,
     tensors: Sequence[Tensor],
     grad: Tensor,
@@ -319,7 +319,7 @@ def gradients(sums: Sums, tensors: Sequence[Tensor]) -> list[Tensor | None]:
     return grads
 
 
-def read(compiled: CompiledCircuit, psi: Tensor, workspace: Tensor | None = None) -> Tensor:
+def read(compiled: SimulatedCircuit, psi: Tensor, workspace: Tensor | None = None) -> Tensor:
     """Expectation values `(n_observables, B)` of states `(D, B)`; may write to `workspace`, as large as a state."""
     total: Tensor | None = None
     for flip, real, imag in readout_tensors(compiled, psi.device, psi.real.dtype):
@@ -339,7 +339,7 @@ def read(compiled: CompiledCircuit, psi: Tensor, workspace: Tensor | None = None
     return total
 
 
-def costate(compiled: CompiledCircuit, psi: Tensor, grad: Tensor, out: Tensor, workspace: Tensor) -> None:
+def costate(compiled: SimulatedCircuit, psi: Tensor, grad: Tensor, out: Tensor, workspace: Tensor) -> None:
     """Write `2 sum_k grad_k O_k psi`, the gradient in the state, to `out`; `grad` is `(n_observables, B)`, `workspace` scratch."""
     space = torch.view_as_real(workspace).view(-1)[: psi.numel()].view(psi.shape)
     readouts = readout_tensors(compiled, psi.device, grad.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qpeft.circuits.simulator.torch_engine import blocks, evolve
 from qpeft.circuits.simulator.torch_engine.buffers import StateBuffers, Sums
-from qpeft.circuits.simulator.torch_engine.compiler import CompiledCircuit
+from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit
 from qpeft.errors import ResourceError
 
 # Bytes of one chunk's state: little memory at near the best speed on a CPU, enough to fill an accelerator. A backward pass holds
@@ -24,7 +24,7 @@ SEVERAL = 2  # chunks whose qubits' first gates and uploads are made, and differ
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously
 
 
-def values(inputs: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
+def values(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
     """Expectation values `(B, n_observables)` from inputs `(B, n_inputs)` and angles `(n_angles,)` of one real dtype.
 
     Raises:
@@ -44,7 +44,7 @@ def values(inputs: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
         return torch.cat(out) if out else inputs.new_empty(0, len(compiled.observables))
 
 
-def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: CompiledCircuit, *, recording: bool = False) -> list[Tensor]:
+def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit, *, recording: bool = False) -> list[Tensor]:
     """Gradients `[(B, n_inputs), (n_angles,)]` of `(grad * values).sum()`; for `recording` see `blocks.pullback`."""
     prepared = evolve.prepare(compiled, False, inputs.device, inputs.dtype)
     columns, grad_columns = without_unused(inputs, grad).mT.contiguous(), grad.to(inputs.dtype).mT.contiguous()
@@ -80,7 +80,7 @@ def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: CompiledCi
         return [grad_inputs, *pull(of_tensors)]
 
 
-def recorded(inputs: Tensor, angles: Tensor, compiled: CompiledCircuit) -> Tensor:
+def recorded(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
     """Expectation values `(B, n_observables)` in plain torch calls, which every transform of autograd and torch.func follows."""
     check_memory(compiled, inputs)
     prepared = evolve.prepare(compiled, False, inputs.device, inputs.dtype)
@@ -98,7 +98,7 @@ def without_unused(inputs: Tensor, grad: Tensor) -> Tensor:
     return torch.where((grad != 0).any(1, keepdim=True), inputs, torch.zeros_like(inputs))
 
 
-def check_memory(compiled: CompiledCircuit, like: Tensor) -> None:
+def check_memory(compiled: SimulatedCircuit, like: Tensor) -> None:
     """Raise ResourceError, with both figures, where not even one sample's working set fits into memory."""
     n = compiled.circuit.n_qubits
     if n <= 16:  # 64 MiB at most: not worth asking the system on every call
@@ -120,7 +120,7 @@ def without_autocast(like: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def _chunks(compiled: CompiledCircuit, inputs: Tensor, times: int = 1) -> list[slice]:
+def _chunks(compiled: SimulatedCircuit, inputs: Tensor, times: int = 1) -> list[slice]:
     budget = CPU_CHUNK_BYTES if inputs.device.type == "cpu" else ACCELERATOR_CHUNK_BYTES
     size = times * max(1, budget // (2 * 2**compiled.circuit.n_qubits * inputs.element_size()))
     return [slice(first, first + size) for first in range(0, inputs.shape[0], size)]

@@ -1,4 +1,4 @@
-"""The Fourier grid through noisy circuits and shots: what adapters get is what direct execution gives, at a cost that is counted."""
+"""Fourier grids through noisy circuits and shots: what adapters get is what direct execution gives, at a cost that is counted."""
 
 from __future__ import annotations
 

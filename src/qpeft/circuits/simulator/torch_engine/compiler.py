@@ -115,7 +115,7 @@ class Readout:
 
 @dataclass(frozen=True, eq=False)
 class SimulatedCircuit:
-    """A circuit with its observables, compiled for the simulator. `key` is JSON from which `compiled_from_key` makes an equal one."""
+    """A circuit with its observables, compiled for the simulator; `compiled_from_key` makes an equal one from `key`, JSON."""
 
     circuit: Circuit
     observables: tuple[Observable, ...]

@@ -26,7 +26,7 @@ RESULTS, PAGE, PICTURE = (
 UNRELATED, UNRELATED_ROWS = Path("recipes/data/alpaca-demo/test.jsonl"), 40
 
 # The arms are the same for every task. Learning rates: the best of four for each arm on validation rows of the news topics
-# (benchmarks/study/applications.yaml).
+# (recipes/studies/applications.yaml).
 _ON = {"target_modules": ["q_proj", "v_proj"]}
 _QTHA = {"peft_type": "QTHA", "r": 8, "hidden_size": 32, "bond_dim": 4, "n_layers": 1, **_ON}
 ARMS: list[dict[str, Any]] = [

@@ -16,13 +16,13 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.study.page import table
-from benchmarks.study.plan import Arm, Plan, load_plan
-from benchmarks.study.work import prepare
 from qpeft.records import RunRecord
 from qpeft.report.style import LIGHT, drawing, marks
+from qpeft.study.page import table
+from qpeft.study.plan import ArmSection, StudyPlan, load_plan
+from qpeft.study.tasks import prepare
 
-PLAN = Path(__file__).parent / "study" / "breadth.yaml"
+PLAN = Path(__file__).parents[1] / "recipes" / "studies" / "breadth.yaml"
 RATE = 1e-2
 SHOTS = (100, 1_000, 10_000, None)
 PLACES = {"simulator": "no noise", "emulator:wukong-72": "Wukong-72, emulated", "emulator:wukong-180": "Wukong-180, emulated"}
@@ -38,11 +38,11 @@ ADAPTER = {
 ARMS = {"with its classical path": ADAPTER, "circuit alone": {**ADAPTER, "classical_path": False}}
 
 
-def trained(plan: Plan, arm: str, seed: int, runs: Path) -> tuple[Path, RunRecord]:
+def trained(plan: StudyPlan, arm: str, seed: int, runs: Path) -> tuple[Path, RunRecord]:
     """The folder of a finished run, and its record."""
     from qpeft.training.loop.run import train
 
-    config = plan.run(plan.tasks[0], Arm(label=f"QTHA, {arm}", kind="quantum", adapter=ARMS[arm]), "test", RATE, seed)
+    config = plan.run(plan.tasks[0], ArmSection(label=f"QTHA, {arm}", kind="quantum", adapter=ARMS[arm]), "test", RATE, seed)
     folder = runs / f"{arm.replace(' ', '-')}-{seed}"
     return folder, train(config, folder, baseline=runs / "baseline.json")
 
@@ -64,7 +64,7 @@ def measured(folder: Path, place: str, shots: int | None, seed: int) -> dict[str
     }
 
 
-def work(plan: Plan, runs: Path, out: Path, seeds: int) -> None:
+def work(plan: StudyPlan, runs: Path, out: Path, seeds: int) -> None:
     """Every measurement that `out` does not hold."""
     key = ("arm", "seed", "place", "shots")
     known = {tuple(line[name] for name in key) for line in harness.read(out)} if out.exists() else set()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.method_comparison.experiments import EXPERIMENTS, FOLDER, write
-from benchmarks.study.page import table
+from qpeft.study.page import table
 
 QUERY = "Question: {query} Think step by step.\nAnswer:"
 

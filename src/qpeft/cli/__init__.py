@@ -14,13 +14,27 @@ from qpeft.cli.common import ALLOW_PLUGINS, app
 from qpeft.errors import QpeftError
 
 # The order in which --help lists commands
-from qpeft.cli import runs, evaluate, export  # isort: skip
+from qpeft.cli import runs, study, evaluate, export  # isort: skip
 from qpeft.cli import methods, doctor  # isort: skip
 from qpeft.cli import devices, plan  # isort: skip
 from qpeft.cli import service  # isort: skip
 from qpeft.cli import data, applications  # isort: skip
 
-__all__ = ["app", "applications", "data", "devices", "doctor", "evaluate", "export", "main", "methods", "plan", "runs", "service"]
+__all__ = [
+    "app",
+    "applications",
+    "data",
+    "devices",
+    "doctor",
+    "evaluate",
+    "export",
+    "main",
+    "methods",
+    "plan",
+    "runs",
+    "service",
+    "study",
+]
 
 
 def _version(value: bool) -> None:

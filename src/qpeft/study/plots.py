@@ -1,4 +1,4 @@
-"""The pictures of a study."""
+"""The plots of a study: loss against parameters, and differences with their intervals."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study.results import Line, front
 from qpeft.report.statistics import MIN_SEEDS, PairedDifference
 from qpeft.report.style import LIGHT, Name, drawing, name_points
 from qpeft.report.tradeoff import round_ticks
+from qpeft.study.results import ArmResult, pareto_front
 
 NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum", "control": "control", "ours": "ours"}
 COLOURS = dict(zip(NAMES, (LIGHT.palette[0], LIGHT.palette[6], LIGHT.palette[1], LIGHT.palette[4], LIGHT.palette[2]), strict=True))
-UNIT = "nats a token"
+UNIT = "nats/token"
 MOST_NAMES = 25  # in one panel
 
 
-def losses(panels: Mapping[str, Sequence[Line]], file: Path) -> None:
+def losses(panels: Mapping[str, Sequence[ArmResult]], file: Path) -> None:
     """Loss against trained parameters, a panel for each title: a point a method, bars for the interval where there are seeds
-    enough, the front as a line. Where methods are many, controls and variants off the front have no names.
+    enough, the front as a result. Where methods are many, controls and variants off the front have no names.
 
     Methods far above the others, which would hide the rest, sit at the edge, with their loss.
     """
@@ -30,7 +30,7 @@ def losses(panels: Mapping[str, Sequence[Line]], file: Path) -> None:
         figure = Figure(figsize=(11, 6.4 * len(panels)), layout="constrained", dpi=130)
         canvas = FigureCanvasAgg(figure)
         drawn = dict(zip(panels, figure.subplots(len(panels), squeeze=False)[:, 0], strict=True))
-        shown = {title: [line for line in found if line.runs] for title, found in panels.items()}
+        shown = {title: [result for result in found if result.runs] for title, found in panels.items()}
         for title, axes in drawn.items():
             _losses(axes, title, shown[title])
         canvas.draw()  # where names are free is known when the axes have their places
@@ -39,67 +39,69 @@ def losses(panels: Mapping[str, Sequence[Line]], file: Path) -> None:
         figure.savefig(file)
 
 
-def _losses(axes: Any, title: str, shown: Sequence[Line]) -> None:
+def _losses(axes: Any, title: str, shown: Sequence[ArmResult]) -> None:
     low, top, bound = _range(shown)
-    for kind in (kind for kind in NAMES if any(line.arm.kind == kind for line in shown)):
-        mine = [line for line in shown if line.arm.kind == kind]
-        heights = [_height(line, top, bound) for line in mine]
-        bars = [_bar(line) if line.loss.mean <= bound else 0.0 for line in mine]
-        sizes = [line.parameters for line in mine]
+    for kind in (kind for kind in NAMES if any(result.arm.kind == kind for result in shown)):
+        mine = [result for result in shown if result.arm.kind == kind]
+        heights = [_height(result, top, bound) for result in mine]
+        bars = [_bar(result) if result.loss.mean <= bound else 0.0 for result in mine]
+        sizes = [result.parameters for result in mine]
         axes.plot(sizes, heights, "o", markersize=5, color=COLOURS[kind], label=NAMES[kind], zorder=2 if kind == "control" else 3)
         axes.errorbar(sizes, heights, yerr=bars, fmt="none", ecolor=COLOURS[kind], alpha=0.35, capsize=2, lw=1)
-    best = front(shown)
-    heights = [_height(line, top, bound) for line in best]
-    axes.plot([line.parameters for line in best], heights, color=LIGHT.ink, lw=0.8, ls=":")
+    best = pareto_front(shown)
+    heights = [_height(result, top, bound) for result in best]
+    axes.plot([result.parameters for result in best], heights, color=LIGHT.ink, lw=0.8, ls=":")
     space = 0.06 * (top - low) or 0.01
-    axes.set(xscale="log", xlabel="trained parameters (log scale)", ylabel=f"held-out loss, {UNIT} (lower is better)", title=title)
+    axes.set(
+        xscale="log", xlabel="trainable parameters (log scale)", ylabel=f"held-out loss, {UNIT} (lower is better)", title=title
+    )
     axes.set_ylim(low - space, top + space)
     axes.margins(x=0.12)
     round_ticks(axes)
     axes.legend(fontsize=8, loc="upper right")
 
 
-def _bar(line: Line) -> float:
-    return (line.loss.half_width or 0.0) if line.loss.n >= MIN_SEEDS else 0.0
+def _bar(result: ArmResult) -> float:
+    return (result.loss.half_width or 0.0) if result.loss.n >= MIN_SEEDS else 0.0
 
 
-def _height(line: Line, top: float, bound: float) -> float:
+def _height(result: ArmResult, top: float, bound: float) -> float:
     """Where a method is drawn: at its mean, or at the edge."""
-    return line.loss.mean if line.loss.mean <= bound else top
+    return result.loss.mean if result.loss.mean <= bound else top
 
 
-def _range(shown: Sequence[Line]) -> tuple[float, float, float]:
+def _range(shown: Sequence[ArmResult]) -> tuple[float, float, float]:
     """The least loss drawn and the greatest, and the mean beyond which a method sits at the edge, where bars are cut as well."""
-    means = sorted(line.loss.mean for line in shown)
+    means = sorted(result.loss.mean for result in shown)
     bound = max(2 * means[len(means) // 2] - means[0], 1.6 * means[0])
-    near = [line for line in shown if line.loss.mean <= bound]
-    top = max(line.loss.mean + _bar(line) for line in near)
-    return min(line.loss.mean - _bar(line) for line in near), min(top, bound), bound
+    near = [result for result in shown if result.loss.mean <= bound]
+    top = max(result.loss.mean + _bar(result) for result in near)
+    return min(result.loss.mean - _bar(result) for result in near), min(top, bound), bound
 
 
-def _name(axes: Any, shown: Sequence[Line]) -> None:
+def _name(axes: Any, shown: Sequence[ArmResult]) -> None:
     """Each method's name near its point, where it covers no other."""
     _, top, bound = _range(shown)
-    best = {id(line) for line in front(shown)}
+    best = {id(result) for result in pareto_front(shown)}
     points, names = [], []
-    for line in shown:
-        height = _height(line, top, bound)
-        points.append(axes.transData.transform((line.parameters, height)))
-        if len(shown) <= MOST_NAMES or id(line) in best or not _variant(line):
-            beyond = f" ({line.loss.mean:.2f})" if line.loss.mean > bound else ""
-            names.append(Name(line.arm.label + beyond, line.parameters, height, COLOURS[line.arm.kind]))
+    for result in shown:
+        height = _height(result, top, bound)
+        points.append(axes.transData.transform((result.parameters, height)))
+        if len(shown) <= MOST_NAMES or id(result) in best or not _variant(result):
+            beyond = f" ({result.loss.mean:.2f})" if result.loss.mean > bound else ""
+            names.append(Name(result.arm.label + beyond, result.parameters, height, COLOURS[result.arm.kind]))
     corner = axes.get_legend().get_window_extent()
     taken = [(corner.x0, corner.y0, corner.x1, corner.y1), *((x - 5, y - 5, x + 5, y + 5) for x, y in points)]
     name_points(axes, names, taken, LIGHT, size=7)
 
 
-def _variant(line: Line) -> bool:
+def _variant(result: ArmResult) -> bool:
     """A control, or one change of many to another method: not named where names are many."""
-    return line.arm.kind == "control" or (line.arm.of is not None and "," in line.arm.label)
+    return result.arm.kind == "control" or (result.arm.of is not None and "," in result.arm.label)
 
 
-def changes(rows: Sequence[PairedDifference], title: str, file: Path) -> None:
-    """Differences of loss with their intervals, a row each, under the name of what is changed."""
+def differences(rows: Sequence[PairedDifference], title: str, file: Path) -> None:
+    """Differences of loss with their 95% intervals, a row each, grouped by the reference."""
     groups = {name: [row for row in rows if row.reference == name] for name in dict.fromkeys(row.reference for row in rows)}
     with drawing(LIGHT):
         from matplotlib.figure import Figure
@@ -118,7 +120,7 @@ def changes(rows: Sequence[PairedDifference], title: str, file: Path) -> None:
             axes.axvline(0, color=LIGHT.ink, lw=0.8, ls=":")
             axes.set_yticks(range(len(ordered)), [row.label for row in ordered], fontsize=8)
             axes.set_ylim(len(ordered) - 0.5, -0.5)
-            axes.set_title(f"beside {name}", fontsize=9, loc="left")
+            axes.set_title(f"vs. {name}", fontsize=9, loc="left")
         panels[-1].set_xlabel(f"difference of held-out loss, {UNIT}, with its 95% interval (left: lower, better)")
         figure.suptitle(title, fontsize=10)
         figure.savefig(file)

@@ -1,4 +1,4 @@
-"""The tables of docs/does-it-beat-lora.md from the studies' records: `python -m benchmarks.study.answer`.
+"""The tables of docs/does-it-beat-lora.md from the studies' records: `python -m benchmarks.does_it_beat_lora`.
 
 The page's words are written by hand; what stands between `<!-- NAME -->` and `<!-- end -->` is made here.
 """
@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.study import pictures
-from benchmarks.study.ledger import Ledger
-from benchmarks.study.page import table
-from benchmarks.study.plan import load_plan
-from benchmarks.study.results import Line, compared, front, lines
+from qpeft.study import plots
+from qpeft.study.page import table
+from qpeft.study.plan import load_plan
+from qpeft.study.records import StudyRecords
+from qpeft.study.results import ArmResult, arm_results, paired_differences, pareto_front
 
-PLANS = tuple(Path(__file__).parent / f"{name}.yaml" for name in ("breadth", "depth", "search"))
+PLANS = tuple(Path(__file__).parents[1] / f"recipes/studies/{name}.yaml" for name in ("breadth", "depth", "search"))
 PAGE = Path("docs/does-it-beat-lora.md")
 SHARE = 0.24  # of LoRA r=8's parameters: who has no more is of equal size
 LARGE, SMALL = "LoRA r=8", "LoRA r=1"
 OURS = "QCORE side"
 TURNED = "Cayley blocks, o and down"
 WIDE = "QTHA of 23%"
-OWN = {  # what stands last beside a method: its control, or what it is a change of
+OWN = {  # the last column of a method's table: its control, or the arm that it changes
     "QTHA": "QTHA without circuit",
     WIDE: "QTHA",
     OURS: "QCORE side circuit",
@@ -56,7 +56,7 @@ class Case:
     """A task of a study with what was found: its name, and the lines by label."""
 
     name: str
-    lines: dict[str, Line]
+    lines: dict[str, ArmResult]
 
 
 def cases(records: Path) -> list[Case]:
@@ -64,12 +64,12 @@ def cases(records: Path) -> list[Case]:
     found = []
     for file in PLANS:
         plan = load_plan(file)
-        ledger = Ledger(records, plan.name)
+        study_records = StudyRecords(records, plan.name)
         suffix = {"depth": "1.5B", "search": "135M, the search"}.get(plan.name, "135M")
         for task in plan.tasks:
             told = {
                 SEARCHED.get(line.arm.label, line.arm.label): line
-                for line in lines(plan, ledger, task)
+                for line in arm_results(plan, study_records, task)
                 if len(line.runs) == len(plan.seeds)
             }
             if LARGE in told:
@@ -77,7 +77,7 @@ def cases(records: Path) -> list[Case]:
     return found
 
 
-def _equal_size(case: Case, label: str) -> Line | None:
+def _equal_size(case: Case, label: str) -> ArmResult | None:
     """The best other classical method, LoRA of rank 1 among them, with at most SHARE of the parameters of LoRA r=8."""
     bound = SHARE * case.lines[LARGE].parameters
     classical = [
@@ -95,9 +95,9 @@ def verdict(found: Sequence[Case], label: str) -> list[str]:
     others = [[case.lines[LARGE], case.lines.get(SMALL), _equal_size(case, label), case.lines.get(control)] for case in told]
     pairs = [(case.lines[label], base) for case, row in zip(told, others, strict=True) for base in row if base is not None]
     paired = [pair for pair in pairs if len(pair[0].runs.keys() & pair[1].runs.keys()) > 1]
-    values = {(id(line), id(base)): row.p_holm for (line, base), row in zip(paired, compared(paired), strict=True)}
+    values = {(id(line), id(base)): row.p_holm for (line, base), row in zip(paired, paired_differences(paired), strict=True)}
 
-    def beside(line: Line, base: Line | None) -> str:
+    def relative(line: ArmResult, base: ArmResult | None) -> str:
         if base is None:
             return "-"
         p = values.get((id(line), id(base)))
@@ -112,15 +112,15 @@ def verdict(found: Sequence[Case], label: str) -> list[str]:
                 case.name,
                 str(len(line.runs)),
                 f"{100 * line.parameters / large.parameters:.0f}%",
-                f"{line.loss.mean:.3f} beside {large.loss.mean:.3f}",
-                beside(line, large),
-                beside(line, small),
-                beside(line, equal) + (f": {equal.arm.label}" if equal is not None else ""),
-                beside(line, own),
+                f"{line.loss.mean:.3f} vs. {large.loss.mean:.3f}",
+                relative(line, large),
+                relative(line, small),
+                relative(line, equal) + (f": {equal.arm.label}" if equal is not None else ""),
+                relative(line, own),
             ]
         )
-    head = ["task, model", "seeds", "parameters of LoRA r=8", "loss, and LoRA r=8's", "beside LoRA r=8", "beside LoRA r=1"]
-    return table([*head, "beside the best classical method of that size", f"beside {control}"], rows)
+    head = ["task, model", "seeds", "parameters of LoRA r=8", "loss vs. LoRA r=8", "vs. LoRA r=8", "vs. LoRA r=1"]
+    return table([*head, "vs. the best classical method of that size", f"vs. {control}"], rows)
 
 
 def circuits(found: Sequence[Case]) -> list[str]:
@@ -130,7 +130,7 @@ def circuits(found: Sequence[Case]) -> list[str]:
         cells = []
         for case in found:
             pair = [(case.lines[label], case.lines[base])] if {label, base} <= case.lines.keys() else []
-            told = [row.difference for row in compared(pair)]
+            told = [row.difference for row in paired_differences(pair)]
             cells.append(f"{told[0].mean:+.3f} ({told[0].low:+.3f} to {told[0].high:+.3f})" if told else "-")
         if any(cell != "-" for cell in cells):
             rows.append([f"{label} − {base}", *cells])
@@ -141,14 +141,14 @@ def fronts(found: Sequence[Case]) -> list[str]:
     """The Pareto front of every case."""
     rows = []
     for case in found:
-        told = [f"{x.arm.label} ({x.parameters:,}: {x.loss.mean:.3f})" for x in front(list(case.lines.values()))]
+        told = [f"{x.arm.label} ({x.parameters:,}: {x.loss.mean:.3f})" for x in pareto_front(list(case.lines.values()))]
         rows.append([case.name, ", ".join(told)])
     return table(["task, model", "Pareto front, ascending in parameters"], rows)
 
 
-def again(records: Path) -> list[str]:
-    """Runs that were made once more on another processor (`--again`): mean losses, and the furthest that one run is from itself."""
-    kept, made = (Ledger(folder, PLANS[0].stem).records for folder in (records, records / "again"))
+def reruns(records: Path) -> list[str]:
+    """Runs repeated on another CPU (`--rerun`): mean losses, and the largest change of one run."""
+    kept, made = (StudyRecords(folder, PLANS[0].stem).runs for folder in (records, records / "rerun"))
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for mark, record in made.items():
         losses = kept[mark].metrics["loss"], record.metrics["loss"]
@@ -158,11 +158,11 @@ def again(records: Path) -> list[str]:
         before, after = (sum(side) / len(found) for side in zip(*found, strict=True))
         apart = 100 * max(abs(y / x - 1) for x, y in found)
         rows.append([task, label, str(len(found)), f"{before:.3f}", f"{after:.3f}", f"{apart:.1f}%"])
-    return table(["task", "method", "seeds", "loss", "made again", "a run and itself, at most"], rows)
+    return table(["task", "method", "seeds", "loss", "rerun", "largest change of a run"], rows)
 
 
 def times(records: Path) -> list[str]:
-    """What a training step of every arm costs beside LoRA r=8's, from `benchmarks.study.times`."""
+    """What a training step of every arm costs, relative to LoRA r=8, from `benchmarks.step_times`."""
     rows = harness.read(records / "breadth-times.jsonl")
     machine, steps = rows[0], {row["arm"]: row for row in rows if row["kind"] == "step"}
     shape = steps[LARGE]
@@ -187,7 +187,7 @@ def write(records: Path, page: Path, image: Path) -> None:
         **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("wide", WIDE), ("ours", OURS), ("turned", TURNED))},
         "circuits": circuits(found),
         "fronts": fronts(found),
-        "again": again(records),
+        "rerun": reruns(records),
         "times": times(records),
     }
     text = page.read_text(encoding="utf-8")
@@ -195,7 +195,7 @@ def write(records: Path, page: Path, image: Path) -> None:
         head, mark, rest = text.partition(f"<!-- {name} -->\n")
         text = head + mark + "\n".join(told) + rest[rest.index("<!-- end -->") :]
     page.write_text(text, encoding="utf-8")
-    pictures.losses({case.name: list(case.lines.values()) for case in found}, image)
+    plots.losses({case.name: list(case.lines.values()) for case in found}, image)
 
 
 def main(given: list[str] | None = None) -> None:

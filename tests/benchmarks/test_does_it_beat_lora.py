@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from benchmarks.study.answer import PAGE, again, cases, main
-from benchmarks.study.ledger import Ledger
+from benchmarks.does_it_beat_lora import PAGE, cases, main, reruns
+
+from qpeft.study.records import StudyRecords
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +19,7 @@ def test_the_committed_tables_are_those_of_the_records(tmp_path: Path, monkeypat
     page = tmp_path / "page.md"
     shutil.copy(PAGE, page)
     main(["--page", str(page), "--image", str(tmp_path / "page.png")])
-    assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8"), "run: python -m benchmarks.study.answer"
+    assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8"), "run: python -m benchmarks.does_it_beat_lora"
     assert (tmp_path / "page.png").stat().st_size > 10_000
 
 
@@ -28,17 +29,17 @@ def test_percentages_are_of_mean_losses(monkeypatch: pytest.MonkeyPatch) -> None
     for case in cases(Path("docs/benchmarks/study")):
         large, qtha = case.lines["LoRA r=8"], case.lines["QTHA"]
         means = [sum(line.values("loss")) / len(line.runs) for line in (qtha, large)]
-        assert f"| {means[0]:.3f} beside {means[1]:.3f} | {100 * (means[0] / means[1] - 1):+.1f}% " in text
+        assert f"| {means[0]:.3f} vs. {means[1]:.3f} | {100 * (means[0] / means[1] - 1):+.1f}% " in text
 
 
-def test_a_run_made_again_stands_beside_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rerun_is_compared_with_its_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    kept = Ledger(Path("docs/benchmarks/study"), "breadth").records
+    kept = StudyRecords(Path("docs/benchmarks/study"), "breadth").runs
     some = [run for run in kept.values() if (run.label, run.group) == ("QTHA", "breadth: credit risk")][:2]
-    ledger = Ledger(tmp_path / "again", "breadth")
+    records = StudyRecords(tmp_path / "rerun", "breadth")
     for run, factor in zip(some, (1.1, 0.7), strict=True):
-        ledger.add_record(dataclasses.replace(run, metrics={**run.metrics, "loss": factor * run.metrics["loss"]}))
+        records.add_run(dataclasses.replace(run, metrics={**run.metrics, "loss": factor * run.metrics["loss"]}))
     shutil.copy("docs/benchmarks/study/breadth.jsonl", tmp_path)
     mean = sum(run.metrics["loss"] for run in some) / 2
     after = (1.1 * some[0].metrics["loss"] + 0.7 * some[1].metrics["loss"]) / 2
-    assert again(tmp_path)[2:3] == [f"| credit risk | QTHA | 2 | {mean:.3f} | {after:.3f} | 30.0% |"]
+    assert reruns(tmp_path)[2:3] == [f"| credit risk | QTHA | 2 | {mean:.3f} | {after:.3f} | 30.0% |"]

@@ -1,45 +1,51 @@
-"""The plan of a study: one YAML file that says which model, tasks, methods, learning rates and seeds."""
+"""The plan of a study: one YAML file that says which model, tasks, arms, learning rates and seeds."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
 from qpeft.errors import ConfigError
+from qpeft.plugins import load_plugins
 from qpeft.training.recipe.adapter_section import read_adapter
 from qpeft.training.recipe.config import AdapterFields, DataSection, Label, ModelSection, RunConfig
 from qpeft.training.recipe.training_section import Count, Natural, Pattern, Positive, Seed, TrainingSection
 from qpeft.training.recipe.validation import Problem, Section, explain
 from qpeft.training.recipe.yaml_source import read_yaml
 
-TEXT, CLASSES = "text", "classification"
+ADDED: dict[str, Any] = {"plugins": []}  # recipe fields younger than the first fingerprints, and their defaults
+Part = Literal["train", "validation", "test"]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class Task(Section):
-    """Rows to learn from, to tune on and to judge on: `FOLDER/{train,validation,test}.jsonl`.
+class TaskSection(Section):
+    """A task: rows to train on, to tune on and to test on, `FOLDER/{train,validation,test}.jsonl`.
 
-    `prepare` names a data set of the catalogue that is prepared into the folder if it is not there; `split` a folder without
-    validation rows, an eighth of whose training rows are set aside. `judge_rows` of the test
-    rows are judged by the likelihoods of their answers, where the folder holds a task of classification; none means by loss
-    alone. `unrelated` is a file of other text: the loss on it is what was forgotten. `step_rows` is how many rows a step has, where
-    that is not the study's number.
+    `prepare` names a data set of the catalogue that is written into the folder if it is not there; `split` a folder without
+    validation rows, an eighth of whose training rows are set aside. `sha256` freezes parts: other rows are an error. The first
+    `score_rows` test rows are scored by the likelihoods of their answers, where the folder holds a classification task; 0 means
+    loss alone. `unrelated` is a file of other text: how much the loss on it rises is the forgetting. `step_rows` is the rows of
+    a training step, where that is not the plan's number.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"judge_rows": "write score_rows"}
 
     name: Label
     folder: Annotated[str, Field(min_length=1)]
     prepare: str | None = None
     split: str | None = None
+    sha256: dict[Part, Digest] = Field(default_factory=dict)
     max_length: Annotated[int, Field(ge=2)] = 256
     system: str | None = None
     train_rows: Count | None = None
     tuning_rows: Count | None = None
     test_rows: Count | None = None
-    judge_rows: Natural = 0
+    score_rows: Natural = 0
     step_rows: Count | None = None
     unrelated: str | None = None
     unrelated_rows: Count = 32
@@ -58,17 +64,24 @@ class Task(Section):
 
 
 class Rung(Section):
-    """Successive halving: after `step` steps, the best `keep` of a method's learning rates go on."""
+    """A rung of successive halving: after `step` steps, an arm's best `keep` learning rates go on."""
 
     step: Count
     keep: Count
 
 
-class Tuning(Section):
-    """Every method has these learning rates, rungs and this seed, and no others; what is tuned on are validation rows."""
+class TuningSection(Section):
+    """How every arm's learning rate is chosen: by loss on validation rows, with one seed that is no seed of the study.
+
+    `search: grid` trains every rate of `learning_rates` for all steps, or climbs `rungs` (successive halving). A winner at the edge
+    of the grid is followed beyond it, by at most `extend` further rates. `search: hill_climb` starts at the arm's `start`, trains
+    for all steps and ends when both neighbours on the grid are worse.
+    """
 
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    search: Literal["grid", "hill_climb"] = "grid"
     rungs: tuple[Rung, ...] = ()
+    extend: Natural = 0
     seed: Seed = 1000
 
     def inconsistencies(self) -> Iterable[Problem]:
@@ -78,11 +91,18 @@ class Tuning(Section):
             if rung.step <= before[0] or rung.keep >= before[1]:
                 yield Problem(("rungs", index), f"step {rung.step}, keep {rung.keep}", f"step > {before[0]}, keep < {before[1]}")
             before = (rung.step, rung.keep)
-        if before[1] != 1:
+        if self.rungs and before[1] != 1:
             yield Problem(("rungs",), f"{before[1]} learning rates are left", "a last rung that keeps 1")
+        if self.search == "hill_climb":
+            for name in ("rungs", "extend"):
+                if getattr(self, name):
+                    yield Problem((name,), "given together with hill_climb", "search: grid")
 
-    def steps(self) -> int:
-        """Steps of training that tuning costs a method and task."""
+    def steps(self, max_steps: int) -> int:
+        """Training steps that the tuning of an arm on a task costs, rates beyond the grid not counted. Hill climbing costs this at
+        most."""
+        if not self.rungs:
+            return max_steps * len(self.learning_rates)
         total, alive, before = 0, len(self.learning_rates), 0
         for rung in self.rungs:
             total += alive * (rung.step - before)
@@ -90,35 +110,43 @@ class Tuning(Section):
         return total
 
 
-class Arm(Section):
-    """A method with its settings. `kind` sorts it in tables: quantum, control (of a quantum method), classical or lora. `of` is the
-    arm of which this one is a change or a control, with which it is compared.
+class ArmSection(Section):
+    """An arm: a method with its settings.
 
-    `learning_rate_factors` are a recipe's: they multiply each of the study's learning rates for parts of the adapter.
+    `kind` sorts it in tables. `of` is the arm that this one is a change or a control of, and is compared with.
+    `learning_rate_factors` are a recipe's: they multiply the learning rate for parts of the adapter. `start` is where hill climbing
+    starts.
     """
 
     label: Label
-    kind: Annotated[str, Field(pattern="^(lora|classical|quantum|control|ours)$")]
+    kind: Literal["lora", "classical", "quantum", "control", "ours"]
     adapter: AdapterFields
     of: Label | None = None
     learning_rate_factors: dict[Pattern, Positive] = Field(default_factory=dict)
+    start: Positive | None = None
 
 
-class Plan(Section):
-    """A study: arms x tasks, tuned each with the same budget on validation rows, then trained with every seed and judged on test
-    rows. `training` holds what all runs share; learning rate and seed are the study's.
+class StudyPlan(Section):
+    """A study: arms x tasks. Each arm is tuned on each task's validation rows, then trained with every seed and tested.
+
+    `training` holds what all runs share; learning rate and seed are the study's. With `held_out: validation` the seeds are compared
+    on validation rows and no test row is read: a search. `registration` is the page on which the plan was registered before a
+    test row was read. `plugins` are a recipe's: files and modules to import first.
     """
 
     name: Label
     model: ModelSection
     training: dict[str, Any] = Field(default_factory=dict)
-    tuning: Tuning
+    tuning: TuningSection
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
-    arms: Annotated[tuple[Arm, ...], Field(min_length=1)]
+    held_out: Literal["validation", "test"] = "test"
+    registration: str | None = None
+    plugins: tuple[str, ...] = ()
+    tasks: Annotated[tuple[TaskSection, ...], Field(min_length=1)]
+    arms: Annotated[tuple[ArmSection, ...], Field(min_length=1)]
 
     def inconsistencies(self) -> Iterable[Problem]:
-        """Names are unique, the seed of tuning is no seed of the study, and the grid decides what is tuned."""
+        """Names are unique, the tuning's seed is no seed of the study, and what is tuned is not given."""
         for section, names in (("tasks", [t.name for t in self.tasks]), ("arms", [a.label for a in self.arms])):
             for index, name in enumerate(names):
                 if name in names[:index]:
@@ -138,7 +166,17 @@ class Plan(Section):
         elif self.tuning.rungs and self.tuning.rungs[-1].step > steps:
             yield Problem(("tuning", "rungs"), f"step {self.tuning.rungs[-1].step}", f"at most max_steps = {steps}")
 
-    def run(self, task: Task, arm: Arm, part: str, learning_rate: float, seed: int) -> RunConfig:
+    @property
+    def max_steps(self) -> int:
+        """Steps of a run."""
+        return int(self.training["max_steps"])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of a task that the study reads."""
+        return ("train", "validation", "test") if self.held_out == "test" else ("train", "validation")
+
+    def run(self, task: TaskSection, arm: ArmSection, part: str, learning_rate: float, seed: int) -> RunConfig:
         """The recipe of one run."""
         given = {"save_strategy": "no", "logging_steps": 5, **self.training}
         if task.step_rows is not None:
@@ -159,33 +197,43 @@ class Plan(Section):
             adapter=arm.adapter,
             data=task.data(part),
             training=training,
+            plugins=self.plugins,
         )
 
-    def trial(self, task: Task, arm: Arm, learning_rate: float) -> RunConfig:
-        """A run of the ladder: judged on validation rows, with the tuning's seed."""
+    def tuning_run(self, task: TaskSection, arm: ArmSection, learning_rate: float) -> RunConfig:
+        """The recipe of a tuning run: validation rows, the tuning's seed."""
         return self.run(task, arm, "validation", learning_rate, self.tuning.seed)
 
-    def final(self, task: Task, arm: Arm, tuned: float | None, seed: int) -> RunConfig:
-        """The run that counts: judged on test rows, at the tuned learning rate (at the first one where every one failed)."""
-        return self.run(task, arm, "test", tuned or self.tuning.learning_rates[0], seed)
+    def seed_run(self, task: TaskSection, arm: ArmSection, tuned: float | None, seed: int) -> RunConfig:
+        """The recipe of a run that counts: held-out rows, the tuned learning rate (the grid's first where every rate failed)."""
+        return self.run(task, arm, self.held_out, tuned or self.tuning.learning_rates[0], seed)
 
 
 def fingerprint(config: RunConfig) -> str:
-    """What decides a run's result, as a hash: names of groups and arms do not."""
+    """What decides a run's result, as a hash: names of groups and arms do not. Tuning records hold it, so it must not change."""
     values = {key: value for key, value in config.resolved().items() if key not in ("name", "label")}
+    for name, default in ADDED.items():
+        if values.get(name) == default:
+            del values[name]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load_plan(path: Path) -> Plan:
-    """Read and check a plan; every problem found is in the one ConfigError raised."""
+def load_plan(path: Path) -> StudyPlan:
+    """Read and check a plan.
+
+    Raises:
+        ConfigError: with every problem found.
+        PluginError: a plug-in cannot be imported, or is not allowed to run.
+    """
     source = read_yaml(path)
     problems = list(source.problems)
     plan = None
     try:
-        plan = Plan.model_validate_json(json.dumps({"name": path.stem, **(source.value or {})}))
+        plan = StudyPlan.model_validate_json(json.dumps({"name": path.stem, **(source.value or {})}))
     except ValidationError as error:
-        problems += [source.problem(*problem) for problem in explain(error, Plan)]
+        problems += [source.problem(*problem) for problem in explain(error, StudyPlan)]
     if plan is not None:
+        load_plugins(plan.plugins)
         for index, arm in enumerate(plan.arms):
             for problem in read_adapter(arm.adapter)[1]:
                 problems.append(source.problem(("arms", index, "adapter", *problem.path), *problem[1:]))

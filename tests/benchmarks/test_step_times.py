@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from benchmarks.study.times import main
+from benchmarks.step_times import main
 
 from benchmarks import harness
 
 
 def test_every_arm_of_a_plan_is_timed(tmp_path: Path, tiny_model: Path) -> None:
-    plan = yaml.safe_load(Path("benchmarks/study/breadth.yaml").read_text())
+    plan = yaml.safe_load(Path("recipes/studies/breadth.yaml").read_text())
     plan["model"] = {"model_name_or_path": str(tiny_model)}
     plan["arms"] = [arm for arm in plan["arms"] if arm["label"] in ("LoRA r=8", "QTHA", "QTHA without circuit")]
     file = tmp_path / "plan.yaml"

@@ -1,4 +1,4 @@
-"""What a training step of each arm costs: `python -m benchmarks.study.times --plan benchmarks/study/breadth.yaml`.
+"""What a training step of each arm costs: `python -m benchmarks.step_times --plan recipes/studies/breadth.yaml`.
 
 The processor's time of forward, backward and AdamW on random tokens, all arms in turn on the plan's model.
 The times of a study's runs themselves met whatever else the machine did.
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks import harness, models, training
-from benchmarks.study.plan import load_plan
+from qpeft.study.plan import load_plan
 
 
 def main(given: list[str] | None = None) -> None:

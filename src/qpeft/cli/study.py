@@ -1,0 +1,99 @@
+"""Commands that run and report studies: arms x tasks x seeds with equal tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qpeft.cli.common import Panel, app, examples
+
+study = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compare methods over tasks and seeds, with equal tuning.")
+app.add_typer(study, name="study", rich_help_panel=Panel.TRAIN)
+
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan of a study (YAML).")]
+Records = Annotated[Path, typer.Option(help="Folder of the study's records.")]
+RECORDS = Path("docs/benchmarks/study")
+
+
+@study.command(
+    epilog=examples("qpeft study run recipes/studies/breadth.yaml", "qpeft study run recipes/studies/breadth.yaml --status")
+)
+def run(
+    plan: PlanFile,
+    records: Records = RECORDS,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder of unfinished runs; default runs/study, with --rerun FOLDER/runs.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task of the plan (repeatable).")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm of the plan (repeatable).")] = None,
+    part: Annotated[
+        str, typer.Option(help="K/N: every Nth of these arms from the Kth on, for N processes.", metavar="K/N")
+    ] = "1/1",
+    seeds: Annotated[int | None, typer.Option(min=0, help="Only the first SEEDS seeds; 0 tunes only.", metavar="SEEDS")] = None,
+    rerun: Annotated[
+        Path | None, typer.Option(help="Repeat recorded runs at their learning rates, into this folder.", metavar="FOLDER")
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Print what is done and what is left, and stop.")] = False,
+) -> None:
+    """Tune every arm on validation rows, then train and test every seed.
+
+    Every learning rate leaves a tuning record, every run a run record. Interrupted, the same command goes on.
+    """
+    from qpeft.errors import ConfigError
+    from qpeft.study.plan import load_plan
+    from qpeft.study.records import StudyRecords, fingerprint_of
+    from qpeft.study.runner import StudyRunner
+
+    found = load_plan(plan)
+    if seeds is not None:
+        found = found.model_copy(update={"seeds": found.seeds[:seeds]})
+    tasks = _named("task", [t.name for t in found.tasks], task)
+    arms = _named("arm", [a.label for a in found.arms], arm)
+    number, slash, count = part.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ConfigError(f"got {part!r}", field="--part", expected="K/N with 1 <= K <= N, as 1/2")
+    known = target = StudyRecords(records, found.name)
+    if rerun:
+        target = StudyRecords(rerun, found.name)
+        target.tuning = known.tuning | target.tuning
+    runner = StudyRunner(found, target, (runs or (rerun / "runs" if rerun else Path("runs/study"))) / found.name)
+    done, planned = runner.progress()
+    print(f"{found.name}: {done} of {planned} runs done; tuning costs {found.tuning.steps(found.max_steps)} steps per arm and task")
+    if status:
+        return
+    mine = [a for a in found.arms if a.label in arms][int(number) - 1 :: int(count)]
+    for record in runner.work([t for t in found.tasks if t.name in tasks], mine):
+        metrics = ", ".join(f"{name} {record.metrics[name]:.4f}" for name in ("loss", "accuracy") if name in record.metrics)
+        before = known.runs.get(fingerprint_of(record)) if rerun else None
+        first = f" (recorded: loss {before.metrics['loss']:.4f})" if before is not None and "loss" in before.metrics else ""
+        print(f"{record.group}: {record.label}, seed {record.seed}: {metrics or record.error}{first}", flush=True)
+
+
+@study.command(epilog=examples("qpeft study report recipes/studies/breadth.yaml --out docs/benchmarks --images docs/images"))
+def report(
+    plan: PlanFile,
+    records: Records = RECORDS,
+    out: Annotated[Path, typer.Option(help="Folder of the page, study-NAME.md.")] = Path("docs/benchmarks"),
+    images: Annotated[Path, typer.Option(help="Folder of the plots.")] = Path("docs/images"),
+) -> None:
+    """Write a study's page and plots from its records alone."""
+    from qpeft.study.page import write_page
+    from qpeft.study.plan import load_plan
+    from qpeft.study.records import StudyRecords
+
+    found = load_plan(plan)
+    file = out / f"study-{found.name}.md"
+    write_page(found, StudyRecords(records, found.name), file, images)
+    print(file)
+
+
+def _named(what: str, names: list[str], wanted: list[str] | None) -> list[str]:
+    """The wanted names, all where none is given; ConfigError for an unknown one."""
+    from qpeft.errors import ConfigError
+
+    for name in wanted or ():
+        if name not in names:
+            raise ConfigError(f"no {what} {name!r} in the plan", expected=f"one of {', '.join(names)}")
+    return names if wanted is None else wanted

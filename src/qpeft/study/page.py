@@ -1,0 +1,180 @@
+"""The Markdown page of a study, with its plots, from the plan and the records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from qpeft.report.statistics import MIN_SEEDS, PairedDifference, estimate
+from qpeft.study import plots
+from qpeft.study.plan import StudyPlan
+from qpeft.study.records import StudyRecords
+from qpeft.study.results import ArmResult, arm_results, by_progress, paired_differences, pareto_front
+from qpeft.study.tuning import lowest
+
+REFERENCES = ("LoRA r=8", "LoRA r=1")
+METRICS = ("loss", "token_accuracy", "accuracy", "balanced_accuracy", "f1", "auroc", "ece", "cost_best", "forgetting")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, the first column to the left, and an empty line."""
+    return [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|", *(f"| {' | '.join(row)} |" for row in rows), ""]
+
+
+def write_page(plan: StudyPlan, records: StudyRecords, file: Path, images: Path) -> str:
+    """Write the page and its plots; returns the Markdown.
+
+    Args:
+        plan: the study's.
+        records: what is known of it.
+        file: the page.
+        images: folder of the plots, linked as `../images`.
+    """
+    done = sum(len(result.runs) for task in plan.tasks for result in arm_results(plan, records, task))
+    held_out = (
+        "test rows no setting was chosen on" if plan.held_out == "test" else "validation rows (a search: no test row is read)"
+    )
+    out = [
+        f"# Study: {plan.name}",
+        "",
+        f"Made by `qpeft study report recipes/studies/{plan.name}.yaml` from the records in `study/`; the runs by "
+        f"`qpeft study run`. {plan.model.model_name_or_path}, {plan.max_steps} steps, seeds {', '.join(map(str, plan.seeds))}: "
+        f"{done} of {len(plan.tasks) * len(plan.arms) * len(plan.seeds)} runs done. A number is the mean over seeds ± the half "
+        f"width of its 95% t interval, on {held_out}; seconds are medians, under uneven load. Bold methods are on the Pareto front "
+        "of loss and trainable parameters. Circuits are simulated exactly on a classical computer. No quantum advantage is claimed "
+        "at sizes that a classical computer simulates.",
+        "",
+        "## Tuning",
+        "",
+        *_tuning(plan, records),
+    ]
+    for task in plan.tasks:
+        found, behind = by_progress(arm_results(plan, records, task))
+        if not any(result.runs for result in found):
+            continue
+        first = next(iter(next(result for result in found if result.runs).runs.values()))
+        image = images / f"study-{plan.name}-{task.name.replace(' ', '-')}.png"
+        images.mkdir(parents=True, exist_ok=True)
+        plots.losses({f"{plan.name}: {task.name}": found}, image)
+        out += [
+            f"## {task.name.capitalize()}",
+            "",
+            f"Steps of {first.config['training']['per_device_train_batch_size']} rows of up to {task.max_length} tokens. "
+            f"Held-out loss before training {first.metrics_before['loss']:.3f}; data "
+            + ", ".join(f"{name} `{value[:12]}`" for name, value in first.hashes.items() if name != "model")
+            + ".",
+            "",
+            f"![{task.name}](../images/{image.name})",
+            "",
+            *_results(found),
+        ]
+        if behind:
+            out += ["Unfinished: " + ", ".join(f"{r.arm.label} (seeds so far: {len(r.runs)})" for r in behind) + ".", ""]
+        by_label = {result.arm.label: result for result in found}
+        for base in (by_label[name] for name in REFERENCES if name in by_label):
+            others = [(result, base) for result in found if result is not base and result.arm.kind != "control"]
+            out += difference_table(paired_differences(others), f"loss, vs. {base.arm.label}")
+        if any(result.arm.of for result in found):
+            rows = paired_differences((result, by_label[result.arm.of]) for result in found if result.arm.of in by_label)
+            out += ["Each variant and control vs. the arm that it changes:", ""]
+            if rows:
+                forest = image.with_name(f"{image.stem}-changes.png")
+                plots.differences(rows, f"{plan.name}: {task.name}", forest)
+                out += [f"![changes](../images/{forest.name})", ""]
+            out += difference_table(rows, "loss, vs. what it changes")
+        failures = [r for r in records.runs.values() if r.status == "failed" and r.group == first.group]
+        out += [f"- failed: {r.label}, seed {r.seed}: {r.error}" for r in failures]
+    text = "\n".join(out).rstrip() + "\n"
+    file.write_text(text, encoding="utf-8")
+    return text
+
+
+def difference_table(rows: Sequence[PairedDifference], head: str) -> list[str]:
+    """Paired differences as a table; `head` names the first column. Holm's correction is over the rows of the table."""
+    if not rows:
+        return ["Too few paired seeds yet.", ""]
+    told = [
+        [
+            f"{row.label} − {row.reference}",
+            f"{row.difference.mean:+.3f}",
+            f"{row.difference.low:+.3f} to {row.difference.high:+.3f}",
+            f"{row.lower} of {row.difference.n}",
+            "-" if row.p is None else f"{row.p:.2g}",
+            "-" if row.p_holm is None else f"{row.p_holm:.2g}",
+        ]
+        for row in rows
+    ]
+    few = [] if rows[0].difference.n >= MIN_SEEDS else [f"Fewer than {MIN_SEEDS} paired seeds prove nothing.", ""]
+    return [*table([head, "mean", "95% interval", "lower in", "p", f"p, Holm over {len(rows)}"], told), *few]
+
+
+def _number(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    found = estimate(values)
+    return f"{found.mean:.3f}" + (f" ± {found.half_width:.3f}" if found.half_width is not None else "")
+
+
+def _results(found: Sequence[ArmResult]) -> list[str]:
+    metrics = [name for name in METRICS if any(result.values(name) for result in found)]
+    best = {id(result) for result in pareto_front(found)}
+    head = ["method", "kind", "trainable", "stored", "at inference", "seeds", *(m.replace("_", " ") for m in metrics)]
+    rows = []
+    for result in found:
+        label, kind = result.arm.label, plots.NAMES[result.arm.kind]
+        if not result.runs:
+            rows.append([label, kind, *"---", f"0 ({result.failed} failed)", *["-"] * (len(metrics) + 2)])
+            continue
+        runs = list(result.runs.values())
+        sizes = (runs[-1].trainable_parameters, runs[-1].stored_parameters, runs[-1].inference_parameters)
+        rows.append(
+            [
+                f"**{label}**" if id(result) in best else label,
+                kind,
+                *("-" if size is None else f"{size:,}" for size in sizes),
+                f"{len(runs)}" + (f" ({result.failed} failed)" if result.failed else ""),
+                *(_number(result.values(name)) for name in metrics),
+                f"{median(run.wall_s for run in runs):.0f}",
+                f"{max(run.peak_memory_bytes for run in runs) / 2**30:.2f}",
+            ]
+        )
+    return table([*head, "s/run", "peak GiB"], rows)
+
+
+def _tuning(plan: StudyPlan, records: StudyRecords) -> list[str]:
+    tuning, edge = plan.tuning, False
+    rows = []
+    for arm in plan.arms:
+        cells = []
+        for task in plan.tasks:
+            mine = records.tuning_of(task.name, arm.label)
+            last = {t.learning_rate: t.loss for t in mine if t.step == max(t.step for t in mine)}
+            rates = {t.learning_rate for t in mine}
+            if not last:
+                cells.append("-")
+                continue
+            best = lowest(last, 1)[0]
+            at_edge = len(rates) > 1 and best in (min(rates), max(rates))
+            edge |= at_edge
+            cells.append(f"{best:g}{' (edge)' if at_edge else ''} of {len(rates)}, {len(mine)} runs")
+        rows.append([arm.label, *cells])
+    grid = ", ".join(f"{rate:g}" for rate in tuning.learning_rates)
+    if tuning.search == "hill_climb":
+        how = f"from a start of its own, until both neighbours on the grid {grid} are worse, each after all {plan.max_steps} steps"
+    else:
+        rungs = ", ".join(f"the best {rung.keep} after step {rung.step}" for rung in tuning.rungs)
+        rungs = rungs or f"the best after all {plan.max_steps} steps"
+        how = f"among {grid}: {rungs}; {tuning.steps(plan.max_steps)} steps per task"
+        how += f", and up to {tuning.extend} more rates beyond an edge that wins" if tuning.extend else ""
+    last_step = tuning.rungs[-1].step if tuning.rungs else plan.max_steps
+    notes = [
+        *([f"The choice falls after {last_step} of {plan.max_steps} steps."] if last_step < plan.max_steps else []),
+        *(["(edge): the best rate is the smallest or largest that was tried; a better one may lie beyond."] if edge else []),
+    ]
+    return [
+        f"Every method's learning rate is chosen in the same way, by loss on validation rows with seed {tuning.seed}, {how}.",
+        *([" ".join(notes)] if notes else []),
+        "",
+        *table(["method", *(task.name for task in plan.tasks)], rows),
+    ]

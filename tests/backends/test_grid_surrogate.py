@@ -19,7 +19,8 @@ from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate.grid import FourierGrid, GridExecutor
+from qpeft.circuits.surrogate.executor import SurrogateExecutor
+from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.errors import BudgetError
 
 DOUBLE = torch.float64
@@ -40,7 +41,7 @@ def test_noisy_grid_is_the_noisy_circuit(name: str, chip: str) -> None:
     circuit, backend = CIRCUITS[name], EmulatorBackend(chip)
     inputs, angles = uniform(25, circuit.n_inputs), uniform(circuit.n_angles, seed=1)
     direct = BackendExecutor(backend).compile(circuit)(inputs, angles)
-    grid = GridExecutor(BackendExecutor(backend)).compile(circuit)(inputs, angles)
+    grid = SurrogateExecutor(BackendExecutor(backend)).compile(circuit)(inputs, angles)
     torch.testing.assert_close(grid, direct, rtol=0, atol=1e-6)
     assert (direct - Simulator().compile(circuit)(inputs, angles)).abs().max() > 0.01
 
@@ -51,8 +52,8 @@ def test_gradients_through_the_noisy_grid_are_those_of_the_noisy_circuit() -> No
     weights, found = uniform(7, 2, seed=5), []
     for executor in (
         BackendExecutor(backend),
-        GridExecutor(BackendExecutor(backend)),
-        GridExecutor(NoisyExecutor(backend)),
+        SurrogateExecutor(BackendExecutor(backend)),
+        SurrogateExecutor(NoisyExecutor(backend)),
     ):
         inputs, angles = uniform(7, 2).requires_grad_(), uniform(circuit.n_angles, seed=1).requires_grad_()
         out = executor.compile(circuit)(inputs, angles)
@@ -82,7 +83,7 @@ def test_a_step_of_four_qubits_costs_what_the_formula_says(gradient: str, per_po
     for tokens in (10, 500):
         ledger, circuit = Ledger(), ansatz.qtha(4, 1)
         inner = BackendExecutor(get_backend("simulator"), 100, gradient=gradient, seed=0, ledger=ledger)  # type: ignore[arg-type]
-        executor = GridExecutor(inner, deferred=True)
+        executor = SurrogateExecutor(inner, deferred=True)
         run, angles = executor.compile(circuit), uniform(circuit.n_angles).requires_grad_()
         for module in range(3):
             run(uniform(tokens, 4, seed=module), angles).square().sum().backward()
@@ -156,7 +157,7 @@ def test_another_chip_file(tmp_path: Path) -> None:
         backend = get_backend(name)
         direct = BackendExecutor(backend).compile(circuit)(inputs, angles)
         torch.testing.assert_close(
-            GridExecutor(BackendExecutor(backend)).compile(circuit)(inputs, angles), direct, rtol=0, atol=1e-6
+            SurrogateExecutor(BackendExecutor(backend)).compile(circuit)(inputs, angles), direct, rtol=0, atol=1e-6
         )
         found.append(direct)
     assert (found[0] - found[1]).abs().max() > 1e-3

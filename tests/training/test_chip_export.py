@@ -16,7 +16,7 @@ from qpeft.adapters.layers.stored_grid import StoredGrid
 from qpeft.adapters.quantum_layer import QuantumLayer, set_executor
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.registry import get_backend
-from qpeft.circuits.surrogate.grid import GridExecutor
+from qpeft.circuits.surrogate.executor import SurrogateExecutor
 from qpeft.errors import AdapterError, RunError
 from qpeft.export.run import Options, export
 from qpeft.training.loop.loaded_run import load_run
@@ -43,7 +43,7 @@ def test_the_stored_adapter_is_what_the_lattice_executor_gives(
     report = export(run, tmp_path / "out", Options(to="lattice", backend="emulator:wukong-72", shots=shots, seed=4))
     config, model, _ = load_run(run)
     inner = BackendExecutor(get_backend("emulator:wukong-72"), shots, seed=4)
-    set_executor(model, GridExecutor(inner))
+    set_executor(model, SurrogateExecutor(inner))
     loaded = PeftModel.from_pretrained(loading.load_model(config.model), str(tmp_path / "out")).eval()
     layers = [m for m in loaded.modules() if isinstance(m, StoredGrid)]
     assert len(layers) == {"model": 1, "layer": 2, "none": 4}[sharing]

@@ -13,7 +13,7 @@ from qpeft.backends.base import Backend
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.spending.budget import Ledger
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate.grid import GridExecutor, GridSurrogate
+from qpeft.circuits.surrogate.executor import SurrogateExecutor, SurrogateFunction
 from qpeft.errors import AdapterError
 from qpeft.export.models import AdaptedRun
 from qpeft.training import environment
@@ -46,7 +46,7 @@ def export_surrogate(run: AdaptedRun, scratch: Path, folder: Path, backend: str,
     where = open_backend(backend, folder)
     try:
         ledger = Ledger()
-        executor = GridExecutor(BackendExecutor(where, shots, seed=seed, ledger=ledger, progress=True))
+        executor = SurrogateExecutor(BackendExecutor(where, shots, seed=seed, ledger=ledger, progress=True))
         measured = {name: _measure(layer, executor, shots) for name, layer in layers.items()}
     finally:
         where.close()
@@ -66,16 +66,16 @@ def export_surrogate(run: AdaptedRun, scratch: Path, folder: Path, backend: str,
     return PeftModel.from_pretrained(copy_sharing_weights(run.base), str(scratch)).eval(), {"lattice": found}
 
 
-def _measure(layer: QuantumLayer, executor: GridExecutor, shots: int | None) -> dict[str, Any]:
+def _measure(layer: QuantumLayer, executor: SurrogateExecutor, shots: int | None) -> dict[str, Any]:
     """Coefficients of a layer's circuit, and how far its lattice values are from the noiseless ones."""
     angles = layer.angles.detach().double().cpu()
-    measured, exact = (place.compile(layer.circuit) for place in (executor, GridExecutor(Simulator())))
-    assert isinstance(measured, GridSurrogate)
-    assert isinstance(exact, GridSurrogate)
+    measured, exact = (place.compile(layer.circuit) for place in (executor, SurrogateExecutor(Simulator())))
+    assert isinstance(measured, SurrogateFunction)
+    assert isinstance(exact, SurrogateFunction)
     values = measured.values(angles)
     return {
         "coefficients": measured.coefficients(angles).float().contiguous(),
-        "points": measured.grid.size,
+        "points": measured.surrogate.size,
         "off": (values - exact.values(angles)).square().mean().item(),
         "variance": ((1 - values.square()).clamp_min(0) / shots).mean().item() if shots else 0.0,
     }

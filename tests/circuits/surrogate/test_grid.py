@@ -16,7 +16,8 @@ from qpeft.circuits import ansatz
 from qpeft.circuits.executor import Expectations
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate.grid import FourierGrid, GridExecutor
+from qpeft.circuits.surrogate.executor import SurrogateExecutor
+from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.errors import CircuitError
 from tests.strategies import circuits
 
@@ -49,7 +50,7 @@ class Counting:
 def agree(circuit: Circuit, observables: Sequence[Observable] | None = None, samples: int = 5) -> None:
     inputs, angles = uniform(samples, circuit.n_inputs).requires_grad_(), uniform(circuit.n_angles, seed=1).requires_grad_()
     results = []
-    for executor in (Simulator(), GridExecutor(Simulator())):
+    for executor in (Simulator(), SurrogateExecutor(Simulator())):
         out = executor.compile(circuit, observables)(inputs, angles)
         weights = torch.linspace(-1, 1, out.numel(), dtype=DOUBLE).reshape(out.shape)
         gradients = torch.autograd.grad((out * weights).sum(), (inputs, angles), allow_unused=True, materialize_grads=True)
@@ -120,16 +121,16 @@ def test_what_has_no_lattice_is_refused() -> None:
             FourierGrid.of(Circuit(1, (Op("rx", (0,), Angle(0, scale)),), 1, 1))
     with pytest.raises(CircuitError, match="too many points"):
         FourierGrid.of(ansatz.qtha(8, 8))
-    run = GridExecutor(Simulator()).compile(ansatz.qtha(2, 1))
+    run = SurrogateExecutor(Simulator()).compile(ansatz.qtha(2, 1))
     with pytest.raises(CircuitError, match="wrong shape"):
         run(torch.zeros(3, 5), torch.zeros(8))
 
 
 def test_weights_are_the_surrogate_and_their_squares_sum_to_one() -> None:
     circuit = ansatz.qtha(3, 2)
-    run = GridExecutor(Simulator()).compile(circuit)
+    run = SurrogateExecutor(Simulator()).compile(circuit)
     inputs, angles = uniform(6, 3), uniform(circuit.n_angles, seed=2)
-    weights = run.grid.weights(inputs)  # type: ignore[attr-defined]
+    weights = run.surrogate.weights(inputs)  # type: ignore[attr-defined]
     torch.testing.assert_close(weights @ run.values(angles), run(inputs, angles), rtol=0, atol=1e-12)  # type: ignore[attr-defined]
     torch.testing.assert_close(weights.square().sum(1), torch.ones(6, dtype=DOUBLE), rtol=0, atol=1e-12)
 
@@ -140,7 +141,7 @@ def test_shot_variance_of_an_evaluation() -> None:
     The ratio of a sample variance to the true one has a standard deviation of about sqrt(2 / 10,000) = 0.014: five of them.
     """
     circuit, shots, repeats = ansatz.qtha(2, 1), 50, 10_000
-    run = GridExecutor(Simulator()).compile(circuit)
+    run = SurrogateExecutor(Simulator()).compile(circuit)
     lattice, inputs, angles = FourierGrid.of(circuit), uniform(4, 2), uniform(circuit.n_angles, seed=3)
     exact = run.values(angles)  # type: ignore[attr-defined]
     rng = np.random.default_rng(0)
@@ -156,7 +157,7 @@ def test_shot_variance_of_an_evaluation() -> None:
 
 def test_a_shared_circuit_runs_once_a_step_whatever_the_tokens() -> None:
     circuit, counting = ansatz.qtha(2, 1), Counting()
-    run = GridExecutor(counting).compile(circuit)
+    run = SurrogateExecutor(counting).compile(circuit)
     angles = uniform(circuit.n_angles).requires_grad_()
     optimizer = torch.optim.SGD([angles], lr=0.1)
     for step in range(3):
@@ -178,7 +179,7 @@ def test_deferred_gradients_are_the_same_and_cost_one_lattice_a_step() -> None:
     circuit, batches, found = ansatz.qtha(2, 2), [uniform(30, 2, seed=k) for k in range(4)], {}
     for deferred in (False, True):
         counting = Counting()
-        executor = GridExecutor(counting, deferred=deferred)
+        executor = SurrogateExecutor(counting, deferred=deferred)
         run, angles = executor.compile(circuit), uniform(circuit.n_angles, seed=9).requires_grad_()
         for batch in batches:
             run(batch, angles).square().sum().backward()
@@ -193,19 +194,19 @@ def test_deferred_gradients_are_the_same_and_cost_one_lattice_a_step() -> None:
 
 def test_deferred_gradients_are_never_lost_or_late() -> None:
     circuit = ansatz.qtha(2, 1)
-    run, angles = GridExecutor(Simulator(), deferred=True).compile(circuit), uniform(circuit.n_angles).requires_grad_()
+    run, angles = SurrogateExecutor(Simulator(), deferred=True).compile(circuit), uniform(circuit.n_angles).requires_grad_()
     run(uniform(3, 2), angles).sum().backward()
     with torch.no_grad():
         angles.add_(0.1)
     with pytest.raises(CircuitError, match="flush"):
         run(uniform(3, 2), angles)
     with pytest.raises(CircuitError, match="leaf"):
-        GridExecutor(Simulator(), deferred=True).compile(circuit)(uniform(3, 2), angles * 1.0)
+        SurrogateExecutor(Simulator(), deferred=True).compile(circuit)(uniform(3, 2), angles * 1.0)
 
 
 def test_a_lattice_that_is_forgotten_is_measured_anew() -> None:
     circuit, counting = ansatz.qtha(2, 1), Counting()
-    executor = GridExecutor(counting, deferred=True)
+    executor = SurrogateExecutor(counting, deferred=True)
     run, angles = executor.compile(circuit), uniform(circuit.n_angles)
     run(uniform(3, 2), angles), run(uniform(3, 2), angles)
     assert counting.samples == 9
@@ -220,7 +221,7 @@ def test_a_lattice_that_is_forgotten_is_measured_anew() -> None:
 
 def test_float32_leading_shapes_and_no_samples() -> None:
     circuit = ansatz.qtha(3, 1)
-    run, direct = GridExecutor(Simulator()).compile(circuit), Simulator().compile(circuit)
+    run, direct = SurrogateExecutor(Simulator()).compile(circuit), Simulator().compile(circuit)
     inputs, angles = uniform(2, 5, 3).float(), uniform(circuit.n_angles).float()
     out = run(inputs, angles)
     assert (out.shape, out.dtype) == ((2, 5, 3), torch.float32)

@@ -9,16 +9,14 @@ whatever happens between the gates that take it: fixed gates, noise, idling, rea
 exponents. The values on `prod_q (2 D_q + 1)` equispaced points per period determine all coefficients: `(2L + 1)^n` circuits for n
 qubits with L uploads each, whatever the number of samples. (Vidal and Theis, arXiv 1901.11434; Schuld et al., arXiv 2008.08605.)
 
-`GridExecutor` puts this around any Executor. The gradient for inputs costs nothing more; that for angles goes through the
-grid alone: the inner executor gets the gradient of the loss for its grid values, a batch whose size never changes.
+`SurrogateExecutor` (executor.py) puts this around any Executor.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -29,7 +27,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qpeft.circuits.executor import Executor, Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator import engine
 from qpeft.errors import CircuitError
@@ -47,22 +44,19 @@ class FourierGrid:
     degrees: tuple[int, ...]
 
     @classmethod
-    def of(cls, circuit: Circuit) -> FourierGrid:
-        """Raises CircuitError where two frequencies of an input have no common base, or the grid is too large."""
-        found: list[list[tuple[float, ...]]] = [[] for _ in range(circuit.n_inputs)]
-        for op in circuit.ops:
-            if circuit.is_input(op):
-                assert op.angle is not None
-                assert op.angle.index is not None
-                if op.angle.scale:
-                    found[op.angle.index].append(tuple(abs(op.angle.scale) * f for f in op.spec.frequencies))
-        base, degrees = zip(*(_base_and_degree(q, uploads) for q, uploads in enumerate(found)), strict=True) if found else ((), ())
+    def of(cls, circuit: Circuit, observables: Sequence[Observable] | None = None) -> FourierGrid:
+        """The grid of a circuit, which serves all observables.
+
+        Raises:
+            CircuitError: two frequencies of an input have no common base, or the grid is too large.
+        """
+        base, degrees = frequencies(circuit)
         if math.prod(2 * d + 1 for d in degrees) > MAX_POINTS:
             raise CircuitError(
                 "the grid has too many points",
                 value=" x ".join(str(2 * d + 1) for d in degrees),
                 bound=f"{MAX_POINTS:,}",
-                hint="run the circuit directly, or with fewer qubits or uploads",
+                hint="the sparse surrogate, run the circuit directly, or fewer qubits or uploads",
             )
         return cls(base, degrees)
 
@@ -98,7 +92,7 @@ class FourierGrid:
 
         Formula in simulator/torch_engine/polynomials.py. The backward pass saves the arguments alone.
         """
-        out: Tensor = _Evaluate.apply(coefficients, inputs, self, None, None)  # type: ignore[no-untyped-call]
+        out: Tensor = _Evaluate.apply(coefficients, inputs, self)  # type: ignore[no-untyped-call]
         return out
 
     def weights(self, inputs: Tensor) -> Tensor:
@@ -125,31 +119,34 @@ class FourierGrid:
         """
         return self.weights(inputs).square() @ ((1 - values.square()).clamp_min(0) / shots)
 
+    def error(self, values: Tensor) -> Tensor:
+        """Zero for each observable: but for the shots of its values a grid is exact."""
+        return torch.zeros(values.shape[1], dtype=torch.float64)
+
+    def forget(self) -> None:
+        """Nothing is kept from one set of angles to the next."""
+
 
 class _Evaluate(torch.autograd.Function):
-    """Coefficients that were measured at some angles may come as plain numbers, with the angles and `pull`, which takes the
-    gradient of the coefficients and returns that of the angles, or None if it keeps it."""
+    """The polynomials of a grid; backward by hand."""
 
     @staticmethod
-    def forward(
-        ctx: Any, coefficients: Tensor, inputs: Tensor, grid: FourierGrid, angles: Tensor | None, pull: Callable[..., Any] | None
-    ) -> Tensor:
+    def forward(ctx: Any, coefficients: Tensor, inputs: Tensor, grid: FourierGrid) -> Tensor:
         ctx.save_for_backward(coefficients, inputs)
-        ctx.grid, ctx.pull = grid, pull
+        ctx.grid = grid
         t = _scaled(grid, inputs.T)
         return engine.for_polynomials(coefficients, t).values(coefficients, t, grid.shape).T
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         coefficients, inputs = ctx.saved_tensors
         grid: FourierGrid = ctx.grid
-        own, by_input, _, by_angle, _ = ctx.needs_input_grad
+        own, by_input, _ = ctx.needs_input_grad
         t = _scaled(grid, inputs.T)
         found = engine.for_polynomials(coefficients, t)
-        by_coefficients, by_t = found.gradients(grad.T, coefficients, t, grid.shape, wanted=(own or by_angle, by_input))
-        by_angles = ctx.pull(by_coefficients) if by_angle else None
-        return by_coefficients if own else None, None if by_t is None else _scaled(grid, by_t).T, None, by_angles, None
+        by_coefficients, by_t = found.gradients(grad.T, coefficients, t, grid.shape, wanted=(own, by_input))
+        return by_coefficients if own else None, None if by_t is None else _scaled(grid, by_t).T, None
 
 
 def _scaled(grid: FourierGrid, rows: Tensor) -> Tensor:
@@ -157,6 +154,23 @@ def _scaled(grid: FourierGrid, rows: Tensor) -> Tensor:
     if grid.plain:
         return rows
     return rows * torch.tensor(grid.base, dtype=rows.dtype, device=rows.device)[:, None]
+
+
+def frequencies(circuit: Circuit) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """For each input its base frequency (per radian) and its degree.
+
+    Raises:
+        CircuitError: two frequencies of an input have no common base.
+    """
+    found: list[list[tuple[float, ...]]] = [[] for _ in range(circuit.n_inputs)]
+    for op in circuit.ops:
+        if circuit.is_input(op):
+            assert op.angle is not None
+            assert op.angle.index is not None
+            if op.angle.scale:
+                found[op.angle.index].append(tuple(abs(op.angle.scale) * f for f in op.spec.frequencies))
+    pairs = [_base_and_degree(q, uploads) for q, uploads in enumerate(found)]
+    return tuple(base for base, _ in pairs), tuple(degree for _, degree in pairs)
 
 
 def _base_and_degree(q: int, uploads: Sequence[tuple[float, ...]]) -> tuple[float, int]:
@@ -192,120 +206,3 @@ def _inverse(degree: int) -> npt.NDArray[np.float64]:
     for m in range(1, degree + 1):
         rows += [2 / count * np.cos(m * points), 2 / count * np.sin(m * points)]
     return np.stack(rows)
-
-
-class GridExecutor:
-    """An Executor that runs the inner one on the grid only.
-
-    Its functions are differentiable in the inputs always, and in the angles where the inner executor's are. FourierGrid values are
-    remembered for as long as the angles do not change: modules that share a circuit, and all batches of a step, run one grid.
-
-    A backward pass asks the inner executor for the gradient of its grid values. With `deferred=True` it only adds up what the
-    loss has to say about them, over modules and batches alike, and `flush()`, called once before the optimiser's step, runs the
-    inner gradient and adds it to `angles.grad`: circuits per step then do not grow with gradient accumulation either.
-    """
-
-    def __init__(self, inner: Executor, *, deferred: bool = False) -> None:
-        self.inner, self.deferred = inner, deferred
-        self._functions: list[weakref.ref[GridSurrogate]] = []  # in order: seeded backends then repeat
-
-    def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
-        function = GridSurrogate(circuit, self.inner.compile(circuit, observables), self)
-        self._functions.append(weakref.ref(function))
-        return function
-
-    def forget(self) -> None:
-        """Measure every grid anew from here on, changed angles or not: a new step, or a new calibration."""
-        for reference in self._functions:
-            if (function := reference()) is not None:
-                function.forget()
-
-    def flush(self) -> None:
-        """Run the gradients that wait and add them to the angles'."""
-        for reference in self._functions:
-            if (function := reference()) is not None:
-                function.flush()
-
-
-@dataclass
-class _Measured:
-    """What was measured at some angles: the angles as given, a leaf that stands for them, grid values and coefficients as
-    functions of the leaf, `plain` coefficients without their record. `waiting` is the gradient of the coefficients that has not
-    been passed on."""
-
-    angles: Tensor
-    leaf: Tensor
-    values: Tensor
-    coefficients: Tensor
-    plain: Tensor
-    waiting: Tensor | None = None
-
-    def gradient(self, grad: Tensor) -> Tensor:
-        # the record stays: another batch of the step may come back to it
-        return torch.autograd.grad(self.coefficients, self.leaf, grad.to(self.coefficients), retain_graph=True)[0]
-
-    def defer(self, grad: Tensor) -> None:
-        self.waiting = grad if self.waiting is None else self.waiting.add_(grad)  # it is _Evaluate's own and nobody else's
-
-
-class GridSurrogate:
-    """`(inputs (..., n_inputs), angles) -> (..., K)` through grid values; what GridExecutor compiles to."""
-
-    def __init__(self, circuit: Circuit, run: Expectations, executor: GridExecutor) -> None:
-        self.circuit, self.grid, self._run, self._executor = circuit, FourierGrid.of(circuit), run, executor
-        self._known: tuple[tuple[Any, ...], _Measured] | None = None
-
-    def __deepcopy__(self, memo: object) -> GridSurrogate:
-        return self
-
-    def values(self, angles: Tensor) -> Tensor:
-        """Values on the grid `(size, K)`, without a record; run if the angles have changed since the last call."""
-        with torch.no_grad():
-            return self._found(angles, recorded=False).values.detach()
-
-    def coefficients(self, angles: Tensor) -> Tensor:
-        """Coefficients `(*shape, K)`, without a record; run if the angles have changed since the last call."""
-        with torch.no_grad():
-            return self._found(angles, recorded=False).plain
-
-    def _found(self, angles: Tensor, recorded: bool) -> _Measured:
-        key = (angles.data_ptr(), angles._version, angles.dtype, angles.device)
-        if self._known is None or self._known[0] != key or (recorded and not self._known[1].values.requires_grad):
-            self.forget()
-            if recorded and self._executor.deferred and not angles.is_leaf:
-                raise CircuitError("a deferred gradient needs angles that are a leaf", hint="deferred=False")
-            points = torch.as_tensor(self.grid.points(), dtype=angles.dtype, device=angles.device)
-            leaf = angles.detach().clone().requires_grad_(recorded)
-            values = self._run(points, leaf)
-            coefficients = self.grid.coefficients(values)
-            self._known = (key, _Measured(angles, leaf, values, coefficients, coefficients.detach().contiguous()))
-        return self._known[1]
-
-    def forget(self) -> None:
-        """See `GridExecutor.forget`; CircuitError where that would lose a gradient."""
-        if self._known is not None and self._known[1].waiting is not None:
-            raise CircuitError("angles changed while gradients waited for them", hint="flush() before the optimiser's step")
-        self._known = None
-
-    def flush(self) -> None:
-        """See `GridExecutor.flush`."""
-        if self._known is None or self._known[1].waiting is None:
-            return
-        found = self._known[1]
-        assert found.waiting is not None
-        gradient = found.gradient(found.waiting).to(found.angles.dtype)
-        found.angles.grad = gradient if found.angles.grad is None else found.angles.grad + gradient
-        found.waiting = None
-
-    def __call__(self, inputs: Tensor, angles: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(inputs.device.type):
-            with torch.autocast(inputs.device.type, enabled=False):
-                return self(inputs, angles)
-        check_arguments(self.circuit, inputs, angles)
-        dtype = working_dtype(inputs, angles)
-        recorded = torch.is_grad_enabled() and angles.requires_grad
-        found = self._found(angles, recorded)
-        pull = None if not recorded else found.defer if self._executor.deferred else found.gradient
-        coefficients, rows = found.plain.to(inputs.device, dtype), as_rows(inputs).to(dtype)
-        out: Tensor = _Evaluate.apply(coefficients, rows, self.grid, angles if recorded else None, pull)  # type: ignore[no-untyped-call]
-        return out if inputs.dim() == 2 else out.reshape(*inputs.shape[:-1], out.shape[-1])

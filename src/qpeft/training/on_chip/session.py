@@ -28,7 +28,8 @@ from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits.executor import Executor, Expectations
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.circuits.surrogate.grid import FourierGrid, GridExecutor
+from qpeft.circuits.surrogate.executor import SurrogateExecutor
+from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.errors import BudgetError, RunError
 from qpeft.files import atomic_write
 from qpeft.training.recipe.config import BackendSection
@@ -89,7 +90,7 @@ class ChipSession:
             inner = NoisyExecutor(self.backend)
         else:
             inner = self.runner = make_executor(self.backend, section, ledger=self.ledger, cache=self.cache)
-        self.grid = None if section.gradient.startswith("direct") else GridExecutor(inner, deferred=True)
+        self.grid = None if section.gradient.startswith("direct") else SurrogateExecutor(inner, deferred=True)
         if not set_executor(self.model, self.grid or inner):
             raise RunError("the adapter has no circuit, so nothing of it runs on a backend", hint="leave out the backend section")
         self._note()

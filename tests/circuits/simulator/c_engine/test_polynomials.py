@@ -15,7 +15,7 @@ from qpeft.circuits.simulator import engine
 from qpeft.circuits.simulator.c_engine import polynomials as kernel
 from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.circuits.simulator.torch_engine import polynomials as by_torch
-from qpeft.circuits.surrogate.grid import GridExecutor
+from qpeft.circuits.surrogate.executor import SurrogateExecutor
 from tests.circuits.simulator.c_engine.sanitized import drive
 
 CASES = [  # shape, observables, samples: whole groups and parts of one, odd numbers of observables, constant variables
@@ -106,7 +106,7 @@ def test_more_coefficients_than_the_kernel_takes() -> None:
 
 def test_autocast_does_not_touch_the_grid() -> None:
     circuit = ansatz.qtha(2, 1)
-    run, inputs, angles = GridExecutor(Simulator()).compile(circuit), torch.randn(9, 2), torch.randn(circuit.n_angles)
+    run, inputs, angles = SurrogateExecutor(Simulator()).compile(circuit), torch.randn(9, 2), torch.randn(circuit.n_angles)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(run(inputs, angles), run(inputs, angles))
         found = run(inputs, angles)

@@ -1,0 +1,52 @@
+"""What every surrogate of a circuit can do: say where the circuit runs, take the values, and stand for it at any input.
+
+| surrogate | points | for |
+|---|---|---|
+| `grid.FourierGrid` | `prod_q (2 D_q + 1)` | exact; up to four qubits or so |
+| `sparse.SparseSurrogate` | hundreds | light cones of up to 2^19 coefficients: QTHA with L = 1 at any width, or L = 2 and n = 6 |
+| `tensor_train.TensorTrainSurrogate` | hundreds | the same, where neighbours alone are entangled |
+| `regression.RegressionSurrogate` | hundreds | deep circuits near the activations that occur |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from qpeft.circuits.ir import Circuit, Observable
+
+
+class Surrogate(Protocol):
+    """A classical function of the inputs, fitted to a circuit's expectation values at P inputs that are fixed before it runs."""
+
+    @property
+    def size(self) -> int:
+        """P, the circuits that an evaluation runs."""
+        ...
+
+    def points(self) -> npt.NDArray[np.float64]:
+        """Inputs `(P, n_inputs)` in radians at which the circuit runs."""
+        ...
+
+    def coefficients(self, values: Tensor) -> Tensor:
+        """The fit, from values `(P, K)` of the K observables; differentiable in them."""
+        ...
+
+    def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
+        """Expectation values `(B, K)` at `inputs (B, n_inputs)`, both of one dtype; differentiable in both, once."""
+        ...
+
+    def error(self, values: Tensor) -> Tensor:
+        """Root mean square error `(K,)` of the fit at inputs like its points, beyond what shots explain, from the values alone."""
+        ...
+
+    def forget(self) -> None:
+        """The angles have changed: what was chosen by looking at values is chosen anew."""
+        ...
+
+
+SurrogateMaker: TypeAlias = Callable[[Circuit, Sequence[Observable] | None], Surrogate]

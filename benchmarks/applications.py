@@ -1,9 +1,9 @@
-"""Special jobs, end to end and resumable: `python -m benchmarks.applications reuters-r8 pima-diabetes`.
+"""Applications, end to end and resumable: `python -m benchmarks.applications reuters-r8 pima-diabetes`.
 
 For each seed and each recipe of recipes/applications: prepare the data if they are not there, train every arm that is not trained
 yet, judge every run that is not judged yet, and write results (JSON Lines), the results part of docs/applications.md and its
-picture. Killed, the same command goes on; a result that is in the file is not made again. Without a name the page is made from the
-results alone.
+picture. After a crash the same command continues; a result that is in the file is not recomputed. Without a name
+the page is made from the results alone.
 """
 
 from __future__ import annotations

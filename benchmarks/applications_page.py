@@ -89,12 +89,12 @@ def _rows(header: list[str], rows: list[list[str]]) -> list[str]:
 
 def _table(lines: Lines) -> list[str]:
     keys = {key: words for key, words in MEASURES.items() if any(key in m for many in lines.values() for m in many)}
-    keys |= {"forgotten": "forgotten, nats a token"} if any("forgotten" in m for many in lines.values() for m in many) else {}
+    keys |= {"forgotten": "forgetting, nats/token"} if any("forgotten" in m for many in lines.values() for m in many) else {}
     rows = []
     for name, many in lines.items():
         trained = [f"{many[0]['parameters']:,}", str(len(many))] if "parameters" in many[0] else ["-", "-"]
         rows.append([name, *trained, *(_cell([m[key] for m in many if key in m]) for key in keys)])
-    return _rows(["", "trained parameters", "seeds", *keys.values()], rows)
+    return _rows(["", "trainable parameters", "seeds", *keys.values()], rows)
 
 
 def _cell(numbers: list[float]) -> str:
@@ -122,7 +122,7 @@ def _paired(found: Results) -> list[str]:
         gap = pair.difference
         p = "-" if pair.p_holm is None else f"{pair.p_holm:.2g}"
         rows.append([f"{pair.label} − {pair.reference}", str(gap.n), f"{gap.mean:+.3f} ± {gap.half_width:.3f}", p])
-    return [*_rows([f"{MEASURES[measure]}, paired by seed", "seeds", "difference", "p (Holm)"], rows), ""]
+    return [*_rows([f"{MEASURES[measure]}, paired by seed", "seeds", "difference", f"p, Holm over {len(pairs)}"], rows), ""]
 
 
 def _reasons(found: Results) -> list[str]:
@@ -139,7 +139,7 @@ def _reasons(found: Results) -> list[str]:
 
 
 def _groups(found: Results) -> list[str]:
-    """Accuracy, and the share of true positives found, by subgroup: the first seed of each arm, beside the baselines."""
+    """Accuracy and true positive rate by subgroup: the first seed of each arm, and the baselines."""
     seen: dict[str, dict[str, Any]] = {}
     for result in sorted(found, key=lambda result: result["seed"]):
         seen.setdefault(result["label"], result)
@@ -151,7 +151,7 @@ def _groups(found: Results) -> list[str]:
         for value, cell in sorted(inside.items(), key=lambda item: group_order(item[0])):
             arms = [_group_cell(result["groups"][group][value][ADAPTER]) for result in seen.values()]
             rows.append([value, f"{cell['rows']:,}", *arms, *(_group_cell(cell[name]) for name in others)])
-        lines += [f"By {group}: accuracy, and in brackets the share of true positives found. Arms: their first seed.", ""]
+        lines += [f"By {group}: accuracy (true positive rate). Adapters: their first seed.", ""]
         lines += [*_rows([group, "rows", *seen, *others], rows), ""]
     return lines[:-1]
 

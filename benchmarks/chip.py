@@ -2,7 +2,7 @@
 
 Counts come from the formulas of `qpeft plan`, which never run the language model. At two sizes they are checked by a real step:
 every circuit of every module is run on random activations, forward and backward, and the backend's counter is read. Then the
-lattice's evaluation is timed beside the simulator's, interleaved, and the sizes at which the lattice stops paying are listed.
+grid's evaluation is timed against the simulator's, interleaved, and the sizes from which the grid no longer pays are listed.
 
 `--train FOLDER [--arms exact ...] [--set key=value]` trains `recipes/chip.yaml` instead: with exact circuits, on the emulated chip
 by parameter shift and by SPSA, and with the circuit frozen, which is the control. It tells how far the angles moved, and the loss
@@ -97,7 +97,7 @@ def timings(seconds: float) -> list[dict[str, Any]]:
 
 
 def sizes() -> list[dict[str, Any]]:
-    """Points of the lattice: the tokens a step from which it pays for a circuit of one module; and those for MODULES modules."""
+    """Points of the grid: the tokens per step from which it pays for a circuit of one module; and those for MODULES modules."""
     rows = []
     for n, layers in itertools.product((2, 3, 4, 5, 6, 8), (1, 2, 3)):
         points = (2 * layers + 1) ** n
@@ -106,7 +106,7 @@ def sizes() -> list[dict[str, Any]]:
 
 
 def trained(folder: Path, arm: str, settings: list[str]) -> dict[str, Any]:
-    """One arm; a run that is there already is not run again. Losses are nats a token on the held-out rows, moves radians."""
+    """One arm; a run that is there already is not run again. Losses are nats/token on the held-out rows, moves radians."""
     config = load_recipe(RECIPE, [*settings, *ARMS[arm]])
     record = train(config, folder / arm, baseline=folder / "baseline.json")
     found = {
@@ -150,9 +150,7 @@ def plot(records: list[dict[str, Any]], file: Path) -> None:
             axes.loglog([r["tokens"] for r in rows], values, mark, color=colour, label=f"{way}, {gradient}", markersize=4)
     checks = [r for r in records if r["kind"] == "check"]
     axes.loglog([r["tokens"] for r in checks], [r["circuits"] for r in checks], "x", color="tab:red", label="counted as it ran")
-    axes.set(
-        xlabel="tokens a step", ylabel="circuits executed a step", title=f"QTHA, {QUBITS} qubits, {MODULES} modules, one circuit"
-    )
+    axes.set(xlabel="tokens per step", ylabel="circuits per step", title=f"QTHA, {QUBITS} qubits, {MODULES} modules, one circuit")
     axes.set_xticks(TOKENS, [f"{t:,}" for t in TOKENS], minor=False)
     axes.minorticks_off()
     figure.legend(loc="outside lower center", ncol=3, fontsize=8)

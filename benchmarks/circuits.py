@@ -197,7 +197,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = argparse.ArgumentParser(prog="python -m benchmarks.circuits", description=__doc__)
     out.add_argument("--out", type=Path, default=Path("circuits.jsonl"), help="JSON lines to add to, or to read with --page alone")
-    out.add_argument("--page", type=Path, help="write this Markdown page, and plots beside it, from the records in --out")
+    out.add_argument("--page", type=Path, help="write this Markdown page, and plots next to it, from the records in --out")
     out.add_argument("--quick", action="store_true", help="small rows only, a third of a second each")
     out.add_argument("--seconds", type=float, default=3.0, help="time for each peer on each row (default 3)")
     out.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")

@@ -22,19 +22,19 @@ PLANS = tuple(Path(__file__).parents[1] / f"recipes/studies/{name}.yaml" for nam
 PAGE = Path("docs/does-it-beat-lora.md")
 SHARE = 0.24  # of LoRA r=8's parameters: who has no more is of equal size
 LARGE, SMALL = "LoRA r=8", "LoRA r=1"
-OURS = "QCORE side"
-TURNED = "Cayley blocks, o and down"
+OURS = "one-sided LoRA"
+ROTATED = "Cayley blocks, o and down"
 WIDE = "QTHA of 23%"
 OWN = {  # the last column of a method's table: its control, or the arm that it changes
     "QTHA": "QTHA without circuit",
     WIDE: "QTHA",
-    OURS: "QCORE side circuit",
-    TURNED: f"{TURNED}, not orthogonal",
+    OURS: "one-sided LoRA with circuit",
+    ROTATED: f"{ROTATED}, not orthogonal",
 }
 SEARCHED = {  # the search's names of arms that the other plans have too
     "QCORE, one side, down, random frames": OURS,
-    "QCORE, random side, with a circuit": "QCORE side circuit",
-    "QCORE, random side, with an MLP": "QCORE side MLP",
+    "QCORE, random side, with a circuit": "one-sided LoRA with circuit",
+    "QCORE, random side, with an MLP": "one-sided LoRA with MLP",
 }
 WITHOUT = (  # a method with its circuit, and what stands in the circuit's place
     ("QTHA", "QTHA without circuit"),
@@ -45,8 +45,8 @@ WITHOUT = (  # a method with its circuit, and what stands in the circuit's place
     ("QCORE, with a circuit", "QCORE"),
     ("QCORE, with a circuit", "QCORE, with an MLP"),
     ("QCORE, all linear, with a circuit", "QCORE, all linear"),
-    ("QCORE side circuit", OURS),
-    ("QCORE side circuit", "QCORE side MLP"),
+    ("one-sided LoRA with circuit", OURS),
+    ("one-sided LoRA with circuit", "one-sided LoRA with MLP"),
     ("QuIC, o and down", "QuIC, o and down, tied"),
 )
 
@@ -88,20 +88,22 @@ def _equal_size(case: Case, label: str) -> ArmResult | None:
 
 def verdict(found: Sequence[Case], label: str) -> list[str]:
     """A method's loss relative to that of LoRA of ranks 8 and 1, the best classical method of its size and what it has in
-    OWN, with the p values of the paired differences, corrected over the table (Holm).
+    OWN, with the p values of the paired differences, also corrected over the table (Holm).
     """
     control = OWN[label]
     told = [case for case in found if label in case.lines]
     others = [[case.lines[LARGE], case.lines.get(SMALL), _equal_size(case, label), case.lines.get(control)] for case in told]
     pairs = [(case.lines[label], base) for case, row in zip(told, others, strict=True) for base in row if base is not None]
     paired = [pair for pair in pairs if len(pair[0].runs.keys() & pair[1].runs.keys()) > 1]
-    values = {(id(line), id(base)): row.p_holm for (line, base), row in zip(paired, paired_differences(paired), strict=True)}
+    rows_of = zip(paired, paired_differences(paired), strict=True)
+    values = {(id(line), id(base)): (row.p, row.p_holm) for (line, base), row in rows_of}
 
     def relative(line: ArmResult, base: ArmResult | None) -> str:
         if base is None:
             return "-"
-        p = values.get((id(line), id(base)))
-        return f"{100 * (line.loss.mean / base.loss.mean - 1):+.1f}%" + ("" if p is None else f" (p {p:.1g})")
+        p, corrected = values.get((id(line), id(base)), (None, None))
+        told = "" if p is None or corrected is None else f" (p {p:.1g}, corrected {corrected:.1g})"
+        return f"{100 * (line.loss.mean / base.loss.mean - 1):+.1f}%" + told
 
     rows = []
     for case, (large, small, equal, own) in zip(told, others, strict=True):
@@ -112,14 +114,14 @@ def verdict(found: Sequence[Case], label: str) -> list[str]:
                 case.name,
                 str(len(line.runs)),
                 f"{100 * line.parameters / large.parameters:.0f}%",
-                f"{line.loss.mean:.3f} vs. {large.loss.mean:.3f}",
+                f"{line.loss.mean:.3f}; {large.loss.mean:.3f}",
                 relative(line, large),
                 relative(line, small),
                 relative(line, equal) + (f": {equal.arm.label}" if equal is not None else ""),
                 relative(line, own),
             ]
         )
-    head = ["task, model", "seeds", "parameters of LoRA r=8", "loss vs. LoRA r=8", "vs. LoRA r=8", "vs. LoRA r=1"]
+    head = ["task, model", "seeds", "parameters of LoRA r=8", "loss; LoRA r=8's", "vs. LoRA r=8", "vs. LoRA r=1"]
     return table([*head, "vs. the best classical method of that size", f"vs. {control}"], rows)
 
 
@@ -184,7 +186,7 @@ def write(records: Path, page: Path, image: Path) -> None:
     """Fill the page's tables and draw its picture."""
     found = cases(records)
     made = {
-        **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("wide", WIDE), ("ours", OURS), ("turned", TURNED))},
+        **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("wide", WIDE), ("ours", OURS), ("rotated", ROTATED))},
         "circuits": circuits(found),
         "fronts": fronts(found),
         "rerun": reruns(records),

@@ -1,4 +1,4 @@
-"""Time per generated token beside LoRA's: `python -m benchmarks.generation --out FILE.jsonl [--page FILE.md]`.
+"""Time per generated token vs. LoRA's: `python -m benchmarks.generation --out FILE.jsonl [--page FILE.md]`.
 
 Greedy generation with a cache from a prompt of random tokens, adapters unmerged, one base model in memory, runs interleaved. What
 is timed is the tokens after the first: the prompt is read in the first.
@@ -37,10 +37,13 @@ def generation_of(model: Any, prompt: int, tokens: int, seen_s: list[float]) -> 
 def page(records: list[dict[str, Any]]) -> str:
     """Markdown from records."""
     lines = [
-        "# Generation beside LoRA's",
+        "# Generation vs. LoRA",
         "",
-        "Greedy, one sequence, adapters unmerged on q_proj and v_proj; runs interleaved, times are the processor's for the",
-        "process. A ratio is to LoRA of equal rank, of minima (and of medians). `qtha:R:L`: R qubits, L layers, published sizes.",
+        "Time per generated token with QTHA, divided by LoRA's at equal rank.",
+        "",
+        "* Greedy decoding, one sequence, adapters on q_proj and v_proj, not merged.",
+        "* Runs are interleaved. Times are CPU time of the process. Ratio: of minima (of medians).",
+        "* `qtha:R:L`: R qubits, L layers, published sizes.",
         "",
     ]
     for machine, rows in models.runs(records):
@@ -50,7 +53,7 @@ def page(records: list[dict[str, Any]]) -> str:
             "",
             f"`{first['command']}` on {models.on(machine)}.",
             "",
-            "| adapter | ms a token (min, median) | ratio |",
+            "| adapter | ms/token (min, median) | ratio |",
             "|---|---|---|",
         ]
         for row in rows:

@@ -3,7 +3,7 @@
     python -m benchmarks.mitigation            # the table of docs/mitigation.md
 
 The root mean square error of `<Z_k>` over 50 random inputs, 4 qubits and 5 sets of angles, with exact values (what noise alone
-leaves) and with shots (what one gets). Every method may spend about the same shots a circuit: those that run more circuits get
+leaves) and with shots (what one gets). Every method may spend about the same shots per circuit: those that run more circuits get
 fewer for each. The calibration of readout is spent once; it is listed apart.
 """
 

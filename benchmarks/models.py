@@ -103,7 +103,7 @@ def adapted(base: Any, config: Any) -> Any:
 
 
 def arguments(module: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser with what every table beside LoRA is asked."""
+    """A parser with the options of every table that compares with LoRA."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen2.5-1.5b", help=f"a folder, or a shape: {', '.join(SHAPES)}")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
@@ -156,7 +156,7 @@ def reference(rows: list[dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]
 
 
 def ratio(row: dict[str, Any], base: dict[str, Any] | None) -> str:
-    """Time beside LoRA's: of minima (and of medians)."""
+    """Time divided by LoRA's: of minima (and of medians)."""
     if base is None:
         return "-"
     least, middle = (row["timing"][key] / base["timing"][key] for key in ("min_ms", "median_ms"))

@@ -97,7 +97,7 @@ def _picture(lines: list[dict[str, Any]], file: Path) -> None:
                 for at, values in enumerate(told):
                     axes.plot([at + 0.06] * len(values), values, linestyle="none", markersize=3, alpha=0.7, **style)
             axes.set_xticks(range(len(SHOTS)), [f"{shots:,}" if shots else "exact" for shots in SHOTS])
-            axes.set(xlabel="shots a circuit", ylabel="held-out loss, nats a token", title=f"QTHA, {arm}")
+            axes.set(xlabel="shots per circuit", ylabel="held-out loss (nats/token)", title=f"QTHA, {arm}")
         figure.axes[0].legend(fontsize=8)
         figure.savefig(file)
 
@@ -110,10 +110,13 @@ def page(out: Path, file: Path, image: Path) -> None:
     text = [
         "# Shots and noise at inference",
         "",
-        f"Made by `python -m benchmarks.noise --page {file}` from `{out}`; its docstring says how. SmolLM2-135M, chapters "
-        f"of diagnoses, {len(seeds)} seeds of training with exact circuits and then of shots. Chips are "
-        "emulated, with synthetic calibrations; nothing ran on a real one. Loss in nats a token, before training "
-        f"{lines[0]['loss_before']:.3f}; mean and range over seeds. Off: how far a measured value is from the exact one, RMS.",
+        "How much held-out loss shots and an emulated chip's noise cost an adapter that was trained with exact circuits. Chips are "
+        "emulated with synthetic calibrations. Nothing ran on a real one.",
+        "",
+        f"* SmolLM2-135M, ICD-10 chapters, {len(seeds)} seeds of training and of shots. Mean (range over seeds).",
+        f"* Loss in nats/token; before training {lines[0]['loss_before']:.3f}.",
+        "* RMSE: root mean square error of an expectation value vs. the exact one.",
+        f"* Made by `python -m benchmarks.noise --page {file}` from `{out}`.",
         "",
         f"![Loss against shots](../images/{image.name})",
         "",
@@ -125,7 +128,7 @@ def page(out: Path, file: Path, image: Path) -> None:
             loss, right, off = ([x[name] for x in mine] for name in ("loss", "token_accuracy", "off"))
             cells = [PLACES[place], f"{shots:,}" if shots else "exact", f"{fmean(loss):.3f} ({min(loss):.3f} to {max(loss):.3f})"]
             rows.append([*cells, f"{fmean(right):.3f}", f"{fmean(off):.3f}"])
-        head = ["measured on", "shots a circuit", "held-out loss", "token accuracy", "off"]
+        head = ["measured on", "shots per circuit", "held-out loss", "token accuracy", "RMSE"]
         text += [f"QTHA, {arm}:", "", *table(head, rows)]
     file.write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
 

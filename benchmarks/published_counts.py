@@ -1,4 +1,4 @@
-"""`python -m benchmarks.published_counts`: counts published for the 180-qubit chip beside the emulator's interval for them.
+"""`python -m benchmarks.published_counts`: counts published for the 180-qubit chip vs. the emulator's interval for them.
 
 The vendor's qubits and calibration of that day are not known. So calibrations are drawn from the published ranges (as the shipped
 file, other seeds), the circuit is put on every place that fits without swaps, places are ranked by the product of their

@@ -1,4 +1,4 @@
-"""A whole training step beside LoRA's: `python -m benchmarks.training --out training.jsonl [--page docs/benchmarks/training.md]`.
+"""A whole training step vs. LoRA's: `python -m benchmarks.training --out training.jsonl [--page docs/benchmarks/training.md]`.
 
 One base model in memory, every adapter on it, steps interleaved: forward, backward and AdamW on a batch of random tokens. Peak
 memory is measured in a process of its own for each adapter. Ratios are those of minima and of medians.
@@ -54,11 +54,14 @@ def peak_memory(arguments: argparse.Namespace, arm: str) -> int:
 def page(records: list[dict[str, Any]]) -> str:
     """Markdown from records."""
     lines = [
-        "# A training step beside LoRA's",
+        "# A training step vs. LoRA",
         "",
-        "Adapters on q_proj and v_proj; forward, backward and AdamW on random tokens. Steps are interleaved, times are the",
-        "processor's for the process. A ratio is to LoRA of equal rank: of minima (and medians) in time, of peaks of resident",
-        "memory, each in a process of its own. `qtha:R:L`: R qubits, L layers, published sizes.",
+        "Time and memory of one training step with QTHA, divided by LoRA's at equal rank.",
+        "",
+        "* Adapters on q_proj and v_proj. A step is forward, backward and AdamW on random tokens.",
+        "* Steps of all adapters are interleaved. Times are CPU time of the process.",
+        "* Time ratio: of minima (of medians). Memory: peak resident, each adapter in a process of its own.",
+        "* `qtha:R:L`: R qubits, L layers, published sizes.",
         "",
     ]
     for machine, rows in models.runs(records):
@@ -68,7 +71,7 @@ def page(records: list[dict[str, Any]]) -> str:
             "",
             f"`{first['command']}` on {models.on(machine)}.",
             "",
-            "| adapter | trained parameters | step, s (min, median) | time ratio | tokens/s | peak memory, GiB | memory ratio |",
+            "| adapter | trainable parameters | step, s (min, median) | time ratio | tokens/s | peak memory, GiB | memory ratio |",
             "|---|---|---|---|---|---|---|",
             *(_line(row, models.reference(rows, row)) for row in rows),
             "",

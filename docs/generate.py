@@ -95,7 +95,14 @@ def _type(annotation: Any) -> str:
     )
 
 
-PAGES = {"reference/gates.md": gates, "reference/recipe.md": recipe}
+def commands() -> str:
+    """Every command with its options, from the command line itself."""
+    from qpeft.cli import reference
+
+    return reference.page()
+
+
+PAGES = {"commands.md": commands, "reference/gates.md": gates, "reference/recipe.md": recipe}
 
 
 if __name__ == "__main__":

@@ -122,13 +122,13 @@ def page(folder: Path) -> str:
         raise SystemExit(f"no result in {folder}")
     machine = found[0]["meta_info"]["system_info"]
     lines = [
-        "# The experiments of PEFT's comparison suite, tried",
+        "# PEFT's comparison suite",
         "",
         "Made by `python -m benchmarks.method_comparison` from the results in `method_comparison/`; do not edit. The suite's own",
         "model and data are Llama-3.2-3B and MetaMathQA, 5,000 steps; here each experiment's files were read by PEFT and took",
         f"{found[0]['train_info']['metrics'][0]['step']} steps of 4 rows of `{found[0]['run_info']['model']}` on word problems:",
-        "to see that they load, train and answer. The losses say nothing about which is better: learning rates are those of the",
-        f"files, chosen for the suite's model. {machine['processor']}, {machine['threads']} thread; times beside other work.",
+        "which shows that they load, train and answer. The losses do not rank methods: learning rates are those of the",
+        f"files, chosen for the suite's model. {machine['processor']}, {machine['threads']} thread; other programs ran too.",
         "",
     ]
     cells = []
@@ -137,7 +137,7 @@ def page(folder: Path) -> str:
         told = trained["metrics"][0]
         losses = [f"{told[name]:.3f}" for name in ("first train loss", "train loss")]
         cells.append([info["experiment_name"], f"{trained['num_trainable_params']:,}", *losses, f"{info['total_time']:.0f}"])
-    head = ["experiment", "trained parameters", "loss, first 20 rows", "last 20 rows", "seconds"]
+    head = ["experiment", "trainable parameters", "loss, first 20 rows", "last 20 rows", "seconds"]
     return "\n".join([*lines, *table(head, cells)])
 
 

@@ -2,7 +2,7 @@
 
 A thousand loans of a German bank, each a sentence; a model of 135 million parameters learns to call them good or bad, and is
 judged where it matters: by the bank's own costs (a bad loan called good costs five times a good one called bad), by
-calibration, by group of people, and beside logistic regression. Expect the plain baselines to be hard to beat on a table of
+calibration, by group of people, and vs. logistic regression. Expect the plain baselines to be hard to beat on a table of
 this size: that is the point. It is no lending system.
 
 Needs `pip install "qpeft[train,report,applications]"` and the packages' registries, once.
@@ -52,7 +52,7 @@ training: {{max_steps: {arguments.steps}, per_device_train_batch_size: 4, learni
     )
     qpeft("train", recipe, "--output", out / "run")
 
-    # 3. Judged on rows that nothing was chosen on, beside the untouched model and plain baselines, with a picture.
+    # 3. Evaluate on test rows, vs. the base model and baselines, with a picture.
     qpeft("evaluate-task", out / "run", *limit, "--picture", out / "picture.png")
 
     # 4. What a bank would do with probabilities: not the likeliest answer, but the cheaper one.

@@ -62,7 +62,7 @@ training: {{max_steps: {arguments.steps}, per_device_train_batch_size: 4, learni
     )
     qpeft("train", recipe, "--output", out / "run")
 
-    # 3. Judged beside plain baselines, which need no more than the table.
+    # 3. Evaluate vs. baselines, which need only the table.
     qpeft("evaluate-task", out / "run", *limit, "--picture", out / "picture.png")
 
     # 4. New rows need the same columns (others are passed through).

@@ -29,7 +29,7 @@ def test_percentages_are_of_mean_losses(monkeypatch: pytest.MonkeyPatch) -> None
     for case in cases(Path("docs/benchmarks/study")):
         large, qtha = case.lines["LoRA r=8"], case.lines["QTHA"]
         means = [sum(line.values("loss")) / len(line.runs) for line in (qtha, large)]
-        assert f"| {means[0]:.3f} vs. {means[1]:.3f} | {100 * (means[0] / means[1] - 1):+.1f}% " in text
+        assert f"| {means[0]:.3f}; {means[1]:.3f} | {100 * (means[0] / means[1] - 1):+.1f}% " in text
 
 
 def test_a_rerun_is_compared_with_its_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,9 @@ def write_page(plan: StudyPlan, records: StudyRecords, file: Path, images: Path)
     """
     done = sum(len(result.runs) for task in plan.tasks for result in arm_results(plan, records, task))
     held_out = (
-        "test rows no setting was chosen on" if plan.held_out == "test" else "validation rows (a search: no test row is read)"
+        "test rows (learning rates were chosen on validation rows)"
+        if plan.held_out == "test"
+        else "validation rows (a search: no test row is read)"
     )
     out = [
         f"# Study: {plan.name}",
@@ -44,6 +46,11 @@ def write_page(plan: StudyPlan, records: StudyRecords, file: Path, images: Path)
         f"width of its 95% t interval, on {held_out}; seconds are medians, under uneven load. Bold methods are on the Pareto front "
         "of loss and trainable parameters. Circuits are simulated exactly on a classical computer. No quantum advantage is claimed "
         "at sizes that a classical computer simulates.",
+        "",
+        *([plan.note, ""] if plan.note else []),
+        "`p` is of a paired t-test over seeds. `p, Holm over N` is corrected over the N rows of its table. [Does it beat "
+        "LoRA?](../does-it-beat-lora.md) corrects over tables of its own: a comparison on both pages has one `p` and two corrected "
+        "values.",
         "",
         "## Tuning",
         "",
@@ -58,7 +65,7 @@ def write_page(plan: StudyPlan, records: StudyRecords, file: Path, images: Path)
         images.mkdir(parents=True, exist_ok=True)
         plots.losses({f"{plan.name}: {task.name}": found}, image)
         out += [
-            f"## {task.name.capitalize()}",
+            f"## {task.name[0].upper()}{task.name[1:]}",
             "",
             f"Steps of {first.config['training']['per_device_train_batch_size']} rows of up to {task.max_length} tokens. "
             f"Held-out loss before training {first.metrics_before['loss']:.3f}; data "

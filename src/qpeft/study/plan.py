@@ -131,7 +131,7 @@ class StudyPlan(Section):
 
     `training` holds what all runs share; learning rate and seed are the study's. With `held_out: validation` the seeds are compared
     on validation rows and no test row is read: a search. `registration` is the page on which the plan was registered before a
-    test row was read. `plugins` are a recipe's: files and modules to import first.
+    test row was read. `note` is printed on the study's page. `plugins` are a recipe's: files and modules to import first.
     """
 
     name: Label
@@ -141,6 +141,7 @@ class StudyPlan(Section):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     held_out: Literal["validation", "test"] = "test"
     registration: str | None = None
+    note: str | None = None
     plugins: tuple[str, ...] = ()
     tasks: Annotated[tuple[TaskSection, ...], Field(min_length=1)]
     arms: Annotated[tuple[ArmSection, ...], Field(min_length=1)]

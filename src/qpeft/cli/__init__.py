@@ -14,7 +14,7 @@ from qpeft.cli.common import ALLOW_PLUGINS, app
 from qpeft.errors import QpeftError
 
 # The order in which --help lists commands
-from qpeft.cli import runs, study, evaluate, export  # isort: skip
+from qpeft.cli import runs, study, verdict, evaluate, export  # isort: skip
 from qpeft.cli import methods, doctor  # isort: skip
 from qpeft.cli import devices, plan  # isort: skip
 from qpeft.cli import service  # isort: skip
@@ -34,6 +34,7 @@ __all__ = [
     "runs",
     "service",
     "study",
+    "verdict",
 ]
 
 

@@ -66,7 +66,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     n = len(values)
     if n < 2:
         return Estimate(float(values[0]), None, n)
-    quantile = float(_scipy_stats().t.ppf((1 + LEVEL) / 2, n - 1))
+    quantile = float(scipy_stats().t.ppf((1 + LEVEL) / 2, n - 1))
     return Estimate(fmean(values), quantile * stdev(values) / math.sqrt(n), n)
 
 
@@ -76,7 +76,7 @@ def paired_difference(label: str, values: Sequence[float], reference: str, refer
     summary = estimate(differences)
     n, spread = len(differences), stdev(differences)
     rounding = 1e-12 * max(map(abs, [*values, *reference_values]))
-    p = 2 * float(_scipy_stats().t.sf(abs(summary.mean) * math.sqrt(n) / spread, n - 1)) if spread > rounding else None
+    p = 2 * float(scipy_stats().t.sf(abs(summary.mean) * math.sqrt(n) / spread, n - 1)) if spread > rounding else None
     return PairedDifference(label, reference, summary, sum(d < 0 for d in differences), p)
 
 
@@ -107,7 +107,8 @@ def direction(metric: str) -> int:
     return 1 if any(word in name for word in _HIGHER_IS_BETTER) else 0
 
 
-def _scipy_stats() -> Any:
+def scipy_stats() -> Any:
+    """scipy.stats, or MissingDependencyError with the pip line."""
     try:
         from scipy import stats
     except ImportError as error:

@@ -1,0 +1,65 @@
+"""The command that judges one method: does it help a language model, compared fairly?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qpeft.cli.common import Panel, app, examples
+
+STORED = (Path("recipes/studies/breadth.yaml"), Path("docs/benchmarks/study"))
+
+
+@app.command(
+    rich_help_panel=Panel.TRAIN,
+    epilog=examples(
+        "qpeft verdict QTHA --quick", "qpeft verdict my_circuit.qasm --input x0 --input x1", "qpeft verdict recipe.yaml"
+    ),
+)
+def verdict(
+    subject: Annotated[str, typer.Argument(help="A circuit (.qasm, .json), a recipe (.yaml) or a method's name.")],
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Circuit file: a parameter that is data, in order (repeatable).")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task of the protocol (repeatable).")] = None,
+    seeds: Annotated[int | None, typer.Option(min=2, help="Only the first SEEDS seeds.", metavar="SEEDS")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look that proves nothing: one task, two seeds, few steps.")
+    ] = False,
+    protocol: Annotated[Path | None, typer.Option(help="A plan whose arms are the references; default the standard one.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of records and page; default runs/verdict/SUBJECT.")] = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Print what it would cost, and stop.")] = False,
+) -> None:
+    """Judge a method or circuit: equal tuning, seeds, its own controls.
+
+    Prints an estimate before it starts. Interrupted, the same command goes on. Writes one self-contained page.
+    """
+    import re
+
+    from qpeft.study.plan import load_plan
+    from qpeft.study.records import StudyRecords
+    from qpeft.study.runner import StudyRunner
+    from qpeft.study.verdict import estimate_cost, read_protocol, read_subject, verdict_plan
+    from qpeft.study.verdict_page import write_verdict
+
+    found = read_subject(subject, inputs or ())
+    plan = verdict_plan(found, read_protocol(protocol), tasks=task or (), seeds=seeds, quick=quick)
+    name = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-") + ("-quick" if quick else "")
+    folder = output or Path("runs/verdict") / name
+    records = StudyRecords(folder, plan.name)
+    cost = estimate_cost(plan, records, found.name)
+    arms, minutes = ", ".join(arm.label for arm in plan.arms), max(1, round(cost.seconds / 60))
+    print(f"{len(plan.arms)} arms ({arms}), {len(plan.tasks)} tasks, {len(plan.seeds)} seeds")
+    print(
+        f"left: {cost.runs} runs, {cost.steps:,} steps, about {minutes} minutes on this machine under its present load", flush=True
+    )
+    if estimate:
+        return
+    for record in StudyRunner(plan, records, folder / "runs").work(plan.tasks, plan.arms):
+        loss = f"loss {record.metrics['loss']:.4f}" if "loss" in record.metrics else record.error
+        print(f"{record.group}: {record.label}, seed {record.seed}: {loss}", flush=True)
+    stored = (load_plan(STORED[0]), StudyRecords(STORED[1], STORED[0].stem)) if all(p.exists() for p in STORED) else None
+    print(write_verdict(plan, records, found.name, folder / "verdict.html", stored))
+    print(f"page: {folder / 'verdict.html'}")

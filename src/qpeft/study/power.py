@@ -1,0 +1,49 @@
+"""What a paired comparison over seeds can see: the power of the two-sided paired t-test."""
+
+from __future__ import annotations
+
+import math
+
+from qpeft.report.statistics import scipy_stats
+
+POWER = 0.8
+
+
+def power(difference: float, spread: float, n: int, alpha: float = 0.05) -> float:
+    """The chance that a paired t-test over `n` seeds finds a true difference.
+
+    Args:
+        difference: true mean of the paired differences.
+        spread: their standard deviation.
+        n: seeds, at least 2.
+        alpha: level of the test, after any correction.
+
+    Returns:
+        A probability, from the non-central t distribution.
+    """
+    if spread == 0.0:
+        return 1.0 if difference else alpha
+    stats = scipy_stats()
+    quantile = float(stats.t.ppf(1 - alpha / 2, n - 1))
+    shift = abs(difference) * math.sqrt(n) / spread
+    if shift > 37.0:  # scipy's non-central t loses its digits far out, where the power is 1
+        return 1.0
+    return float(stats.nct.sf(quantile, n - 1, shift) + stats.nct.cdf(-quantile, n - 1, shift))
+
+
+def detectable_difference(spread: float, n: int, alpha: float = 0.05, wanted: float = POWER) -> float:
+    """The smallest true difference that a paired t-test over `n` seeds finds with the wanted power; `spread` as in `power`."""
+    if spread == 0.0:
+        return 0.0
+    low, high = 0.0, spread
+    while power(high, spread, n, alpha) < wanted:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if power(middle, spread, n, alpha) < wanted else (low, middle)
+    return high
+
+
+def seeds_needed(difference: float, spread: float, alpha: float = 0.05, wanted: float = POWER, most: int = 1000) -> int | None:
+    """The fewest seeds with which a paired t-test finds a true difference with the wanted power; None if more than `most`."""
+    return next((n for n in range(2, most + 1) if power(difference, spread, n, alpha) >= wanted), None)

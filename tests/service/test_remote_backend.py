@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.simulator import SimulatorBackend
+from qpeft.backends.spending.budget import Budget
 from qpeft.backends.vendors.remote import Connection, RemoteBackend, Retries
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.circuits.simulator.simulate import Simulator
-from qpeft.errors import BackendError, ServiceError
+from qpeft.errors import BackendError, BudgetError, JobError, ServiceError
 from tests.service.processes import Server
 
 CIRCUIT = Circuit(
@@ -62,3 +66,42 @@ def test_a_service_that_is_not_there(server: Server) -> None:
         Connection("http://127.0.0.1:9", "qk0000000000_secret", Retries(request_s=2, total_s=0.2)).request("GET", "/v1/devices")
     assert "secret" not in str(caught.value)
     assert "secret" not in repr(Connection("http://127.0.0.1:9", "qk0000000000_secret"))
+
+
+class Chip(RemoteBackend):
+    """A device of the service that says it is no simulator, so that its jobs are kept in a journal."""
+
+    def _described(self) -> dict[str, Any]:
+        return {**super()._described(), "simulated": False, "program_s": 0.06, "shot_s": 1e-4}
+
+
+def test_a_lost_reply_is_paid_once(server: Server, tmp_path: Path) -> None:
+    """The service took the batch and its reply was lost: the next process gets the same batch."""
+    key = server.new_key("payer")
+    rows = np.random.default_rng(1).uniform(-3, 3, (3, 4))
+    first = Chip(f"{server.url}/?device=simulator", key=key, journal=tmp_path / "j", budget=Budget(jobs=1))
+    submit, batches = first.connection.submit, []
+
+    def lost(*args: Any, **options: Any) -> Any:
+        batches.append(submit(*args, **options)["id"])
+        raise ConnectionError("the reply was lost")
+
+    first.connection.submit = lost  # type: ignore[method-assign]
+    with pytest.raises(JobError, match="may or may not"):
+        first.compile(CIRCUIT).run(rows, 200)
+    first.close()
+    second = Chip(f"{server.url}/?device=simulator", key=key, journal=tmp_path / "j", budget=Budget(jobs=1))
+    assert second.compile(CIRCUIT).run(rows, 200).shots == 200
+    assert second.journal is not None
+    assert [entry.job for entry in second.journal.entries.values()] == batches
+    assert second.journal.spent.seconds == pytest.approx(3 * (0.06 + 200 * 1e-4))
+    with pytest.raises(BudgetError):
+        second.compile(CIRCUIT).run(rows, 200)
+    second.close()
+
+
+def test_a_simulator_keeps_no_journal(server: Server, tmp_path: Path) -> None:
+    backend = RemoteBackend(f"{server.url}/?device=simulator", key=server.new_key("free"), journal=tmp_path / "j")
+    assert backend.journal is None
+    assert backend.estimate(10, 1000) == 0.0
+    backend.close()

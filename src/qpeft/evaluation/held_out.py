@@ -84,12 +84,10 @@ def _rows(config: RunConfig, run: Path, tokenizer: Any, data: str | None, limit:
 
 
 def _open(options: BackendOptions, run: Path) -> Any:
-    """The backend, a vendor's cloud with its journal in the run's folder."""
-    from qpeft.backends.registry import get_backend, needs_journal
+    """The backend; one that is paid for has its journal in the run's folder."""
+    from qpeft.training.on_chip.session import open_backend
 
-    name = options.name
-    more = {"journal": run / "jobs" / f"{name.replace(':', '-')}.jsonl"} if needs_journal(name) else {}
-    return get_backend(name, **more)
+    return open_backend(options.name, run)
 
 
 def _on_backend(

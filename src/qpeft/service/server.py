@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qpeft.backends.registry import needs_journal
+from qpeft.backends.registry import is_origin_chip
 from qpeft.errors import ServiceError
 from qpeft.service.clock import Clock
 from qpeft.service.ids import new_key
@@ -219,8 +219,8 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
 
 def _executor_commands(settings: Settings, url: str) -> list[list[str]]:
     """Each runs every device of this machine; a vendor's device has one of its own."""
-    here = [name for name in settings.devices if not needs_journal(name)]
-    vendors = [name for name in settings.devices if needs_journal(name)]
+    here = [name for name in settings.devices if not is_origin_chip(name)]
+    vendors = [name for name in settings.devices if is_origin_chip(name)]
     shares = [here] * settings.executors * bool(here) + [[name] for name in vendors if settings.executors]
     commands = []
     for number, devices in enumerate(shares):

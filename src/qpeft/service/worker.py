@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from qpeft.backends.registry import get_backend, needs_journal
+from qpeft.backends.registry import get_backend, is_origin_chip
 from qpeft.backends.vendors.remote import Connection, Retries
 from qpeft.errors import ServiceError
 from qpeft.service.logs import configure
@@ -20,7 +20,7 @@ from qpeft.service.workers.loop import Worker
 def open_devices(names: Sequence[str]) -> list[Device | Forwarder]:
     """Devices by their backends' names; the error of the registry says what is missing. A vendor's device comes alone: it waits for
     the vendor, and nothing else may wait with it."""
-    vendors = [name for name in names if needs_journal(name)]
+    vendors = [name for name in names if is_origin_chip(name)]
     if vendors and len(names) > 1:
         raise ServiceError("a vendor's device needs a worker of its own", status=0, value=", ".join(names), bound=vendors[0])
     return [open_vendor(vendors[0])] if vendors else [Device(name, get_backend(name)) for name in names]

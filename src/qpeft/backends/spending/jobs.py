@@ -10,7 +10,15 @@ from typing import Any
 
 from qpeft.backends.spending.budget import Budget, Cost
 from qpeft.backends.spending.journal import Journal
-from qpeft.backends.spending.submission import Backoff, KeyRefusedError, Submission, VendorClient, poll_job, send_once
+from qpeft.backends.spending.submission import (
+    Backoff,
+    CannotAttachError,
+    KeyRefusedError,
+    Submission,
+    VendorClient,
+    poll_job,
+    send_once,
+)
 from qpeft.errors import JobError
 
 logger = logging.getLogger(__name__)
@@ -92,6 +100,13 @@ class JobRunner:
             except KeyRefusedError as error:
                 raise JobError(
                     f"the vendor no longer takes the key: {error}", job=entry.job, hint="the right key; then ask again"
+                ) from error
+            except CannotAttachError as error:
+                raise JobError(
+                    f"a job of an earlier process, which this client cannot look at ({error}); it is not sent again",
+                    job=entry.job,
+                    hint=f"look for it at the vendor's, then Journal({str(self.journal.path)!r}).ended({key!r}, 'done', "
+                    "result=...), or ended(..., 'failed') to pay for it again",
                 ) from error
             if isinstance(status, Exception):
                 if time.monotonic() - answered > self.patience_s:

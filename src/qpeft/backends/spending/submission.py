@@ -56,6 +56,10 @@ class KeyRefusedError(Exception):
     """The vendor does not take the key."""
 
 
+class CannotAttachError(Exception):
+    """The client cannot look at a job that another process sent; the vendor may have its result."""
+
+
 @dataclass(frozen=True)
 class JobStatus:
     """A job at the vendor: `result` is plain JSON data, there when done; `detail` says why a job failed."""
@@ -85,7 +89,7 @@ class VendorClient(Protocol):
         ...
 
     def poll(self, job: str) -> JobStatus:
-        """The job's state. Any error but KeyRefusedError is taken for a passing one."""
+        """The job's state. Any error but KeyRefusedError and CannotAttachError is taken for a passing one."""
         ...
 
     def cancel(self, job: str) -> bool:
@@ -162,10 +166,10 @@ class Backoff:
 
 
 def poll_job(client: VendorClient, job: str) -> JobStatus | Exception:
-    """One look at a job: its status, or the passing error that stood in the way. KeyRefusedError is raised."""
+    """One look at a job: its status, or the passing error that stood in the way. Errors that do not pass are raised."""
     try:
         return client.poll(job)
-    except KeyRefusedError:
+    except (KeyRefusedError, CannotAttachError):
         raise
     except Exception as error:
         logger.warning("job %s: no answer (%s); asking again", job, error)

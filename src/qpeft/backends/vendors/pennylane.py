@@ -1,15 +1,20 @@
 """Any PennyLane device as a backend: `get_backend("pennylane:default.qubit")`, or a device object.
 
-PennyLane writes wire 0 leftmost, as we do. A circuit is run as one tape for each row, all rows in one batch.
+PennyLane writes wire 0 leftmost, as we do. A circuit is run as one tape for each row, all rows in one batch. PennyLane waits for
+results itself and gives jobs no names, so a job that a crash cut off stays ambiguous: its journal says what was sent and paid.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run
+from qpeft.backends.spending.budget import Budget
+from qpeft.backends.spending.paid import SECONDS_PER_SHOT, JournalFile, PaidDevice, open_journal
+from qpeft.backends.spending.submission import CannotAttachError, JobStatus, VendorClient
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import BackendError, MissingDependencyError
 
@@ -34,11 +39,23 @@ class PennyLaneBackend(Backend):
         device: its name for `qml.device`, made anew for each circuit's width, or a device object.
         exact: whether `shots=None` gives exact probabilities; known for PennyLane's own devices, False for others.
         max_qubits, max_shots: for devices that do not say.
+        journal: the file in which jobs on a real device are kept (spending/journal.py); PennyLane's simulators need none.
+        budget: checked, with what the journal says was spent, before anything is sent.
+        simulated: a classical computer makes the outcomes; default whether it is one of PennyLane's own simulators.
         options: further arguments of `qml.device`, by name.
     """
 
     def __init__(
-        self, device: Any, *, exact: bool | None = None, max_qubits: int | None = None, max_shots: int | None = None, **options: Any
+        self,
+        device: Any,
+        *,
+        exact: bool | None = None,
+        max_qubits: int | None = None,
+        max_shots: int | None = None,
+        journal: JournalFile | None = None,
+        budget: Budget | None = None,
+        simulated: bool | None = None,
+        **options: Any,
     ) -> None:
         try:
             import pennylane as qml
@@ -50,13 +67,26 @@ class PennyLaneBackend(Backend):
         if isinstance(device, str):
             self._device(1, None)  # an unknown name is refused now
         wires = None if isinstance(device, str) else device.wires
-        self.simulated = described in ANALYTIC
+        self.simulated = described in ANALYTIC if simulated is None else simulated
         self.limits = Limits(
             max_qubits or (len(wires) if wires else QUBITS.get(described, 20)),
             max_shots,
-            exact=self.simulated if exact is None else exact,
+            exact=described in ANALYTIC if exact is None else exact,
         )
         self.calibration = f"{described}:{sorted(options.items())!r}"
+        self.client = PennyLaneClient(self)
+        self.device: PaidDevice | None = None
+        if not self.simulated:
+            self.journal = open_journal(f"{self.name} is not known to be a simulator, so it", journal)
+            self.device = PaidDevice(self.client, self.journal, budget, per_job=None, seconds=self.estimate)
+
+    def begin(self, sample: str) -> None:
+        if self.device is not None:
+            self.device.sample = sample
+
+    def close(self) -> None:
+        if self.device is not None:
+            self.device.close()
 
     def _device(self, n_qubits: int, seed: int | None) -> Any:
         if not isinstance(self._given, str):
@@ -74,16 +104,22 @@ class PennyLaneBackend(Backend):
         return CompiledPennyLane(self, circuit)
 
     def estimate(self, programs: int, shots: int) -> float:
-        return 0.0 if self.simulated else programs * shots * 100e-6
+        return 0.0 if self.simulated else programs * shots * SECONDS_PER_SHOT
 
-    def execute(self, circuit: Circuit, rows: FloatArray, shots: int | None, seed: int | None) -> list[Any]:
-        """One result for each row: probabilities `(2^n,)`, or samples `(shots, n)`."""
+    def results(self, circuit: Circuit, rows: FloatArray, shots: int | None, seed: int | None) -> list[Any]:
+        """One result for each row, fit for JSON: a list of `2^n` probabilities, or counts by bit string, qubit 0 leftmost."""
         qml = self._qml
+        if not len(rows):
+            return []
         wires = range(circuit.n_qubits)
         measured = qml.probs(wires=wires) if shots is None else qml.sample(wires=wires)
         tapes = [qml.tape.QuantumScript(self._gates(circuit, row), [measured], shots=shots) for row in rows]
         device = self._device(circuit.n_qubits, seed)
-        return list(qml.execute(tapes, device, diff_method=None))
+        found = [np.asarray(result) for result in qml.execute(tapes, device, diff_method=None)]
+        if shots is None:
+            return [result.tolist() for result in found]
+        samples = [result.reshape(shots, circuit.n_qubits).astype(np.int64).tolist() for result in found]
+        return [dict(Counter("".join(map(str, bits)) for bits in row)) for row in samples]
 
     def _gates(self, circuit: Circuit, row: FloatArray) -> list[Any]:
         values, gates = row.tolist(), []
@@ -97,6 +133,28 @@ class PennyLaneBackend(Backend):
         return gates
 
 
+class PennyLaneClient(VendorClient):
+    """A PennyLane device as a vendor's client: `submit` returns when the results are there."""
+
+    def __init__(self, backend: PennyLaneBackend) -> None:
+        self.backend = backend
+        self.circuits: dict[str, Circuit] = {}
+        self.results: dict[str, list[Any]] = {}
+
+    def submit(self, payload: Any, tag: str) -> str:
+        rows = np.array(payload["programs"], dtype=np.float64)
+        self.results[tag] = self.backend.results(self.circuits[payload["circuit"]], rows, payload["shots"], None)
+        return tag
+
+    def poll(self, job: str) -> JobStatus:
+        if job not in self.results:
+            raise CannotAttachError("PennyLane gives jobs no names")
+        return JobStatus("done", result=self.results.pop(job))
+
+    def cancel(self, job: str) -> bool:
+        return False
+
+
 class CompiledPennyLane(CompiledCircuit):
     """A circuit that runs as one tape for each row."""
 
@@ -106,11 +164,13 @@ class CompiledPennyLane(CompiledCircuit):
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
         n = self.circuit.n_qubits
-        results = self.backend.execute(self.circuit, rows, shots, seed) if len(rows) else []
+        device = self.backend.device
+        if device is not None:
+            self.backend.client.circuits[self.circuit.id] = self.circuit
+            head = {"device": self.backend.name, "calibration": self.backend.calibration, "circuit": self.circuit.id}
+            results = device.run(head, rows.tolist(), shots) if len(rows) else []
+        else:
+            results = self.backend.results(self.circuit, rows, shots, seed)
         if shots is None:
             return Counts.dense(np.array(results, dtype=np.float64).reshape(len(rows), 2**n), None)
-        counted = []
-        for samples in results:
-            bits, seen = np.unique(np.asarray(samples).reshape(shots, n).astype(np.bool_), axis=0, return_counts=True)
-            counted.append((bits, seen))
-        return Counts.sparse(n, counted, shots)
+        return Counts.from_strings(n, results, shots)

@@ -3,8 +3,8 @@
     get_backend("pyqpanda:CPUQVM"), get_backend("pyqpanda:DensityMatrix")
     get_backend("pyqpanda:WK_C180", journal="jobs.jsonl", budget=Budget(shots=100_000))
 
-pyqpanda3 puts qubit 0 in the lowest bit; outcomes are turned round here. The cloud has been driven against a stand-in server that
-speaks its protocol, never against the live service: nobody gave this project a key.
+pyqpanda3 puts qubit 0 in the lowest bit; outcomes are reversed here. The cloud has been driven against a server on loopback
+that speaks its protocol, never against the live service: nobody gave this project a key.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run, sample
 from qpeft.backends.emulator.chip_formats import from_chip_info
-from qpeft.backends.spending.budget import Budget, Cost
-from qpeft.backends.spending.jobs import JobRunner
+from qpeft.backends.spending.budget import Budget
 from qpeft.backends.spending.journal import Journal
+from qpeft.backends.spending.paid import SECONDS_PER_SHOT, PaidDevice, open_journal
 from qpeft.backends.vendors.keys import Secret, find_key, warn_if_unencrypted
 from qpeft.backends.vendors.pyqpanda_client import Client, sdk
 from qpeft.circuits.ir import Circuit
@@ -33,14 +33,13 @@ logger = logging.getLogger(__name__)
 
 LOCAL = {"CPUQVM": 20, "DensityMatrix": 10}  # simulators on this machine and the qubits that fit well
 MAX_CIRCUITS_PER_JOB = 200
-SECONDS_PER_SHOT = 100e-6
 KEY_VARIABLES = ("PYQPANDA_API_KEY", "ORIGIN_API_KEY", "ORIGINQ_API_KEY")  # ours, qBraid's, and what scripts use
 URL_VARIABLE = "PYQPANDA_URL"
 DEFAULT_ADDRESS = "http://pyqpanda3's default address"  # which is not encrypted
 
 
 def open_backend(name: str, **options: Any) -> Backend:
-    """A local simulator by its name (keys of `LOCAL`), else a chip of the cloud with the options of `Cloud`."""
+    """A simulator on this machine by its name (keys of `LOCAL`), else a chip of the cloud with the options of `Cloud`."""
     return LocalSimulator(name, **options) if name in LOCAL else Cloud(name, **options)
 
 
@@ -130,11 +129,11 @@ class Cloud(Backend):
         timeout_s: float = 24 * 3600.0,
         client: Client | None = None,
     ) -> None:
-        if journal is None:
-            raise BackendError(f"pyqpanda:{chip} needs a journal, so that a crash loses no job", hint='journal="jobs.jsonl"')
         if readout_correction not in ("none", "server"):
             raise BackendError("unknown readout correction", value=readout_correction, bound="none, server")
-        self.name, self.chip_name, self.sample = f"pyqpanda:{chip}", chip, ""
+        self.name, self.chip_name = f"pyqpanda:{chip}", chip
+        if journal is None:
+            open_journal(self.name, journal)  # refused before anybody is asked
         self.corrects_readout = readout_correction == "server"
         if client is None:
             key = Secret(api_key) if api_key is not None else find_key(KEY_VARIABLES, "pyqpanda")
@@ -151,9 +150,16 @@ class Cloud(Backend):
         except Exception as error:
             self.client.close()
             raise BackendError(f"{self.name} cannot be reached", value=str(error), hint="check the address and the key") from error
-        self.journal = journal if isinstance(journal, Journal) else Journal(journal)
-        self.runner = JobRunner(
-            self.client, self.journal, budget or Budget(), poll_s=poll_s, patience_s=patience_s, timeout_s=timeout_s
+        self.journal = open_journal(self.name, journal)
+        self.device = PaidDevice(
+            self.client,
+            self.journal,
+            budget,
+            per_job=MAX_CIRCUITS_PER_JOB,
+            seconds=self.estimate,
+            poll_s=poll_s,
+            patience_s=patience_s,
+            timeout_s=timeout_s,
         )
         self.settings = {"amend": self.corrects_readout, "mapping": mapping, "optimization": optimization, "block": list(block)}
         self.limits = Limits(len(info["AvailableQubits"]), None, MAX_CIRCUITS_PER_JOB)
@@ -189,44 +195,32 @@ class Cloud(Backend):
 
     def begin(self, sample: str) -> None:
         """Jobs from here on belong to this sample, such as a step of a training: the journal keeps them apart from equal ones."""
-        self.sample = sample
+        self.device.sample = sample
 
     def estimate(self, programs: int, shots: int) -> float:
         return programs * shots * SECONDS_PER_SHOT
 
     def cancel(self) -> list[str]:
         """Cancel the jobs under way; ids of those that could be."""
-        return self.runner.cancel()
+        return self.device.cancel()
 
     def close(self) -> None:
         """End the client's process and let go of the journal."""
         self.client.close()
-        self.journal.close()
+        self.device.close()
 
     def run(self, texts: list[str], n_qubits: int, shots: int) -> Counts:
-        jobs: list[tuple[dict[str, Any], Cost]] = []
-        for start in range(0, len(texts), MAX_CIRCUITS_PER_JOB):
-            programs = texts[start : start + MAX_CIRCUITS_PER_JOB]
-            size = len(programs)
-            cost = Cost(circuits=size, shots=size * shots, programs=size, jobs=1, seconds=self.estimate(size, shots))
-            sample = {"sample": self.sample} if self.sample else {}  # for the journal: the vendor does not see it
-            jobs.append(({"chip": self.chip_name, "programs": programs, "shots": shots, **self.settings, **sample}, cost))
-        rows: list[dict[str, float]] = []
-        for (payload, _), result in zip(jobs, self.runner.run(jobs, self._snapshot), strict=True):
-            found = result["probabilities" if self.corrects_readout else "counts"]
-            if len(found) != len(payload["programs"]):
-                raise BackendError(
-                    "the vendor returned another number of results", value=len(found), bound=len(payload["programs"])
-                )
-            factor = shots if self.corrects_readout else 1
-            rows += [{word: value * factor for word, value in row.items()} for row in found]
-        return counts_of(rows, n_qubits, shots)
+        """Counts of OriginIR programs; weights that are no whole numbers where the server corrects readout."""
+        name, factor = ("probabilities", shots) if self.corrects_readout else ("counts", 1)
+        head = {"chip": self.chip_name, **self.settings}
+        found = self.device.run(head, texts, shots, extract=lambda result: result[name], snapshot=self._snapshot)
+        return counts_of([{bits: value * factor for bits, value in row.items()} for row in found], n_qubits, shots)
 
 
 def counts_of(rows: Sequence[Mapping[str, float]], n_qubits: int, shots: int) -> Counts:
-    """From the vendor's words, qubit 0 rightmost."""
-    turned = [{word.zfill(n_qubits)[::-1]: value for word, value in row.items()} for row in rows]
-    return Counts.from_strings(n_qubits, turned, shots)
+    """From the vendor's bit strings, qubit 0 rightmost."""
+    reversed_rows = [{bits.zfill(n_qubits)[::-1]: value for bits, value in row.items()} for row in rows]
+    return Counts.from_strings(n_qubits, reversed_rows, shots)
 
 
 class CompiledCloud(CompiledCircuit):

@@ -1,11 +1,14 @@
 """Whatever Qiskit reaches: a `BackendV2` (Aer, fake backends, vendors' providers) or a `SamplerV2`.
 
-    get_backend("qiskit:aer")                              # Qiskit Aer (extra aer)
-    get_backend("qiskit:my_module:make_backend")           # an object of a module, or a function that returns one
-    QiskitBackend(backend_or_sampler)
+    get_backend("qiskit:aer")  # Qiskit Aer (extra aer)
+    get_backend("qiskit:my_module:thing", allow_import=True)  # a backend or sampler of a module, or a function that returns one
+    QiskitBackend(backend_or_sampler, journal="jobs.jsonl", budget=Budget(shots=100_000))
 
-Qiskit puts qubit 0 in the lowest bit; outcomes are turned round here. A circuit is translated and transpiled once, with its
-parameters open, and bound for each row.
+A name with a module imports that module, so it is refused unless the user allows it: with `allow_import=True` in Python,
+`--allow-plugins` on the command line or QPEFT_ALLOW_PLUGINS=1 in the environment. A recipe cannot allow it.
+
+Qiskit puts qubit 0 in the lowest bit; outcomes are reversed here. A circuit is translated and transpiled once, with symbolic
+parameters, and bound for each row. Jobs on a backend that is not known to be a simulator are kept in a journal (paid.py).
 """
 
 from __future__ import annotations
@@ -14,13 +17,35 @@ import hashlib
 import importlib
 from typing import Any
 
+import numpy as np
+
+from qpeft import plugins
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run
+from qpeft.backends.spending.budget import Budget
+from qpeft.backends.spending.paid import SECONDS_PER_SHOT, JournalFile, PaidDevice, open_journal
+from qpeft.backends.spending.submission import CannotAttachError, JobStatus, VendorClient
 from qpeft.circuits.ir import Circuit
-from qpeft.errors import BackendError, MissingDependencyError
+from qpeft.errors import BackendError, MissingDependencyError, PluginError
 
 
-def open_backend(name: str, **options: Any) -> QiskitBackend:
-    """`aer`, or `module:object`; an object that can be called is called with the options first."""
+def open_backend(
+    name: str,
+    *,
+    allow_import: bool | None = None,
+    journal: JournalFile | None = None,
+    budget: Budget | None = None,
+    **options: Any,
+) -> QiskitBackend:
+    """`aer`, or `module:object`; an object that can be called is called with the options first.
+
+    Args:
+        allow_import: whether the module may be imported; default what the user allowed for the process.
+        journal, budget: see `QiskitBackend`.
+
+    Raises:
+        PluginError: the module may not be imported.
+        BackendError: there is no such object.
+    """
     if name == "aer":
         try:
             from qiskit_aer import AerSimulator
@@ -30,13 +55,19 @@ def open_backend(name: str, **options: Any) -> QiskitBackend:
     module, colon, attribute = name.partition(":")
     if not colon:
         raise BackendError("a Qiskit backend", value=name, bound="aer, or module:object")
+    if not (plugins.allowed() if allow_import is None else allow_import):
+        raise PluginError(
+            "the backend's name imports code, which runs with your rights",
+            value=f"qiskit:{name}",
+            hint=f"read {module}, then say --allow-plugins, set {plugins.ALLOW}=1, or in Python allow_import=True",
+        )
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise BackendError("no such Qiskit backend", value=f"{name}: {error}", bound="module:object") from error
     if isinstance(found, type) or not (hasattr(found, "run") or hasattr(found, "target")):
         found = found(**options)
-    return QiskitBackend(found, name=f"qiskit:{name}")
+    return QiskitBackend(found, name=f"qiskit:{name}", journal=journal, budget=budget)
 
 
 class QiskitBackend(Backend):
@@ -48,6 +79,10 @@ class QiskitBackend(Backend):
         max_qubits: for samplers that do not say how many they take.
         optimization_level, transpile_seed: of Qiskit's transpiler.
         corrects_readout: the vendor corrects readout errors itself.
+        simulated: a classical computer makes the outcomes; default what the type of `target` tells.
+        journal: the file in which jobs on a real device are kept (spending/journal.py); a simulator needs none.
+        budget: checked, with what the journal says was spent, before anything is sent.
+        patience_s: how long a provider may not answer.
     """
 
     def __init__(
@@ -59,6 +94,10 @@ class QiskitBackend(Backend):
         optimization_level: int = 1,
         transpile_seed: int = 0,
         corrects_readout: bool = False,
+        simulated: bool | None = None,
+        journal: JournalFile | None = None,
+        budget: Budget | None = None,
+        patience_s: float = 600.0,
     ) -> None:
         try:
             from qiskit.primitives import BackendSamplerV2, BaseSamplerV2
@@ -77,18 +116,40 @@ class QiskitBackend(Backend):
         self.name = name or f"qiskit:{described}"
         self.optimization_level, self.transpile_seed = optimization_level, transpile_seed
         self.corrects_readout = corrects_readout
-        self.simulated = any(word in type(target).__module__ for word in ("qiskit_aer", "fake", "qiskit.primitives.statevector"))
+        known = any(word in type(target).__module__ for word in ("qiskit_aer", "fake", "qiskit.primitives.statevector"))
+        self.simulated = known if simulated is None else simulated
         qubits = max_qubits or getattr(self.hardware, "num_qubits", None) or 20
         options = getattr(self.hardware, "max_shots", None) or _configured(self.hardware, "max_shots")
         self.limits = Limits(int(qubits), options, getattr(self.hardware, "max_circuits", None))
         self.calibration = f"{described}:{_calibration(self.hardware)}"
+        self.device: PaidDevice | None = None
+        self.client = QiskitClient(self)
+        if not self.simulated:
+            self.journal = open_journal(f"{self.name} is not known to be a simulator, so it", journal)
+            per_job = self.limits.max_circuits_per_job
+            self.device = PaidDevice(
+                self.client, self.journal, budget, per_job=per_job, seconds=self.estimate, patience_s=patience_s
+            )
 
     def compile(self, circuit: Circuit) -> CompiledQiskit:
         check_circuit(self.name, self.limits, circuit)
         return CompiledQiskit(self, circuit)
 
+    def begin(self, sample: str) -> None:
+        if self.device is not None:
+            self.device.sample = sample
+
     def estimate(self, programs: int, shots: int) -> float:
-        return 0.0 if self.simulated else programs * shots * 100e-6
+        return 0.0 if self.simulated else programs * shots * SECONDS_PER_SHOT
+
+    def close(self) -> None:
+        if self.device is not None:
+            self.device.close()
+
+    @property
+    def samples(self) -> bool:
+        """A sampler was given, not a backend."""
+        return self._sampler is not None
 
     def sampler(self, seed: int | None) -> Any:
         """The sampler to run on: a BackendV2 gets one whose simulator has the seed."""
@@ -133,11 +194,84 @@ class CompiledQiskit(CompiledCircuit):
         n = self.circuit.n_qubits
         if len(rows) == 0:
             return Counts.from_strings(n, [], shots)
+        if self.backend.device is None:
+            found = read_counts(self.sampler_job(rows, shots, seed).result())
+        else:
+            client = self.backend.client
+            client.compiled[self.circuit.id] = self
+            head = {"backend": self.backend.name, "circuit": self.circuit.id}
+            found = self.backend.device.run(head, rows.tolist(), shots)
+        return Counts.from_strings(n, [{bits[::-1]: count for bits, count in row.items()} for row in found], shots)
+
+    def sampler_job(self, rows: FloatArray, shots: int | None, seed: int | None = None) -> Any:
+        """A sampler's job that runs every row of parameters."""
         order = [self._parameters[p] for p in self.quantum_circuit.parameters]
-        job = self.backend.sampler(seed).run([(self.quantum_circuit, rows[:, order])], shots=shots)
-        bits = job.result()[0].data.meas  # a BitArray of shape (rows,)
-        counts = [bits.get_counts(i) for i in range(len(rows))]
-        return Counts.from_strings(n, [{word[::-1]: count for word, count in row.items()} for row in counts], shots)
+        return self.backend.sampler(seed).run([(self.quantum_circuit, rows[:, order])], shots=shots)
+
+    def provider_job(self, rows: FloatArray, shots: int | None) -> Any:
+        """A job under the provider's own id: of the sampler that was given, or of the backend's `run`."""
+        if self.backend.samples:
+            return self.sampler_job(rows, shots)
+        names = list(self.quantum_circuit.parameters)
+        values = [{p: row[self._parameters[p]] for p in names} for row in rows]
+        circuits = [self.quantum_circuit.assign_parameters(row) for row in values]
+        return self.backend.hardware.run(circuits, shots=shots)
+
+
+def read_counts(result: Any) -> list[dict[str, int]]:
+    """Counts of every row of a job, qubit 0 rightmost."""
+    if hasattr(result, "get_counts"):  # of a backend's `run`; else of a sampler
+        counts = result.get_counts()
+        rows = counts if isinstance(counts, list) else [counts]
+        return [{str(word): int(count) for word, count in row.items()} for row in rows]
+    bits = result[0].data.meas  # a BitArray of shape (rows,)
+    return [{str(word): int(count) for word, count in bits.get_counts(i).items()} for i in range(bits.shape[0])]
+
+
+class QiskitClient(VendorClient):
+    """A Qiskit backend or sampler as a vendor's client. Jobs of an earlier process are found again where the provider has
+    `service.job(id)` or `retrieve_job(id)`, as IBM's and most others have."""
+
+    def __init__(self, backend: QiskitBackend) -> None:
+        self.backend = backend
+        self.compiled: dict[str, CompiledQiskit] = {}
+        self.jobs: dict[str, Any] = {}
+
+    def submit(self, payload: Any, tag: str) -> str:
+        compiled = self.compiled[payload["circuit"]]
+        job = compiled.provider_job(np.array(payload["programs"], dtype=np.float64), payload["shots"])
+        name = str(job.job_id())
+        self.jobs[name] = job
+        return name
+
+    def poll(self, job: str) -> JobStatus:
+        found = self._job(job)
+        status = found.status()
+        state = str(getattr(status, "name", status)).upper()
+        if state == "DONE":
+            return JobStatus("done", result=read_counts(found.result()))
+        if state in ("CANCELLED", "ERROR"):
+            return JobStatus("cancelled" if state == "CANCELLED" else "failed", detail=_message(found))
+        return JobStatus("running" if state == "RUNNING" else "waiting")
+
+    def cancel(self, job: str) -> bool:
+        answer = self._job(job).cancel()
+        return answer is None or bool(answer)
+
+    def _job(self, job: str) -> Any:
+        if job not in self.jobs:
+            service = getattr(self.backend.hardware, "service", None)
+            find = getattr(service, "job", None) or getattr(self.backend.hardware, "retrieve_job", None)
+            if find is None:
+                raise CannotAttachError("the provider has neither service.job(id) nor retrieve_job(id)")
+            self.jobs[job] = find(job)
+        return self.jobs[job]
+
+
+def _message(job: Any) -> str:
+    """Why a job ended, as far as the provider says."""
+    told = getattr(job, "error_message", None)
+    return str(told() if callable(told) else told or "")
 
 
 def to_qiskit(circuit: Circuit) -> tuple[Any, dict[Any, int]]:

@@ -7,6 +7,7 @@ call has a time-out.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -21,6 +22,9 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run
+from qpeft.backends.spending.budget import Budget
+from qpeft.backends.spending.paid import JournalFile, PaidDevice, open_journal
+from qpeft.backends.spending.submission import JobStatus, KeyRefusedError, NotSentError, VendorClient
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import BackendError, MissingDependencyError, QpeftError, ServiceError
 
@@ -139,9 +143,9 @@ class Connection:
                 return outcome
             time.sleep(delay)
 
-    def submit(self, path: str, content: bytes, content_type: str = "application/json") -> dict[str, Any]:
-        """POST with an idempotency key."""
-        headers = {"idempotency-key": secrets.token_hex(16)}
+    def submit(self, path: str, content: bytes, content_type: str = "application/json", key: str | None = None) -> dict[str, Any]:
+        """POST with an idempotency key, by default a fresh one."""
+        headers = {"idempotency-key": key or secrets.token_hex(16)}
         found: dict[str, Any] = self.request("POST", path, content=content, content_type=content_type, headers=headers).json()
         return found
 
@@ -157,9 +161,21 @@ class RemoteBackend(Backend):
 
     The key comes from `key` or the environment variable QPEFT_SERVICE_KEY. Runs wait for their results up to `timeout_s`.
     Parameters travel in float64, so that exact results stay exact.
+
+    With a `journal`, runs on a device that is no simulator are found again after a crash of this process instead of being paid
+    twice (the service recognises a repeated submission for some days), and `budget` holds over all sessions.
     """
 
-    def __init__(self, address: str, *, key: str | None = None, device: str | None = None, timeout_s: float = 3600.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        key: str | None = None,
+        device: str | None = None,
+        timeout_s: float = 3600.0,
+        journal: JournalFile | None = None,
+        budget: Budget | None = None,
+    ) -> None:
         parts = urlsplit(address)
         self.device = device or (parse_qs(parts.query).get("device") or ["simulator"])[0]
         self.connection = Connection(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", key)
@@ -173,6 +189,13 @@ class RemoteBackend(Backend):
         self.limits = Limits(found["max_qubits"], found["max_shots"], exact=bool(found["exact"]))
         self.simulated = bool(found["simulated"])
         self.calibration = str(found["calibration"])
+        self.program_s, self.shot_s = float(found.get("program_s") or 0.0), float(found.get("shot_s") or 0.0)
+        self.paid: PaidDevice | None = None
+        if journal is not None and not self.simulated:
+            self.journal = open_journal(self.name, journal)
+            client = ServiceClient(self.connection)
+            seconds, rows = self.estimate, CompiledRemote.ROWS
+            self.paid = PaidDevice(client, self.journal, budget, per_job=rows, seconds=seconds, timeout_s=timeout_s)
 
     def _described(self) -> dict[str, Any]:
         found: dict[str, Any] = self.connection.request("GET", f"/v1/devices/{self.device}").json()
@@ -180,16 +203,22 @@ class RemoteBackend(Backend):
             raise BackendError(f"no worker of {self.device} has told its limits yet", hint="start a worker: qpeft worker")
         return found
 
+    def begin(self, sample: str) -> None:
+        if self.paid is not None:
+            self.paid.sample = sample
+
     def close(self) -> None:
         self.connection.close()
+        if self.journal is not None:
+            self.journal.close()
 
     def compile(self, circuit: Circuit) -> CompiledRemote:
         check_circuit(self.name, self.limits, circuit)
         return CompiledRemote(self, circuit)
 
     def estimate(self, programs: int, shots: int) -> float:
-        """0: what the device's time costs is the service's to say."""
-        return 0.0
+        """By the service's own model of what the device takes; 0 where that is a simulator."""
+        return 0.0 if self.simulated else programs * (self.program_s + shots * self.shot_s)
 
 
 class CompiledRemote(CompiledCircuit):
@@ -202,25 +231,80 @@ class CompiledRemote(CompiledCircuit):
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
-        parts = [self._sweep(rows[i : i + self.ROWS], shots, seed, i) for i in range(0, len(rows), self.ROWS)]
-        return Counts.concatenate(parts, self.circuit.n_qubits, shots)
-
-    def _sweep(self, rows: FloatArray, shots: int | None, seed: int | None, first: int) -> Counts:
-        output = "probabilities" if shots is None else "counts"
-        request = {
-            "device": self.backend.device,
-            "circuit": self.circuit.to_dict(),
-            "params": rows.tolist(),
-            "shots": shots,
-            "seed": None if seed is None else (seed + first) % 2**63,
-            "output": output,
-        }
-        connection = self.backend.connection
-        batch = connection.submit("/v1/sweeps", json.dumps(request).encode())
-        lines = fetch_lines(connection, batch["id"], self.backend.timeout_s)
+        n = self.circuit.n_qubits
+        if self.backend.paid is not None:
+            head = {"device": self.backend.device, "circuit": self.circuit.to_dict()}
+            found = self.backend.paid.run(head, rows.tolist(), shots)
+        else:
+            starts = range(0, len(rows), self.ROWS)
+            found = [row for i in starts for row in self._sweep(rows[i : i + self.ROWS], shots, seed, i)]
         if shots is None:
-            return Counts.dense(np.array([row for line in lines for row in line["probabilities"]]), None)
-        return Counts.from_strings(self.circuit.n_qubits, [row for line in lines for row in line["counts"]], shots)
+            return Counts.dense(np.array(found, dtype=np.float64).reshape(len(rows), 2**n), None)
+        return Counts.from_strings(n, found, shots)
+
+    def _sweep(self, rows: FloatArray, shots: int | None, seed: int | None, first: int) -> list[Any]:
+        """What each row gave: probabilities, or counts by bit string."""
+        chosen = None if seed is None else (seed + first) % 2**63
+        content = sweep_request(self.backend.device, self.circuit.to_dict(), rows.tolist(), shots, chosen)
+        connection = self.backend.connection
+        batch = connection.submit("/v1/sweeps", content)
+        return outcomes(fetch_lines(connection, batch["id"], self.backend.timeout_s))
+
+
+def sweep_request(device: str, circuit: Any, rows: list[list[float]], shots: int | None, seed: int | None = None) -> bytes:
+    """A sweep's body; parameters in float64."""
+    output = "probabilities" if shots is None else "counts"
+    body = {"device": device, "circuit": circuit, "params": rows, "shots": shots, "seed": seed, "output": output}
+    return json.dumps(body).encode()
+
+
+def outcomes(lines: list[dict[str, Any]]) -> list[Any]:
+    """The outcomes of every row of a batch's lines."""
+    return [row for line in lines for row in line["probabilities" if "probabilities" in line else "counts"]]
+
+
+class ServiceClient(VendorClient):
+    """A service's device as a vendor's client. The service answers a repeated submission with the batch it has."""
+
+    idempotent = True
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.lines: dict[str, list[dict[str, Any]]] = {}
+
+    def submit(self, payload: Any, tag: str) -> str:
+        content = sweep_request(payload["device"], payload["circuit"], payload["programs"], payload["shots"])
+        key = hashlib.sha256(f"{self.connection.url}|{tag}|{payload.get('sample', '')}".encode()).hexdigest()
+        try:
+            return str(self.connection.submit("/v1/sweeps", content, key=key)["id"])
+        except ServiceError as error:
+            if error.status in (401, 403):
+                raise KeyRefusedError(str(error)) from error
+            if 400 <= error.status < 500 and error.status not in RETRIED:
+                raise NotSentError(str(error)) from error
+            raise
+
+    def poll(self, job: str) -> JobStatus:
+        known = self.lines.setdefault(job, [])
+        fresh, complete = read_lines(self.connection, job, len(known), POLL_S)
+        known += fresh
+        for line in known:
+            if line["state"] != "succeeded":
+                return JobStatus("failed", f"job {line['id']} {line['state']}: {line['reason']}")
+        if not complete:
+            return JobStatus("running")
+        return JobStatus("done", result=outcomes(self.lines.pop(job)))
+
+    def cancel(self, job: str) -> bool:
+        self.connection.request("POST", f"/v1/batches/{job}/cancel")
+        return True
+
+
+def read_lines(connection: Connection, batch: str, start: int, wait_s: float) -> tuple[list[dict[str, Any]], bool]:
+    """Results of a batch's jobs from number `start` on, waited for up to `wait_s` seconds, and whether these are the last."""
+    query = {"cursor": start, "wait": wait_s}
+    response = connection.request("GET", f"/v1/batches/{batch}/results", params=query, wait_s=wait_s)
+    return [json.loads(line) for line in response.content.splitlines()], response.headers["qpeft-complete"] == "true"
 
 
 def fetch_lines(connection: Connection, batch: str, timeout_s: float) -> list[dict[str, Any]]:
@@ -229,15 +313,11 @@ def fetch_lines(connection: Connection, batch: str, timeout_s: float) -> list[di
     lines: list[dict[str, Any]] = []
     complete = False
     while not complete:
-        wait_s = min(POLL_S, max(deadline - time.monotonic(), 0.0))
-        query = {"cursor": len(lines), "wait": wait_s}
-        response = connection.request("GET", f"/v1/batches/{batch}/results", params=query, wait_s=wait_s)
-        fresh = [json.loads(line) for line in response.content.splitlines()]
+        fresh, complete = read_lines(connection, batch, len(lines), min(POLL_S, max(deadline - time.monotonic(), 0.0)))
         for line in fresh:
             if line["state"] != "succeeded":
                 raise BackendError(f"job {line['id']} {line['state']}: {line['reason']}")
         lines += fresh
-        complete = response.headers["qpeft-complete"] == "true"
         if not complete and time.monotonic() >= deadline:
             raise BackendError(
                 "the service did not finish in time", value=batch, bound=f"{timeout_s:g} s", hint="read the batch later by its id"

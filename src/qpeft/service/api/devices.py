@@ -81,6 +81,8 @@ def _device(row: Row, workers: list[Row]) -> dict[str, Any]:
         "pinned": row.pinned,
         "chip": info.chip if info else None,
         "simulated": info.simulated if info else None,
+        "program_s": info.program_s if info else None,
+        "shot_s": info.shot_s if info else None,
         "description": info.description if info else "",
     }
 

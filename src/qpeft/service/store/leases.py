@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from qpeft.backends.registry import needs_journal
+from qpeft.backends.registry import is_origin_chip
 from qpeft.errors import ServiceError
 from qpeft.service.scheduling.fair_queueing import Candidate, Flow, select
 from qpeft.service.settings import Settings
@@ -236,7 +236,7 @@ class LeaseJobs:
         hashes = {row.program for row in leased}
         found = txn.connection.execute(sa.select(programs).where(programs.c.hash.in_(hashes))).all() if hashes else ()
         pinned = txn.connection.execute(_PINNED, {"device": leased[0].device}).scalar_one_or_none() if leased else None
-        sent = tuple(_members(txn, [row.seq for row in leased])) if leased and needs_journal(leased[0].device) else ()
+        sent = tuple(_members(txn, [row.seq for row in leased])) if leased and is_origin_chip(leased[0].device) else ()
         return Lease(leased, {row.hash: row for row in found}, _drop(held, request.holding), pinned, sent)
 
     def _lease_device(self, txn: Transaction, ledger: Ledger, request: LeaseRequest, device: str) -> tuple[Row, ...]:

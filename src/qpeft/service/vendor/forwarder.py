@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from qpeft.backends.base import Counts
+from qpeft.backends.spending.paid import SECONDS_PER_SHOT
 from qpeft.backends.spending.submission import Backoff, JobStatus, KeyRefusedError, VendorClient, poll_job, send_once
 from qpeft.backends.vendors.keys import find_key, warn_if_unencrypted
 from qpeft.backends.vendors.pyqpanda import (
     DEFAULT_ADDRESS,
     KEY_VARIABLES,
     MAX_CIRCUITS_PER_JOB,
-    SECONDS_PER_SHOT,
     URL_VARIABLE,
     counts_of,
 )

@@ -24,12 +24,14 @@ from qpeft.adapters.peft import DeltaLayer
 from qpeft.adapters.quantum_layer import CircuitLayer
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits
 from qpeft.backends.executor import BackendExecutor
+from qpeft.backends.registry import get_backend, planned_limits
 from qpeft.backends.spending.budget import Budget, Cost
+from qpeft.backends.spending.paid import SECONDS_PER_SHOT
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.errors import BudgetError, CircuitError, RunError
 from qpeft.training.model.held_out_loss import Rows
-from qpeft.training.on_chip.session import INNER, Request, chosen_gradient, grid_cost, make_executor, open_backend, requests
+from qpeft.training.on_chip.session import INNER, Request, chosen_gradient, grid_cost, make_executor, requests
 from qpeft.training.recipe.config import BackendSection, RunConfig
 from qpeft.training.recipe.training_section import TrainingSection
 
@@ -284,29 +286,24 @@ def _points(request: Request) -> int | None:
 
 def _standing(section: BackendSection) -> Backend:
     """The backend to plan for. A cloud's chip is stood in for by its shape alone: a plan needs no key."""
-    from qpeft.backends.registry import needs_journal
+    limits = planned_limits(section.name)
+    if limits is not None:
+        return PlannedDevice(section.name, limits)
+    return get_backend(section.name, **({"pack": True} if section.pack else {}))
 
-    if needs_journal(section.name):
-        return CloudShape(section.name)
-    return open_backend(section.name, Path(), pack=section.pack)
 
-
-class CloudShape(Backend):
-    """A vendor's chip as far as costs go: one circuit a program, 200 programs a job, the vendor's time a shot."""
+class PlannedDevice(Backend):
+    """A vendor's device as far as costs go: one circuit per program, the vendor's limits, the usual time per shot."""
 
     simulated, calibration = False, "not asked"
 
-    def __init__(self, name: str) -> None:
-        from qpeft.backends.vendors.pyqpanda import MAX_CIRCUITS_PER_JOB
-
-        self.name, self.limits = name, Limits(10**6, None, MAX_CIRCUITS_PER_JOB)
+    def __init__(self, name: str, limits: Limits) -> None:
+        self.name, self.limits = name, limits
 
     def compile(self, circuit: Circuit) -> CompiledCircuit:
         return _Shape(circuit)
 
     def estimate(self, programs: int, shots: int) -> float:
-        from qpeft.backends.vendors.pyqpanda import SECONDS_PER_SHOT
-
         return programs * shots * SECONDS_PER_SHOT
 
 

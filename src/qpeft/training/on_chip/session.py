@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from qpeft.backends.base import Backend
 from qpeft.backends.emulator.backend import EmulatorBackend, NoisyExecutor
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.executor import Gradient as InnerGradient
-from qpeft.backends.registry import get_backend, needs_journal
+from qpeft.backends.registry import get_backend, is_paid
 from qpeft.backends.spending.budget import Budget, Cost, Ledger
 from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits.executor import Executor, Expectations
@@ -40,11 +41,16 @@ SPENT, CACHE, JOBS = "spent.json", "results.sqlite", "jobs"
 INNER: dict[str, InnerGradient] = {"shift": "parameter-shift", "spsa": "spsa"}
 
 
+def journal_name(backend: str) -> str:
+    """The file name of a backend's journal."""
+    return re.sub(r"[^\w.-]+", "-", backend) + ".jsonl"
+
+
 def open_backend(name: str, folder: Path, *, budget: Budget | None = None, pack: bool = False) -> Backend:
-    """The backend of this name; a vendor's cloud with its journal in `folder/jobs`, which then enforces the budget itself."""
+    """The backend of this name. One that is paid for gets a journal in `folder/jobs`, and enforces the budget itself."""
     options: dict[str, Any] = {"pack": True} if pack else {}
-    if needs_journal(name):
-        options |= {"journal": folder / JOBS / f"{name.replace(':', '-')}.jsonl", "budget": budget}
+    if is_paid(name):
+        options |= {"journal": folder / JOBS / journal_name(name), "budget": budget}
     return get_backend(name, **options)
 
 
@@ -62,7 +68,7 @@ class ChipSession:
         self.section, self.folder, self.model = section, folder, model
         self.budget = Budget(**section.budget.model_dump())
         kept = _kept(folder)
-        self.ledger = Ledger(Budget() if needs_journal(section.name) else self.budget, Cost(**kept.get("spent", {})))
+        self.ledger = Ledger(self.budget, Cost(**kept.get("spent", {})))
         self.ledger.cached, self.ledger.deduplicated = kept.get("cached", 0), kept.get("deduplicated", 0)
         self.ledger.watch = lambda _: self._note()
         self.cache = ResultCache(folder / CACHE) if section.cache else None
@@ -82,6 +88,8 @@ class ChipSession:
     def _open(self) -> None:
         section = self.section
         self.backend = open_backend(section.name, self.folder, budget=self.budget, pack=section.pack)
+        if self.backend.journal is not None:
+            self.ledger.budget = Budget()  # the journal holds it, over all sessions
         if self.backend.calibration not in self.calibrations:
             self.calibrations.append(self.backend.calibration)
         inner: Executor
@@ -127,7 +135,7 @@ class ChipSession:
         """What the next step will cost if nothing is cached: on the lattice by the formula, direct what the last one cost."""
         if self.runner is None:
             return Cost()
-        if self.cache is not None or needs_journal(self.section.name):
+        if self.cache is not None or self.backend.journal is not None:
             return Cost()  # it may have been paid for already; the runs themselves are checked one by one
         if self.grid is None:
             return self._last_step

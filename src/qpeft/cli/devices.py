@@ -20,7 +20,7 @@ def devices(as_json: AsJson = False) -> None:
 
     The column `extra` names the extra of the package that a vendor's backend needs.
     """
-    from qpeft.backends.emulator.chip import load_chip, shipped_chips
+    from qpeft.backends.emulator.chip import known_chips, load_chip
     from qpeft.backends.registry import BACKENDS
 
     rows: list[dict[str, Any]] = []
@@ -28,7 +28,7 @@ def devices(as_json: AsJson = False) -> None:
         base: dict[str, Any] = {"name": f"{name}:{kind.argument}" if kind.argument else name, "qubits": None, "what": kind.summary}
         base |= {"simulated": kind.simulated, "synthetic": False, "extra": kind.extra}
         if name == "emulator":
-            for chip in map(load_chip, shipped_chips()):
+            for chip in map(load_chip, known_chips()):
                 label = {"name": f"{name}:{chip.name}", "qubits": len(chip.live_qubits), "synthetic": chip.synthetic}
                 rows.append({**base, **label})
             base["name"] = f"{name}:FILE.json"

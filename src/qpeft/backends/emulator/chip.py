@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from qpeft.errors import ConfigError
+from qpeft.plugins import Registry
 
 FORMAT: Literal["qpeft.chip"] = "qpeft.chip"
 VERSION: Literal[1] = 1
@@ -246,14 +247,29 @@ def shipped_chips() -> tuple[str, ...]:
     return tuple(sorted((path.stem for path in DATA.glob("wukong-*.json")), key=lambda name: (len(name), name)))
 
 
+CHIPS: Registry[Chip] = Registry("qpeft.chips", {}, Chip)  # of other packages (docs/extending/chip.md)
+
+
+def known_chips() -> tuple[str, ...]:
+    """Names of the chips that ship with qpeft, then of those that other packages bring."""
+    return (*shipped_chips(), *(name for name in CHIPS if name not in shipped_chips()))
+
+
 def load_chip(name: str | os.PathLike[str]) -> Chip:
-    """A chip that ships with qpeft, by name, or one from a file (any path that ends in .json)."""
+    """A chip that ships with qpeft or that a package brings, by name, or one from a file (any path that ends in .json).
+
+    Raises:
+        ConfigError: there is no such chip, or its file does not validate.
+        PluginError: the package that brings it is broken.
+    """
     if str(name) in shipped_chips():
         path = DATA / f"{name}.json"
     elif str(name).endswith(".json"):
         path = Path(name)
+    elif str(name) in CHIPS:
+        return CHIPS[str(name)]
     else:
-        raise ConfigError(f"no chip {str(name)!r}", expected=f"{', '.join(shipped_chips())} or a file that ends in .json")
+        raise ConfigError(f"no chip {str(name)!r}", expected=f"{', '.join(known_chips())} or a file that ends in .json")
     try:
         with open(path, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)

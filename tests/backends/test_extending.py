@@ -1,0 +1,84 @@
+"""The pages docs/extending/backend.md and chip.md: their packages, installed as pip lays them out, do what the pages promise."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs" / "extending"
+Command = Callable[..., str]
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """The code blocks of a page: language and text."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def install(page: str, folder: Path, files: dict[str, str]) -> None:
+    """Lay the page's package out: `files`, and the metadata that its pyproject.toml asks for."""
+    project = tomllib.loads(next(text for language, text in blocks(page) if language == "toml"))["project"]
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = project["entry-points"].items()
+    text = "".join(f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in found.items()) for group, found in groups)
+    (info / "entry_points.txt").write_text(text)
+    for name, content in files.items():
+        (folder / name).write_text(content)
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Command:
+    """Run Python with the package in `tmp_path/site` installed."""
+
+    def run(*arguments: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_page_s_backend(tmp_path: Path, python: Command) -> None:
+    pytest.importorskip("qiskit")
+    module, check = (text for language, text in blocks("backend.md") if language == "python")
+    install("backend.md", tmp_path / "site", {"my_backend.py": module})
+    python("-c", check)  # the contract suite passes
+    script = """
+import numpy as np
+from qpeft.backends.registry import get_backend
+from qpeft.circuits import ansatz
+circuit = ansatz.qtha(3, 1)
+rows = np.random.default_rng(0).normal(size=(4, circuit.n_params))
+found, exact = (get_backend(name).compile(circuit).run(rows, None).probabilities() for name in ("statevector", "simulator"))
+print(abs(found - exact).max() < 1e-12)
+"""
+    assert python("-c", script).strip() == "True"
+    assert "statevector" in python("-m", "qpeft.cli", "devices")
+
+
+def test_the_page_s_chip(tmp_path: Path, python: Command) -> None:
+    files = {
+        "my_chips.py": next(text for language, text in blocks("chip.md") if language == "python"),
+        "my-line-3.json": next(text for language, text in blocks("chip.md") if language == "json"),
+    }
+    install("chip.md", tmp_path / "site", files)
+    assert "emulator:my-line-3" in python("-m", "qpeft.cli", "devices")
+    assert "my-line-3" in python("-m", "qpeft.cli", "device", "show", "my-line-3")
+    script = """
+import numpy as np
+from qpeft.backends.registry import get_backend
+from qpeft.circuits.ir import Circuit, Op
+bell = Circuit(2, (Op("h", (0,)), Op("cx", (0, 1))))
+print(get_backend("emulator:my-line-3").compile(bell).run(np.empty((1, 0)), None).probabilities()[0, 0])
+"""
+    assert 0.4 < float(python("-c", script)) < 0.5

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from qpeft.backends.base import Backend
 from qpeft.backends.executor import BackendExecutor
-from qpeft.backends.mitigation import MitigatedBackend, ReadoutCorrection, ZeroNoise
+from qpeft.backends.mitigation.readout import MitigatedBackend, ReadoutCorrection
+from qpeft.backends.mitigation.zero_noise import ZeroNoise
 from qpeft.backends.registry import get_backend
 from qpeft.circuits import ansatz
 from qpeft.circuits.executor import Executor

@@ -112,6 +112,13 @@ class Backend(Protocol):
         """Seconds of chip time for `programs` programs of `shots` each, queue not counted; 0 where no chip is meant."""
         return 0.0
 
+    def with_noise_scale(self, scale: int) -> Backend:
+        """The same backend at `scale` times the noise, an odd number: each gate that is about to run is folded (folding.py).
+
+        It shares this one's journal and client; close this one alone. BackendError where something else compiles the circuits.
+        """
+        raise BackendError(f"{self.name} cannot scale its noise", value=scale, hint="a backend that runs the gates it is given")
+
     def begin(self, sample: str) -> None:
         """What runs from here on belongs to this sample, such as a step of a training.
 

@@ -7,6 +7,7 @@ before it starts; and gradients come from more runs (gradients.py), for inputs a
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
@@ -87,6 +88,24 @@ class BackendExecutor:
         if key not in self._prepared:
             self._prepared[key] = CompiledExpectations(self, circuit, observables)
         return self._prepared[key]
+
+    def with_backend(self, backend: Backend) -> BackendExecutor:
+        """The same executor on another backend, such as one at a larger noise scale: same ledger and cache, its own seeds."""
+        seed = self._seed
+        if seed is not None and backend is not self.backend:
+            other = int.from_bytes(hashlib.sha256(backend.calibration.encode()).digest()[:4], "big")
+            seed = int(np.random.SeedSequence([seed, other]).generate_state(1)[0])
+        return BackendExecutor(
+            backend,
+            self.shots,
+            gradient=self.gradient,
+            seed=seed,
+            cache=self.cache,
+            ledger=self.ledger,
+            progress=self.progress,
+            spsa_step=self.spsa_step,
+            spsa_directions=self.spsa_directions,
+        )
 
     def begin(self, *sample: int) -> None:
         """Draw from here on the sample of these numbers, such as the step of a training. Its seeds are the same whatever ran

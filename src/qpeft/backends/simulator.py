@@ -13,6 +13,7 @@ import numpy.typing as npt
 import psutil
 
 from qpeft.backends.base import DENSE_QUBITS, Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run, sample
+from qpeft.backends.folding import check_scale
 from qpeft.circuits.ir import Circuit, Op
 from qpeft.errors import ResourceError
 
@@ -32,6 +33,10 @@ class SimulatorBackend(Backend):
     def compile(self, circuit: Circuit) -> CompiledSimulation:
         check_circuit(self.name, self.limits, circuit)
         return CompiledSimulation(self, circuit)
+
+    def with_noise_scale(self, scale: int) -> SimulatorBackend:
+        check_scale(scale)
+        return self  # there is no noise
 
 
 class CompiledSimulation(CompiledCircuit):

@@ -15,6 +15,7 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,15 +36,18 @@ from qpeft.backends.base import (
 )
 from qpeft.backends.emulator import aer, pauli_transfer
 from qpeft.backends.emulator.chip import Chip, load_chip
+from qpeft.backends.emulator.native_gates import NATIVE, PULSES
 from qpeft.backends.emulator.noise import NoiseParameters, NoiseSchedule, components, schedule
 from qpeft.backends.emulator.packing import PackedProgram, capacity
 from qpeft.backends.emulator.routing import RoutedCircuit, route
+from qpeft.backends.folding import check_scale, folded
 from qpeft.circuits.executor import Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Angle, Circuit, Observable, Op
 from qpeft.errors import BackendError, CircuitError, ResourceError
 
 FloatArray = npt.NDArray[np.float64]
 
+FREE = NATIVE - PULSES - {"cz"}  # native gates without time or error: RZ
 PEAK = 4**10  # coefficients of the largest vector that pauli_transfer.py is given: 8 MiB
 CHUNK_BYTES = 1 << 23  # of the vectors of the rows that are computed together
 
@@ -109,6 +113,7 @@ class EmulatorBackend(Backend):
             a row's outcome depends on its place in the batch.
         guard: idle qubits between packed circuits.
         seed: of routing and packing.
+        noise_scale: 1, or an odd number of times the noise: every pulse of the routed circuit is folded (folding.py).
     """
 
     packs_circuits = True
@@ -123,17 +128,24 @@ class EmulatorBackend(Backend):
         pack: bool = False,
         guard: int = 0,
         seed: int = 0,
+        noise_scale: int = 1,
     ) -> None:
         if pack and (native or layout is not None):
             raise BackendError("packing chooses the qubits itself", hint="leave out native and layout")
         self.chip = chip if isinstance(chip, Chip) else load_chip(chip)
         self.name = f"emulator:{chip if isinstance(chip, (str, os.PathLike)) else self.chip.name}"
         self.native, self.layout = native, None if layout is None else tuple(layout)
-        self.pack, self.guard, self.seed = pack, guard, seed
+        self.pack, self.guard, self.seed, self.noise_scale = pack, guard, seed, noise_scale
+        check_scale(noise_scale)
         timing = self.chip.timing
         self.limits = Limits(len(self.chip.live_qubits), timing.max_shots, timing.max_circuits_per_job, exact=True)
         options = f"native={native},layout={self.layout},pack={pack},guard={guard},seed={seed}"
-        self.calibration = f"{self.chip.id}:{options}"
+        scaled = f",noise_scale={noise_scale}" if noise_scale != 1 else ""
+        self.calibration = f"{self.chip.id}:{options}{scaled}"
+
+    def with_noise_scale(self, scale: int) -> EmulatorBackend:
+        options: dict[str, Any] = {"native": self.native, "layout": self.layout, "pack": self.pack, "guard": self.guard}
+        return EmulatorBackend(self.chip, **options, seed=self.seed, noise_scale=scale * self.noise_scale)
 
     def compile(self, circuit: Circuit) -> EmulatedCircuit:
         """Route a circuit; BackendError says what the chip cannot do."""
@@ -163,7 +175,10 @@ class EmulatedCircuit(CompiledCircuit):
     """A circuit on an emulated chip; row i of a batch runs on place `i mod per_program`."""
 
     def __init__(self, backend: EmulatorBackend, circuit: Circuit, places: Sequence[RoutedCircuit]) -> None:
-        self.backend, self.circuit, self.places = backend, circuit, tuple(places)
+        self.backend, self.circuit = backend, circuit
+        self.places = tuple(
+            dataclasses.replace(place, circuit=folded(place.circuit, backend.noise_scale, FREE)) for place in places
+        )
         self.per_program = len(self.places)
         self.qubits = self.places[0].measured_on if len(self.places) == 1 else None
         self.parts = tuple(_split(place, backend.chip) for place in self.places)
@@ -330,12 +345,19 @@ def _draw(table: FloatArray, shots: int, rng: np.random.Generator) -> npt.NDArra
 class NoisyExecutor:
     """An Executor that runs adapters' circuits on an emulated chip, exactly and with autograd's gradients: noise-aware training."""
 
-    def __init__(self, backend: EmulatorBackend) -> None:
-        self.backend = backend
+    def __init__(self, backend: Backend) -> None:
+        if not isinstance(backend, EmulatorBackend):
+            raise BackendError("only an emulated chip has autograd's gradients", value=backend.name, hint="BackendExecutor")
+        self.backend: Backend = backend
+        self._emulator = backend
+
+    def with_backend(self, backend: Backend) -> NoisyExecutor:
+        """The same on another emulated chip, such as this one at a larger noise scale."""
+        return NoisyExecutor(backend)
 
     def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
         """See `Executor.compile`; CircuitError for observables with X or Y."""
-        emulated, n = self.backend.compile(circuit), circuit.n_qubits
+        emulated, n = self._emulator.compile(circuit), circuit.n_qubits
         chosen = [Observable.z(k) for k in range(n)] if observables is None else list(observables)
         signs = torch.from_numpy(z_table(chosen, n))
 

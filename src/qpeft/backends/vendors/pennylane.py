@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run
+from qpeft.backends.folding import check_scale
 from qpeft.backends.spending.budget import Budget
 from qpeft.backends.spending.paid import SECONDS_PER_SHOT, JournalFile, PaidDevice, open_journal
 from qpeft.backends.spending.submission import CannotAttachError, JobStatus, VendorClient
@@ -79,6 +80,10 @@ class PennyLaneBackend(Backend):
         if not self.simulated:
             self.journal = open_journal(f"{self.name} is not known to be a simulator, so it", journal)
             self.device = PaidDevice(self.client, self.journal, budget, per_job=None, seconds=self.estimate)
+
+    def with_noise_scale(self, scale: int) -> Backend:
+        check_scale(scale)
+        return self if self.simulated and self._given in ANALYTIC else super().with_noise_scale(scale)
 
     def begin(self, sample: str) -> None:
         if self.device is not None:

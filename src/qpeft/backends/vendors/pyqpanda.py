@@ -9,6 +9,7 @@ that speaks its protocol, never against the live service: nobody gave this proje
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -20,6 +21,7 @@ import numpy as np
 
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run, sample
 from qpeft.backends.emulator.chip_formats import from_chip_info
+from qpeft.backends.folding import check_scale, folded
 from qpeft.backends.spending.budget import Budget
 from qpeft.backends.spending.journal import Journal
 from qpeft.backends.spending.paid import SECONDS_PER_SHOT, PaidDevice, open_journal
@@ -55,6 +57,10 @@ class LocalSimulator(Backend):
         self.kind, self.name, self._core = kind, f"pyqpanda:{kind}", core
         self._read = compiler.convert_originir_string_to_qprog
         self.limits = Limits(LOCAL[kind], exact=True)
+
+    def with_noise_scale(self, scale: int) -> LocalSimulator:
+        check_scale(scale)
+        return self  # there is no noise
 
     def compile(self, circuit: Circuit) -> CompiledLocal:
         check_circuit(self.name, self.limits, circuit)
@@ -102,13 +108,15 @@ class Cloud(Backend):
         api_key: default one of the environment variables KEY_VARIABLES, else the keyring.
         url: default the environment variable PYQPANDA_URL, else the vendor's.
         budget: checked, with what the journal says was spent, before anything is sent.
-        readout_correction: "server" has the vendor correct readout errors; then do not correct again (mitigation.py refuses).
+        readout_correction: "server" has the vendor correct readout errors; qpeft.backends.mitigation then refuses to
+            correct them again.
         mapping, optimization: let the vendor's compiler place and shorten circuits. `block` names the qubits to use.
         client: a connection to share, in the place of api_key, url and call_timeout_s.
         call_timeout_s: of one call to the vendor. poll_s, patience_s, timeout_s: see `JobRunner`.
     """
 
     simulated = False
+    noise_scale = 1
     journal: Journal
 
     def __init__(
@@ -193,6 +201,15 @@ class Cloud(Backend):
         check_circuit(self.name, self.limits, circuit)
         return CompiledCloud(self, circuit)
 
+    def with_noise_scale(self, scale: int) -> Cloud:
+        """Folded programs. The vendor's optimisation must be off; whether its mapping keeps them is the vendor's to say."""
+        check_scale(scale)
+        if self.settings["optimization"]:
+            raise BackendError("the vendor's optimisation takes the added noise away again", hint="optimization=False")
+        other = copy.copy(self)
+        other.noise_scale = scale * self.noise_scale
+        return other
+
     def begin(self, sample: str) -> None:
         """Jobs from here on belong to this sample, such as a step of a training: the journal keeps them apart from equal ones."""
         self.device.sample = sample
@@ -232,5 +249,6 @@ class CompiledCloud(CompiledCircuit):
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
         assert shots is not None  # the limits say so
-        texts = [to_originir(self.circuit, row.tolist()) for row in rows]
+        program = folded(self.circuit, self.backend.noise_scale)
+        texts = [to_originir(program, row.tolist()) for row in rows]
         return self.backend.run(texts, self.circuit.n_qubits, shots)

@@ -13,14 +13,17 @@ parameters, and bound for each row. Jobs on a backend that is not known to be a 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
+import math
 from typing import Any
 
 import numpy as np
 
 from qpeft import plugins
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits, check_circuit, check_run
+from qpeft.backends.folding import check_scale
 from qpeft.backends.spending.budget import Budget
 from qpeft.backends.spending.paid import SECONDS_PER_SHOT, JournalFile, PaidDevice, open_journal
 from qpeft.backends.spending.submission import CannotAttachError, JobStatus, VendorClient
@@ -85,6 +88,8 @@ class QiskitBackend(Backend):
         patience_s: how long a provider may not answer.
     """
 
+    noise_scale = 1
+
     def __init__(
         self,
         target: Any,
@@ -135,6 +140,13 @@ class QiskitBackend(Backend):
         check_circuit(self.name, self.limits, circuit)
         return CompiledQiskit(self, circuit)
 
+    def with_noise_scale(self, scale: int) -> QiskitBackend:
+        check_scale(scale)
+        other = copy.copy(self)
+        other.noise_scale = scale * self.noise_scale
+        other.calibration = f"{self.calibration},noise_scale={scale}"
+        return other
+
     def begin(self, sample: str) -> None:
         if self.device is not None:
             self.device.sample = sample
@@ -145,6 +157,12 @@ class QiskitBackend(Backend):
     def close(self) -> None:
         if self.device is not None:
             self.device.close()
+
+    @property
+    def operations(self) -> frozenset[str] | None:
+        """Names of the gates that the backend runs; None where it takes any."""
+        target = getattr(self.hardware, "target", None)
+        return None if target is None else frozenset(target.operation_names)
 
     @property
     def samples(self) -> bool:
@@ -189,6 +207,10 @@ class CompiledQiskit(CompiledCircuit):
                 seed_transpiler=backend.transpile_seed,
             )
 
+        if backend.noise_scale != 1:
+            self.quantum_circuit = fold(self.quantum_circuit, backend.noise_scale, backend.operations)
+        self.key = f"{circuit.id}@{backend.noise_scale}"
+
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
         n = self.circuit.n_qubits
@@ -198,8 +220,8 @@ class CompiledQiskit(CompiledCircuit):
             found = read_counts(self.sampler_job(rows, shots, seed).result())
         else:
             client = self.backend.client
-            client.compiled[self.circuit.id] = self
-            head = {"backend": self.backend.name, "circuit": self.circuit.id}
+            client.compiled[self.key] = self
+            head = {"backend": self.backend.name, "circuit": self.key}
             found = self.backend.device.run(head, rows.tolist(), shots)
         return Counts.from_strings(n, [{bits[::-1]: count for bits, count in row.items()} for row in found], shots)
 
@@ -216,6 +238,32 @@ class CompiledQiskit(CompiledCircuit):
         values = [{p: row[self._parameters[p]] for p in names} for row in rows]
         circuits = [self.quantum_circuit.assign_parameters(row) for row in values]
         return self.backend.hardware.run(circuits, shots=shots)
+
+
+def fold(circuit: Any, scale: int, operations: frozenset[str] | None) -> Any:
+    """A transpiled circuit at `scale` times the noise, in the gates of `operations`; nobody compiles it afterwards."""
+    pairs, out = check_scale(scale), circuit.copy_empty_like()
+    for item in circuit.data:
+        out.append(item)
+        if item.operation.name in ("measure", "barrier", "delay", "reset"):
+            continue
+        for _ in range(pairs):
+            for gate in undo(item.operation, operations):
+                out.append(gate, item.qubits)
+            out.append(item)
+    return out
+
+
+def undo(gate: Any, operations: frozenset[str] | None) -> list[Any]:
+    """Gates of `operations` that undo a gate, up to a global phase."""
+    from qiskit.circuit.library import RZGate
+
+    inverse = gate.inverse()
+    if operations is None or inverse.name in operations:
+        return [inverse]
+    if gate.name in ("sx", "rx") and "rz" in operations:  # a half turn about Z changes the sign of a rotation about X
+        return [RZGate(math.pi), gate, RZGate(math.pi)]
+    raise BackendError("the backend has no gates that undo this one", value=gate.name, bound=", ".join(sorted(operations)))
 
 
 def read_counts(result: Any) -> list[dict[str, int]]:

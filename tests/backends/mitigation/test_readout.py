@@ -1,4 +1,4 @@
-"""Readout correction on readout errors put in by hand, and on the emulator; zero-noise extrapolation on known polynomials."""
+"""Readout correction on readout errors put in by hand, and on the emulator."""
 
 from __future__ import annotations
 
@@ -7,26 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from qpeft.backends.base import CompiledCircuit, Counts, Limits, check_run, sample
-from qpeft.backends.executor import BackendExecutor
-from qpeft.backends.mitigation import (
-    MitigatedBackend,
-    ReadoutCorrection,
-    ZeroNoise,
-    extrapolation_weights,
-    folded,
-    inverse,
-    nearest_distribution,
-)
+from qpeft.backends.mitigation.readout import MitigatedBackend, ReadoutCorrection, nearest_distribution
 from qpeft.backends.registry import get_backend
 from qpeft.backends.simulator import SimulatorBackend
 from qpeft.circuits import ansatz
-from qpeft.circuits.ir import GATES, Angle, Circuit, Op
-from qpeft.circuits.simulator.simulate import expectations
+from qpeft.circuits.ir import Circuit
 from qpeft.errors import BackendError
-from tests.reference import fidelity, state
 
 PAIR = np.array([[0.9, 0.1, 0.05, 0.0], [0.02, 0.8, 0.0, 0.1], [0.05, 0.02, 0.9, 0.15], [0.03, 0.08, 0.05, 0.75]])
 ONE = np.array([[0.97, 0.09], [0.03, 0.91]])
@@ -142,8 +130,6 @@ def test_settings_are_checked() -> None:
         ReadoutCorrection(((0,),), (np.full((2, 2), 0.5),))
     with pytest.raises(BackendError, match="another register"):
         MitigatedBackend(SimulatorBackend(), ReadoutCorrection(((0,),), (ONE,))).compile(CIRCUIT)
-    with pytest.raises(BackendError, match="odd"):
-        folded(CIRCUIT, 2)
 
 
 def test_emulator_needs_a_fixed_layout_and_gains() -> None:
@@ -161,48 +147,3 @@ def test_emulator_needs_a_fixed_layout_and_gains() -> None:
         MitigatedBackend(get_backend("emulator:wukong-72", layout=layout[::-1]), correction).compile(CIRCUIT)
     with pytest.raises(BackendError, match="packed"):
         ReadoutCorrection.measure(get_backend("emulator:wukong-72", pack=True), 4, 100)
-
-
-@pytest.mark.parametrize("name", GATES)
-def test_inverses(name: str) -> None:
-    spec = GATES[name]
-    op = Op(name, tuple(range(spec.n_qubits)), Angle(0, 0.7, 0.2) if spec.parametrised else None)
-    start = (*(Op("ry", (q,), Angle(shift=0.4 + q)) for q in range(2)), Op("rx", (1,), Angle(shift=1.0)))
-    plain, undone = Circuit(2, start, 0, 1), Circuit(2, (*start, op, inverse(op)), 0, 1)
-    assert fidelity(state(plain, [0.9]), state(undone, [0.9])) == pytest.approx(1, abs=1e-12)
-
-
-def test_folding_keeps_the_circuit_and_its_parameters() -> None:
-    once, thrice = folded(CIRCUIT, 1), folded(CIRCUIT, 3)
-    assert once == CIRCUIT
-    assert len(thrice.ops) == 3 * len(CIRCUIT.ops)
-    assert fidelity(state(CIRCUIT, ROWS[0]), state(thrice, ROWS[0])) == pytest.approx(1, abs=1e-12)
-
-
-def test_extrapolation_is_exact_for_its_polynomials() -> None:
-    pytest.importorskip("mitiq", reason="mitiq needs numpy < 2.3 and lives in an environment of its own", exc_type=ImportError)
-    scales = np.array([1, 3, 5, 7])
-    for order, degree in (("linear", 1), ("quadratic", 2), ("richardson", 3)):
-        weights = extrapolation_weights(tuple(scales), order)  # type: ignore[arg-type]
-        for power in range(degree + 1):
-            assert np.dot(weights, scales**power) == pytest.approx(0.0**power, abs=1e-9)
-    for scales_, order in (((1,), "linear"), ((1, 1), "linear"), ((1, 3), "quadratic"), ((1, 3), "cubic")):
-        with pytest.raises(BackendError):
-            extrapolation_weights(scales_, order)  # type: ignore[arg-type]
-
-
-def test_zero_noise_on_the_emulator_is_better_and_differentiable() -> None:
-    pytest.importorskip("mitiq", reason="mitiq needs numpy < 2.3 and lives in an environment of its own", exc_type=ImportError)
-    circuit = ansatz.qtha(2, 1)
-    layout = get_backend("emulator:wukong-72").compile(circuit).qubits
-    executor = BackendExecutor(get_backend("emulator:wukong-72", layout=layout))
-    inputs = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    angles = torch.full((8,), 0.7, dtype=torch.float64, requires_grad=True)
-    want, gradients, errors = expectations(circuit, inputs, angles), [], []
-    for run in (executor, ZeroNoise(executor, (1, 3))):
-        values = run.compile(circuit)(inputs, angles)
-        errors.append((values - want).abs().mean().item())
-        gradients.append(torch.autograd.grad(values.sum(), angles)[0])
-    assert errors[1] < errors[0]
-    (exact,) = torch.autograd.grad(want.sum(), angles)
-    assert (gradients[1] - exact).norm() < (gradients[0] - exact).norm()

@@ -1,35 +1,25 @@
-"""Less of a chip's error: readout correction around a backend, zero-noise extrapolation around an executor.
+"""Readout correction around a backend.
 
-    layout = ...                                          # fixed, so that calibration and circuits use the same qubits
-    backend = get_backend("emulator:wukong-72", layout=layout)
+    backend = get_backend("emulator:wukong-72", layout=layout)  # fixed, so that calibration and circuits use the same qubits
     corrected = MitigatedBackend(backend, ReadoutCorrection.measure(backend, 4, shots=10_000, seed=0))
-    executor = ZeroNoise(BackendExecutor(corrected, shots=4000), scales=(1, 3, 5))
 
-**Readout.** A group of qubits that was in state j is read as i with probability `A[i, j]`, its *confusion matrix*. Groups are
-single qubits by default (two calibration circuits in all), or subsets of k qubits whose errors go together (`2^k` circuits). The
-matrix of the register is the product over groups. For few qubits its inverse is applied, group by group, and the result moved to
-the nearest distribution without negative entries (least squares). For many, the equations are solved on the outcomes that were
-seen alone, each column scaled to what stays among them, without ever writing the matrix down.
-
-**Zero noise.** Every gate G becomes `G (G^-1 G)^k`, which is the same circuit at `2k + 1` times the noise. What the values would be
-at none is read off a polynomial through them; package mitiq gives its weights.
+A group of qubits that was in state j is read as i with probability `A[i, j]`, its *confusion matrix*. Groups are single qubits by
+default (two calibration circuits in all), or subsets of k qubits whose errors go together (`2^k` circuits). The matrix of the
+register is the product over groups. For few qubits its inverse is applied, group by group, and the result moved to the nearest
+distribution without negative entries (least squares). For many, the equations are solved on the outcomes that were seen alone,
+each column scaled to what stays among them, without ever writing the matrix down.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from qpeft.backends.base import Backend, BoolArray, CompiledCircuit, Counts, FloatArray, Limits
-from qpeft.circuits.executor import Executor, Expectations
-from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op
-from qpeft.errors import BackendError, MissingDependencyError
+from qpeft.circuits.ir import Circuit, Op
+from qpeft.errors import BackendError
 
 DENSE = 12  # qubits up to which the whole distribution is corrected
 MAX_GROUP = 6
@@ -147,6 +137,7 @@ class ReadoutCorrection:
 
 
 def _ones(group: Sequence[int], state: int) -> list[int]:
+    """The qubits of a group that are 1 in a state of it."""
     return [q for position, q in enumerate(reversed(group)) if state >> position & 1]
 
 
@@ -200,6 +191,9 @@ class MitigatedBackend(Backend):
     def estimate(self, programs: int, shots: int) -> float:
         return self.backend.estimate(programs, shots)
 
+    def with_noise_scale(self, scale: int) -> MitigatedBackend:
+        return MitigatedBackend(self.backend.with_noise_scale(scale), self.correction)
+
     def begin(self, sample: str) -> None:
         self.backend.begin(sample)
 
@@ -223,80 +217,3 @@ class CompiledMitigated(CompiledCircuit):
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
         return self.backend.correction.correct(self.inner.run(params, shots, seed))
-
-
-@functools.cache
-def _inverse_gate(name: str) -> str:
-    """The fixed gate whose matrix is the adjoint, off the gate table."""
-    wanted = np.array(GATES[name].constant).conj().T
-    same = [
-        n
-        for n, s in GATES.items()
-        if not s.parametrised and np.shape(s.constant) == wanted.shape and np.allclose(s.constant, wanted)
-    ]
-    return same[0]
-
-
-def inverse(op: Op) -> Op:
-    if op.angle is None:
-        return Op(_inverse_gate(op.gate), op.qubits)
-    return Op(op.gate, op.qubits, Angle(op.angle.index, -op.angle.scale, -op.angle.shift))
-
-
-def folded(circuit: Circuit, scale: int) -> Circuit:
-    """The same circuit at `scale` times the noise, an odd number: every gate G becomes `G (G^-1 G)^k`."""
-    if scale < 1 or scale % 2 == 0:
-        raise BackendError("noise is scaled by odd whole numbers", value=scale, bound="1, 3, 5, ...")
-    ops = [step for op in circuit.ops for step in (op, *(inverse(op), op) * (scale // 2))]
-    return Circuit(circuit.n_qubits, tuple(ops), circuit.n_inputs, circuit.n_params)
-
-
-Extrapolation = Literal["linear", "quadratic", "richardson"]
-
-
-class ZeroNoise:
-    """An Executor that extrapolates another one's values to no noise, differentiable as far as that one is.
-
-    The backend must run the gates it is given: a compiler that shortens circuits takes the added noise away again, so switch a
-    vendor's optimisation off. Extrapolating multiplies shot noise by `sqrt(sum weights^2)`.
-
-    Args:
-        executor: on the noisy backend.
-        scales: odd factors of the noise.
-        order: of the polynomial through the values: linear, quadratic, or richardson, the one that meets all.
-    """
-
-    def __init__(self, executor: Executor, scales: Sequence[int] = (1, 3, 5), order: Extrapolation = "richardson") -> None:
-        self.executor, self.scales, self.order = executor, tuple(scales), order
-        self.weights = extrapolation_weights(self.scales, order)
-
-    def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
-        runs = [self.executor.compile(folded(circuit, scale), observables) for scale in self.scales]
-
-        def run(inputs: Tensor, angles: Tensor) -> Tensor:
-            values = torch.stack([run(inputs, angles) for run in runs])
-            return (values.new_tensor(self.weights).reshape(-1, *(1,) * (values.dim() - 1)) * values).sum(0)
-
-        return run
-
-
-def extrapolation_weights(scales: Sequence[int], order: Extrapolation) -> list[float]:
-    """What mitiq's extrapolation multiplies each scale's value with. All of these are linear in the values, so their value for
-    unit vectors says it all."""
-    try:
-        from mitiq.zne.inference import LinearFactory, PolyFactory, RichardsonFactory
-    except ImportError as error:
-        raise MissingDependencyError("mitiq", "mitiq", "zero-noise extrapolation") from error
-    least = {"linear": 2, "quadratic": 3, "richardson": 2}
-    if order not in least or len(set(scales)) != len(scales) or len(scales) < least.get(order, 2):
-        raise BackendError("an extrapolation needs different scales, more than its order", value=(order, tuple(scales)))
-    weights = []
-    for unit in np.eye(len(scales)).tolist():
-        if order == "linear":
-            value = LinearFactory.extrapolate(list(scales), unit)
-        elif order == "quadratic":
-            value = PolyFactory.extrapolate(list(scales), unit, order=2)
-        else:
-            value = RichardsonFactory.extrapolate(list(scales), unit)
-        weights.append(float(value))
-    return weights

@@ -1,0 +1,1 @@
+"""Error mitigation: readout correction around a backend, zero-noise extrapolation around an executor."""

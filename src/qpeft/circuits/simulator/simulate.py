@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from qpeft.circuits.executor import Expectations, as_rows, check_arguments, working_dtype
+from qpeft.circuits.executor import Expectations, as_rows, check_arguments, check_tensor, working_dtype
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator import engine, transforms
 from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit, compile_circuit, compiled_from_key
@@ -85,7 +85,11 @@ def run(compiled: SimulatedCircuit, inputs: Tensor, angles: Tensor, *, gradient:
             out: Tensor = _apply(inputs, angles, compiled)
             return out
         return _shaped(_values(*_flat(inputs, angles), compiled), inputs)
+    check_tensor("inputs", inputs)
+    check_tensor("angles", angles)
     inputs, angles = transforms.unwrapped("inputs", inputs), transforms.unwrapped("angles", angles)
+    if angles.is_meta and not inputs.is_meta:
+        raise CircuitError("angles hold no numbers", value="device meta", hint="materialise the model before it runs")
     flat, angles = _flat(inputs, angles)
     if gradient == "autograd" or transforms.needs_record():
         return _shaped(recorded(flat, angles, compiled), inputs)
@@ -116,6 +120,20 @@ def _gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: Simulated
     return engine.for_expectations(compiled, inputs).gradients(grad, inputs, angles, compiled, recording=recording)
 
 
+def _recorded_gradients(
+    grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit, wanted: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of inputs and angles, None where not wanted, that transforms follow and that can be differentiated again."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        flat, numbers = _flat(inputs, angles)
+        flat = flat if transforms.is_batch_of_gradients(grad) else without_unused(flat, grad)
+        out = recorded(flat, numbers, compiled)
+    chosen = [tensor for tensor, want in zip((inputs, angles), wanted, strict=False) if want]
+    found = iter(torch.autograd.grad(out, chosen, grad, create_graph=differentiable, allow_unused=True, materialize_grads=True))
+    return next(found) if wanted[0] else None, next(found) if wanted[1] else None
+
+
 class _Adjoint(torch.autograd.Function):
     """The operator's rule without the operator, which costs more than a small circuit: for plain tensors in eager mode.
 
@@ -133,13 +151,8 @@ class _Adjoint(torch.autograd.Function):
         inputs, angles = ctx.saved_tensors
         compiled: SimulatedCircuit = ctx.compiled
         grad = as_rows(grad)
-        if torch.is_grad_enabled():  # the gradient is itself to be differentiated: record it
-            flat, numbers = _flat(inputs, angles)
-            wanted = [tensor for tensor, need in zip((inputs, angles), ctx.needs_input_grad, strict=False) if need]
-            out = recorded(without_unused(flat, grad), numbers, compiled)
-            found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True, materialize_grads=True))
-            by_inputs, by_angles = (next(found) if need else None for need in ctx.needs_input_grad[:2])
-            return by_inputs, by_angles, None
+        if transforms.records_gradient(grad):
+            return *_recorded_gradients(grad, inputs, angles, compiled, ctx.needs_input_grad), None
         flat, numbers = _flat(inputs, angles)
         of_inputs, of_angles = _gradients(grad, flat, numbers, compiled, recording=True)
         if of_inputs.dtype is not inputs.dtype or inputs.dim() != 2:
@@ -176,8 +189,10 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, str], output: Tensor)
     ctx.key = inputs[2]
 
 
-def _autograd_rule(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+def _autograd_rule(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     inputs, angles = ctx.saved_tensors
+    if transforms.records_gradient(grad):
+        return *_recorded_gradients(grad, inputs, angles, compiled_from_key(ctx.key), ctx.needs_input_grad), None
     grad_inputs, grad_angles = _expectations_backward(grad, inputs, angles, ctx.key)
     return grad_inputs, grad_angles, None
 

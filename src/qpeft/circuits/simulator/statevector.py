@@ -90,9 +90,13 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, str, int], output: Tensor) ->
 
 def _autograd_rule(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     (angles,) = ctx.saved_tensors
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # the gradient is itself to be differentiated: record it
-        out = torch_columns.values(angles, compiled_from_key(ctx.key), ctx.k)
-        (by_angles,) = torch.autograd.grad(out, angles, grad, create_graph=True, allow_unused=True, materialize_grads=True)
+    if transforms.records_gradient(grad):
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            out = torch_columns.values(angles, compiled_from_key(ctx.key), ctx.k)
+        (by_angles,) = torch.autograd.grad(
+            out, angles, grad, create_graph=differentiable, allow_unused=True, materialize_grads=True
+        )
         return by_angles, None, None
     return _columns_backward(grad, angles, ctx.key, ctx.k), None, None
 

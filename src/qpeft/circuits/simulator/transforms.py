@@ -17,7 +17,8 @@ def plain(a: Tensor, b: Tensor) -> bool:
     """Whether these are ordinary tensors, and nothing of torch is watching the call but autograd's backward mode."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
-    return type(a) in _PLAIN and type(b) in _PLAIN and not (a.is_meta or b.is_meta)
+    dense = a.layout is torch.strided and b.layout is torch.strided
+    return dense and type(a) in _PLAIN and type(b) in _PLAIN and not (a.is_meta or b.is_meta)
 
 
 def active() -> bool:
@@ -34,6 +35,28 @@ def needs_record() -> bool:
         return False
     stack = torch._C._functorch.get_interpreter_stack() or []
     return forward_ad._current_level >= 0 or any(interpreter.key() != _VMAP for interpreter in stack)
+
+
+def records_gradient(grad: Tensor) -> bool:
+    """Whether a backward pass must be recorded: its result is differentiated again, or a transform goes through it."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad) or active()
+
+
+def is_batch_of_gradients(grad: Tensor) -> bool:
+    """Whether this is what `torch.autograd.grad(..., is_grads_batched=True)` hands to a backward pass."""
+    return bool(torch._C._functorch.is_legacy_batchedtensor(grad))
+
+
+def refuse(what: str) -> None:
+    """Raise CircuitError inside a transform of torch.func or forward mode, for what is differentiated once, backwards."""
+    if active():
+        raise CircuitError(
+            f"{what} has first derivatives in backward mode only",
+            value="a transform of torch.func, or forward mode",
+            hint="the Simulator follows every transform; or use torch.autograd.grad",
+        )
 
 
 def unwrapped(name: str, tensor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from qpeft.circuits.executor import Executor, Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Circuit, Observable
+from qpeft.circuits.simulator import transforms
 from qpeft.circuits.surrogate.base import Surrogate, SurrogateMaker
 from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.errors import CircuitError
@@ -131,6 +132,7 @@ class SurrogateFunction:
             with torch.autocast(inputs.device.type, enabled=False):
                 return self(inputs, angles)
         check_arguments(self.circuit, inputs, angles)
+        transforms.refuse("a surrogate")
         dtype = working_dtype(inputs, angles)
         recorded = torch.is_grad_enabled() and angles.requires_grad
         found = self._found(angles, recorded)

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qpeft.circuits.ir import Circuit, Observable
-from qpeft.circuits.simulator import engine
+from qpeft.circuits.simulator import engine, transforms
 from qpeft.errors import CircuitError
 
 MAX_POINTS = 2**20
@@ -92,6 +92,7 @@ class FourierGrid:
 
         Formula in simulator/torch_engine/polynomials.py. The backward pass saves the arguments alone.
         """
+        transforms.refuse("a Fourier grid's polynomial")
         out: Tensor = _Evaluate.apply(coefficients, inputs, self)  # type: ignore[no-untyped-call]
         return out
 

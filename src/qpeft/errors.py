@@ -11,6 +11,7 @@ QpeftError
 |   `-- DataError           a data row that is not of the declared format
 |-- ModelError              a model that cannot be found or loaded
 |-- RunError                a run folder that cannot be evaluated, resumed or reported
+|   `-- DivergedError       a training loss that is not a finite number
 |-- BackendError            a circuit or request that a backend refuses, before it runs      (also ValueError)
 |   |-- BudgetError         work that would cost more than is left of a budget
 |   `-- JobError            a vendor's job that failed, was refused, or whose fate is not known
@@ -133,6 +134,10 @@ class RunError(QpeftError):
 
 class PluginError(QpeftError):
     """A package or a file that adds something to qpeft cannot be loaded, or may not be; the message names it."""
+
+
+class DivergedError(RunError):
+    """A training loss that is not a finite number; the message names the step and the file with the batch."""
 
 
 class ServiceError(QpeftError):

@@ -19,9 +19,10 @@ from qpeft.records import RunRecord, read_records
 from qpeft.study.compare import compare
 from qpeft.training.data.examples import load_data
 from qpeft.training.data.tokenization import IGNORED, collator, tokenize_all
+from qpeft.training.loop.checkpoints import held_out_losses
 from qpeft.training.loop.loaded_run import load_run
 from qpeft.training.loop.run import train
-from qpeft.training.loop.run_dir import held_out_losses, read_record
+from qpeft.training.loop.run_dir import read_record
 from qpeft.training.model.held_out_loss import evaluate
 from qpeft.training.recipe.config import load_recipe
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -119,3 +120,17 @@ def set_executor(model: nn.Module, executor: Executor) -> int:
     for layer in layers:
         layer.set_executor(executor)
     return len(layers)
+
+
+@contextlib.contextmanager
+def executed_by(model: nn.Module, choose: Callable[[CircuitLayer], Executor]) -> Iterator[None]:
+    """Run each circuit of a model on the executor that `choose` gives for its layer, and afterwards where it ran before."""
+    layers = [module for module in model.modules() if isinstance(module, CircuitLayer)]
+    before = [(layer, layer.run) for layer in layers if hasattr(layer, "run")]
+    try:
+        for layer in layers:
+            layer.set_executor(choose(layer))
+        yield
+    finally:
+        for layer, run in before:
+            layer.run = run

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qpeft.cli.common import Overwrite, Panel, Recipe, Run, Set, app, examples
+from qpeft.cli.common import AsJson, Overwrite, Panel, Recipe, Run, Set, app, examples, print_table
+
+if TYPE_CHECKING:
+    from qpeft.records import RunRecord
 
 
 @app.command(
     rich_help_panel=Panel.TRAIN,
-    epilog=examples("qpeft train recipes/chip.yaml", "qpeft train recipe.yaml --set training.seed=1 --output runs/seed1"),
+    epilog=examples(
+        "qpeft train recipes/chip.yaml",
+        "qpeft train recipe.yaml --set training.seed=1 --output runs/seed1",
+    ),
 )
 def train(
     recipe: Recipe,
@@ -24,8 +31,12 @@ def train(
         Path | None, typer.Option(help="File that caches the base model's held-out metrics for several runs.")
     ] = None,
     until: Annotated[int | None, typer.Option(min=1, help="Pause after this step; the same command continues.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Train one adapter, or continue an interrupted run."""
+    """Train one adapter, or continue an interrupted run.
+
+    On several GPUs: torchrun --nproc-per-node 2 -m qpeft.cli train RECIPE.
+    """
     from qpeft.errors import RunError
     from qpeft.training.loop.run import train as run
     from qpeft.training.recipe.config import load_recipe
@@ -35,15 +46,27 @@ def train(
         raise RunError("the recipe compares several adapters", value=str(recipe), hint=f"qpeft compare {recipe}")
     folder = output or Path("runs") / config.name
     record = run(config, folder, overwrite=overwrite, baseline=baseline, until=until)
-    loss = f", held-out loss {record.metrics_before['loss']:.4f} -> {record.metrics['loss']:.4f}" if record.metrics else ""
-    print(
-        f"{record.label}: {record.trainable_parameters:,} trainable parameters, {record.steps} steps in {record.wall_s:.0f} s{loss}"
-    )
-    print(
-        f"adapter: {folder / 'adapter'}"
-        if record.status == "ok"
-        else f"paused; the same command without --until goes on in {folder}"
-    )
+    if os.environ.get("RANK", "0") != "0":
+        return  # torchrun started several processes: the first one reports
+    if as_json:
+        print(record.to_json())
+        return
+    _print_record(record, folder)
+
+
+def _print_record(record: RunRecord, folder: Path) -> None:
+    seconds = f"{record.wall_s:,.0f} s, {record.tokens_per_s:,.0f} tokens/s, {record.peak_memory_bytes / 2**30:.2f} GiB at most"
+    print(f"{record.label}: {record.trainable_parameters:,} trainable parameters, {record.steps:,} steps in {seconds}")
+    if record.metrics:
+        rows = [(name, f"{record.metrics_before[name]:,.4f}", f"{value:,.4f}") for name, value in record.metrics.items()]
+        print_table(("held-out", "base model", "with adapter"), rows)
+    if record.backend:
+        spent = record.backend
+        print(f"{spent['circuits']:,} circuits, {spent['shots']:,} shots, {spent['chip_s']:,.0f} s of chip time on {spent['name']}")
+    if record.status == "ok":
+        print(f"adapter: {folder / 'adapter'}")
+    else:
+        print(f"paused; the same command without --until goes on in {folder}")
 
 
 @app.command(rich_help_panel=Panel.TRAIN, epilog=examples("qpeft compare recipes/demo.yaml"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from qpeft.adapters.quantum_layer import set_executor
+from qpeft.adapters.quantum_layer import CircuitLayer, executed_by
 from qpeft.backends.base import Backend
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.spending.budget import Budget, Cost, Ledger
@@ -68,18 +68,15 @@ def evaluate_on_backend(
     ledger = Ledger(budget or Budget())
     executor = BackendExecutor(backend, shots, seed=seed, cache=cache, ledger=ledger)
     counting = Counting(executor)
-    if not set_executor(model, counting):
+    if not any(isinstance(module, CircuitLayer) for module in model.modules()):
         raise RunError("the adapter has no circuit, so nothing of it runs on a backend", hint="leave out --backend")
-    try:
+    with executed_by(model, lambda _: counting):
         exact = evaluate(model, rows, tokenizer, batch_size=batch_size, progress=progress)
-        logger.warning("on %s this takes %s", backend.name, counting.cost)
-        if cache is None:  # a cache may hold much of it
-            ledger.budget.check(ledger.spent, counting.cost)
-        with _bar(ledger, counting.cost, progress):
-            set_executor(model, executor)
-            noisy = evaluate(model, rows, tokenizer, batch_size=batch_size)
-    finally:
-        set_executor(model, Simulator())
+    logger.warning("on %s this takes %s", backend.name, counting.cost)
+    if cache is None:  # a cache may hold much of it
+        ledger.budget.check(ledger.spent, counting.cost)
+    with _bar(ledger, counting.cost, progress), executed_by(model, lambda _: executor):
+        noisy = evaluate(model, rows, tokenizer, batch_size=batch_size)
     return {
         "exact": exact,
         "backend": noisy,

@@ -69,8 +69,8 @@ class StudyRunner:
 
     def _tuning_run(self, task: TaskSection, arm: ArmSection, rate: float, step: int) -> TuningRecord:
         """Train a learning rate for `step` steps and record the loss on validation rows."""
+        from qpeft.training.loop.checkpoints import held_out_losses
         from qpeft.training.loop.run import train
-        from qpeft.training.loop.run_dir import held_out_losses
 
         config = self.plan.tuning_run(task, arm, rate)
         mark = fingerprint(config)

@@ -3,6 +3,8 @@
 The folder holds `recipe.yaml` (resolved), `checkpoints/`, `tensorboard/`, and when done `adapter/` (a PEFT adapter folder) and
 `record.json`. Starting a run again in its folder continues from the newest whole checkpoint, with the same data order and random
 state, so a killed run ends with the weights of an unkilled one; a finished run returns its record at once.
+
+The story of a run: processes.py (who trains), run_dir.py (the folder), this file, trainer.py (steps), outcome.py (the record).
 """
 
 from __future__ import annotations
@@ -18,27 +20,26 @@ from typing import Any
 
 from qpeft.errors import BackendError, BudgetError, RunError
 from qpeft.files import atomic_write
-from qpeft.records import Measurement, RunRecord
+from qpeft.records import RunRecord
 from qpeft.training import environment
-from qpeft.training.data.examples import data_hash, load_data
-from qpeft.training.data.tokenization import collator, tokenize_all
+from qpeft.training.data.run_data import RunData, load_run_data
+from qpeft.training.data.tokenization import collator
+from qpeft.training.loop import checkpoints
+from qpeft.training.loop.outcome import Counts, run_record
 from qpeft.training.loop.run_dir import (
-    ADAPTER,
-    BACKEND_FILES,
     BASELINE,
-    FAILURE,
     RECORD,
-    WHOLE,
+    finished_record,
+    forget_failure,
     init_run_dir,
     lock_run_dir,
-    newest_whole_checkpoint,
-    read_record,
+    note_failure,
     save_adapter,
-    step_of,
 )
-from qpeft.training.loop.trainer import Clock, make_trainer
 from qpeft.training.model import loading
-from qpeft.training.model.held_out_loss import Rows, evaluate
+from qpeft.training.model.held_out_loss import evaluate
+from qpeft.training.on_chip.session import ChipSession, CircuitSession
+from qpeft.training.processes import Processes, start_processes
 from qpeft.training.recipe.adapter_section import build_adapter_config
 from qpeft.training.recipe.config import RunConfig
 
@@ -48,160 +49,218 @@ logger = logging.getLogger(__name__)
 def train(
     config: RunConfig, folder: Path, *, overwrite: bool = False, baseline: Path | None = None, until: int | None = None
 ) -> RunRecord:
-    """Train one adapter, or continue, in `folder`. `baseline` is a file in which runs on the same model and held-out rows keep
-    the base model's metrics for each other. After step `until` the run pauses with a checkpoint: its record says so and is not
-    kept; the schedule is that of the whole run, so that a run that goes on ends as if it had not paused.
+    """Train one adapter, or continue, in `folder`.
+
+    Under `torchrun` every process calls this; the first one writes, and all return the same record.
+
+    Args:
+        baseline: a file in which runs on the same model and held-out rows keep the base model's metrics for each other.
+        until: pause with a checkpoint after this step. The record then has status "paused" and is not kept. The schedule is that
+            of the whole run, so a run that continues ends as if it had not paused.
 
     Raises:
         RunError: the folder holds another recipe's run (unless `overwrite`), or another process is training in it.
+        DivergedError: the loss is not a finite number. BudgetError, BackendError: as the backend says.
         ConfigError, DataError, ModelError: as loading says.
     """
     if config.adapter is None:
         raise RunError("the recipe has no adapter section", value=config.name, hint="qpeft compare trains the arms of a comparison")
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock_run_dir(folder):
-        init_run_dir(config, folder, overwrite, ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE, *BACKEND_FILES))
-        if (folder / RECORD).exists():
-            logger.warning("%s is finished already; its record is returned", folder)
-            return read_record(folder)
-        (folder / FAILURE).unlink(missing_ok=True)
+    processes = start_processes()
+    with contextlib.ExitStack() as held:
+        known = processes.on_first(lambda: _enter(held, config, folder, overwrite))
+        if known is not None:
+            return known
+        run = Run(config, folder, processes)
         try:
-            record = _train(config, folder, baseline or folder / BASELINE, until)
+            record = run.train(baseline or folder / BASELINE, until)
         except Exception as error:
-            atomic_write(folder / FAILURE, json.dumps({"error": f"{type(error).__name__}: {error}"}))
+            note_failure(folder, config, error, run.history())
             raise
-        if record.status == "ok":
+        if record.status == "ok" and processes.first:
             atomic_write(folder / RECORD, record.to_json() + "\n")
+        processes.wait()
     return record
 
 
-def _train(config: RunConfig, folder: Path, baseline: Path, until: int | None) -> RunRecord:
-    from peft import get_peft_model
-    from transformers import set_seed
+def _enter(held: contextlib.ExitStack, config: RunConfig, folder: Path, overwrite: bool) -> RunRecord | None:
+    """Lock and initialise the folder; the record of a run that is finished already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held.enter_context(lock_run_dir(folder))
+    init_run_dir(config, folder, overwrite)
+    known = finished_record(folder)
+    if known is not None:
+        logger.warning("%s is finished already; its record is returned", folder)
+    else:
+        forget_failure(folder)
+    return known
 
-    from qpeft.adapters.peft import lora_parameters, merges
-    from qpeft.adapters.quantum_layer import QuantumLayer
 
-    train_examples, eval_examples = load_data(config.data)
-    tokenizer = loading.load_tokenizer(config.model)
-    train_rows = tokenize_all(train_examples, tokenizer, config.data.max_length).rows
-    eval_rows = tokenize_all(eval_examples, tokenizer, config.data.max_length).rows if eval_examples else []
-    base = loading.load_model(config.model)
-    base_parameters = sum(p.numel() for p in base.parameters())
-    training = config.training
-    batches: Any = {"batch_size": training.per_device_eval_batch_size, "share_prefixes": training.share_prefixes}
-    progress = not config.training.disable_tqdm
-    hashes = {
-        "model": loading.base_hash(config.model.model_name_or_path, base.config),
-        "train": data_hash(train_examples),
-        **({"eval": data_hash(eval_examples)} if eval_examples else {}),
-    }
-    key = [hashes["model"], hashes.get("eval"), config.model.dtype, config.data.max_length]
-    before = _read_baseline(baseline, key)
-    if before is None:
-        before = evaluate(base, eval_rows, tokenizer, progress=progress, **batches) if eval_rows else {}
-        atomic_write(baseline, json.dumps({"key": key, "metrics": before}))
+class Run:
+    """The parts of one run, in the order in which they come to be: data, base model, adapter, circuits, trainer."""
 
-    set_seed(config.training.seed)  # before the adapter is made: its initial values are part of the run
-    adapter_config = build_adapter_config(config.adapter or {})
-    model = get_peft_model(base, adapter_config)
-    if config.init_from is not None:
-        hashes["init"] = _start_from(model, Path(config.init_from))
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    logger.info("%s: %s trainable of %s parameters", config.label or config.name, f"{trainable:,}", f"{base_parameters:,}")
+    def __init__(self, config: RunConfig, folder: Path, processes: Processes) -> None:
+        self.config, self.folder, self.processes = config, folder, processes
+        self.trainer: Any = None
 
-    environment.forget_peak_memory()
-    clock = Clock()
-    on_chip: dict[str, Any] = {}
-    with contextlib.ExitStack() as stack:
-        chip = None
-        if config.backend is not None:
-            from qpeft.training.on_chip.cost_estimate import decided
-            from qpeft.training.on_chip.session import ChipSession
+    def history(self) -> list[dict[str, Any]]:
+        """What was logged so far."""
+        return [] if self.trainer is None else list(self.trainer.state.log_history)
 
-            section = decided(config, model, train_rows, eval_rows, folder)
-            chip = stack.enter_context(ChipSession(section, folder, model))
-        checkpoint = newest_whole_checkpoint(folder)
-        if checkpoint is None and config.init_from is None:
-            clock.earlier_s = _look_at_gradients(config, model, tokenizer, train_rows)
-        trainer = make_trainer(config, folder, model, tokenizer, train_rows, eval_rows, clock, chip, until)
-        if checkpoint is not None:
-            clock.earlier_s = json.loads((checkpoint / WHOLE).read_text())["wall_s"]
+    def train(self, baseline: Path, until: int | None) -> RunRecord:
+        """Load, adapt, train, evaluate, save."""
+        config = self.config
+        tokenizer = loading.load_tokenizer(config.model)
+        data = load_run_data(config.data, tokenizer)
+        base = loading.load_model(config.model)
+        hashes = {"model": loading.base_hash(config.model.model_name_or_path, base.config), **data.hashes}
+        before = self._base_metrics(base, data, tokenizer, hashes, baseline)
+        model, adapter_config, counts = self._adapt(base, hashes)
+
+        environment.forget_peak_memory()
+        with self._circuits(model, data) as circuits:
+            checkpoint = self._resume_point(until)
+            trainer = self._trainer(model, tokenizer, data, circuits, checkpoint, until)
+            wall_s, after = self._fit(trainer, circuits, checkpoint)
+            backend, simulated = circuits.to_record(), circuits.simulated
+        if backend and data.held_out:
+            backend["exact_loss"] = trainer.held_out_metrics()["loss"]
+        finished = int(trainer.state.global_step) >= int(trainer.state.max_steps)
+        return run_record(
+            config,
+            trainer,
+            counts,
+            method=str(adapter_config.peft_type.value),
+            stored=self._save(trainer) if finished else None,
+            simulated=simulated,
+            backend=backend,
+            before=before,
+            after=after,
+            hashes=hashes,
+            wall_s=wall_s,
+        )
+
+    def _base_metrics(self, base: Any, data: RunData, tokenizer: Any, hashes: dict[str, str], file: Path) -> dict[str, float]:
+        """Held-out metrics of the base model, from the file if it has them for this model and these rows."""
+        section = self.config.training
+        key = [hashes["model"], hashes.get("eval"), self.config.model.dtype, self.config.data.max_length]
+        if self.config.model.quantization is not None:
+            key.append(self.config.model.quantization)
+        known = self.processes.on_first(lambda: _read_baseline(file, key))
+        if known is not None:
+            return known
+        found: dict[str, float] = {}
+        if data.held_out:
+            found = evaluate(
+                base,
+                data.held_out,
+                tokenizer,
+                batch_size=section.per_device_eval_batch_size,
+                share_prefixes=section.share_prefixes,
+                progress=not section.disable_tqdm and self.processes.first,
+                processes=self.processes,
+            )
+        if self.processes.first:
+            atomic_write(file, json.dumps({"key": key, "metrics": found}))
+        return found
+
+    def _adapt(self, base: Any, hashes: dict[str, str]) -> tuple[Any, Any, Counts]:
+        """The adapter on the base model, with the initial values that the run's seed gives, or those of `init_from`."""
+        from peft import get_peft_model
+        from transformers import set_seed
+
+        config = self.config
+        base_parameters = loading.count_parameters(base)
+        if config.model.quantization is not None:
+            from peft import prepare_model_for_kbit_training
+
+            base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+        set_seed(config.training.seed)  # before the adapter is made: its initial values are part of the run
+        adapter_config = build_adapter_config(config.adapter or {})
+        model = get_peft_model(base, adapter_config)
+        if config.init_from is not None:
+            hashes["init"] = _start_from(model, Path(config.init_from))
+        counts = Counts.of(model, adapter_config, base_parameters)
+        if self.processes.first:
+            logger.info(
+                "%s: %s trainable of %s parameters", config.label or config.name, f"{counts.trainable:,}", f"{counts.base:,}"
+            )
+        return model, adapter_config, counts
+
+    def _circuits(self, model: Any, data: RunData) -> CircuitSession:
+        """Where the adapter's circuits run: on the recipe's backend, else on the exact simulator."""
+        if self.config.backend is None:
+            return CircuitSession()
+        from qpeft.training.on_chip.cost_estimate import decided
+
+        if self.config.training.distributed == "fsdp2" and self.processes.count > 1:
+            raise RunError("circuits on a backend do not train with sharded parameters", hint="training.distributed: ddp")
+        choice = self.processes.on_first(lambda: decided(self.config, model, data.train, data.held_out, self.folder).gradient)
+        section = self.config.backend.model_copy(update={"gradient": choice})
+        return ChipSession(section, self.folder, model, self.processes)
+
+    def _trainer(
+        self,
+        model: Any,
+        tokenizer: Any,
+        data: RunData,
+        circuits: CircuitSession,
+        checkpoint: Path | None,
+        until: int | None,
+    ) -> Any:
+        """The trainer of the adapted model, its adapter started from the first gradients where the method asks for that."""
+        from qpeft.training.loop.trainer import AdapterTrainer
+
+        looked_s = 0.0
+        if checkpoint is None and self.config.init_from is None:
+            looked_s = _start_from_gradients(self.config, model, tokenizer, data)
+        self.trainer = AdapterTrainer(
+            self.config,
+            self.folder,
+            model,
+            tokenizer,
+            data.train,
+            data.held_out,
+            circuits=circuits,
+            processes=self.processes,
+            until=until,
+        )
+        self.trainer.clock.earlier_s = looked_s if checkpoint is None else checkpoints.wall_s(checkpoint)
+        return self.trainer
+
+    def _resume_point(self, until: int | None) -> Path | None:
+        """The checkpoint to continue from."""
+        checkpoint = self.processes.on_first(lambda: checkpoints.newest_whole_checkpoint(self.folder))
+        if checkpoint is None:
+            return None
+        checkpoints.demand_resumable(checkpoint)
+        step = checkpoints.step_of(checkpoint)
+        if until is not None and step >= until:
+            raise RunError("trained that far already", value=str(checkpoint), hint=f"until more than {step} steps")
+        if self.processes.first:
             logger.warning("continuing from %s", checkpoint)
-            if until is not None and step_of(checkpoint) >= until:
-                raise RunError(
-                    "trained that far already", value=str(checkpoint), hint=f"until more than {step_of(checkpoint)} steps"
-                )
+        return checkpoint
+
+    def _fit(self, trainer: Any, circuits: CircuitSession, checkpoint: Path | None) -> tuple[float, dict[str, float]]:
+        """All steps that are left: (seconds of training, held-out metrics after it).
+
+        What a failing backend interrupts leaves the checkpoint of its last whole step.
+        """
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            wall_s = clock.elapsed_s()
-            step, after = trainer.measured
-            if eval_rows and (step != trainer.state.global_step or config.training.load_best_model_at_end):
-                if chip is not None:
-                    chip.begin_evaluation(int(trainer.state.global_step))
-                after = evaluate(model, eval_rows, tokenizer, progress=progress, **batches)
+            return trainer.clock.elapsed_s(), trainer.final_metrics()
         except BackendError as error:
             trainer.save_last_step()
-            if chip is not None and isinstance(error, BudgetError):
-                raise chip.explain(error, int(trainer.state.global_step)) from error
+            if isinstance(error, BudgetError):
+                raise circuits.explain(error, int(trainer.state.global_step)) from error
             raise
-        if chip is not None:
-            on_chip = chip.to_record()
-            simulated = chip.backend.simulated
-    if on_chip and eval_rows:
-        on_chip["exact_loss"] = evaluate(model, eval_rows, tokenizer, **batches)["loss"]
-    finished = int(trainer.state.global_step) >= int(trainer.state.max_steps)
-    stored = save_adapter(model, folder) if finished else None
-    tokens = int(trainer.state.num_input_tokens_seen)
-    return RunRecord(
-        label=config.label or str(adapter_config.peft_type.value),
-        method=str(adapter_config.peft_type.value),
-        group=config.name,
-        seed=config.training.seed,
-        model=config.model.model_name_or_path,
-        status="ok" if finished else "paused",
-        trainable_parameters=trainable,
-        base_parameters=base_parameters,
-        stored_parameters=stored,
-        inference_parameters=0 if merges(model) else stored,
-        reference_lora_parameters=lora_parameters(model, adapter_config) or None,
-        steps=int(trainer.state.global_step),
-        train_tokens=tokens,
-        wall_s=round(wall_s, 3),
-        tokens_per_s=round(tokens / wall_s, 1),
-        peak_memory_bytes=environment.peak_memory_bytes(),
-        circuit_executions=on_chip.get("circuits", 0),
-        shots=on_chip.get("shots", 0),
-        simulated=simulated if on_chip else any(isinstance(module, QuantumLayer) for module in model.modules()),
-        backend=on_chip,
-        metrics={name: value for name, value in after.items() if name != "tokens"},
-        metrics_before={name: value for name, value in before.items() if name != "tokens"},
-        train_curve=_curve(trainer.state.log_history, "loss"),
-        eval_curve=_eval_curve(trainer.state.log_history, before, after, int(trainer.state.global_step)),
-        config=config.resolved(),
-        versions=environment.versions(),
-        hashes=hashes,
-        machine=environment.machine(),
-        created_at=environment.now(),
-    )
 
-
-def _look_at_gradients(config: RunConfig, model: Any, tokenizer: Any, rows: Rows) -> float:
-    """For methods that start from the first gradients: batches of training rows, drawn by the run's seed. The seconds it took."""
-    from qpeft.adapters.gradient_init import gradient_batches, start_from_gradients
-
-    size, count = config.training.per_device_train_batch_size, gradient_batches(model)
-    if not count:
-        return 0.0
-    started, collate, draw = time.monotonic(), collator(tokenizer), random.Random(config.training.seed)
-    batches = (collate([rows[draw.randrange(len(rows))] for _ in range(size)]) for _ in range(count))
-    model.train()
-    start_from_gradients(model, ({name: value.to(model.device) for name, value in batch.items()} for batch in batches))
-    return time.monotonic() - started
+    def _save(self, trainer: Any) -> int:
+        """Write the adapter; how many numbers its file holds."""
+        state = trainer.full_state_dict()
+        return self.processes.on_first(lambda: save_adapter(trainer.model, self.folder, state))
 
 
 def _read_baseline(file: Path, key: list[Any]) -> dict[str, float] | None:
-    """The base model's metrics, if the file has them for this model and these rows."""
     if not file.exists():
         return None
     kept = json.loads(file.read_text(encoding="utf-8"))
@@ -209,23 +268,18 @@ def _read_baseline(file: Path, key: list[Any]) -> dict[str, float] | None:
     return found
 
 
-def _curve(history: list[dict[str, Any]], key: str) -> tuple[Measurement, ...]:
-    return tuple(
-        Measurement(step=int(entry["step"]), loss=float(entry[key]), learning_rate=entry.get("learning_rate"))
-        for entry in history
-        if key in entry
-    )
+def _start_from_gradients(config: RunConfig, model: Any, tokenizer: Any, data: RunData) -> float:
+    """For methods that start from the first gradients: batches of training rows, drawn by the run's seed. The seconds it took."""
+    from qpeft.adapters.gradient_init import gradient_batches, start_from_gradients
 
-
-def _eval_curve(
-    history: list[dict[str, Any]], before: dict[str, float], after: dict[str, float], last: int
-) -> tuple[Measurement, ...]:
-    if not before:
-        return ()
-    points = {0: before["loss"]}
-    points |= {point.step: point.loss for point in _curve(history, "eval_loss")}
-    points[last] = after["loss"]
-    return tuple(Measurement(step=step, loss=loss) for step, loss in sorted(points.items()))
+    size, count = config.training.per_device_train_batch_size, gradient_batches(model)
+    if not count:
+        return 0.0
+    rows, started, collate, draw = data.train, time.monotonic(), collator(tokenizer), random.Random(config.training.seed)
+    batches = (collate([rows[draw.randrange(len(rows))] for _ in range(size)]) for _ in range(count))
+    model.train()
+    start_from_gradients(model, ({name: value.to(model.device) for name, value in batch.items()} for batch in batches))
+    return time.monotonic() - started
 
 
 def _start_from(model: Any, folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,17 +13,14 @@ from typing import Any
 from qpeft.errors import ConfigError, RunError
 from qpeft.files import atomic_write, lock_file, replace_folder
 from qpeft.plugins import load_plugins
-from qpeft.records import RunRecord
+from qpeft.records import Measurement, RunRecord
 from qpeft.training import environment
 from qpeft.training.recipe.config import RunConfig
 from qpeft.training.recipe.yaml_source import read_yaml
 
-logger = logging.getLogger(__name__)
-
 RECIPE, ADAPTER, RECORD, FAILURE = "recipe.yaml", "adapter", "record.json", "failure.json"
 BASELINE = "baseline.json"
 BACKEND_FILES = ("spent.json", "results.sqlite", "jobs")  # see backend.py
-WHOLE = "whole.json"  # in a checkpoint that was written to its end
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -35,16 +31,47 @@ def read_record(folder: Path) -> RunRecord:
         raise RunError("not a finished run", value=str(folder), hint=f"qpeft train {folder / RECIPE} --output {folder}") from error
 
 
-def failed_record(config: RunConfig, reason: str) -> RunRecord:
+def finished_record(folder: Path) -> RunRecord | None:
+    """The record of a run, None while it has none."""
+    return read_record(folder) if (folder / RECORD).exists() else None
+
+
+def forget_failure(folder: Path) -> None:
+    """Remove what an earlier attempt in the folder said of its failure."""
+    (folder / FAILURE).unlink(missing_ok=True)
+
+
+def note_failure(folder: Path, config: RunConfig, error: Exception, history: Sequence[dict[str, Any]]) -> None:
+    """Write `failure.json`: the error, and the record of the run as far as it came."""
+    reason = f"{type(error).__name__}: {error}"
+    losses = [entry for entry in history if isinstance(entry.get("loss"), float) and math.isfinite(entry["loss"])]
+    curve = tuple(Measurement(step=int(e["step"]), loss=e["loss"], learning_rate=e.get("learning_rate")) for e in losses)
+    record = failed_record(config, reason, train_curve=curve)
+    atomic_write(folder / FAILURE, json.dumps({"error": reason, "record": json.loads(record.to_json())}))
+
+
+def read_failure(folder: Path, config: RunConfig) -> RunRecord | None:
+    """The record of a run that failed in this folder, None where nothing was noted."""
+    if not (folder / FAILURE).exists():
+        return None
+    noted = json.loads((folder / FAILURE).read_text(encoding="utf-8"))
+    if "record" in noted:
+        return RunRecord.from_json(json.dumps(noted["record"]), file=str(folder / FAILURE), line=1)
+    return failed_record(config, noted["error"])
+
+
+def failed_record(config: RunConfig, reason: str, *, train_curve: tuple[Measurement, ...] = ()) -> RunRecord:
     """The record of a run that ended without one: failures are published too."""
     return RunRecord(
-        label=str(config.label),
+        label=config.label or str((config.adapter or {})["peft_type"]).upper(),
         method=str((config.adapter or {})["peft_type"]).upper(),
         group=config.name,
         seed=config.training.seed,
         model=config.model.model_name_or_path,
         status="failed",
         error=reason,
+        steps=train_curve[-1].step if train_curve else 0,
+        train_curve=train_curve,
         config=config.resolved(),
         versions=environment.versions(),
         created_at=environment.now(),
@@ -72,38 +99,12 @@ def finished_config(folder: Path) -> RunConfig:
     return config
 
 
-def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of most steps that was written to its end; torn ones are removed."""
-    found = []
-    for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
-        if (checkpoint / WHOLE).exists():
-            found.append(checkpoint)
-        else:
-            logger.warning("%s was not written to its end and is removed", checkpoint)
-            shutil.rmtree(checkpoint)
-    return max(found, key=step_of, default=None)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The optimizer steps done in a checkpoint."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def held_out_losses(folder: Path) -> dict[int, float]:
-    """Step -> held-out loss (nats a token) of a run, finished or not, as far as its newest checkpoint knows."""
-    checkpoint = newest_whole_checkpoint(folder)
-    if checkpoint is None:
-        return {}
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return {int(entry["step"]): float(entry["eval_loss"]) for entry in state["log_history"] if "eval_loss" in entry}
-
-
-def save_adapter(model: Any, folder: Path) -> int:
-    """Write `adapter/` whole or not at all; how many numbers its file holds."""
+def save_adapter(model: Any, folder: Path, state: dict[str, Any] | None = None) -> int:
+    """Write `adapter/` whole or not at all; how many numbers its file holds. `state` replaces the model's own state dict."""
     from safetensors import safe_open
 
     with replace_folder(folder / ADAPTER) as scratch:
-        model.save_pretrained(str(scratch))
+        model.save_pretrained(str(scratch), state_dict=state)
     with safe_open(str(folder / ADAPTER / "adapter_model.safetensors"), "pt") as weights:
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118 (no iterator)
 
@@ -121,7 +122,11 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
         yield
 
 
-def init_run_dir(config: RunConfig, folder: Path, overwrite: bool, contents: Sequence[str]) -> None:
+CONTENTS = ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE, *BACKEND_FILES)
+"""What a run leaves in its folder, next to its recipe."""
+
+
+def init_run_dir(config: RunConfig, folder: Path, overwrite: bool, contents: Sequence[str] = CONTENTS) -> None:
     """Write the recipe into a new folder; refuse one that holds another recipe, or with `overwrite` remove its `contents`."""
     recipe = folder / RECIPE
     if recipe.exists():

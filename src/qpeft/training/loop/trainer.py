@@ -1,175 +1,255 @@
-"""transformers.Trainer as a run uses it: our evaluation, whole checkpoints, speed in the progress bar, circuits on a chip."""
+"""transformers.Trainer as a run uses it: our evaluation and loss, parameter groups, circuits, several processes."""
 
 from __future__ import annotations
 
 import json
+import math
 import random
-import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from qpeft.errors import ConfigError, MissingDependencyError
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from qpeft.errors import ConfigError, DivergedError, MissingDependencyError
 from qpeft.files import atomic_write
-from qpeft.training import environment
 from qpeft.training.data.tokenization import collator
+from qpeft.training.loop import checkpoints, sharding
+from qpeft.training.loop.callbacks import CircuitSteps, Clock, LogSpeed, MarkCheckpoints, PauseAfter, RememberStep
 from qpeft.training.loop.param_groups import scale_rates
-from qpeft.training.loop.run_dir import WHOLE
+from qpeft.training.loop.progress import ProgressLine
 from qpeft.training.model.held_out_loss import Rows, evaluate
 from qpeft.training.model.label_logits import cross_entropy, keeps_logits, plain_loss
 from qpeft.training.model.prefix_sharing import demand_trees, narrowed
+from qpeft.training.on_chip.session import CircuitSession
+from qpeft.training.processes import Processes
 from qpeft.training.recipe.config import RunConfig
+from qpeft.training.recipe.training_section import TrainingSection
 
-if TYPE_CHECKING:
-    from qpeft.training.on_chip.session import ChipSession
-
-
-class Clock:
-    """Training time over all sessions of a run, evaluation during training included."""
-
-    def __init__(self) -> None:
-        self.earlier_s, self._started = 0.0, time.monotonic()
-
-    def start(self) -> None:
-        self._started = time.monotonic()
-
-    def elapsed_s(self) -> float:
-        return self.earlier_s + time.monotonic() - self._started
+BAD_BATCH = "diverged-batch.json"
 
 
-def make_trainer(
-    config: RunConfig,
-    folder: Path,
-    model: Any,
-    tokenizer: Any,
-    train_rows: Rows,
-    eval_rows: Rows,
-    clock: Clock,
-    chip: ChipSession | None,
-    until: int | None = None,
-) -> Any:
-    """transformers.Trainer with our evaluation, checkpoints that are whole or do not count, and speed in the progress bar.
+class AdapterTrainer(Trainer):  # type: ignore[misc]
+    """Trains the adapter of a run.
 
-    After step `until` it evaluates, writes a checkpoint and stops; schedules are those of the whole run.
-
-    With circuits on a chip, its waiting gradients are run once before each optimiser step, and when it fails in the middle of a
-    step `save_last_step` writes the checkpoint that would have been written after the step before.
+    Args:
+        config: the recipe.
+        folder: the run's folder; checkpoints go into `checkpoints/`.
+        model: the base model with the adapter on it.
+        train_rows, eval_rows: tokenised rows; `train_rows` may be an iterable data set.
+        circuits: where the adapter's circuits run.
+        processes: those that train together.
+        until: pause after this step.
     """
-    import numpy as np
-    import torch
-    from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
-        last: tuple[Any, ...] = (-1, 0, None, None, None)  # the last step that was done; tokens and generators after it
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        model: Any,
+        tokenizer: Any,
+        train_rows: Any,
+        eval_rows: Rows,
+        *,
+        circuits: CircuitSession,
+        processes: Processes,
+        until: int | None = None,
+    ) -> None:
+        section = config.training
+        self.section, self.run_dir, self.eval_rows = section, folder, eval_rows
+        self.circuits, self.processes, self.clock = circuits, processes, Clock()
+        self.measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
+        self.steps = RememberStep()
+        self.sharded = section.distributed == "fsdp2" and processes.count > 1
+        arguments = training_arguments(section, folder, processes)
+        if processes.count > 1 and not self.sharded:
+            sharding.leave_to_circuits(model, circuits.deferred_gradients)
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=train_rows,
+            eval_dataset=list(eval_rows) or None,
+            data_collator=collator(tokenizer),
+            processing_class=tokenizer,
+            compute_loss_func=cross_entropy if _spares_logits(model, section) else None,
+        )
+        if self.sharded:
+            sharding.shard(model)
+            self.is_distributed_loading_by_transformers = True  # the model is placed, and its gradients are reduced, already
+        self.callback_handler.callbacks = [*self._our_callbacks(until), *_reporters(section, folder, processes)] + [
+            callback for callback in self.callback_handler.callbacks if type(callback).__name__ not in _REPLACED
+        ]
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            clock.start()
-            self._seen_s, self._seen_tokens = time.monotonic(), int(state.num_input_tokens_seen)
+    def _our_callbacks(self, until: int | None) -> list[TrainerCallback]:
+        """In the order in which they see an event: what they add to a log entry is there when it is shown."""
+        pause = [] if until is None else [PauseAfter(until, evaluates=bool(self.eval_rows))]
+        progress = [ProgressLine(self.section)] if self.processes.first and not self.section.disable_tqdm else []
+        return [
+            LogSpeed(self.clock, self.circuits),
+            CircuitSteps(self.circuits),
+            self.steps,
+            *pause,
+            MarkCheckpoints(self.clock, self.processes),
+            *progress,
+        ]
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if logs is not None and "loss" in logs:
-                now, tokens = time.monotonic(), int(state.num_input_tokens_seen)
-                logs["tokens_per_s"] = round((tokens - self._seen_tokens) / max(now - self._seen_s, 1e-9), 1)
-                logs |= {} if chip is None else chip.shown()
-                logs["peak_memory_gib"] = round(environment.peak_memory_bytes() / 2**30, 2)
-                self._seen_s, self._seen_tokens = now, tokens
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """transformers' loss, with logits for the labelled columns alone where the model can do that."""
+        if self.compute_loss_func is not None:
+            inputs, following = narrowed(inputs, self.model, self.section.share_prefixes)
+            inputs["labels"] = following
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if chip is not None:
-                chip.begin_step(int(state.global_step))
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """One batch forward and backward; after the last batch of a step the gradients that wait for circuits.
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if chip is not None:
-                generators = (random.getstate(), np.random.get_state(), torch.get_rng_state())
-                self.last = (int(state.global_step), state.num_input_tokens_seen, *generators)
-            if until is not None and state.global_step >= until:
-                control.should_training_stop = control.should_save = True
-                control.should_evaluate = bool(eval_rows)
+        Raises DivergedError, and leaves the batch in the run's folder, if the loss is not a finite number.
+        """
+        batch = dict(inputs)  # the loss takes the labels out of the other
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        if not math.isfinite(value := float(loss)):
+            raise self._diverged(batch, value)
+        if self.accelerator.sync_gradients:
+            self.circuits.flush()
+        return loss
 
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            atomic_write(checkpoint / WHOLE, json.dumps({"wall_s": clock.elapsed_s()}))
+    def _diverged(self, batch: Mapping[str, Any], loss: float) -> DivergedError:
+        step = int(self.state.global_step)
+        rows = {name: tensor.tolist() for name, tensor in batch.items() if isinstance(tensor, torch.Tensor)}
+        texts = self.processing_class.batch_decode(batch["input_ids"]) if "input_ids" in batch else []
+        file = self.run_dir / BAD_BATCH
+        atomic_write(file, json.dumps({"step": step + 1, "loss": str(loss), "texts": texts, "batch": rows}))
+        return DivergedError(
+            f"the loss of step {step + 1} is {loss}",
+            value=f"learning rate {self._get_learning_rate():.3g}",
+            hint=f"a smaller learning rate, warm-up or max_grad_norm; the batch is in {file}",
+        )
 
-    class EvaluatingTrainer(Trainer):  # type: ignore[misc]
-        measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Held-out metrics of the model as it is."""
+        self.circuits.begin_evaluation(int(self.state.global_step))
+        found = self.held_out_metrics()
+        self.measured = (int(self.state.global_step), found)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
-        def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-            if chip is not None:
-                chip.begin_evaluation(int(self.state.global_step))
-            size = self.args.per_device_eval_batch_size
-            found = evaluate(self.model, eval_rows, tokenizer, batch_size=size, share_prefixes=shares)
-            self.measured = (int(self.state.global_step), found)
-            metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-            self.log(metrics)
-            self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-            return metrics
+    def held_out_metrics(self) -> dict[str, float]:
+        """Metrics on the held-out rows, which the processes share out among them; empty without such rows."""
+        if not self.eval_rows:
+            return {}
+        size, shares = self.section.per_device_eval_batch_size, self.section.share_prefixes
+        return evaluate(
+            self.model,
+            self.eval_rows,
+            self.processing_class,
+            batch_size=size,
+            share_prefixes=shares,
+            processes=self.processes,
+            recorded=self.sharded,
+        )
 
-        def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-            if self.compute_loss_func is not None:  # logits for the labelled columns alone
-                inputs, following = narrowed(inputs, self.model, shares)
-                inputs["labels"] = following
-            return super().compute_loss(model, inputs, *args, **kwargs)
+    def final_metrics(self) -> dict[str, float]:
+        """Metrics of the model after training: of the last evaluation, if no step came after it."""
+        step, found = self.measured
+        if step == self.state.global_step and not self.section.load_best_model_at_end:
+            return found
+        if self.eval_rows:
+            self.circuits.begin_evaluation(int(self.state.global_step))
+        return self.held_out_metrics()
 
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().training_step(*args, **kwargs)
-            if chip is not None and self.accelerator.sync_gradients:
-                chip.flush()
-            return loss
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' optimizer, with the recipe's learning rates of parts."""
+        fresh, optimizer = self.optimizer is None, super().create_optimizer(*args, **kwargs)
+        if fresh and self.section.learning_rate_factors:
+            scale_rates(optimizer, self.model.named_parameters(), self.section.learning_rate_factors)
+        return optimizer
 
-        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-            fresh, optimizer = self.optimizer is None, super().create_optimizer(*args, **kwargs)
-            if fresh and config.training.learning_rate_factors:
-                scale_rates(optimizer, self.model.named_parameters(), config.training.learning_rate_factors)
-            return optimizer
+    def save_last_step(self) -> None:
+        """Write the checkpoint of the last whole step, for a run that failed in the middle of the next."""
+        last, step = self.steps.last, int(self.state.global_step)
+        if last.step != step or checkpoints.is_whole(Path(self.args.output_dir) / f"checkpoint-{step}"):
+            return  # no step was done since the last checkpoint
+        import numpy as np
 
-        def save_last_step(self) -> None:
-            step, tokens, python, numpy, generator = watch.last
-            if step != self.state.global_step or (Path(self.args.output_dir) / f"checkpoint-{step}" / WHOLE).exists():
-                return  # no step was done since the last checkpoint
-            self.state.num_input_tokens_seen = tokens
-            random.setstate(python)
-            np.random.set_state(numpy)
-            torch.set_rng_state(generator)
-            self._save_checkpoint(self.model, trial=None)
-            watch.on_save(self.args, self.state, self.control)
+        self.state.num_input_tokens_seen = last.tokens
+        random.setstate(last.python)
+        np.random.set_state(last.numpy)
+        torch.set_rng_state(last.torch)
+        self._save_checkpoint(self.model, trial=None)
+        MarkCheckpoints(self.clock, self.processes).on_save(self.args, self.state, self.control)
 
-    shares = config.training.share_prefixes
-    given = config.training.to_training_arguments_kwargs()
+    # -- parameters sharded among processes (FSDP2); see sharding.py ---------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The adapter, whole: gathered from all processes where it is sharded."""
+        if not self.sharded:
+            super().save_model(output_dir, _internal_call)
+            return
+        state = self.full_state_dict()
+        if self.args.should_save:
+            self._save(output_dir, state_dict=state)
+
+    def full_state_dict(self) -> dict[str, Any] | None:
+        """What `save_pretrained` needs of a sharded model; None where the model's own state dict will do."""
+        return sharding.full_state_dict(self.model) if self.sharded else None
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        with sharding.whole_optimizer_state(self.optimizer, self.sharded):
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with sharding.split_optimizer_state(self.optimizer, self.sharded):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.sharded:
+            sharding.load_full_state(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _defer_fsdp_gradient_reduction(self) -> Any:
+        return sharding.without_reduction(self.model)
+
+
+_REPLACED = ("ProgressCallback", "PrinterCallback", "TensorBoardCallback")
+
+
+def training_arguments(section: TrainingSection, folder: Path, processes: Processes) -> Any:
+    """`TrainingArguments` of a run, from its recipe and the number of processes."""
+    given = section.to_training_arguments_kwargs()
     if given.get("save_total_limit") is not None:
         given["save_total_limit"] = max(2, given["save_total_limit"])  # a kill while one is written must leave another
     given["dataloader_pin_memory"] = given.get("dataloader_pin_memory", True) and torch.cuda.is_available()
-    reporters = given.pop("report_to")
-    watch = Watch()
-    callbacks = [watch, *_tensorboard(reporters, folder)]
-    arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
+    given["gradient_accumulation_steps"] = section.accumulation(processes.count)
+    given["report_to"] = [name for name in given.pop("report_to") if name != "tensorboard"] or "none"
+    if processes.count > 1:
+        given["use_cpu"] = given.get("use_cpu", False) or not torch.accelerator.is_available()
+    return TrainingArguments(
+        output_dir=str(folder / checkpoints.CHECKPOINTS),
         include_num_input_tokens_seen="non_padding",
         label_names=["labels"],
         remove_unused_columns=False,
-        report_to=[name for name in reporters if name != "tensorboard"] or "none",
+        logging_nan_inf_filter=False,  # a loss that is not finite ends the run
         **given,
     )
-    spares_logits = keeps_logits(model) and plain_loss(model) and not arguments.label_smoothing_factor and arguments.n_gpu <= 1
-    if shares:
+
+
+def _spares_logits(model: Any, section: TrainingSection) -> bool:
+    """Whether logits are computed for labelled tokens alone; ConfigError where shared prefixes need that and cannot have it."""
+    spares = keeps_logits(model) and plain_loss(model) and not section.label_smoothing_factor
+    if section.share_prefixes:
         demand_trees(model)
-        if not spares_logits:
-            hint = "a process for each GPU, or false"
-            raise ConfigError("several GPUs in one process", field="training.share_prefixes", hint=hint)
-    trainer = EvaluatingTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=list(train_rows),
-        eval_dataset=list(eval_rows) or None,
-        data_collator=collator(tokenizer),
-        processing_class=tokenizer,
-        compute_loss_func=cross_entropy if spares_logits else None,
-    )
-    for callback in reversed(callbacks):  # before the progress bar, so that it shows what Watch adds
-        trainer.callback_handler.callbacks.insert(0, callback)
-    return trainer
+        if not spares:
+            raise ConfigError("the loss of this model takes no shared prefixes", field="training.share_prefixes", hint="false")
+    return spares
 
 
-def _tensorboard(reporters: list[str], folder: Path) -> list[Any]:
-    if "tensorboard" not in reporters:
+def _reporters(section: TrainingSection, folder: Path, processes: Processes) -> list[TrainerCallback]:
+    """TensorBoard with its files in the run's folder; the other reporters are transformers' own."""
+    if "tensorboard" not in section.report_to or not processes.first:
         return []
     try:
         from torch.utils.tensorboard import SummaryWriter

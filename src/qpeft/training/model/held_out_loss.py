@@ -9,30 +9,44 @@ from typing import Any
 from qpeft.training.data.tokenization import IGNORED, collator
 from qpeft.training.model.label_logits import keeps_logits, labelled
 from qpeft.training.model.prefix_sharing import narrowed, takes_trees
+from qpeft.training.processes import Processes
 
 Rows = Sequence[dict[str, list[int]]]
 
 
 def evaluate(
-    model: Any, rows: Rows, tokenizer: Any, *, batch_size: int = 8, progress: bool = False, share_prefixes: bool = False
+    model: Any,
+    rows: Rows,
+    tokenizer: Any,
+    *,
+    batch_size: int = 8,
+    progress: bool = False,
+    share_prefixes: bool = False,
+    processes: Processes | None = None,
+    recorded: bool = False,
 ) -> dict[str, float]:
-    """Token-weighted metrics of a causal language model on tokenised rows. With `share_prefixes` what rows of a batch begin with is
-    computed once, where the model can do that; without, or elsewhere, row by row.
+    """Token-weighted metrics of a causal language model on tokenised rows.
+
+    Args:
+        share_prefixes: compute once what rows of a batch begin with, where the model can do that.
+        processes: that share the batches out among them; each returns the metrics of all rows.
+        recorded: use `no_grad` instead of `inference_mode`, for sharded parameters, which training needs again.
 
     Returns:
-        loss: mean cross-entropy of the labelled tokens, nats a token (each token counts once, whatever its batch).
+        loss: mean cross-entropy of the labelled tokens, nats/token (each token counts once, whatever its batch).
         perplexity: exp(loss). token_accuracy: share of labelled tokens that are the most likely one, 0..1.
         tokens: how many tokens were labelled.
     """
     import torch
 
+    together = processes or Processes()
     total, correct, count = 0.0, 0, 0
     training, keeps = model.training, keeps_logits(model)
     shares = share_prefixes and keeps and takes_trees(model)
     model.eval()
     try:
-        with torch.inference_mode():
-            for batch in _batches(model, rows, tokenizer, batch_size, progress):
+        with torch.no_grad() if recorded else torch.inference_mode():
+            for batch, counts in _batches(model, rows, tokenizer, batch_size, progress, together):
                 if keeps:
                     inputs, following = narrowed(batch, model, shares)
                     logits = model(**inputs, use_cache=False).logits
@@ -42,22 +56,34 @@ def evaluate(
                 wanted = following != IGNORED
                 logits = logits[wanted].float()
                 target = following[wanted]
-                total += torch.nn.functional.cross_entropy(logits, target, reduction="sum").item()
-                correct += int((logits.argmax(-1) == target).sum())
-                count += target.numel()
+                if counts:
+                    total += torch.nn.functional.cross_entropy(logits, target, reduction="sum").item()
+                    correct += int((logits.argmax(-1) == target).sum())
+                    count += target.numel()
     finally:
         model.train(training)
+    parts = together.gather((total, correct, count))
+    total, correct, count = sum(p[0] for p in parts), sum(p[1] for p in parts), sum(p[2] for p in parts)
     loss = total / count
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "token_accuracy": correct / count, "tokens": float(count)}
 
 
-def _batches(model: Any, rows: Rows, tokenizer: Any, batch_size: int, progress: bool) -> Iterable[dict[str, Any]]:
-    """Padded batches on the model's device, rows of like length together, so that little is padding."""
+def _batches(
+    model: Any, rows: Rows, tokenizer: Any, batch_size: int, progress: bool, processes: Processes
+) -> Iterable[tuple[dict[str, Any], bool]]:
+    """(padded batch on the model's device, whether it counts), rows of similar length together, so that little is padding.
+
+    Every process gets as many batches as the others, because sharded models and chips need all of them in each forward pass; a
+    batch that some process has had already does not count.
+    """
     from tqdm.auto import tqdm
 
     collate = collator(tokenizer)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
     starts = range(0, len(rows), batch_size)
-    for start in tqdm(starts, desc="evaluating", disable=not progress, leave=False):
+    rounds = -(-len(starts) // processes.count)
+    for number in tqdm(range(rounds), desc="evaluating", disable=not progress, leave=False):
+        at = number * processes.count + processes.rank
+        start = starts[at % len(starts)]
         batch = collate([rows[i] for i in order[start : start + batch_size]])
-        yield {name: tensor.to(model.device) for name, tensor in batch.items()}
+        yield {name: tensor.to(model.device) for name, tensor in batch.items()}, at < len(starts)

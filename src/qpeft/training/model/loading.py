@@ -70,11 +70,14 @@ def load_tokenizer(model: ModelSection) -> Any:
 
 
 def load_model(model: ModelSection) -> Any:
-    """The causal language model in the section's dtype, on a GPU where there is one."""
+    """The causal language model in the section's dtype and quantization, on this process's GPU where there is one."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    given = {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
+    given: dict[str, Any] = {"attn_implementation": model.attn_implementation} if model.attn_implementation else {}
+    device = _device()
+    if model.quantization is not None:
+        given |= {"quantization_config": _quantization(model), "device_map": {"": device}}
     with _explained(model):
         loaded = AutoModelForCausalLM.from_pretrained(
             resolve(model.model_name_or_path),
@@ -83,7 +86,40 @@ def load_model(model: ModelSection) -> Any:
             trust_remote_code=model.trust_remote_code,
             **given,
         )
-    return ready(loaded.to("cuda") if torch.cuda.is_available() else loaded, model.compute_dtype)
+    return ready(loaded if model.quantization else loaded.to(device), model.compute_dtype)
+
+
+def _device() -> Any:
+    """The GPU of this process, by the rank on its machine that the launcher gives, else the CPU."""
+    import torch
+
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _quantization(model: ModelSection) -> Any:
+    """The `BitsAndBytesConfig` of a section."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError("bitsandbytes", "quantization", f"model.quantization: {model.quantization}")
+    if model.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = torch.float32 if model.dtype == "auto" and not torch.cuda.is_available() else torch.bfloat16
+    if model.dtype != "auto":
+        compute = getattr(torch, model.dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def count_parameters(model: Any) -> int:
+    """Weights of a model; packed 4-bit weights count as what they stand for."""
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        total += state.shape.numel() if state is not None else parameter.numel()
+    return total
 
 
 def ready(model: Any, compute_dtype: str = "auto") -> Any:

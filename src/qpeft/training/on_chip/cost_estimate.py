@@ -31,7 +31,8 @@ from qpeft.circuits.ir import Circuit
 from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.errors import BudgetError, CircuitError, RunError
 from qpeft.training.model.held_out_loss import Rows
-from qpeft.training.on_chip.session import INNER, Request, chosen_gradient, grid_cost, make_executor, requests
+from qpeft.training.on_chip.requests import Request, circuit_requests
+from qpeft.training.on_chip.session import INNER, chosen_gradient, grid_cost, make_executor
 from qpeft.training.recipe.config import BackendSection, RunConfig
 from qpeft.training.recipe.training_section import TrainingSection
 
@@ -59,7 +60,7 @@ def usage(config: RunConfig, train_rows: Rows, eval_rows: Rows) -> Usage:
     """A step is the mean over an epoch in random order, batches padded to their longest row."""
     section = config.training
     lengths, held_out = ([len(row["input_ids"]) for row in rows] for rows in (train_rows, eval_rows))
-    size, parts = section.per_device_train_batch_size, section.gradient_accumulation_steps
+    size, parts = section.per_device_train_batch_size, section.accumulation(processes=1)
     per_epoch = max(1, math.ceil(len(lengths) / (size * parts)))
     epochs = 3.0 if section.num_train_epochs is None else section.num_train_epochs
     steps = section.max_steps if section.max_steps is not None else math.ceil(epochs * per_epoch)
@@ -111,7 +112,7 @@ class Way:
 
 def ways(config: RunConfig, section: BackendSection, backend: Backend, model: Any, used: Usage) -> dict[str, Way]:
     """The cost of every way of running a model's circuits; ways without a lattice where there is none."""
-    modules, asked, found = modules_of(model), requests(model), {}
+    modules, asked, found = modules_of(model), circuit_requests(model), {}
     runner = make_executor(backend, section.model_copy(update={"gradient": "lattice-shift"}))
     for name in ("lattice-shift", "lattice-spsa", "direct-shift", "direct-spsa"):
         runner.gradient = INNER[name.rpartition("-")[2]]
@@ -162,7 +163,7 @@ def queue_of(backend: Backend) -> tuple[float, float]:
 def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usage) -> tuple[str, str]:
     """(way, why): the lattice where it is smaller than a step's rows, SPSA where shifts cost too much."""
     modules = modules_of(model)
-    rows = sum(modules[id(request.layer)] for request in requests(model)) * used.positions
+    rows = sum(modules[id(request.layer)] for request in circuit_requests(model)) * used.positions
     budget = Budget(**section.budget.model_dump())
 
     def fits(name: str) -> bool:
@@ -175,7 +176,7 @@ def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usa
     if "lattice-shift" not in found:
         kind, why = "direct", "a circuit's inputs have no lattice, or one of too many points"
     else:
-        points = sum(FourierGrid.of(request.circuit).size for request in requests(model))
+        points = sum(FourierGrid.of(request.circuit).size for request in circuit_requests(model))
         kind = "lattice" if points <= rows else "direct"
         relation = "at most" if points <= rows else "more than"
         why = f"the lattices have {points:,} points, {relation} the {rows:,} rows that a step would run directly"
@@ -223,7 +224,7 @@ def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
     tokenizer = loading.load_tokenizer(config.model)
     rows, held_out_rows = (tokenize_all(part, tokenizer, config.data.max_length).rows if part else [] for part in (train, held_out))
     model = get_peft_model(loading.empty_model(config.model), build_adapter_config(config.adapter))
-    asked, modules = requests(model), modules_of(model)
+    asked, modules = circuit_requests(model), modules_of(model)
     if not asked:
         raise RunError("the adapter has no circuit, so nothing of it runs on a backend")
     backend = _standing(section)

@@ -42,12 +42,13 @@ class ModelSection(Section):
 
     `compute_dtype` is that of the base model's matrix products: the model's own ("native"), float32 for weights of 16 bits, widened
     block by block (wide.py), or by "auto" the latter on processors where it is faster, as those with no instructions for bfloat16
-    or slow ones.
+    or slow ones. `quantization` loads the base weights in 4 bits (NF4) or 8 bits with bitsandbytes, on a GPU or a CPU.
     """
 
     model_name_or_path: Annotated[str, Field(min_length=1, description="a hub id, a folder or package:NAME")]
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compute_dtype: Literal["auto", "float32", "native"] = "auto"
+    quantization: Literal["4bit", "8bit"] | None = None
     revision: str | None = None
     trust_remote_code: bool = False
     attn_implementation: str | None = None

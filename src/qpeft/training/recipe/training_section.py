@@ -43,15 +43,26 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
+OURS = ("learning_rate_factors", "share_prefixes", "global_batch_size", "distributed")
+"""Arguments that transformers does not have."""
+
+
 class TrainingSection(Section):
     """Arguments of transformers.Trainer under their own names. `Steps` below 1 are a share of all steps.
 
-    Two are ours. `learning_rate_factors`: regular expression -> factor; parameters in whose name it is found learn at that
-    multiple of the learning rate. `share_prefixes`: what rows of a batch begin with, such as one instruction for all, is
-    computed once where that is less work, in training and evaluation; losses are the same to rounding. `max_steps` counts
-    optimizer steps and excludes `num_train_epochs`; with neither, three epochs are trained. `bf16` and `fp16` switch on
-    autocast and say nothing of the dtype of the base weights (`model.dtype`). The folder of the run and what belongs to it is
-    no part of a recipe.
+    Four are ours:
+
+    * `global_batch_size`: rows of an optimizer step over all processes, instead of `gradient_accumulation_steps`; the same recipe
+      then trains alike on any number of processes.
+    * `distributed`: how several processes train, by copies (ddp) or with the parameters sharded among them (fsdp2).
+    * `learning_rate_factors`: regular expression -> factor; parameters in whose name it is found learn at that multiple of the
+      learning rate.
+    * `share_prefixes`: what rows of a batch begin with, such as one instruction for all, is computed once where that is less work,
+      in training and evaluation; losses are the same to rounding.
+
+    `max_steps` counts optimizer steps and excludes `num_train_epochs`; with neither, three epochs are trained. `bf16` and `fp16`
+    switch on autocast and say nothing of the dtype of the base weights (`model.dtype`). The folder of the run and what belongs to
+    it is no part of a recipe.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -74,6 +85,8 @@ class TrainingSection(Section):
     per_device_eval_batch_size: Count = 8
     share_prefixes: bool = False
     gradient_accumulation_steps: Count = 1
+    global_batch_size: Count | None = None
+    distributed: Literal["ddp", "fsdp2"] = "ddp"
     auto_find_batch_size: bool = False
 
     learning_rate: Positive = 2e-4
@@ -136,6 +149,11 @@ class TrainingSection(Section):
         """Combinations that transformers or torch would refuse later, or that contradict each other."""
         if self.max_steps is not None and self.num_train_epochs is not None:
             yield Problem(("num_train_epochs",), "given together with max_steps", "one of the two (the other null)")
+        if self.global_batch_size is not None and self.gradient_accumulation_steps != 1:
+            yield Problem(("gradient_accumulation_steps",), "given together with global_batch_size", "one of the two")
+        if self.global_batch_size is not None and self.global_batch_size % self.per_device_train_batch_size:
+            expected = f"a multiple of per_device_train_batch_size ({self.per_device_train_batch_size})"
+            yield Problem(("global_batch_size",), f"is {self.global_batch_size}", expected)
         if self.bf16 and self.fp16:
             yield Problem(("fp16",), "true together with bf16", "one of the two")
         if self.share_prefixes and self.label_smoothing_factor:
@@ -152,6 +170,24 @@ class TrainingSection(Section):
                 yield Problem(("lr_scheduler_type",), "needs evaluations during training", 'eval_strategy "steps" or "epoch"')
         elif self.load_best_model_at_end and self.save_strategy != "best":
             yield from self._best_model_is_saved()
+
+    def accumulation(self, processes: int) -> int:
+        """Batches of one process that make an optimizer step.
+
+        Raises ConfigError where `global_batch_size` does not divide among the processes.
+        """
+        if self.global_batch_size is None:
+            return self.gradient_accumulation_steps
+        together = self.per_device_train_batch_size * processes
+        if self.global_batch_size % together:
+            raise ConfigError(
+                f"{self.global_batch_size} rows do not divide among {processes} processes of "
+                f"{self.per_device_train_batch_size} rows",
+                field="training.global_batch_size",
+                expected=f"a multiple of {together}",
+                hint="another number of processes, or another per_device_train_batch_size",
+            )
+        return self.global_batch_size // together
 
     def _best_model_is_saved(self) -> Iterable[Problem]:
         if self.save_strategy != self.eval_strategy:
@@ -189,7 +225,8 @@ class TrainingSection(Section):
 
         known = {f.name for f in dataclasses.fields(TrainingArguments)}
         values = {name: value for name, value in self.model_dump().items() if value is not None}
-        del values["learning_rate_factors"], values["share_prefixes"]
+        for name in OURS:
+            values.pop(name, None)
         values["report_to"] = list(self.report_to)
         if self.max_steps is None and self.num_train_epochs is None:
             values["num_train_epochs"] = 3.0

@@ -1,0 +1,112 @@
+"""What happens at the events of a training run, one class for each."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from qpeft.training import environment
+from qpeft.training.loop.checkpoints import mark_whole
+from qpeft.training.on_chip.session import CircuitSession
+from qpeft.training.processes import Processes
+
+
+class Clock:
+    """Training time over all sessions of a run, evaluation during training included."""
+
+    def __init__(self) -> None:
+        self.earlier_s, self._started = 0.0, time.monotonic()
+
+    def start(self) -> None:
+        """Begin this session's time."""
+        self._started = time.monotonic()
+
+    def elapsed_s(self) -> float:
+        """Seconds of this session and those before it."""
+        return self.earlier_s + time.monotonic() - self._started
+
+
+class LogSpeed(TrainerCallback):  # type: ignore[misc]
+    """Adds tokens/s since the last log, peak memory and what the circuits spent to each log entry that has a loss."""
+
+    def __init__(self, clock: Clock, circuits: CircuitSession) -> None:
+        self.clock, self.circuits = clock, circuits
+        self.seen_s, self.seen_tokens = 0.0, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.clock.start()
+        self.seen_s, self.seen_tokens = time.monotonic(), int(state.num_input_tokens_seen)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        now, tokens = time.monotonic(), int(state.num_input_tokens_seen)
+        logs["tokens_per_s"] = round((tokens - self.seen_tokens) / max(now - self.seen_s, 1e-9), 1)
+        logs |= self.circuits.shown()
+        logs["peak_memory_gib"] = round(environment.peak_memory_bytes() / 2**30, 2)
+        self.seen_s, self.seen_tokens = now, tokens
+
+
+class CircuitSteps(TrainerCallback):  # type: ignore[misc]
+    """Tells the circuits when an optimizer step begins."""
+
+    def __init__(self, circuits: CircuitSession) -> None:
+        self.circuits = circuits
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.circuits.begin_step(int(state.global_step))
+
+
+class PauseAfter(TrainerCallback):  # type: ignore[misc]
+    """Evaluates, writes a checkpoint and stops after a step; the schedule stays that of the whole run."""
+
+    def __init__(self, step: int, evaluates: bool) -> None:
+        self.step, self.evaluates = step, evaluates
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= self.step:
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = self.evaluates
+
+
+@dataclass
+class LastStep:
+    """The last step that was done, and the state of the generators after it."""
+
+    step: int = -1
+    tokens: int = 0
+    python: Any = None
+    numpy: Any = None
+    torch: Any = None
+
+
+class RememberStep(TrainerCallback):  # type: ignore[misc]
+    """Remembers the random generators after each step, for a checkpoint of a step that fails in the middle."""
+
+    def __init__(self) -> None:
+        self.last = LastStep()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        import numpy as np
+        import torch
+
+        generators = (random.getstate(), np.random.get_state(), torch.get_rng_state())
+        self.last = LastStep(int(state.global_step), state.num_input_tokens_seen, *generators)
+
+
+class MarkCheckpoints(TrainerCallback):  # type: ignore[misc]
+    """Marks a checkpoint as whole once every process has written its part."""
+
+    def __init__(self, clock: Clock, processes: Processes) -> None:
+        self.clock, self.processes = clock, processes
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.processes.wait()
+        if self.processes.first:
+            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}", wall_s=self.clock.elapsed_s())
+        self.processes.wait()

@@ -1,0 +1,136 @@
+"""Two real processes under torchrun (gloo) train as one process does at the same global batch: DDP and FSDP2, every method."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.golden.make_adapters import CASES
+
+from qpeft.errors import ConfigError, RunError
+from qpeft.records import RunRecord
+from qpeft.training.loop.run import train
+from qpeft.training.loop.run_dir import read_record
+from qpeft.training.processes import Processes, start_processes
+from qpeft.training.recipe.config import load_recipe
+
+ROOT = Path(__file__).parents[2]
+GLOBAL = ["training.gradient_accumulation_steps=1", "training.global_batch_size=4", "training.logging_steps=1"]
+Job = tuple[Path, list[str], Path, int | None]
+
+
+def torchrun(jobs: list[Job], folder: Path) -> None:
+    """Train the recipes in two processes."""
+    file = folder / "jobs.json"
+    file.write_text(json.dumps([[str(recipe), settings, str(place), until] for recipe, settings, place, until in jobs]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tests.training.several_processes", str(file)]
+    here = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | here, capture_output=True, text=True)
+    told = [path.read_text() for _, _, place, _ in jobs if (path := Path(f"{place}.error")).exists()]
+    assert done.returncode == 0, "\n".join(told) or done.stderr[-4000:]
+
+
+def assert_same_training(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    first, second = read_record(one), read_record(other)
+    losses = [[point.loss for point in record.train_curve] for record in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
+    assert len(losses[0]) == first.steps == second.steps
+    assert first.metrics == pytest.approx(second.metrics, rel=tolerance)
+    assert first.metrics_before == pytest.approx(second.metrics_before, rel=tolerance)
+    assert (first.train_tokens, first.trainable_parameters) == (second.train_tokens, second.trainable_parameters)
+    weights = [load_file(place / "adapter" / "adapter_model.safetensors") for place in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def adapter(name: str, fields: dict[str, Any]) -> str:
+    return f"adapter={json.dumps({'peft_type': name, 'target_modules': ['q_proj', 'v_proj'], **fields})}"
+
+
+METHODS = {
+    "lora": ("LORA", {"r": 2, "lora_alpha": 8}),
+    **{name: case for name, case in CASES.items() if name not in ("qtha-stored", "qcore-core-stored")},
+    "qtha-by-layer": ("QTHA", {"r": 2, "hidden_size": 8, "bond_dim": 2, "share_circuit": "layer"}),
+}
+FEW = ("lora", "qtha-circuit", "qtha-shared", "qcore-side", "qpa")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("names", [FEW, pytest.param(tuple(METHODS), marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_two_processes_train_as_one(recipe: Path, tmp_path: Path, strategy: str, names: tuple[str, ...]) -> None:
+    chosen = {name: [*GLOBAL, adapter(*METHODS[name]), "training.max_steps=3"] for name in names}
+    more = [f"training.distributed={strategy}"]
+    torchrun([(recipe, [*settings, *more], tmp_path / "two" / name, None) for name, settings in chosen.items()], tmp_path)
+    for name, settings in chosen.items():
+        train(load_recipe(recipe, settings), tmp_path / "one" / name)
+        assert_same_training(tmp_path / "one" / name, tmp_path / "two" / name)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_checkpoints_load_on_another_number_of_processes(recipe: Path, tmp_path: Path, strategy: str) -> None:
+    settings = ["adapter.dropout=0.0", *GLOBAL, "training.global_batch_size=8", f"training.distributed={strategy}"]
+    config = load_recipe(recipe, settings)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "then-two", until=5)
+    torchrun([(recipe, settings, tmp_path / "then-two", None), (recipe, settings, tmp_path / "then-one", 5)], tmp_path)
+    train(config, tmp_path / "then-one")
+    for name in ("then-two", "then-one"):
+        found = read_record(tmp_path / name)
+        assert found.metrics == pytest.approx(read_record(tmp_path / "whole").metrics, rel=1e-5), name
+        assert [p.loss for p in found.train_curve] == pytest.approx(
+            [p.loss for p in read_record(tmp_path / "whole").train_curve], rel=1e-5
+        )
+
+
+@pytest.mark.parametrize("gradient", ["lattice-shift", "direct-shift", "emulator-autograd"])
+def test_a_chip_is_asked_once_for_all_processes(recipe: Path, tmp_path: Path, gradient: str) -> None:
+    exact = gradient == "emulator-autograd"
+    backend = {"name": "emulator:wukong-72" if exact else "simulator", "shots": None, "gradient": gradient}
+    qtha = {"r": 2, "hidden_size": 8, "bond_dim": 2, "n_layers": 1, "share_circuit": "model"}
+    settings = [*GLOBAL, adapter("QTHA", qtha), f"backend={json.dumps(backend)}", "training.max_steps=2"]
+    torchrun([(recipe, settings, tmp_path / "two", None)], tmp_path)
+    one, two = train(load_recipe(recipe, settings), tmp_path / "one"), read_record(tmp_path / "two")
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+    assert two.backend["exact_loss"] == pytest.approx(one.backend["exact_loss"], rel=1e-5)
+    if gradient == "lattice-shift":
+        assert two.backend["circuits"] == one.backend["circuits"] > 0  # not once for each process
+
+
+def test_a_budget_that_ends_stops_every_process(recipe: Path, tmp_path: Path) -> None:
+    backend = {"name": "simulator", "shots": 10, "gradient": "lattice-shift", "budget": {"circuits": 500}}
+    qtha = {"r": 2, "hidden_size": 8, "bond_dim": 2, "n_layers": 1, "share_circuit": "model"}
+    settings = [*GLOBAL, adapter("QTHA", qtha), f"backend={json.dumps(backend)}", "training.max_steps=20"]
+    with pytest.raises(AssertionError, match=r"BudgetError: .*stopped after step 2"):
+        torchrun([(recipe, settings, tmp_path / "two", None)], tmp_path)
+    larger = [*settings, "backend.budget.circuits=null", "training.max_steps=20"]
+    record = train(load_recipe(recipe, larger), tmp_path / "two")  # from the checkpoint of two processes, in one
+    assert isinstance(record, RunRecord)
+    assert record.steps == 20
+
+
+def test_data_parallel_is_refused_with_the_right_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert start_processes() == Processes(0, 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RunError, match=r"torchrun --nproc-per-node 2 -m qpeft.cli train"):
+        start_processes()
+
+
+def test_a_global_batch_divides_among_the_processes(recipe: Path) -> None:
+    section = load_recipe(recipe, GLOBAL).training
+    assert [section.accumulation(processes) for processes in (1, 2)] == [2, 1]
+    with pytest.raises(ConfigError, match="a multiple of 6"):
+        section.accumulation(3)
+    with pytest.raises(ConfigError, match="one of the two"):
+        load_recipe(recipe, ["training.global_batch_size=4"])
+    with pytest.raises(ConfigError, match="a multiple of per_device_train_batch_size"):
+        load_recipe(recipe, [*GLOBAL, "training.global_batch_size=5"])

@@ -60,7 +60,7 @@ training: {{max_steps: {arguments.steps}, per_device_train_batch_size: 4, learni
     for name, measures in result["models"].items():
         print(f"{name}: mean cost {measures['cost']:.2f} by likelihood, {measures['cost_best']:.2f} by expected cost")
 
-    # 5. New loans: an answer with its probabilities. The second applicant is older than anyone in the training rows: a warning.
+    # 5. New loans: an answer with its probability, or a refusal. The second applicant is older than anyone the model has seen.
     loan = json.loads((out / "data" / "test.jsonl").read_text().splitlines()[0])["values"]
     with (out / "new.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(loan))
@@ -69,7 +69,7 @@ training: {{max_steps: {arguments.steps}, per_device_train_batch_size: 4, learni
     qpeft("predict", out / "run", "--input", out / "new.csv", "--output", out / "answers.csv", "--overwrite")
     with (out / "answers.csv").open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
-            print({name: row[name] for name in ("age", "label", "probability", "warnings", "refused")})
+            print({name: row[name] for name in ("age", "label", "probability", "refused")})
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ training: {{max_steps: {arguments.steps}, per_device_train_batch_size: 4, learni
     # 3. Accuracy says little where one answer is common: look at balanced accuracy, AUROC and calibration, and at age groups.
     qpeft("evaluate-task", out / "run", *limit, "--picture", out / "picture.png")
 
-    # 4. A patient younger than all in the training rows: the answer comes with a warning.
+    # 4. Patients of another kind than those of the study are refused, not guessed.
     patient = {**first["values"], "BMI": "70", "Age": "12"}
     with (out / "new.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(patient))
@@ -64,7 +64,7 @@ training: {{max_steps: {arguments.steps}, per_device_train_batch_size: 4, learni
     qpeft("predict", out / "run", "--input", out / "new.csv", "--output", out / "answers.csv", "--overwrite")
     with (out / "answers.csv").open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
-            print({name: row[name] for name in ("Age", "label", "probability", "warnings", "refused")})
+            print({name: row[name] for name in ("Age", "label", "probability", "refused")})
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 
 
 @pytest.mark.parametrize(
-    ("name", "needs", "warned"), [("credit_risk", "german-credit", 1), ("diagnosis", "pima-diabetes", 1), ("own_data", "", None)]
+    ("name", "needs", "refused"), [("credit_risk", "german-credit", 1), ("diagnosis", "pima-diabetes", 1), ("own_data", "", None)]
 )
 def test_a_tutorial(
-    name: str, needs: str, warned: int | None, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, needs: str, refused: int | None, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if needs:
         skip_unless_fetched(needs)
@@ -30,6 +30,6 @@ def test_a_tutorial(
     assert json.loads((out / "run" / "task-evaluation.json").read_text())["rows"] == 4
     answers = list(csv.DictReader(io.StringIO((out / "answers.csv").read_text(encoding="utf-8"))))
     assert all(bool(row["label"]) != bool(row["refused"]) for row in answers)
-    if warned is not None:
-        assert sum(bool(row["warnings"]) for row in answers) == warned
+    if refused is not None:
+        assert sum(bool(row["refused"]) for row in answers) == refused
     assert "$ qpeft predict" in capsys.readouterr().out

@@ -43,11 +43,11 @@ def fresh_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Makes servers of a test's own, which it may kill."""
     made: list[Server] = []
 
-    def make(*arguments: str, **settings: object) -> Server:
+    def make(*arguments: str, wait: bool = True, **settings: object) -> Server:
         folder = tmp_path / f"server{len(made)}"
         folder.mkdir()
         made.append(Server(folder, *arguments, **settings))  # type: ignore[arg-type]
-        return made[-1].start()
+        return made[-1].start(wait)
 
     yield make
     for one in made:

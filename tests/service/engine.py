@@ -41,7 +41,7 @@ class Engine:
 
     def submission(
         self, owner: str, *, kind: str = "job", n: int = 1, rows: int = 1, estimate_s: float = 0.01, device: str = "simulator",
-        key: str | None = None, digest: bytes = b"", expires_at: float | None = None,
+        key: str | None = None, digest: bytes = b"", expires_s: float | None = None,
     ) -> Submission:  # fmt: skip
         params = np.zeros((rows, 1)).tobytes()
         target = new_id("j" if kind == "job" else "b")
@@ -49,7 +49,7 @@ class Engine:
             JobSpec(target if kind == "job" else new_id("j"), PROGRAM.hash, params, rows, 100, None, "counts", None, estimate_s)
             for _ in range(n)
         )
-        return Submission(target, kind, owner, device, items, (PROGRAM,), key=key, digest=digest, expires_at=expires_at)
+        return Submission(target, kind, owner, device, items, (PROGRAM,), key=key, digest=digest, expires_s=expires_s)
 
     def submit(self, submission: Submission) -> lifecycle.Receipt:
         return self._value(self.writer.call_sync(self.submit_operation, submission))  # type: ignore[return-value]

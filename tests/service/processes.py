@@ -129,8 +129,11 @@ class Server:
         with self.client() as client:
             return str(client.create_key(user, scopes or ("submit", "read"), **limits)["key"])  # type: ignore[arg-type]
 
-    def worker(self, key: str, name: str = "worker", devices: tuple[str, ...] = ("simulator",)) -> Process:
-        arguments = json.dumps({"url": self.url, "devices": devices})
+    def worker(
+        self, key: str, name: str = "worker", devices: tuple[str, ...] = ("simulator",), worker_name: str | None = None
+    ) -> Process:
+        """A worker process whose output goes to `{name}.log`; with `worker_name` it takes over from the one of that name."""
+        arguments = json.dumps({"url": self.url, "devices": devices, "name": worker_name})
         return Process(
             [sys.executable, "-m", "qpeft.service.worker", arguments], self.folder / f"{name}.log", {"QPEFT_SERVICE_KEY": key}
         )

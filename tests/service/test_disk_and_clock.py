@@ -14,8 +14,8 @@ import pytest
 
 from qpeft.errors import ServiceError
 from qpeft.service.client import Client
+from tests.service.checks import RY, SHORT_LEASE, SLOW, audit_database, sqlite_url, until
 from tests.service.processes import CLI, Server
-from tests.service.test_failures import RY, SHORT_LEASE, SLOW, audit_database, sqlite_url, until
 
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
 

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from qpeft.service.client import Client, Retries
+from tests.service.checks import RY, audit_database, sqlite_url, until
 from tests.service.processes import Process, Server
 from tests.service.proxy import Proxy
-from tests.service.test_failures import RY, audit_database, sqlite_url, until
 
 POLL_S = 2.0  # a worker's request for work waits as long: half of the lease
 LEASE, COMPLETE, JOBS = "/v1/worker/lease", "/v1/worker/complete", "/v1/jobs"

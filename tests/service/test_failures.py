@@ -14,41 +14,12 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-import sqlalchemy as sa
 
-from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import ServiceError
 from qpeft.service.client import Client
-from qpeft.service.store.database import Database, backup_sqlite
-from qpeft.service.store.schema import jobs, results
+from qpeft.service.store.database import backup_sqlite
+from tests.service.checks import RY, SHORT_LEASE, SLOW, audit_database, sqlite_url, until
 from tests.service.processes import Server
-
-RY = Circuit(1, (Op("ry", (0,), Angle(0)),), 1, 1)
-SLOW = Circuit(14, tuple(Op("ry", (q,), Angle(0)) for q in range(14)) + tuple(Op("cx", (q, q + 1)) for q in range(13)), 1, 1)
-SHORT_LEASE = {"QPEFT_SERVICE_LEASE_S": "1.5"}
-
-
-def audit_database(url: str, expected: int) -> None:
-    """Every acknowledged job once, succeeded, with one result, in a sound database."""
-    database = Database(url)
-    with database.reader.connect() as connection:
-        states = dict(connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).all())
-        assert states == {"succeeded": expected}
-        assert connection.execute(sa.select(sa.func.count()).select_from(results)).scalar_one() == expected
-        if database.sqlite:
-            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
-    database.dispose()
-
-
-def sqlite_url(server: Server) -> str:
-    return f"sqlite:///{server.data_dir / 'service.sqlite'}"
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_a_worker_killed_while_it_runs_loses_nothing(fresh_server: Callable[..., Server]) -> None:
@@ -100,7 +71,7 @@ def kill_while_submitting(server: Server, url: str, jobs_each: int = 60, kills: 
         for k in range(jobs_each):
             answers.append(client.submit(RY, device="simulator", params=[0.01 * k], output="expectations")["id"])
 
-    clients = [server.client() for _ in range(4)]
+    clients = [server.client(total_s=120) for _ in range(4)]  # a start takes long on a busy machine
     threads = [threading.Thread(target=submit, args=(client,)) for client in clients]
     for thread in threads:
         thread.start()

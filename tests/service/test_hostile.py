@@ -21,6 +21,8 @@ from qpeft.service.settings import Settings
 from tests.service.processes import CLI, Server
 
 RY = Circuit(1, (Op("ry", (0,), Angle(0)),), 1, 1)
+DEEP = Circuit(18, tuple(Op("ry", (0,), Angle(0)) for _ in range(1500)), 0, 1)
+"""Estimated at more than the seconds of one slice."""
 JOB = {"device": "simulator", "circuit": RY.to_dict(), "params": [0.1], "shots": 5}
 
 
@@ -127,15 +129,35 @@ BOMBS = {
 }
 
 
-def test_program_bombs_fail_in_the_worker_and_nobody_else_waits(server: Server, http: httpx.Client) -> None:
-    circuits = [{"qasm": text} for text in BOMBS.values()] + [{"circuit": RY.to_dict(), "params": [0.3]}]
-    batch = http.post("/v1/batches", json={"device": "simulator", "circuits": circuits, "shots": 10}).json()
-    answer = http.get(f"/v1/batches/{batch['id']}", params={"wait": 20}).json()
-    assert answer["states"] == {"failed": len(BOMBS), "succeeded": 1}
-    lines = [json.loads(line) for line in http.get(f"/v1/batches/{batch['id']}/results").text.splitlines()]
-    for name, line in zip(BOMBS, lines, strict=False):
-        assert line["state"] == "failed", name
-        assert "root:" not in line["reason"]
+@pytest.mark.parametrize("name", BOMBS)
+def test_program_bombs_are_refused_and_nobody_else_waits(http: httpx.Client, name: str) -> None:
+    start = time.monotonic()
+    answer = http.post("/v1/jobs", json={"device": "simulator", "qasm": BOMBS[name], "shots": 10})
+    assert answer.status_code == 422
+    assert "root:" not in answer.text
+    assert time.monotonic() - start < 30
+    assert http.post("/v1/jobs", content=body(), headers={"content-type": "application/json"}).status_code == 201
+
+
+def test_text_that_a_database_refuses_is_refused_at_the_door(http: httpx.Client) -> None:
+    """NUL in a program, a device's name, a path or a query; nothing of it reaches the database or a worker."""
+    json_type = {"content-type": "application/json"}
+    for content in (
+        json.dumps({"device": "simulator", "qasm": "OPENQASM 3.0;\0 qubit q;", "shots": 1}),
+        json.dumps({"device": "simu\0lator", "qasm": "OPENQASM 3.0; qubit q;", "shots": 1}),
+        json.dumps({"device": "simulator", "originir": "QINIT 1\nCREG 1\0", "shots": 1}),
+    ):
+        assert http.post("/v1/jobs", content=content, headers=json_type).status_code == 422, content
+    for method, path in (("POST", "/v1/jobs/%00/cancel"), ("GET", "/v1/jobs/%00"), ("DELETE", "/v1/batches/a%00b")):
+        assert http.request(method, path).status_code == 404
+    assert http.get("/v1/jobs", params={"device": "a\0"}).status_code == 422
+    assert http.post("/oqcs/task/origin/taskDetail.json", json={"taskId": "\0"}).status_code in (404, 422)
+
+
+def test_a_request_of_too_many_jobs_is_refused_with_the_figure(http: httpx.Client) -> None:
+    rows = {"device": "simulator", "circuit": RY.to_dict(), "params": [[0.1]] * 200_000, "shots": 1_000_000, "seed": 1}
+    answer = http.post("/v1/sweeps", json={**rows, "circuit": DEEP.to_dict()})
+    assert (answer.status_code, answer.json()["code"], answer.json()["bound"]) == (422, "jobs", 20_000), answer.text
 
 
 def test_a_stranger_sees_nothing(server: Server, http: httpx.Client) -> None:

@@ -10,9 +10,9 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.service.checks import RY, SLOW, audit_database, until
 from tests.service.postgres import Cluster
 from tests.service.processes import Server
-from tests.service.test_failures import RY, SLOW, audit_database, until
 
 pytestmark = pytest.mark.postgres
 

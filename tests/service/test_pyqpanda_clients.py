@@ -30,6 +30,14 @@ def bell(flip):
         program << X(0)
     program << H(1) << CNOT(1, 2) << measure([0, 1, 2], [0, 1, 2])
     return program
+def ended(job):
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        result = job.query()
+        if result.job_status() in (JobStatus.FINISHED, JobStatus.FAILED):
+            break
+        time.sleep(0.1)
+    return result
 def answer(value):
     print("ANSWER " + json.dumps(value))
 """
@@ -110,6 +118,57 @@ answer({"counts": result.get_counts_list(), "again": again.get_counts_list() == 
         assert sum(by_outcome.values()) == 500
         expected = (0b000, 0b110) if number % 2 == 0 else (0b001, 0b111)  # c[0] is the lowest bit
         assert sum(by_outcome.get(outcome, 0) for outcome in expected) > 250  # noise leaves well over a half
+
+
+def test_the_exact_simulator_counts_and_gives_probabilities(cloud: Server, key: str) -> None:
+    script = """
+simulator = service.backend("full_amplitude")
+answer({"counts": ended(simulator.run(bell(True), 1000)).get_counts(),
+        "probabilities": ended(simulator.run(bell(True), [0, 1])).get_probs()})
+"""
+    found = sdk(cloud, script, key)
+    assert set(found["counts"]) == {"001", "111"}
+    assert sum(found["counts"].values()) == 1000
+    assert found["probabilities"] == pytest.approx({"01": 0.5, "11": 0.5})
+
+
+def test_binary_programs_and_native_instructions(cloud: Server, key: str) -> None:
+    script = """
+chip = service.backend("72")
+two = ended(chip.run([bell(False), bell(True)], 500, QCloudOptions(), True)).get_counts_list()
+flip = '[[{"RPhi":[1,0.0,180.0,0]},{"Measure":[[1],30]}]]'
+answer({"two": two, "one": ended(chip.run(bell(True), 500, QCloudOptions(), True)).get_counts(),
+        "flip": ended(chip.run_instruction(flip, 500, QCloudOptions())).get_counts()})
+"""
+    found = sdk(cloud, script, key)
+    for counts, expected in ((found["two"][0], ("000", "110")), (found["two"][1], ("001", "111")), (found["one"], ("001", "111"))):
+        assert sum(counts.values()) == 500
+        assert sum(counts.get(word, 0) for word in expected) > 250
+    assert found["flip"]["1"] > 400
+
+
+def test_what_cannot_run_is_refused_with_the_reason(cloud: Server, key: str) -> None:
+    script = """
+refused = ""
+try:
+    service.backend("72").run_quantum_state_tomography(bell(True), 100, QCloudOptions())
+except Exception as error:
+    refused = str(error)
+broken = QProg()
+for q in range(73):
+    broken << H(q)
+broken << measure([0], [0])
+try:
+    service.backend("72").run([bell(True), broken], 100, QCloudOptions())
+    said = ""
+except Exception as error:
+    said = str(error)
+answer({"refused": refused, "said": said})
+"""
+    found = sdk(cloud, script, key)
+    assert "this kind of task is not run here" in found["refused"]
+    assert "circuit 1" in found["said"]
+    assert "too few qubits" in found["said"]
 
 
 def test_cancelling_a_task(cloud: Server, key: str) -> None:

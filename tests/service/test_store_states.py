@@ -55,9 +55,8 @@ class StoreMachine(RuleBasedStateMachine):
     )  # fmt: skip
     def submit(self, user: int, kind: str, n: int, rows: int, cost: float, key: str | None, body: bytes, ttl: float | None) -> None:
         owner = self.owners[user]
-        expires_at = None if ttl is None else self.engine.clock.now() + ttl
         submission = self.engine.submission(
-            owner, kind=kind, n=1 if kind == "job" else n, rows=rows, estimate_s=cost, key=key, digest=body, expires_at=expires_at
+            owner, kind=kind, n=1 if kind == "job" else n, rows=rows, estimate_s=cost, key=key, digest=body, expires_s=ttl
         )
         earlier = self.keys.get((owner, key or "")) if key else None
         used = sum(row[3] for row in self._alive() if row[2] == owner)

@@ -23,10 +23,10 @@ from qpeft.service.ids import new_id
 from qpeft.service.store import leases
 from qpeft.service.vendor import tasks as vendor_tasks
 from tests.backends.origin_cloud import FakeOriginCloud
+from tests.service.checks import audit_database, sqlite_url, until
 from tests.service.engine import Engine
 from tests.service.processes import Process, Server
 from tests.service.proxy import Proxy
-from tests.service.test_failures import audit_database, sqlite_url, until
 
 pytest.importorskip("pyqpanda3")
 
@@ -100,7 +100,8 @@ def test_jobs_of_many_users_are_one_task(make_place: Callable[..., Place]) -> No
     sweep = other.submit_sweep(CIRCUIT, [[0.4], [2.0], [3.0]], device=DEVICE, shots=SHOTS, output="counts")
     qasm = 'OPENQASM 3.0; include "stdgates.inc"; qubit[2] q; x q[1];'
     theirs = other.submit(qasm, device=DEVICE, shots=SHOTS, output="expectations")["id"]
-    bad = other.submit("OPENQASM 3.0; nonsense", device=DEVICE, shots=SHOTS)["id"]
+    words = [[[1.0, [[0, "X"]]]]]  # what this vendor cannot measure
+    bad = other.submit(qasm, device=DEVICE, shots=SHOTS, output="expectations", observables=words)["id"]
     place.worker()
     for job, angle in zip(mine, (0.2, 1.1), strict=True):
         assert is_right(place.client.result(job, timeout_s=60)["counts"][0], angle)

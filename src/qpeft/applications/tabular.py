@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qpeft.applications.columns import Field
+from qpeft.applications.columns import Field, number
 
 
 def data_frame(fields: Sequence[Field], rows: Sequence[Mapping[str, str]]) -> Any:
-    """A data frame of these columns: numbers (days as ordinals), NaN where there is none, and words."""
+    """A data frame of these columns: numbers, NaN where there is none, and words."""
     import pandas
 
     frame = pandas.DataFrame([{f.name: row[f.name] for f in fields} for row in rows])
     for f in fields:
-        if f.kind in ("number", "date"):
-            frame[f.name] = [f.value(row[f.name]) for row in rows]
+        if f.kind == "number":
+            frame[f.name] = [number(row[f.name]) for row in rows]
             frame[f.name] = frame[f.name].astype(float)
     return frame
 

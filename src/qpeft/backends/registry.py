@@ -130,6 +130,16 @@ def get_backend(name: str, **options: Any) -> Backend:
         raise
 
 
+def check_name(name: str) -> None:
+    """Raise BackendError when no backend can have that name; what it stands for is not loaded."""
+    kind, argument = _split(name)
+    if kind is BACKENDS["emulator"] and argument and not argument.endswith(".json"):
+        from qpeft.backends.emulator.chip import known_chips
+
+        if argument not in known_chips():
+            raise BackendError("no such chip", value=argument, bound=f"{', '.join(known_chips())} or FILE.json")
+
+
 def _split(name: str) -> tuple[BackendKind, str]:
     """The kind of a backend's name, and its argument."""
     kind_name, colon, argument = name.partition(":")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from qpeft.cli.common import AsJson, Panel, app, examples, print_table
+from qpeft.errors import ServiceError
 
 keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, list and revoke the service's keys.")
 app.add_typer(keys_app, name="keys", rich_help_panel=Panel.SERVICE)
@@ -55,11 +56,17 @@ def serve(
         "tls_key": tls_key,
     }
     if database is not None:
+        if ":" in database.partition("://")[2].partition("@")[0] and "@" in database:
+            raise ServiceError(
+                "a password on the command line is shown to every user of this machine",
+                status=0,
+                hint="set QPEFT_SERVICE_DATABASE, or leave the password to PostgreSQL's password file (~/.pgpass)",
+            )
         given["database"] = database
     if device:
         given["devices"] = tuple(device)
     configure()
-    run(Settings(**given), admin_key_file)
+    run(Settings.load(**given), admin_key_file)
 
 
 @app.command(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,8 +18,8 @@ import qpeft
 from qpeft.errors import ServiceError
 from qpeft.service import metrics
 from qpeft.service.api import admin, devices, jobs, openapi, pyqpanda, workers
-from qpeft.service.api.auth import Keys, require
-from qpeft.service.api.guard import Guard
+from qpeft.service.api.auth import Authenticator, require
+from qpeft.service.api.guard import Endpoint, Guard, Handler
 from qpeft.service.api.problems import as_refusal, problem
 from qpeft.service.api.routes import Context, Route
 from qpeft.service.core import Service
@@ -27,12 +27,13 @@ from qpeft.service.dashboard import pages
 
 log = logging.getLogger("qpeft.service")
 
+NO_BODY_BYTES = 4096  # what a request may bring although its route takes none
 ROUTES: list[Route] = [*jobs.ROUTES, *workers.ROUTES, *devices.ROUTES, *admin.ROUTES, *pyqpanda.ROUTES]
 
 
 def app(service: Service) -> ASGIApp:
     """The ASGI application of one process. It starts the service with its loop and stops it at the end."""
-    keys = Keys(service)
+    auth = Authenticator(service)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -45,19 +46,24 @@ def app(service: Service) -> ASGIApp:
         routes=_open_routes(service),
         exception_handlers={ServiceError: _refusal, HTTPException: _http_error},
     )
-    routes = [(route.method, route.path, _endpoint(service, keys, route)) for route in ROUTES]
-    routes += pages.endpoints(service, keys)
-    return Guard(application, service.settings, routes)
+    settings = service.settings
+    routes = [
+        Endpoint(
+            route.method, route.path, _handler(service, auth, route), route.max_bytes(settings) if route.takes else NO_BODY_BYTES
+        )
+        for route in ROUTES
+    ]
+    return Guard(application, settings, [*routes, *pages.endpoints(service, auth)])
 
 
-def _endpoint(service: Service, keys: Keys, route: Route) -> Callable[[Request], Awaitable[Response]]:
+def _handler(service: Service, auth: Authenticator, route: Route) -> Handler:
     label = f"{route.method} {route.path}"
 
     async def endpoint(request: Request) -> Response:
         request.scope["qpeft.route"] = label
-        principal = await keys.principal(request)
+        principal = await auth.principal(request)
         require(principal, route.scope)
-        return await route.handler(Context(service, keys, request, principal))
+        return await route.handler(Context(service, auth, request, principal))
 
     return endpoint
 
@@ -71,19 +77,15 @@ def _open_routes(service: Service) -> list[BaseRoute]:
     async def readyz(_: Request) -> Response:
         if service.stopping:
             raise ServiceError("the service is stopping", status=503, code="stopping")
-        await service.ask(service.queries.ping)
-        return JSONResponse({"status": "ready", "version": qpeft.__version__})
+        workers = await service.ready()
+        return JSONResponse({"status": "ready", "version": qpeft.__version__, "workers": workers})
 
     async def description(_: Request) -> Response:
         return Response(openapi.document(ROUTES), media_type="application/json")
 
     async def prometheus(request: Request) -> Response:
         """Beyond loopback metrics are for a proxy's rules to open or close; they hold no user's data."""
-        for row in await service.ask(service.queries.devices):
-            metrics.QUEUED.labels(row.id).set(row.queued)
-        metrics.WORKERS.set(len(await service.ask(service.queries.alive_workers)))
-        metrics.COMMITS.set(service.writer.groups)
-        metrics.WRITES.set(service.writer.calls)
+        await service.refresh_metrics()
         return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     table = (

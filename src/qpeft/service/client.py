@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -18,7 +19,19 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from qpeft.backends.vendors.remote import ENV_KEY, ENV_URL, POLL_S, Attempts, Connection, Retries, sweep_body, to_error, unreachable
+from qpeft.backends.vendors.remote import (
+    ENV_CA,
+    ENV_KEY,
+    ENV_URL,
+    POLL_S,
+    Attempts,
+    Connection,
+    Retries,
+    sweep_body,
+    tls_context,
+    to_error,
+    unreachable,
+)
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import ServiceError
 
@@ -255,7 +268,8 @@ class AsyncClient:
         headers = dict(checked._client.headers)
         checked.close()
         self.url, self.retries = checked.url, checked.retries
-        self._client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=self.retries.request_s)
+        verify = tls_context(os.environ.get(ENV_CA), None) if self.url.startswith("https:") else True
+        self._client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=self.retries.request_s, verify=verify)
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import shutil
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from qpeft.errors import ServiceError
+from qpeft.service import metrics
 from qpeft.service.clock import Clock
 from qpeft.service.scheduling.admission import Admission
 from qpeft.service.scheduling.devices import DeviceCatalog
@@ -24,7 +28,7 @@ from qpeft.service.vendor import tasks as vendor_tasks
 
 log = logging.getLogger("qpeft.service")
 T = TypeVar("T")
-CHORES_S = 1.0
+CHORES_S, DAY_S = 1.0, 86400.0
 GRACE_S = 4.0  # twice a worker's time between two signs of life
 
 
@@ -40,49 +44,114 @@ class Service:
         self.writer = Writer(self.database, self.clock, self._changed)
         self.queries = Queries(self.database.reader)
         self.catalog = DeviceCatalog()
-        self.admission = Admission(settings, self.catalog, self.clock)
+        self.admission = Admission(settings, self.catalog)
         self.submit = lifecycle.SubmitJobs(settings)
         self.hello = leases.RegisterWorkers(settings)
         self.lease = leases.LeaseJobs(settings, self.catalog.lease_budget_s)
         self.record_intent = vendor_tasks.RecordIntent(settings)
         self.complete = leases.CompleteJobs(settings)
-        self.purge = admin.PurgeOld(self.submit.known)
         self._expire_lease = leases.ExpireLease(settings)
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="qpeft-read")
+        self._text_threads = ThreadPoolExecutor(2, thread_name_prefix="qpeft-text")
+        self._reading: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._beats: dict[str, tuple[int, float]] = {}
         self._chores: asyncio.Task[None] | None = None
-        self._purged_at = 0.0
+        self._purge_at = 0.0
+        self._looking, self._looked_at, self._measured_at = asyncio.Lock(), 0.0, 0.0
+        self._readiness: dict[str, int] | ServiceError = {}
+        self._counted = (0, 0)
         self.stopping = False
+        self._started = self.clock.now()
+        self._last_written = self.queries.last_written()
         self.writer.call_sync(admin.start, settings.devices)
         self.load_devices()
 
     def _changed(self, names: set[str]) -> None:
+        """Called by the writer's thread, which must not wait for a connection of the readers."""
         if "devices" in names:
-            self.load_devices()
+            with contextlib.suppress(RuntimeError):  # the service is closing
+                self._threads.submit(self.load_devices)
         self.hub.changed(names)
 
     def load_devices(self) -> None:
+        """Read again what workers told of their devices."""
         for row in self.queries.devices():
             self.catalog.load(row.id, row.info)
 
     def start(self) -> None:
+        """Begin the chores; called inside the loop."""
         self.hub.loop = asyncio.get_running_loop()
         self._chores = asyncio.create_task(self._run_chores())
 
     async def stop(self) -> None:
+        """End the chores, and tell everything that waits to end."""
         self.stopping = True
         if self._chores is not None:
             self._chores.cancel()
             await asyncio.gather(self._chores, return_exceptions=True)
 
     def close(self) -> None:
+        """Write what waits and close the database."""
         self.writer.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._text_threads.shutdown(wait=False, cancel_futures=True)
+        self.admission.programs.close()
         self.database.dispose()
 
     async def ask(self, question: Callable[..., T], *arguments: Any) -> T:
         """Run a question of queries.py on a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, question, *arguments)
+
+    async def admit(self, owner: str, build: Callable[..., T], *arguments: Any, text: bool) -> T:
+        """Build a submission off the loop. Requests with text to read (`text`) have threads of their own, one request a user."""
+        if not text:
+            return await self.ask(build, owner, *arguments)
+        lock = self._reading.setdefault(owner, asyncio.Lock())
+        async with lock:
+            return await asyncio.get_running_loop().run_in_executor(self._text_threads, build, owner, *arguments)
+
+    async def ready(self) -> dict[str, int]:
+        """Workers by device, when jobs can be stored and run; ServiceError 503 says what is missing. Looked at once a second."""
+        async with self._looking:
+            if time.monotonic() - self._looked_at > 1.0:
+                self._readiness = await self._look()
+                self._looked_at = time.monotonic()
+        if isinstance(self._readiness, ServiceError):
+            raise self._readiness
+        return self._readiness
+
+    async def _look(self) -> dict[str, int] | ServiceError:
+        if self.database.sqlite:
+            free = shutil.disk_usage(self.settings.data_dir).free
+            if free < self.settings.min_free_bytes:
+                return ServiceError("the disk is full", status=503, code="disk", value=free, bound=self.settings.min_free_bytes)
+        try:
+            await self.writer.call(admin.probe, None)
+            alive = await self.ask(self.queries.alive_workers)
+        except ServiceError as error:
+            return error
+        workers = {name: sum(name in row.devices.split("\n") for row in alive) for name in self.settings.devices}
+        missing = [name for name, count in workers.items() if not count]
+        if missing and self.settings.executors:
+            return ServiceError("no worker yet", status=503, code="no_workers", value=", ".join(missing), retry_after_s=1)
+        return workers
+
+    async def refresh_metrics(self) -> None:
+        """Bring the gauges up to date, at most once a second: nobody has to have a key to ask for them."""
+        async with self._looking:
+            if time.monotonic() - self._measured_at < 1.0:
+                return
+            self._measured_at = time.monotonic()
+            for row in await self.ask(self.queries.devices):
+                metrics.QUEUED.labels(row.id).set(row.queued)
+            alive = await self.ask(self.queries.alive_workers)
+            for name in self.settings.devices:
+                metrics.WORKERS.labels(name).set(sum(name in row.devices.split("\n") for row in alive))
+            metrics.VENDOR_UNRESOLVED.set(await self.ask(self.queries.unresolved_vendor_tasks))
+            groups, calls = self.writer.groups, self.writer.calls
+            metrics.COMMITS.inc(groups - self._counted[0])
+            metrics.WRITES.inc(calls - self._counted[1])
+            self._counted = groups, calls
 
     async def _run_chores(self) -> None:
         while True:
@@ -104,13 +173,30 @@ class Service:
             log.warning("worker %s was not heard of for %.0f s: %d jobs go back", worker, self.settings.lease_s, n)
         if self.hub.poll_s is not None:
             await self.ask(self.load_devices)
+        await self._purge()
+
+    async def _purge(self) -> None:
+        """Delete what is older than the retention: a part in every chore while there is some, else once a minute."""
         now = time.monotonic()
-        if now - self._purged_at > 60 or self._purged_at == 0:
-            self._purged_at = now
-            days = 86400.0
-            old = self.clock.now() - self.settings.retention_days * days
-            keys = self.clock.now() - self.settings.idempotency_days * days
-            await self.writer.call(self.purge, admin.Purge(old, keys))
+        if now < self._purge_at:
+            return
+        if (doubt := self._doubtful_clock()) is not None:
+            log.error("nothing is deleted: %s", doubt)
+            self._purge_at = now + 3600
+            return
+        wall = self.writer.now
+        old, keys = (wall - days * DAY_S for days in (self.settings.retention_days, self.settings.idempotency_days))
+        purged = await self.writer.call(admin.purge, admin.Purge(old, keys))
+        self._purge_at = now + (0 if purged else 60)
+
+    def _doubtful_clock(self) -> str | None:
+        """Why the time cannot be trusted with deleting: it was set since the start, or it is far from what was written last."""
+        if abs(time.time() - self.clock.now()) > 3600:
+            return "the machine's clock was set by more than an hour since this process started; restart it"
+        away_s = self._started - self._last_written
+        if self._last_written and abs(away_s) > 2 * DAY_S and self.clock.now() - self._started < DAY_S:
+            return f"the last entry is {away_s / DAY_S:.1f} days from this machine's clock; deleting starts in a day"
+        return None
 
     def _silent(self, alive: Sequence[Row]) -> list[tuple[str, int]]:
         """`(worker, beats)` of those not heard of for `lease_s`.

@@ -14,14 +14,15 @@ from msgspec import Meta
 
 Output: TypeAlias = Literal["counts", "probabilities", "expectations"]
 Name: TypeAlias = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Device: TypeAlias = Annotated[str, Meta(max_length=128)]
+Device: TypeAlias = Annotated[str, Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Text: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 Shots: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Lifetime: TypeAlias = Annotated[float, Meta(gt=0, le=30 * 86400)]
 Term: TypeAlias = tuple[float, list[tuple[Annotated[int, Meta(ge=0, le=4095)], Literal["X", "Y", "Z"]]]]
 
 
-CIRCUIT, QASM, ORIGINIR = "qpeft.circuit", "openqasm", "originir"
+CIRCUIT, MEASURED, QASM, ORIGINIR = "qpeft.circuit", "qpeft.measured", "openqasm", "originir"
 """Formats of a stored program."""
 
 
@@ -33,8 +34,8 @@ class Source(Strict):
     """A circuit in one of three forms: `circuit` (qpeft's JSON), `qasm` or `originir` (text)."""
 
     circuit: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    qasm: str | None = None
-    originir: str | None = None
+    qasm: Text | None = None
+    originir: Text | None = None
 
 
 class JobRequest(Source, kw_only=True):
@@ -118,6 +119,16 @@ class VendorResolution(Strict):
     """What an administrator found out at the vendor's: its id of the task, or null when it never arrived."""
 
     vendor_job: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None
+
+
+def result_bytes(output: str, rows: int, n_qubits: int, shots: int | None, n_observables: int | None) -> int:
+    """Bytes that the result of one job takes at most: `rows` rows of outcomes of `n_qubits` qubits."""
+    if output == "expectations":
+        return 8 * rows * (n_qubits if n_observables is None else n_observables)
+    outcomes: int = 2 ** min(n_qubits, 62)
+    if output == "probabilities":
+        return 8 * rows * outcomes
+    return rows * min(outcomes, shots or 1) * (n_qubits + 8)
 
 
 class Result(Strict):

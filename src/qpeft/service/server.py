@@ -13,35 +13,40 @@ import ipaddress
 import json
 import logging
 import os
+import resource
 import signal
 import socket
-import subprocess
+import ssl
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qpeft.backends.registry import is_origin_chip
-from qpeft.errors import ServiceError
+import sqlalchemy as sa
+
+from qpeft.backends.registry import check_name, is_origin_chip
+from qpeft.errors import QpeftError, ServiceError
 from qpeft.service.clock import Clock
 from qpeft.service.ids import new_key
 from qpeft.service.logs import configure
-from qpeft.service.processes import end_with
+from qpeft.service.processes import Children, end_with
 from qpeft.service.settings import Settings
 from qpeft.service.store import admin
 from qpeft.service.store.database import Database
 from qpeft.service.store.writer import Writer
-from qpeft.service.worker import wait_for
 
 log = logging.getLogger("qpeft.service")
 EXECUTOR = "qpeft-executor"
+ENV_SETTINGS = "QPEFT_SERVE_SETTINGS"
 BACKLOG = 2048
 BIND_S = 3.0  # children of a killed server need a moment to end and to leave its port
 
 
 def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -49,9 +54,16 @@ def is_loopback(host: str) -> bool:
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuse what would be insecure or lose work."""
-    tls = settings.tls_cert is not None and settings.tls_key is not None
-    if not is_loopback(settings.host) and not tls and not settings.behind_proxy:
+    """Refuse, before anything is started, what would be insecure, would lose work or cannot run. Raises ServiceError."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise ServiceError("a certificate and its key come together", status=0, hint="give --tls-cert and --tls-key")
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+        except (OSError, ssl.SSLError) as error:
+            files = f"{settings.tls_cert}, {settings.tls_key}"
+            raise ServiceError(f"the certificate cannot be read: {error}", status=0, value=files, hint="two PEM files") from error
+    if not is_loopback(settings.host) and settings.tls_cert is None and not settings.behind_proxy:
         raise ServiceError(
             "listening beyond this machine without TLS would show keys to the network",
             status=0,
@@ -67,6 +79,11 @@ def check_settings(settings: Settings) -> None:
             bound=1,
             hint="--database postgresql+psycopg://...",
         )
+    for name in settings.devices:
+        try:
+            check_name(name)
+        except QpeftError as error:
+            raise ServiceError(f"no such device: {error}", status=0, value=name, hint="qpeft backends lists them") from error
 
 
 @contextlib.contextmanager
@@ -87,11 +104,21 @@ def owned(data_dir: Path) -> Iterator[None]:
 
 
 def prepare(settings: Settings) -> tuple[str | None, str]:
-    """Migrate, and make keys: `(first administrator's key or None when there are keys, this start's key for worker processes)`."""
+    """Migrate, and make keys: `(first administrator's key or None when there are keys, this start's key for worker processes)`.
+
+    Raises ServiceError when the database cannot be reached or written.
+    """
     database = Database(settings.database_url)
     writer = None
     try:
-        database.migrate()
+        try:
+            database.migrate()
+        except sa.exc.DBAPIError as error:
+            first_line = str(error.orig).strip().splitlines()[0]
+            address = database.url.render_as_string(hide_password=True)
+            raise ServiceError(
+                f"the database cannot be used: {first_line}", status=0, value=address, hint="is it running?"
+            ) from error
         writer = Writer(database, Clock())
         first, prefix, digest = new_key()
         everything = ("submit", "read", "admin")
@@ -136,12 +163,8 @@ def serve(settings: Settings, admin_key_file: Path | None = None) -> None:
         host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(f"serving on {url}", flush=True)
-        executors = _Children(
-            _executor_commands(settings, url),
-            {**os.environ, "QPEFT_SERVICE_KEY": internal},
-        )
-        starter = threading.Thread(target=_start_when_ready, args=(url, executors), daemon=True)
-        starter.start()
+        executors = Children(_executor_commands(settings, url), {**os.environ, "QPEFT_SERVICE_KEY": internal})
+        executors.start()
         try:
             if settings.workers == 1:
                 run_api(settings, listener)
@@ -173,6 +196,14 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def _many_files() -> None:
+    """Each connection is a file: allow as many as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1 << 16 if hard == resource.RLIM_INFINITY else min(hard, 1 << 16)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def run_api(settings: Settings, listener: socket.socket) -> None:
     """One API process on a listening socket, until SIGINT or SIGTERM."""
     import uvicorn
@@ -182,10 +213,11 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
     from qpeft.service.core import Service
 
     sys.setswitchinterval(0.001)
+    _many_files()
     service = Service(settings)
     config = uvicorn.Config(
         app(service),
-        http=bounded_protocol(settings.header_timeout_s),
+        http=bounded_protocol(settings),
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -193,7 +225,6 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         date_header=False,
-        limit_concurrency=settings.max_connections,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=10,
         proxy_headers=settings.behind_proxy,
@@ -225,72 +256,35 @@ def _executor_commands(settings: Settings, url: str) -> list[list[str]]:
     commands = []
     for number, devices in enumerate(shares):
         name = f"{socket.gethostname()} {settings.data_dir.resolve()} {number}"[-128:]
-        arguments = {"url": url, "devices": devices, "parent": os.getpid(), "name": name}
+        pinned = str(settings.tls_cert.resolve()) if settings.tls_cert is not None else None
+        arguments = {"url": url, "devices": devices, "parent": os.getpid(), "name": name, "pinned_cert": pinned}
         commands.append([sys.executable, "-m", "qpeft.service.worker", json.dumps(arguments)])
     return commands
 
 
-def _start_when_ready(url: str, executors: _Children) -> None:
-    try:
-        wait_for(url)
-    except ServiceError as error:
-        log.error("no worker processes are started: %s", error)
-    else:
-        executors.start()
-
-
 def _supervise(settings: Settings, listener: socket.socket) -> None:
-    """Many API processes on one socket; each is this program again with the socket inherited."""
-    command = [sys.executable, "-m", "qpeft.service.server", str(listener.fileno()), str(os.getpid()), settings.model_dump_json()]
-    children = _Children([command] * settings.workers, dict(os.environ), (listener.fileno(),))
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    children.start()
-    stop.wait()
-    children.stop()
+    """Many API processes on one socket; each is this program again with the socket inherited. Settings may hold a password, so
+    that they travel in the environment. Raises ServiceError when the processes do not start."""
+    command = [sys.executable, "-m", "qpeft.service.server", str(listener.fileno()), str(os.getpid())]
+    stop, failed = threading.Event(), threading.Event()
 
+    def give_up() -> None:
+        failed.set()
+        stop.set()
 
-class _Children:
-    """Processes kept running: one that ends is started again, a second later."""
-
-    def __init__(self, commands: list[list[str]], environment: dict[str, str], descriptors: tuple[int, ...] = ()) -> None:
-        self._commands, self._environment, self._descriptors = commands, environment, descriptors
-        self._processes: list[subprocess.Popen[bytes] | None] = [None] * len(commands)
-        self._lock, self._stopping = threading.Lock(), False
-
-    def start(self) -> None:
-        for index in range(len(self._commands)):
-            threading.Thread(target=self._keep, args=(index,), daemon=True).start()
-
-    def _keep(self, index: int) -> None:
-        while True:
-            with self._lock:
-                if self._stopping:
-                    return
-                process = self._processes[index] = subprocess.Popen(
-                    self._commands[index], env=self._environment, pass_fds=self._descriptors, stdin=subprocess.DEVNULL
-                )
-            status = process.wait()
-            if not self._stopping:
-                log.error("%s ended with status %d; starting it again", self._commands[index][2], status)
-                time.sleep(1.0)
-
-    def stop(self) -> None:
-        with self._lock:
-            self._stopping = True
-        running = [process for process in self._processes if process is not None and process.poll() is None]
-        for process in running:
-            process.terminate()
-        deadline = time.monotonic() + 15
-        for process in running:
-            try:
-                process.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with tempfile.TemporaryDirectory(prefix="qpeft-metrics-") as folder:
+        environment = {**os.environ, ENV_SETTINGS: settings.model_dump_json(), "PROMETHEUS_MULTIPROC_DIR": folder}
+        children = Children([command] * settings.workers, environment, (listener.fileno(),), give_up)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        children.start()
+        stop.wait()
+        children.stop()
+    if failed.is_set():
+        raise ServiceError("the API processes do not start", status=0, hint="the lines above say why")
 
 
 if __name__ == "__main__":  # one of many API processes
     configure()
     end_with(int(sys.argv[2]))
-    run_api(Settings.model_validate_json(sys.argv[3]), socket.socket(fileno=int(sys.argv[1])))
+    run_api(Settings.model_validate_json(os.environ[ENV_SETTINGS]), socket.socket(fileno=int(sys.argv[1])))

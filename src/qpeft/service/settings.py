@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from qpeft.errors import ServiceError
+
+OTHER_VARIABLES = frozenset({"QPEFT_SERVICE_URL", "QPEFT_SERVICE_KEY", "QPEFT_SERVICE_CA"})
+"""Variables of clients and workers, which are no settings of the service."""
 DEFAULT_DEVICES = ("simulator", "emulator:wukong-72", "emulator:wukong-180")
 
 
@@ -30,11 +37,34 @@ class Settings(BaseSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
+    max_result_bytes: int = Field(default=64 << 20, ge=1024)
+    """Bytes of one job's result, before it is written as JSON."""
+    max_job_s: float = Field(default=600.0, gt=0)
+    """Seconds that one job may be expected to take, and after which it is cut off."""
+    max_jobs: int = Field(default=20_000, ge=1)
+    """Jobs of one request: circuits of a batch, or slices of a sweep."""
+    max_stored_bytes: int = Field(default=4 << 30, ge=1024)
+    """Bytes of parameters and results that one user may keep."""
+    user_vendor_shots: int | None = Field(default=0, ge=0)
+    """Shots that a user without a bound of his own may send to vendors, ever; None sets no bound."""
+    max_waits: int = Field(default=256, ge=1)
+    """Requests of one key that wait (`?wait=`) at the same time, in one API process."""
+    max_streams: int = Field(default=32, ge=1)
+    """Event streams of one key at the same time, in one API process."""
+    max_connections_per_address: int = Field(default=512, ge=1)
+    """Connections of one address; with `behind_proxy` all are the proxy's, and this does not hold."""
+    min_free_bytes: int = Field(default=64 << 20, ge=0)
+    """Free space of the data folder's disk below which the service is not ready."""
+
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
     body_timeout_s: float = Field(default=20.0, gt=0)
     header_timeout_s: float = Field(default=10.0, gt=0)
     max_connections: int = Field(default=2048, ge=1)
     max_program_bytes: int = Field(default=1 << 18, ge=64)
+    max_read_s: float = Field(default=5.0, gt=0)
+    """Seconds that reading one OpenQASM or OriginIR program may take."""
+    max_request_read_s: float = Field(default=20.0, gt=0)
+    """Seconds that reading all programs of one request may take."""
     max_ops: int = Field(default=20_000, ge=1)
     max_rows: int = Field(default=1_000_000, ge=1)
     """Circuits in one batch or rows of one sweep."""
@@ -68,6 +98,25 @@ class Settings(BaseSettings):
     retention_days: float = Field(default=30.0, gt=0)
     idempotency_days: float = Field(default=7.0, gt=0)
 
+    @classmethod
+    def load(cls, **given: Any) -> Settings:
+        """Settings from arguments and environment. ServiceError, in one line, for what is wrong or misspelt, all at once."""
+        prefix = "QPEFT_SERVICE_"
+        known = {prefix + name.upper() for name in cls.model_fields} | OTHER_VARIABLES
+        wrong = []
+        for name in sorted(name for name in os.environ if name.upper().startswith(prefix) and name.upper() not in known):
+            close = difflib.get_close_matches(name.upper(), known, 1)
+            wrong.append(f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
+        made = None
+        try:
+            made = cls(**given)
+        except ValidationError as error:
+            wrong += [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, not {one['input']!r}" for one in error.errors()]
+        if wrong or made is None:
+            raise ServiceError("settings: " + "; ".join(wrong), status=0, hint="docs/service.md lists them")
+        return made
+
     @property
     def database_url(self) -> str:
+        """The SQLAlchemy address: `database`, or SQLite in `data_dir`."""
         return self.database or f"sqlite:///{(self.data_dir / 'service.sqlite').resolve()}"

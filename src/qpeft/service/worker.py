@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
 from collections.abc import Sequence
 
-from qpeft.backends.registry import get_backend, is_origin_chip
+from qpeft.backends.registry import is_origin_chip
 from qpeft.backends.vendors.remote import Connection, Retries
 from qpeft.errors import ServiceError
 from qpeft.service.logs import configure
-from qpeft.service.vendor.forwarder import Forwarder, open_vendor
-from qpeft.service.workers.device import Device
+from qpeft.service.vendor.forwarder import open_vendor
+from qpeft.service.workers.context import LeasedDevice
+from qpeft.service.workers.executor import close_devices, open_devices
 from qpeft.service.workers.loop import Worker
 
 
-def open_devices(names: Sequence[str]) -> list[Device | Forwarder]:
-    """Devices by their backends' names; the error of the registry says what is missing. A vendor's device comes alone: it waits for
-    the vendor, and nothing else may wait with it."""
+def open_all(names: Sequence[str]) -> Sequence[LeasedDevice]:
+    """Devices by their backends' names; the error of the registry says what is missing.
+
+    A vendor's device comes alone: it waits for the vendor, and nothing else may wait with it.
+    """
     vendors = [name for name in names if is_origin_chip(name)]
     if vendors and len(names) > 1:
         raise ServiceError("a vendor's device needs a worker of its own", status=0, value=", ".join(names), bound=vendors[0])
-    return [open_vendor(vendors[0])] if vendors else [Device(name, get_backend(name)) for name in names]
+    return [open_vendor(vendors[0])] if vendors else open_devices(names)
 
 
 def run_worker(
@@ -33,30 +35,29 @@ def run_worker(
     max_jobs: int = 256,
     parent: int | None = None,
     name: str | None = None,
+    pinned_cert: str | None = None,
 ) -> None:
-    """Work for the service at `url` until SIGINT or SIGTERM."""
+    """Work for the service at `url` until SIGINT or SIGTERM.
+
+    Args:
+        url: the service's address; None takes it from QPEFT_SERVICE_URL.
+        key: of scope `worker`; None takes it from QPEFT_SERVICE_KEY.
+        devices: backends by name.
+        max_jobs: taken at once.
+        parent: process id; the worker ends with that process.
+        name: the worker takes over from the one that had this name before.
+        pinned_cert: file of the service's own certificate, for workers that the service itself starts.
+    """
     configure()
-    connection = Connection(url, key, Retries(request_s=30.0, total_s=0.0))
-    worker = Worker(connection, open_devices(devices), name=name, max_jobs=max_jobs, parent=parent)
+    connection = Connection(url, key, Retries(request_s=30.0, total_s=0.0), pinned_cert=pinned_cert)
+    opened = open_all(devices)
+    worker = Worker(connection, opened, name=name, max_jobs=max_jobs, parent=parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: worker.stop())
-    worker.run()
-
-
-def wait_for(url: str, timeout_s: float = 60.0) -> None:
-    """Until the service at `url` is ready; ServiceError when it is not in time."""
-    import httpx
-
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5.0).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        if time.monotonic() > deadline:
-            raise ServiceError(f"the service at {url} did not become ready", status=0, bound=f"{timeout_s:g} s")
-        time.sleep(0.05)
+    try:
+        worker.run()
+    finally:
+        close_devices(opened)
 
 
 if __name__ == "__main__":  # a child of the server; its key is in the environment

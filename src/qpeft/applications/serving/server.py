@@ -12,27 +12,30 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qpeft.errors import MissingDependencyError, ModelError, QpeftError, RunError
 
 try:
     import uvicorn
-    from fastapi import Depends, FastAPI, Request
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse, StreamingResponse
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
     from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.routing import Route
 except ImportError as error:
-    raise MissingDependencyError("fastapi", "serve", "qpeft serve-model") from error
+    raise MissingDependencyError("starlette", "serve", "qpeft serve-model") from error
 
 from qpeft.applications.serving.adapters import Adapters, Served
 from qpeft.evaluation.generate import Generated
 from qpeft.training.data.examples import Message
 
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 MAX_NEW_TOKENS = 512  # of an answer whose request names no bound
 LOOK_S = 0.3  # how often it is looked whether a client still waits
 _UNSUPPORTED = ("tools", "functions", "logprobs", "top_logprobs", "stop", "response_format", "logit_bias", "audio")
@@ -92,66 +95,49 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def create_app(adapters: Adapters, *, api_key: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> FastAPI:
-    """The ASGI application. With `api_key` every request needs it as its bearer token; without, the Host header must name
-    this machine, so that no web page reaches it by another name.
+def create_app(adapters: Adapters, *, api_key: str | None = None, max_new_tokens: int = MAX_NEW_TOKENS) -> Starlette:
+    """The ASGI application.
+
+    Args:
+        adapters: the model and its adapters.
+        api_key: every request needs it as its bearer token. Without one the Host header must name this machine, so that no web
+            page reaches the server by another name.
+        max_new_tokens: of an answer whose request names no bound.
     """
 
-    def refused(status: int, message: str, code: str) -> JSONResponse:
-        kind = "authentication_error" if status == 401 else "invalid_request_error"
-        return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status)
+    def with_key(handler: Handler) -> Handler:
+        async def checked(request: Request) -> Response:
+            given = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if api_key is not None and not secrets.compare_digest(given.encode(), api_key.encode()):
+                return _refusal(401, "the API key is missing or wrong", "invalid_api_key")
+            return await handler(request)
 
-    class NoKeyError(Exception):
-        pass
+        return checked
 
-    async def check(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if api_key is not None and not secrets.compare_digest(given.encode(), api_key.encode()):
-            raise NoKeyError
-
-    app = FastAPI(title="qpeft serve-model", dependencies=[Depends(check)], docs_url=None, redoc_url=None, openapi_url=None)
-    if api_key is None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", "::1"])
-
-    @app.exception_handler(NoKeyError)
-    async def _(request: Request, error: NoKeyError) -> JSONResponse:
-        return refused(401, "the API key is missing or wrong", "invalid_api_key")
-
-    @app.exception_handler(RequestValidationError)
-    async def _(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        return refused(400, f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}", "invalid_request")
-
-    @app.exception_handler(QpeftError)
-    async def _(request: Request, error: QpeftError) -> JSONResponse:
-        missing = isinstance(error, ModelError) and error.what == "no such model is loaded"
-        return refused(404 if missing else 400, str(error), "model_not_found" if missing else "invalid_request")
-
-    @app.get("/v1/models")
-    async def _models() -> dict[str, Any]:
+    async def models(_: Request) -> Response:
         listed = [{"id": name, "object": "model", "created": 0, "owned_by": "qpeft"} for name in adapters.names()]
-        return {"object": "list", "data": listed}
+        return JSONResponse({"object": "list", "data": listed})
 
-    @app.post("/v1/adapters", status_code=201)
-    def _load(given: AdapterRequest) -> dict[str, str]:
-        adapters.load(given.name, Path(given.run))
-        return {"id": given.name, "object": "model"}
+    async def load(request: Request) -> Response:
+        given = AdapterRequest.model_validate_json(await request.body())
+        await run_in_threadpool(adapters.load, given.name, Path(given.run))
+        return JSONResponse({"id": given.name, "object": "model"}, 201)
 
-    @app.delete("/v1/adapters/{name}")
-    def _unload(name: str) -> dict[str, Any]:
-        adapters.unload(name)
-        return {"id": name, "deleted": True}
+    async def unload(request: Request) -> Response:
+        name = request.path_params["name"]
+        await run_in_threadpool(adapters.unload, name)
+        return JSONResponse({"id": name, "deleted": True})
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def _chat(given: ChatRequest, request: Request) -> Any:
+    async def chat(request: Request) -> Response:
+        given = ChatRequest.model_validate_json(await request.body())
         if names := given.unsupported():
-            return refused(400, f"not supported: {', '.join(names)}", "unsupported_parameter")
+            return _refusal(400, f"not supported: {', '.join(names)}", "unsupported_parameter")
         served = adapters.get(given.model)
         ids = await asyncio.to_thread(adapters.prompt, served, [turn.message() for turn in given.messages])
         wanted = given.max_completion_tokens or given.max_tokens or max_new_tokens
         room = int(getattr(served.model.config, "max_position_embeddings", 0)) or len(ids) + wanted
         if len(ids) >= room:
-            return refused(400, f"the conversation has {len(ids)} tokens, the model takes {room}", "context_length_exceeded")
+            return _refusal(400, f"the conversation has {len(ids)} tokens, the model takes {room}", "context_length_exceeded")
         job = _Job(adapters, served, ids, min(wanted, room - len(ids)), given)
         if given.stream:
             usage = given.stream_options is not None and given.stream_options.include_usage
@@ -159,9 +145,36 @@ def create_app(adapters: Adapters, *, api_key: str | None = None, max_new_tokens
         answer = await job.whole(request)
         message = {"role": "assistant", "content": answer.text}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
-        return job.envelope("chat.completion", [choice]) | {"usage": _usage(answer)}
+        return JSONResponse(job.envelope("chat.completion", [choice]) | {"usage": _usage(answer)})
 
+    app = Starlette(
+        routes=[
+            Route("/v1/models", with_key(models)),
+            Route("/v1/adapters", with_key(load), methods=["POST"]),
+            Route("/v1/adapters/{name}", with_key(unload), methods=["DELETE"]),
+            Route("/v1/chat/completions", with_key(chat), methods=["POST"]),
+        ],
+        exception_handlers={ValidationError: _invalid, QpeftError: _failed},
+    )
+    if api_key is None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", "::1"])
     return app
+
+
+def _refusal(status: int, message: str, code: str) -> JSONResponse:
+    kind = "authentication_error" if status == 401 else "invalid_request_error"
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status)
+
+
+def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ValidationError)
+    first = error.errors()[0]
+    return _refusal(400, f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}", "invalid_request")
+
+
+def _failed(_: Request, error: Exception) -> Response:
+    missing = isinstance(error, ModelError) and error.what == "no such model is loaded"
+    return _refusal(404 if missing else 400, str(error), "model_not_found" if missing else "invalid_request")
 
 
 class _Job:

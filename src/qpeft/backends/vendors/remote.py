@@ -12,6 +12,7 @@ import json
 import os
 import random
 import secrets
+import ssl
 import struct
 import time
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from qpeft.circuits.ir import Circuit
 from qpeft.errors import BackendError, MissingDependencyError, QpeftError, ServiceError
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
-ENV_URL, ENV_KEY = "QPEFT_SERVICE_URL", "QPEFT_SERVICE_KEY"
+ENV_URL, ENV_KEY, ENV_CA = "QPEFT_SERVICE_URL", "QPEFT_SERVICE_KEY", "QPEFT_SERVICE_CA"
 POLL_S = 20.0
 
 
@@ -89,10 +90,31 @@ def unreachable(url: str, error: Exception) -> ServiceError:
     return ServiceError(what, status=0, code="unreachable", hint="check the address and that the service runs")
 
 
-class Connection:
-    """HTTP with retries. `key` never appears in messages or `repr`."""
+def tls_context(ca: str | None, pinned_cert: str | None) -> Any:
+    """What verifies a service over https: the system's authorities, those in the file `ca`, or one certificate and no other."""
+    if pinned_cert is not None:
+        context = ssl.create_default_context(cafile=pinned_cert)
+        context.check_hostname = False  # the certificate itself is known, whatever name it has
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
+    return ssl.create_default_context(cafile=ca) if ca else True
 
-    def __init__(self, url: str | None = None, key: str | None = None, retries: Retries | None = None) -> None:
+
+class Connection:
+    """HTTP with retries. `key` never appears in messages or `repr`.
+
+    Args:
+        url: the service's address, by default QPEFT_SERVICE_URL.
+        key: by default QPEFT_SERVICE_KEY.
+        retries: how long to try.
+        pinned_cert: file of the service's own certificate. Nothing else is trusted, and the file is read again when a connection
+            fails, since the certificate may have been renewed. Without it the system's authorities are trusted, or those in the
+            file that QPEFT_SERVICE_CA names.
+    """
+
+    def __init__(
+        self, url: str | None = None, key: str | None = None, retries: Retries | None = None, pinned_cert: str | None = None
+    ) -> None:
         try:
             import httpx
         except ImportError as error:
@@ -103,8 +125,13 @@ class Connection:
                 "no service to talk to", status=0, code="no_service", hint=f"give url and key, or set {ENV_URL} and {ENV_KEY}"
             )
         self.url, self.retries = url.rstrip("/"), retries or Retries()
-        self._httpx = httpx
-        self._client = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=self.retries.request_s)
+        self._httpx, self._key, self._pinned_cert = httpx, key, pinned_cert
+        self._client = self._open()
+
+    def _open(self) -> Any:
+        verify = tls_context(os.environ.get(ENV_CA), self._pinned_cert) if self.url.startswith("https:") else True
+        headers = {"authorization": f"Bearer {self._key}"}
+        return self._httpx.Client(base_url=self.url, headers=headers, timeout=self.retries.request_s, verify=verify)
 
     def __repr__(self) -> str:
         return f"Connection({self.url!r})"
@@ -138,6 +165,9 @@ class Connection:
                 outcome = self._client.request(method, path, content=content, headers=sent, params=params, timeout=timeout)
             except self._httpx.TransportError as error:
                 outcome = error
+                if self._pinned_cert is not None:
+                    self._client.close()
+                    self._client = self._open()
             delay = attempts.settle(outcome)
             if delay is None:
                 return outcome

@@ -46,7 +46,7 @@ async def list_keys(context: Context) -> Response:
 
 async def revoke_key(context: Context) -> Response:
     await context.service.writer.call(admin.revoke_key, admin.Revoke(context.principal.prefix, context.path("prefix")))
-    context.keys.forget()
+    context.auth.forget()
     return Response(status_code=204)
 
 

@@ -1,4 +1,4 @@
-"""Who asks: a key in `Authorization: Bearer ...` (or `oqcs_auth=...`, as pyqpanda3 sends it), its scopes, its rate."""
+"""Who asks: a key in `Authorization: Bearer ...` (pyqpanda3: `oqcs_auth=...`) or a session, with its scopes and rate."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Final
 from starlette.requests import Request
 
 from qpeft.errors import ServiceError
+from qpeft.service.api.rate import Slots, TokenBucket, network_of
 from qpeft.service.core import Service
 from qpeft.service.ids import digest
+from qpeft.service.store.schema import Row
+from qpeft.service.store.sessions import digest_of
 
 CACHE_S: Final = 2.0
 CACHE_KEYS: Final = 10_000
@@ -18,83 +21,100 @@ CACHE_KEYS: Final = 10_000
 
 @dataclass(frozen=True)
 class Principal:
+    """The holder of a key: its prefix, the user's id and name, and what the key may do."""
+
     prefix: str
     owner: str
     scopes: frozenset[str]
     name: str
 
 
-class Rate:
-    """A bucket of `per_s` tokens for each name, filled at that rate."""
+class Authenticator:
+    """Looks keys and sessions up by their SHA-256.
 
-    def __init__(self, per_s: int) -> None:
-        self.per_s = per_s
-        self._buckets: dict[str, tuple[float, float]] = {}
-
-    def hit(self, name: str) -> bool:
-        """Take a token; False when there is none."""
-        now = time.monotonic()
-        tokens, since = self._buckets.get(name, (float(self.per_s), now))
-        tokens = min(tokens + (now - since) * self.per_s, self.per_s)
-        if len(self._buckets) >= CACHE_KEYS:
-            self._buckets = {key: kept for key, kept in self._buckets.items() if now - kept[1] < 1.0}
-        self._buckets[name] = (max(tokens - 1.0, 0.0), now)
-        return tokens >= 1.0
-
-
-class Keys:
-    """Looks keys up by their SHA-256 and remembers them for `CACHE_S` seconds, after which a revoked one is refused."""
+    A key is remembered for `CACHE_S` seconds, after which a revoked one is refused. An address that sent too many wrong keys is
+    refused before anything is looked up.
+    """
 
     def __init__(self, service: Service) -> None:
         self.service = service
+        settings = service.settings
+        self.waits = Slots(settings.max_waits, "requests that wait")
+        self.streams = Slots(settings.max_streams, "event streams")
         self._cache: dict[bytes, tuple[float, Principal]] = {}
-        self._rate, self._bad_rate = Rate(service.settings.rate_per_s), Rate(service.settings.bad_key_rate_per_s)
+        self._rate, self._wrong = TokenBucket(settings.rate_per_s), TokenBucket(settings.bad_key_rate_per_s)
 
     def forget(self) -> None:
+        """Look every key up again: one was revoked, or a user was disabled."""
         self._cache.clear()
 
     async def principal(self, request: Request) -> Principal:
-        """Raises ServiceError 401 or 429."""
+        """The holder of the request's key; ServiceError 401 or 429."""
         key = _key(request)
-        address = request.client.host if request.client else "unknown"
         if key is None:
             raise ServiceError("no key", status=401, code="no_key", hint="send the header Authorization: Bearer YOUR_KEY")
-        principal = await self.holder(key, address)
+        principal = await self.holder(key, request)
         if not self._rate.hit(principal.prefix):
             raise ServiceError("too many requests", status=429, code="rate", bound=f"{self._rate.per_s} a second", retry_after_s=1)
         return principal
 
-    async def holder(self, key: str, address: str) -> Principal:
-        """Who has the key; wrong ones are counted by address."""
-        principal = await self.check(digest(key))
+    async def holder(self, key: str, request: Request) -> Principal:
+        """Who has the key; ServiceError 401, or 429 for an address that sent too many wrong ones."""
+        name = digest(key)
+        cached = self._cached(name)
+        if cached is not None:
+            return cached
+        address = self._admit(request)
+        principal = await self.check(name)
         if principal is None:
-            if not self._bad_rate.hit(address):
-                raise ServiceError(
-                    "too many wrong keys", status=429, code="rate", bound=f"{self._bad_rate.per_s} a second", retry_after_s=1
-                )
+            self._wrong.hit(address)
             raise ServiceError("not a key in use", status=401, code="bad_key")
         return principal
+
+    async def session(self, cookie: str, request: Request) -> Principal | None:
+        """Whose session the cookie is; None when there is no such session. ServiceError 429 as for wrong keys."""
+        if not cookie:
+            return None
+        address = self._admit(request)
+        row = await self.service.ask(self.service.queries.session, digest_of(cookie), self.service.clock.now())
+        if row is None:
+            self._wrong.hit(address)
+            return None
+        return _principal(row)
+
+    def _admit(self, request: Request) -> str:
+        address = network_of(request.client.host if request.client else "unknown")
+        if self._wrong.is_empty(address):
+            bound = f"{self._wrong.per_s} a second"
+            raise ServiceError("too many wrong keys from this address", status=429, code="rate", bound=bound, retry_after_s=1)
+        return address
 
     @staticmethod
     def digest_of(request: Request) -> bytes:
         """The digest of a key that `principal` has accepted."""
         return digest(_key(request) or "")
 
+    def _cached(self, name: bytes) -> Principal | None:
+        cached = self._cache.get(name)
+        return cached[1] if cached is not None and time.monotonic() - cached[0] < CACHE_S else None
+
     async def check(self, name: bytes) -> Principal | None:
         """The holder of the key with this digest, None when there is none in use."""
-        now = time.monotonic()
-        cached = self._cache.get(name)
-        if cached is not None and now - cached[0] < CACHE_S:
-            return cached[1]
-        row = await self.service.ask(self.service.queries.key, name)
+        if (cached := self._cached(name)) is not None:
+            return cached
+        row = await self.service.ask(self.service.queries.key, name, self.service.clock.now())
         if row is None:
             self._cache.pop(name, None)
             return None
-        principal = Principal(row.prefix, row.owner, frozenset(row.scopes.split()), row.name)
+        principal = _principal(row)
         if len(self._cache) >= CACHE_KEYS:
             self._cache.clear()
-        self._cache[name] = (now, principal)
+        self._cache[name] = (time.monotonic(), principal)
         return principal
+
+
+def _principal(row: Row) -> Principal:
+    return Principal(row.prefix, row.owner, frozenset(row.scopes.split()), row.name)
 
 
 def _key(request: Request) -> str | None:
@@ -107,6 +127,6 @@ def _key(request: Request) -> str | None:
 
 
 def require(principal: Principal, scope: str) -> None:
-    """An administrator may do everything but a worker's part."""
+    """ServiceError 403 unless the key has the scope. An administrator may do everything but a worker's part."""
     if scope not in principal.scopes and (scope == "worker" or "admin" not in principal.scopes):
         raise ServiceError("the key lacks a scope", status=403, code="scope", value=" ".join(sorted(principal.scopes)), bound=scope)

@@ -26,6 +26,7 @@ async def events(context: Context) -> Response:
     """Every change of the user's jobs from now on, or from `Last-Event-ID` on. A job that changed twice while nobody listened is
     told once, in its latest state."""
     last = context.request.headers.get("last-event-id") or context.request.query_params.get("after")
+    context.auth.streams.check(context.principal.prefix)
     start = await context.service.ask(context.service.queries.last_change, context.owner) if last is None else _place(last)
     return StreamingResponse(_stream(context, start), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
@@ -39,13 +40,13 @@ def _place(text: str) -> tuple[int, int]:
 
 async def _stream(context: Context, place: tuple[int, int]) -> AsyncIterator[bytes]:
     service = context.service
-    digest_of_key = context.keys.digest_of(context.request)
+    digest_of_key = context.auth.digest_of(context.request)
     yield b": events of your jobs\n\n"
-    with service.hub.listen(f"owner:{context.owner}") as event:
+    with context.auth.streams.take(context.principal.prefix), service.hub.listen(f"owner:{context.owner}") as event:
         spoke = time.monotonic()
         while not service.stopping:
             event.clear()
-            if await context.keys.check(digest_of_key) is None:
+            if await context.auth.check(digest_of_key) is None:
                 yield b'event: closed\ndata: {"reason": "the key was revoked"}\n\n'
                 return
             rows = await service.ask(service.queries.changes, context.owner, place, PAGE)
@@ -113,7 +114,7 @@ async def get_device(context: Context) -> Response:
 async def get_calibration(context: Context) -> Response:
     """The device's calibration now, or the one of `?id=` that an older job ran under."""
     await _one_device(context)
-    wanted = context.request.query_params.get("id")
+    wanted = context.query("id")
     row = await context.service.ask(context.service.queries.calibration, context.path("id"), wanted)
     if row is None:
         raise ServiceError("no calibration: the device has none, or none was told yet", status=404, code="not_found", value=wanted)

@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from starlette.requests import Request
@@ -18,33 +19,45 @@ from qpeft.service.api.problems import as_refusal, problem
 from qpeft.service.metrics import request_metrics
 from qpeft.service.settings import Settings
 
-Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger("qpeft.service.access")
 
 SECURITY_HEADERS: Final = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),
     (b"x-frame-options", b"DENY"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
 API_POLICY: Final = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 
+@dataclass(frozen=True)
+class Endpoint:
+    """A route as the guard serves it. `path` may have parts in braces; `max_bytes` bounds the body."""
+
+    method: str
+    path: str
+    handler: Handler
+    max_bytes: int = 4096
+
+
 class Guard:
-    """The outermost application: bounds the body (`max_body_bytes`, by its announced length before it is read, else as it arrives;
-    `body_timeout_s`), finds the route, turns refusals into problems.
+    """The outermost application: finds the route, bounds the body, turns refusals into problems.
+
+    The bound is the route's own. A body is refused by its announced length before it is read, else as it arrives, and after
+    `body_timeout_s` seconds. Handlers read it after they have looked at the key.
 
     Routes of the API's table are found here, without the stack of a framework's middleware; what is not among them goes to `rest`.
     """
 
-    def __init__(self, rest: ASGIApp, settings: Settings, routes: Sequence[tuple[str, str, Endpoint]]) -> None:
+    def __init__(self, rest: ASGIApp, settings: Settings, routes: Sequence[Endpoint]) -> None:
         self.rest, self.settings = rest, settings
-        self._exact = {(method, path): endpoint for method, path, endpoint in routes if "{" not in path}
+        self._exact = {(route.method, route.path): route for route in routes if "{" not in route.path}
         self._patterns = [
-            (method, re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path)), endpoint)
-            for method, path, endpoint in routes
-            if "{" in path
+            (route.method, re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route.path)), route)
+            for route in routes
+            if "{" in route.path
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,14 +76,14 @@ class Guard:
             await send(message)
 
         try:
-            bounded = self._bounded(scope, receive)
             endpoint = self._find(scope)
+            bounded = self._bounded(scope, receive, endpoint.max_bytes if endpoint is not None else 0)
             if endpoint is None and (methods := self._methods(scope["path"])):
                 await _not_this_method(scope["method"], methods)(scope, bounded, guarded_send)
             elif endpoint is None:
                 await self.rest(scope, bounded, guarded_send)
             else:
-                response = await endpoint(Request(scope, bounded))
+                response = await endpoint.handler(Request(scope, bounded))
                 await response(scope, bounded, guarded_send)
         except Exception as error:
             if started:
@@ -101,8 +114,7 @@ class Guard:
         exact = {method for method, known in self._exact if known == path}
         return sorted(exact.union(method for method, pattern, _ in self._patterns if pattern.fullmatch(path)))
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        limit = self.settings.max_body_bytes
+    def _bounded(self, scope: Scope, receive: Receive, limit: int) -> Receive:
         expected = _announced(scope)
         if expected is not None and expected > limit:
             raise _too_large(expected, limit)

@@ -1,25 +1,74 @@
-"""uvicorn's HTTP protocol with a bound on how long a request's head may take (against slow clients that hold connections)."""
+"""uvicorn's HTTP protocol with bounds against clients that hold connections: slow heads, silent connections, too many of them."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict, defaultdict
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from qpeft.service.api.rate import network_of
+from qpeft.service.settings import Settings
+
 HEADER_BYTES = 64 * 1024
 
 
-def bounded_protocol(header_timeout_s: float) -> type[asyncio.Protocol]:
-    """A protocol class that closes a connection whose request's head is not complete in time, or too large."""
+class Connections:
+    """The open connections of one process, and which of them have no request under way, the longest silent first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.most = settings.max_connections
+        self.most_of_one = settings.max_connections if settings.behind_proxy else settings.max_connections_per_address
+        self.idle: OrderedDict[asyncio.BaseTransport, str] = OrderedDict()
+        self._count: dict[str, int] = defaultdict(int)
+        self._all = 0
+
+    def add(self, transport: asyncio.BaseTransport, address: str) -> None:
+        """Count a new connection. Beyond a bound the longest silent one is closed, or the new one when none is silent."""
+        self._all += 1
+        self._count[address] += 1
+        if self._count[address] > self.most_of_one:
+            self._evict(transport, address)
+        elif self._all > self.most:
+            self._evict(transport, None)
+        self.idle[transport] = address
+
+    def _evict(self, newest: asyncio.BaseTransport, address: str | None) -> None:
+        for transport, owner in self.idle.items():
+            if not transport.is_closing() and (address is None or owner == address):
+                transport.close()
+                return
+        newest.close()
+
+    def remove(self, transport: asyncio.BaseTransport, address: str) -> None:
+        """Count it no more."""
+        self.idle.pop(transport, None)
+        self._all -= 1
+        self._count[address] -= 1
+        if not self._count[address]:
+            del self._count[address]
+
+
+def bounded_protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """A protocol class for one process.
+
+    It closes a connection whose request's head is not complete after `header_timeout_s` seconds or has more than 64 KiB, and keeps
+    to `max_connections` and `max_connections_per_address`.
+    """
+    connections = Connections(settings)
 
     class BoundedProtocol(HttpToolsProtocol):
         _timer: asyncio.TimerHandle | None = None
         _head_bytes = 0
         _in_head = True
+        _address = "unknown"
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            peer = transport.get_extra_info("peername")
+            self._address = network_of(str(peer[0])) if peer else "unknown"
+            connections.add(transport, self._address)
             self._arm()
 
         def on_message_begin(self) -> None:
@@ -31,7 +80,13 @@ def bounded_protocol(header_timeout_s: float) -> type[asyncio.Protocol]:
         def on_headers_complete(self) -> None:
             self._disarm()
             self._in_head = False
+            connections.idle.pop(self.transport, None)
             super().on_headers_complete()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self.transport.is_closing():
+                connections.idle[self.transport] = self._address
 
         def data_received(self, data: bytes) -> None:
             if self._in_head:
@@ -43,11 +98,12 @@ def bounded_protocol(header_timeout_s: float) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._disarm()
+            connections.remove(self.transport, self._address)
             super().connection_lost(exc)
 
         def _arm(self) -> None:
             self._head_bytes = 0
-            self._timer = self.loop.call_later(header_timeout_s, self._too_slow)
+            self._timer = self.loop.call_later(settings.header_timeout_s, self._too_slow)
 
         def _disarm(self) -> None:
             self._head_bytes = 0

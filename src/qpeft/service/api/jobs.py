@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.responses import Response
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from qpeft.errors import ServiceError
 from qpeft.service import metrics
 from qpeft.service.api.routes import BINARY, JSON, NDJSON, Context, Route, answer, decode, encode
-from qpeft.service.messages import BatchRequest, JobRequest, SweepRequest, unpack_result
+from qpeft.service.messages import BatchRequest, JobRequest, Source, SweepRequest, unpack_result
 from qpeft.service.scheduling.admission import body_digest
 from qpeft.service.scheduling.submission import Submission
 from qpeft.service.store import lifecycle
@@ -22,7 +22,14 @@ from qpeft.service.store.schema import TERMINAL, Row
 _JOB = msgspec.json.Decoder(JobRequest)
 _BATCH = msgspec.json.Decoder(BatchRequest)
 _SWEEP = msgspec.json.Decoder(SweepRequest)
-_QUICK = 1000
+_QUICK = 1 << 16  # bytes of a body that is worked on in the loop
+PAGE_BYTES = 8 << 20
+T = TypeVar("T")
+
+
+def has_text(source: Source) -> bool:
+    """Whether a program has to be read in a process of its own."""
+    return source.qasm is not None or source.originir is not None
 
 
 async def _accepted(context: Context, submission: Submission, view: dict[str, Any] | None = None) -> Response:
@@ -37,7 +44,9 @@ async def _accepted(context: Context, submission: Submission, view: dict[str, An
     metrics.submitted(submission.device).inc(len(submission.items))
     created_at = stamp(receipt.created_at)
     if view is not None:
-        return answer({**view, "queue_position": receipt.ahead, "created_at": created_at}, 201, headers)
+        expires_at = None if submission.expires_s is None else stamp(receipt.created_at + submission.expires_s)
+        more = {"queue_position": receipt.ahead, "created_at": created_at, "expires_at": expires_at}
+        return answer({**view, **more}, 201, headers)
     new = {
         "id": submission.id,
         "kind": submission.kind,
@@ -56,7 +65,11 @@ async def _accepted(context: Context, submission: Submission, view: dict[str, An
 
 async def post_job(context: Context) -> Response:
     request, body = await context.json(_JOB)
-    submission = context.service.admission.job(context.owner, request, context.idempotency_key(), body_digest("/v1/jobs", body))
+    build, key, digest = context.service.admission.job, context.idempotency_key(), body_digest("/v1/jobs", body)
+    if has_text(request):
+        submission = await context.service.admit(context.owner, build, request, key, digest, text=True)
+    else:
+        submission = build(context.owner, request, key, digest)
     item = submission.items[0]
     view = {
         "id": submission.id,
@@ -69,7 +82,6 @@ async def post_job(context: Context) -> Response:
         "output": item.output,
         "attempt": 0,
         "estimate_s": item.estimate_s,
-        "expires_at": stamp(submission.expires_at),
     }
     return await _accepted(context, submission, view)
 
@@ -79,8 +91,9 @@ async def post_batch(context: Context) -> Response:
     build = context.service.admission.batch
     key = context.idempotency_key()
     digest = body_digest("/v1/batches", body)
-    if len(request.circuits) > _QUICK:  # do not keep others waiting for the loop
-        submission = await context.service.ask(build, context.owner, request, key, digest)
+    text = any(has_text(one) for one in request.circuits)
+    if text or len(body) > _QUICK:  # do not keep others waiting for the loop
+        submission = await context.service.admit(context.owner, build, request, key, digest, text=text)
     else:
         submission = build(context.owner, request, key, digest)
     return await _accepted(context, submission)
@@ -100,44 +113,32 @@ async def post_sweep(context: Context) -> Response:
     digest = body_digest("/v1/sweeps", body)
     build = context.service.admission.sweep
     key = context.idempotency_key()
-    if len(body) > 1 << 18:
-        submission = await context.service.ask(build, context.owner, request, matrix, key, digest)
+    if has_text(request) or len(body) > _QUICK:
+        submission = await context.service.admit(context.owner, build, request, matrix, key, digest, text=has_text(request))
     else:
         submission = build(context.owner, request, matrix, key, digest)
     return await _accepted(context, submission)
 
 
-async def _ended(context: Context, names: tuple[str, ...], look: Any) -> Any:
-    """`look()` again after every change, until the state is final or `?wait=` seconds are over."""
-    wait_s = context.number("wait", 0.0)
-    found = await context.service.ask(look)
-    if wait_s <= 0:
-        return found
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait_s
-    with context.service.hub.listen(*names) as event:
+async def _ended(context: Context, name: str, look: Callable[[], T], state: Callable[[T], str]) -> T:
+    """`look()` again after every change of `name`, until its state is final or `?wait=` seconds are over."""
+    with context.waiting(name) as waiting:
         while True:
-            event.clear()
             found = await context.service.ask(look)
-            if _state(found) in TERMINAL or loop.time() >= deadline or context.service.stopping:
+            if state(found) in TERMINAL or not await waiting.again():
                 return found
-            await context.service.hub.wait(event, deadline - loop.time())
-
-
-def _state(found: Any) -> str:
-    return str(found["state"] if isinstance(found, dict) else found.state)
 
 
 async def get_job(context: Context) -> Response:
     job, queries = context.path("id"), context.service.queries
-    row: Row = await _ended(context, (job,), lambda: queries.job(context.owner, job))
+    row = await _ended(context, job, lambda: queries.job(context.owner, job), lambda row: str(row.state))
     position = await context.service.ask(queries.position, row) if row.state == "queued" else None
     return answer(job_view(row, position))
 
 
 async def get_result(context: Context) -> Response:
     job, queries = context.path("id"), context.service.queries
-    row: Row = await _ended(context, (job,), lambda: queries.job(context.owner, job))
+    row = await _ended(context, job, lambda: queries.job(context.owner, job), lambda row: str(row.state))
     payload = await context.service.ask(queries.result, row)
     return answer(_result(row, payload))
 
@@ -161,7 +162,7 @@ async def list_jobs(context: Context) -> Response:
     state = context.choice("state")
     limit = int(context.number("limit", 100))
     before = int(context.number("cursor", 0)) or None
-    queries, device = context.service.queries, context.request.query_params.get("device")
+    queries, device = context.service.queries, context.query("device")
     rows = await context.service.ask(lambda: queries.jobs(context.owner, state=state, device=device, before=before, limit=limit))
     cursor = str(rows[-1].seq) if len(rows) == limit else None
     return answer({"jobs": [job_view(row) for row in rows], "cursor": cursor})
@@ -169,38 +170,38 @@ async def list_jobs(context: Context) -> Response:
 
 async def get_batch(context: Context) -> Response:
     batch, queries = context.path("id"), context.service.queries
-    return answer(await _ended(context, (batch,), lambda: queries.batch_view(context.owner, batch)))
+    view = lambda: queries.batch_view(context.owner, batch)  # noqa: E731
+    return answer(await _ended(context, batch, view, lambda found: str(found["state"])))
 
 
 async def get_batch_results(context: Context) -> Response:
-    """NDJSON, a line for each job that has ended, in order, up to the first that has not; the cursor goes on from there."""
-    batch, queries = context.path("id"), context.service.queries
-    limit = int(context.number("limit", 1000))
-    position = int(context.number("cursor", 0))
-    found = await context.service.ask(queries.batch, context.owner, batch)
-    wait_s = context.number("wait", 0.0)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait_s
-    with context.service.hub.listen(batch) as event:
+    """A line of NDJSON for each job that has ended, in order, up to the first that has not.
+
+    The header `qpeft-cursor` says where to go on, `qpeft-complete` whether nothing follows. A page ends after `limit` jobs
+    or 8 MiB.
+    With `Accept: application/octet-stream` the answer is the numbers alone, float64, for jobs that have numbers.
+    """
+    service, batch = context.service, context.path("id")
+    limit, position = int(context.number("limit", 1000)), int(context.number("cursor", 0))
+    found = await service.ask(service.queries.batch, context.owner, batch)
+    with context.waiting(batch) as waiting:
         while True:
-            event.clear()
-            rows = await context.service.ask(queries.batch_results, batch, position, limit)
-            if rows or position >= found.n_jobs or loop.time() >= deadline or context.service.stopping:
+            page = await service.ask(service.queries.batch_results, batch, position, limit, PAGE_BYTES)
+            if page.rows or page.complete or not await waiting.again():
                 break
-            await context.service.hub.wait(event, deadline - loop.time())
-    following = position + len(rows)
-    headers = {"qpeft-cursor": str(following), "qpeft-complete": "true" if following >= found.n_jobs else "false"}
+    complete = page.complete or page.following >= found.n_jobs
+    headers = {"qpeft-cursor": str(page.following), "qpeft-complete": "true" if complete else "false"}
     if BINARY in context.request.headers.get("accept", ""):
-        return await context.service.ask(_binary_results, list(rows), headers)
-    lines = await context.service.ask(lambda: b"".join(encode(_result(row, row.payload)) + b"\n" for row in rows))
+        return await service.ask(_binary_results, page.rows, headers)
+    lines = await service.ask(lambda: b"".join(encode(_result(row, payload)) + b"\n" for row, payload in page.rows))
     return Response(lines, 200, headers, NDJSON)
 
 
-def _binary_results(rows: list[Row], headers: dict[str, str]) -> Response:
+def _binary_results(rows: list[tuple[Row, bytes | None]], headers: dict[str, str]) -> Response:
     """The numbers alone: float64 rows of every job one after the other. Refused when a job has none."""
     parts, columns = [], 0
-    for row in rows:
-        if row.payload is None or (result := unpack_result(row.payload)).counts is not None:
+    for row, payload in rows:
+        if payload is None or (result := unpack_result(payload)).counts is not None:
             raise ServiceError(
                 "a job of the batch has no numbers", status=409, code="no_numbers", value=row.id, hint="read the NDJSON"
             )

@@ -8,6 +8,7 @@ The protocol was observed, not specified: what is answered here is what pyqpanda
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -16,14 +17,19 @@ from starlette.responses import Response
 
 from qpeft.errors import ServiceError
 from qpeft.service.api.routes import JSON, Context, Route, answer, decode
+from qpeft.service.core import Service
 from qpeft.service.messages import BatchItem, BatchRequest, unpack_result
 from qpeft.service.scheduling.admission import body_digest
 from qpeft.service.store import lifecycle
 from qpeft.service.store.queries import stamp
+from qpeft.service.store.schema import TERMINAL, Row
+from qpeft.service.workers.reader import PYQPANDA_BINARY, PYQPANDA_INSTRUCTIONS
 
 CHIPS: Final = {"72": "emulator:wukong-72", "WK_C180": "emulator:wukong-180", "full_amplitude": "simulator"}
 MAX_PROGRAMS: Final = 200
+MAX_TASK_BYTES: Final = 256 << 20
 MACHINE_TYPE: Final = {"full_amplitude": 0}
+_MACHINES: Final = {"0": "full amplitude", "5": "chip"}
 _STATES: Final = {"queued": "1", "running": "2", "succeeded": "3"}
 _SUCCESS: Final = 10000
 
@@ -32,12 +38,20 @@ class Configuration(msgspec.Struct):
     """What of a task's settings this service reads; mapping and optimisation are the device's own."""
 
     shot: int = 1000
+    measure_type: int = 1
+    """1: counts of the program's own measurements; 2: exact probabilities of `qubits`, from the simulator."""
+    qubits: list[Annotated[int, Meta(ge=0, le=1023)]] = msgspec.field(default_factory=list)
 
 
 class Task(msgspec.Struct):
-    QProg: list[str] | str
-    ChipID: str
+    """A task in one of three forms: OriginIR text, the vendor's binary form of several programs, or native instructions."""
+
     Configuration: Configuration
+    QProg: list[str] | str | None = None
+    QProgBytes: list[Annotated[int, Meta(ge=-128, le=255)]] | None = None
+    Inst: list[msgspec.Raw] | None = None
+    ChipID: str = "full_amplitude"
+    QMachineType: str = "5"
 
 
 class TaskId(msgspec.Struct):
@@ -169,19 +183,50 @@ def _lines(data: bytes, n_qubits: int, number: int) -> list[tuple[int, ...]]:
 
 
 async def submit(context: Context) -> Response:
-    """A task of at most 200 programs."""
+    """A task of at most 200 programs, as text, binary or native instructions. The last two need pyqpanda3 on the server."""
     body = await context.request.body()
     task = decode(_TASK, body)
-    texts = [task.QProg] if isinstance(task.QProg, str) else task.QProg
+    if task.QMachineType not in _MACHINES:
+        known = ", ".join(f"{number} ({what})" for number, what in _MACHINES.items())
+        raise ServiceError(
+            "this kind of task is not run here", status=422, code="machine", value=task.QMachineType[:20], bound=known
+        )
+    device = _device(context, task.ChipID)
+    texts = await context.service.admit(context.owner, functools.partial(_programs, context.service), task, text=True)
     if not 0 < len(texts) <= MAX_PROGRAMS:
         raise ServiceError("a task has 1 to 200 programs", status=422, code="rows", value=len(texts), bound=MAX_PROGRAMS)
-    device = _device(context, task.ChipID)
+    exact = task.Configuration.measure_type == 2
     request = BatchRequest(
-        device=device, circuits=[BatchItem(originir=text) for text in texts], shots=task.Configuration.shot, name="pyqpanda3"
+        device=device,
+        circuits=[BatchItem(originir=_measuring(text, task.Configuration.qubits) if exact else text) for text in texts],
+        shots=None if exact else task.Configuration.shot,
+        output="probabilities" if exact else "counts",
+        name="pyqpanda3",
     )
-    submission = context.service.admission.batch(context.owner, request, None, body_digest("/oqcs", body))
+    build, digest = context.service.admission.batch, body_digest("/oqcs", body)
+    submission = await context.service.admit(context.owner, build, request, None, digest, text=True)
     receipt = await context.service.writer.call(context.service.submit, submission)
     return _reply({"taskId": receipt.id})
+
+
+def _programs(service: Service, _owner: str, task: Task) -> list[str]:
+    """The task's programs as OriginIR text."""
+    if task.QProg is not None:
+        return [task.QProg] if isinstance(task.QProg, str) else task.QProg
+    reader = service.admission.programs
+    if task.QProgBytes is not None:
+        return reader.texts(PYQPANDA_BINARY, bytes(number & 255 for number in task.QProgBytes))
+    if task.Inst is not None:
+        return [text for one in task.Inst[:MAX_PROGRAMS] for text in reader.texts(PYQPANDA_INSTRUCTIONS, bytes(one))]
+    raise ServiceError("a task has programs", status=422, code="program", value="none", bound="QProg, QProgBytes, Inst")
+
+
+def _measuring(text: str, qubits: list[int]) -> str:
+    """The program with `qubits` measured, in this order, and nothing else."""
+    kept = [line for line in text.splitlines() if line.split(" ")[0] not in ("MEASURE", "CREG")]
+    head = next((k + 1 for k, line in enumerate(kept) if line.startswith("QINIT")), 0)
+    measured = [f"MEASURE q[{qubit}],c[{bit}]" for bit, qubit in enumerate(qubits)]
+    return "\n".join([*kept[:head], f"CREG {len(qubits)}", *kept[head:], *measured])
 
 
 async def detail(context: Context) -> Response:
@@ -190,27 +235,42 @@ async def detail(context: Context) -> Response:
     queries = context.service.queries
     batch = await context.service.ask(queries.batch_view, context.owner, task)
     obj: dict[str, Any] = {"taskId": task, "taskState": _STATES.get(batch["state"], "4"), "createTime": batch["created_at"]}
-    if batch["state"] in ("failed", "cancelled", "expired"):
-        rows = await context.service.ask(queries.batch_results, task, 0, MAX_PROGRAMS)
-        obj["errorDetail"] = next(row.reason for row in rows if row.state != "succeeded")
-    if batch["state"] == "succeeded":
-        rows = await context.service.ask(queries.batch_results, task, 0, MAX_PROGRAMS)
-        counts = [_hexadecimal(row.payload) for row in rows]
-        obj["endTime"] = stamp(rows[-1].finished_at)
-        obj["probCount"] = [_columns(list(count), list(count.values())) for count, _ in counts]
-        obj["taskResult"] = [
-            _columns(list(count), [value / row.shots for value in count.values()])
-            for (count, _), row in zip(counts, rows, strict=True)
-        ]
-        obj["measureQubitSize"] = [bits for _, bits in counts]
+    if batch["state"] in TERMINAL:
+        page = await context.service.ask(queries.batch_results, task, 0, MAX_PROGRAMS, MAX_TASK_BYTES)
+        obj |= await context.service.ask(_results, page.rows)
     return _reply(obj)
 
 
-def _hexadecimal(payload: bytes) -> tuple[dict[str, int], int]:
-    """Counts by hexadecimal outcome, and how many bits an outcome has."""
-    stored = unpack_result(payload).counts
-    assert stored is not None
-    return {hex(int(word[::-1], 2)): n for word, n in stored[0].items()}, len(next(iter(stored[0])))
+def _results(rows: list[tuple[Row, bytes | None]]) -> dict[str, Any]:
+    """What `taskDetail` tells of ended programs, in their order; a program that failed has no outcomes, and its reason is told."""
+    counts = [_hexadecimal(payload) if payload is not None else ({}, 0) for _, payload in rows]
+    told: dict[str, Any] = {
+        "endTime": stamp(max((row.finished_at for row, _ in rows), default=None)),
+        "taskResult": [
+            _columns(list(count), [value / (row.shots or 1) for value in count.values()])
+            for (count, _), (row, _) in zip(counts, rows, strict=True)
+        ],
+        "measureQubitSize": [bits for _, bits in counts],
+    }
+    if all(row.shots for row, _ in rows):  # the client takes whole numbers here, and nothing for exact probabilities
+        told["probCount"] = [_columns(list(count), list(count.values())) for count, _ in counts]
+    failed = [(number, row) for number, (row, _) in enumerate(rows) if row.state != "succeeded"]
+    if failed:
+        number, row = failed[0]
+        told["errInfo"] = told["errorDetail"] = f"program {number}: {row.reason}" if len(rows) > 1 else row.reason
+        told["errCode"] = 1
+    return told
+
+
+def _hexadecimal(payload: bytes) -> tuple[Mapping[str, float], int]:
+    """Counts or probabilities by hexadecimal outcome, and how many bits an outcome has."""
+    result = unpack_result(payload)
+    if result.counts is not None:
+        counts = result.counts[0]
+        return {hex(int(word[::-1], 2)): n for word, n in counts.items()}, len(next(iter(counts)))
+    values = memoryview(result.data).cast("d").tolist()
+    bits = len(values).bit_length() - 1
+    return {hex(int(f"{k:0{bits}b}"[::-1], 2)): value for k, value in enumerate(values) if value > 0}, bits
 
 
 def _columns(keys: list[str], values: list[Any]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import contextlib
+import re
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,12 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from qpeft.errors import ServiceError
-from qpeft.service.api.auth import Keys, Principal
+from qpeft.service.api.auth import Authenticator, Principal
 from qpeft.service.core import Service
+from qpeft.service.settings import Settings
 from qpeft.service.store.schema import STATES
 from qpeft.service.vendor.tasks import TASK_STATES
 
 T = TypeVar("T")
+_NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,128}")
 JSON, MSGPACK, BINARY, NDJSON = "application/json", "application/msgpack", "application/octet-stream", "application/x-ndjson"
 encode = msgspec.json.Encoder().encode
 
@@ -41,20 +46,63 @@ QUERY: dict[str, dict[str, Any]] = {
 
 
 @dataclass
+class Waiting:
+    """Waits for a change, again and again, until a deadline (the loop's time)."""
+
+    service: Service
+    event: asyncio.Event
+    deadline: float
+
+    async def again(self) -> bool:
+        """Wait for a change; False when the time is over or the service stops, and then it did not wait."""
+        now = asyncio.get_running_loop().time()
+        if now >= self.deadline or self.service.stopping:
+            return False
+        await self.service.hub.wait(self.event, self.deadline - now)
+        self.event.clear()
+        return True
+
+
+@dataclass
 class Context:
     """One request: who asks, and the service it is put to."""
 
     service: Service
-    keys: Keys
+    auth: Authenticator
     request: Request
     principal: Principal
 
     @property
     def owner(self) -> str:
+        """The id of the user who asks."""
         return self.principal.owner
 
     def path(self, name: str) -> str:
-        return str(self.request.path_params[name])
+        """A part of the path; ServiceError 404 for what no name can be."""
+        text = str(self.request.path_params[name])
+        if not _NAME.fullmatch(text):
+            raise ServiceError("nothing has such a name", status=404, code="not_found", value=text[:40])
+        return text
+
+    def query(self, name: str) -> str | None:
+        """A word of the query, None when it is not there; ServiceError 422 for what no name can be."""
+        text = self.request.query_params.get(name)
+        if text is not None and not _NAME.fullmatch(text):
+            raise ServiceError(f"{name} is not a name", status=422, code="query", value=text[:40], bound="128 printable characters")
+        return text
+
+    @contextlib.contextmanager
+    def waiting(self, name: str) -> Iterator[Waiting]:
+        """A wait of `?wait=` seconds for changes of `name`; ServiceError 429 when the key has too many."""
+        wait_s = self.number("wait", 0.0)
+        loop = asyncio.get_running_loop()
+        if wait_s <= 0:
+            yield Waiting(self.service, asyncio.Event(), loop.time())
+            return
+        prefix = self.principal.prefix
+        self.auth.waits.check(prefix)
+        with self.auth.waits.take(prefix), self.service.hub.listen(name) as event:
+            yield Waiting(self.service, event, loop.time() + wait_s)
 
     def number(self, name: str, default: float) -> float:
         """A number of the query, refused outside its bounds in `QUERY`."""
@@ -81,6 +129,7 @@ class Context:
         return text
 
     def idempotency_key(self) -> str | None:
+        """The header `Idempotency-Key`; ServiceError 422 for one that cannot be stored."""
         key = self.request.headers.get("idempotency-key")
         if key is not None and not (0 < len(key) <= 128 and key.isprintable() and key.isascii()):
             raise ServiceError(
@@ -89,6 +138,7 @@ class Context:
         return key
 
     def content_type(self, *allowed: str) -> str:
+        """The body's content type; ServiceError 415 when it is not one of `allowed`."""
         given = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if given not in allowed:
             raise ServiceError(
@@ -120,6 +170,7 @@ def decode(decoder: msgspec.json.Decoder[T] | msgspec.msgpack.Decoder[T], body: 
 
 
 def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A response in JSON."""
     return Response(encode(content), status, headers, JSON)
 
 
@@ -137,3 +188,5 @@ class Route:
     status: int = 200
     query: tuple[str, ...] = ()
     body: tuple[str, ...] = (JSON,)
+    max_bytes: Callable[[Settings], int] = lambda settings: settings.max_body_bytes
+    """Bound of the body, refused before the key is looked at."""

@@ -14,12 +14,14 @@ from qpeft.service import metrics
 from qpeft.service.api.routes import MSGPACK, Context, Route, decode
 from qpeft.service.ids import new_id
 from qpeft.service.messages import pack
+from qpeft.service.settings import Settings
 from qpeft.service.store import leases
 from qpeft.service.vendor import tasks as vendor_tasks
 from qpeft.service.workers.messages import (
     CalibrationRequest,
     CompleteRequest,
     HeartbeatRequest,
+    HelloAnswer,
     HelloRequest,
     LeaseAnswer,
     LeasedJob,
@@ -68,7 +70,12 @@ async def hello(context: Context) -> Response:
     info = tuple((name, msgspec.json.encode(entry)) for name, entry in request.info.items())
     new = leases.Hello(worker, context.owner, request.name, tuple(request.devices), calibrations, info, request.takes_over)
     await service.writer.call(service.hello, new)
-    return _answer({"worker": worker, "lease_s": service.settings.lease_s})
+    settings = service.settings
+    return _answer(
+        HelloAnswer(
+            worker=worker, lease_s=settings.lease_s, max_result_bytes=settings.max_result_bytes, max_job_s=settings.max_job_s
+        )
+    )
 
 
 async def lease(context: Context) -> Response:
@@ -161,8 +168,15 @@ async def complete(context: Context) -> Response:
     return _answer({"accepted": accepted})
 
 
+def max_worker_bytes(settings: Settings) -> int:
+    """A request of a worker holds at least one result, with room for its envelope."""
+    return max(settings.max_body_bytes, settings.max_result_bytes + (1 << 16))
+
+
 def _route(name: str, handler: Callable[[Context], Awaitable[Response]], summary: str, takes: type[msgspec.Struct]) -> Route:
-    return Route("POST", f"/v1/worker/{name}", "worker", handler, summary, takes, MSGPACK, body=(MSGPACK,))
+    return Route(
+        "POST", f"/v1/worker/{name}", "worker", handler, summary, takes, MSGPACK, body=(MSGPACK,), max_bytes=max_worker_bytes
+    )
 
 
 ROUTES = [

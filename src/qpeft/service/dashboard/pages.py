@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -20,9 +20,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from qpeft.errors import ServiceError
-from qpeft.service.api.auth import Keys, Principal, require
+from qpeft.service.api.auth import Authenticator, Principal, require
 from qpeft.service.api.devices import devices_view
-from qpeft.service.api.guard import Endpoint
+from qpeft.service.api.guard import Endpoint, Handler
 from qpeft.service.api.problems import problem
 from qpeft.service.api.routes import JSON, encode
 from qpeft.service.core import Service
@@ -39,6 +39,7 @@ POLICY: Final = (
 )
 PAGE_JOBS: Final = 50
 SHOWN_OUTCOMES: Final = 64
+FORM_BYTES: Final = 8192
 
 
 @dataclass
@@ -46,7 +47,7 @@ class PageContext:
     """One request of a session; `form` is what a POST brought."""
 
     service: Service
-    keys: Keys
+    auth: Authenticator
     request: Request
     principal: Principal
     cookie: str
@@ -68,6 +69,9 @@ class PageContext:
             "path": self.request.url.path,
         }
         return page(template, status, **common, **values)
+
+
+PageHandler: TypeAlias = Callable[[PageContext], Awaitable[Response]]
 
 
 @functools.cache
@@ -98,12 +102,18 @@ async def static(request: Request) -> Response:
     return Response(content, media_type=kind)
 
 
-def same_site(request: Request) -> None:
-    """Refuse what another site's page sent; browsers say so in one of two headers."""
+def same_origin(request: Request, behind_proxy: bool) -> None:
+    """ServiceError 403 unless a page of this service sent the request.
+
+    `Sec-Fetch-Site` decides where a browser sends it (https, or this machine): a form's `Origin` may be `null` there. Else `Origin`
+    has to name this host, as the browser or a proxy in front wrote it.
+    """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    foreign = site not in (None, "same-origin", "none")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        foreign = True
+    if site is not None:
+        foreign = site not in ("same-origin", "none")
+    else:
+        hosts = {request.headers.get("host"), request.headers.get("x-forwarded-host") if behind_proxy else None}
+        foreign = origin is not None and urlsplit(origin).netloc not in hosts - {None}
     if foreign:
         raise ServiceError("this request came from another site", status=403, code="csrf", value=(origin or site or "")[:200])
 
@@ -127,63 +137,75 @@ def _to(path: str, cookie: str | None = None, secure: bool = False) -> Response:
     return response
 
 
-def endpoints(service: Service, keys: Keys) -> list[tuple[str, str, Endpoint]]:
-    """All pages, as the guard wants them."""
+def endpoints(service: Service, auth: Authenticator) -> list[Endpoint]:
+    """All pages, as the guard serves them."""
+    proxied = service.settings.behind_proxy
+
+    def secure(request: Request) -> bool:
+        return proxied or request.url.scheme == "https"
 
     async def login_form(request: Request) -> Response:
         return page("login", reason="")
 
     async def login(request: Request) -> Response:
-        same_site(request)
+        same_origin(request, proxied)
         key = (await _form(request)).get("key", "").strip()
-        address = request.client.host if request.client else "unknown"
         try:
-            principal = await keys.holder(key, address)
+            principal = await auth.holder(key, request)
             require(principal, "read")
         except ServiceError as refusal:
             return page("login", refusal.status, reason=str(refusal))
         cookie = new_cookie()
         await service.writer.call(log_in, Login(digest_of(cookie), principal.prefix))
-        return _to("/", cookie, request.url.scheme == "https")
+        return _to("/", cookie, secure(request))
 
-    def visited(handler: Callable[[PageContext], Awaitable[Response]], scope: str) -> Endpoint:
-        async def endpoint(request: Request) -> Response:
+    async def logout(request: Request) -> Response:
+        cookie = request.cookies.get(COOKIE, "")
+        same_origin(request, proxied)
+        if not token_is_right(cookie, (await _form(request)).get("token", "")):
+            raise ServiceError("the form's token is wrong", status=403, code="csrf", hint="load the page again")
+        await service.writer.call(log_out, digest_of(cookie))
+        return _to("/login", "", secure(request))
+
+    def visited(handler: PageHandler, scope: str) -> Handler:
+        async def visit(request: Request) -> Response:
             cookie = request.cookies.get(COOKIE, "")
-            row = await service.ask(service.queries.session, digest_of(cookie), service.clock.now()) if cookie else None
-            if row is None:
+            principal = await auth.session(cookie, request)
+            if principal is None:
                 if "hx-request" in request.headers:
                     return Response(status_code=401, headers={"hx-redirect": "/login"})
                 return _to("/login")
-            principal = Principal(row.prefix, row.owner, frozenset(row.scopes.split()), row.name)
             form: dict[str, str] = {}
             if request.method == "POST":
-                same_site(request)
+                same_origin(request, proxied)
                 form = await _form(request)
                 if not token_is_right(cookie, form.get("token", "")):
                     raise ServiceError("the form's token is wrong", status=403, code="csrf", hint="load the page again")
             try:
                 require(principal, scope)
-                return await handler(PageContext(service, keys, request, principal, cookie, form))
+                return await handler(PageContext(service, auth, request, principal, cookie, form))
             except ServiceError as refusal:
                 if "text/html" not in request.headers.get("accept", ""):
                     return problem(refusal)
                 return page("refused", refusal.status or 500, reason=str(refusal))
 
-        return endpoint
+        return visit
 
-    table: list[tuple[str, str, Endpoint]] = [
-        ("GET", "/login", login_form),
-        ("POST", "/login", login),
-        ("GET", "/static/{name}", static),
+    table = [
+        Endpoint("GET", "/login", login_form),
+        Endpoint("POST", "/login", login, FORM_BYTES),
+        Endpoint("POST", "/logout", logout, FORM_BYTES),
+        Endpoint("GET", "/static/{name}", static),
     ]
-    table += [(method, path, visited(handler, scope)) for method, path, scope, handler in PAGES]
-    return [(method, path, _labelled(method, path, endpoint)) for method, path, endpoint in table]
+    for method, path, scope, handler in PAGES:
+        table.append(Endpoint(method, path, visited(handler, scope), FORM_BYTES))
+    return [Endpoint(one.method, one.path, _labelled(one), one.max_bytes) for one in table]
 
 
-def _labelled(method: str, path: str, endpoint: Endpoint) -> Endpoint:
+def _labelled(endpoint: Endpoint) -> Handler:
     async def labelled(request: Request) -> Response:
-        request.scope["qpeft.route"] = f"{method} {path}"
-        return await endpoint(request)
+        request.scope["qpeft.route"] = f"{endpoint.method} {endpoint.path}"
+        return await endpoint.handler(request)
 
     return labelled
 
@@ -288,11 +310,6 @@ async def cancel_job(context: PageContext) -> Response:
     return _to("/")
 
 
-async def logout(context: PageContext) -> Response:
-    await context.service.writer.call(log_out, digest_of(context.cookie))
-    return _to("/login", "", context.request.url.scheme == "https")
-
-
 async def admin_page(context: PageContext, new: str = "") -> Response:
     ask, queries = context.service.ask, context.service.queries
     keys = [{**row._mapping, "created": stamp(row.created_at), "revoked": stamp(row.revoked_at)} for row in await ask(queries.keys)]
@@ -325,7 +342,7 @@ async def make_key(context: PageContext) -> Response:
 async def revoke(context: PageContext) -> Response:
     change = admin.Revoke(context.principal.prefix, context.request.path_params["prefix"])
     await context.service.writer.call(admin.revoke_key, change)
-    context.keys.forget()
+    context.auth.forget()
     return _to("/admin")
 
 
@@ -339,7 +356,7 @@ async def set_status(context: PageContext) -> Response:
     return _to("/admin")
 
 
-PAGES: Final[list[tuple[str, str, str, Callable[[PageContext], Awaitable[Response]]]]] = [
+PAGES: Final[list[tuple[str, str, str, PageHandler]]] = [
     ("GET", "/", "read", overview),
     ("GET", "/parts/devices", "read", devices_part),
     ("GET", "/parts/jobs", "read", jobs_part),
@@ -348,7 +365,6 @@ PAGES: Final[list[tuple[str, str, str, Callable[[PageContext], Awaitable[Respons
     ("GET", "/devices/{id}", "read", device_page),
     ("GET", "/jobs/{id}", "read", job_page),
     ("POST", "/jobs/{id}/cancel", "submit", cancel_job),
-    ("POST", "/logout", "read", logout),
     ("GET", "/admin", "admin", admin_page),
     ("POST", "/admin/keys", "admin", make_key),
     ("POST", "/admin/keys/{prefix}/revoke", "admin", revoke),

@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+import time
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from qpeft.errors import ServiceError
-from qpeft.service.clock import Clock
 from qpeft.service.ids import new_id
-from qpeft.service.messages import BatchRequest, JobRequest, SweepRequest
+from qpeft.service.messages import BatchRequest, JobRequest, SweepRequest, result_bytes
 from qpeft.service.scheduling.devices import DeviceCatalog
 from qpeft.service.scheduling.programs import ProgramReader
 from qpeft.service.scheduling.submission import JobSpec, StoredProgram, Submission
@@ -29,14 +29,14 @@ class Admission:
     Args:
         settings: the service's bounds.
         catalog: limits and costs of the devices.
-        clock: what `expires_s` counts from.
     """
 
-    def __init__(self, settings: Settings, catalog: DeviceCatalog, clock: Clock) -> None:
-        self._settings, self.catalog, self.clock = settings, catalog, clock
+    def __init__(self, settings: Settings, catalog: DeviceCatalog) -> None:
+        self._settings, self.catalog = settings, catalog
         self.programs = ProgramReader(settings)
 
     def job(self, owner: str, request: JobRequest, key: str | None, digest: bytes) -> Submission:
+        """The submission of one circuit. `digest` is what an idempotency key `key` stands for."""
         program = self.programs.read(request)
         params = _params([request.params], program)
         target = new_id("j")
@@ -44,13 +44,16 @@ class Admission:
         return self._submission(owner, "job", target, request, (item,), (program,), key, digest)
 
     def batch(self, owner: str, request: BatchRequest, key: str | None, digest: bytes) -> Submission:
+        """The submission of many circuits, each a job. A refusal names the circuit by its number, from 0."""
         self._check_rows(len(request.circuits))
+        self._check_jobs(len(request.circuits))
         observables = _observables(request, self._settings)
+        deadline = time.monotonic() + self._settings.max_request_read_s
         programs: dict[str, StoredProgram] = {}
         items = []
         for number, one in enumerate(request.circuits):
             try:
-                program = self.programs.read(one)
+                program = self.programs.read(one, deadline)
                 programs[program.hash] = program
                 params = _params([one.params], program)
                 shots = request.shots if one.shots is None else one.shots
@@ -71,7 +74,10 @@ class Admission:
         # each slice has a seed of its own, so that with a seed the cuts must not depend on what the service has learned
         one_s = self.catalog.estimate(request.device, program, 1, request.shots, learned=request.seed is None)
         most = self.catalog.rows(request.device, self._settings.slice_rows)
+        row_bytes = max(_result_bytes(request, program, 1, request.shots, observables), 1)
+        most = min(most, max(self._settings.max_result_bytes // row_bytes, 1))
         size = max(1, min(most, int(self._settings.slice_s / one_s) if one_s > 0 else most))
+        self._check_jobs(-(-rows // size))
         width = len(params) // rows
         items = []
         for first in range(0, rows, size):
@@ -92,6 +98,17 @@ class Admission:
                 hint="send several",
             )
 
+    def _check_jobs(self, n: int) -> None:
+        if n > self._settings.max_jobs:
+            raise ServiceError(
+                "the request is too much work for one",
+                status=422,
+                code="jobs",
+                value=f"{n} jobs",
+                bound=self._settings.max_jobs,
+                hint="send several, with fewer circuits, rows or shots each",
+            )
+
     def _item(
         self,
         request: JobRequest | BatchRequest | SweepRequest,
@@ -105,7 +122,27 @@ class Admission:
         name: str | None = None,
     ) -> JobSpec:
         self.catalog.check(request.device, program, shots, request.output, self._settings.max_shots)
+        size = _result_bytes(request, program, rows, shots, observables)
+        if size > self._settings.max_result_bytes:
+            raise ServiceError(
+                "the result would be too large",
+                status=422,
+                code="result",
+                value=f"{size} bytes",
+                bound=self._settings.max_result_bytes,
+                hint="ask for expectations, or for counts of fewer shots",
+            )
         estimate_s = self.catalog.estimate(request.device, program, rows, shots)
+        model_s = self.catalog.estimate(request.device, program, rows, shots, learned=False)
+        if model_s > self._settings.max_job_s and self.catalog.is_exact_model(request.device):
+            raise ServiceError(
+                "the job would take too long",
+                status=422,
+                code="cost",
+                value=f"{model_s:.0f} s",
+                bound=f"{self._settings.max_job_s:g} s",
+                hint="use fewer gates or qubits",
+            )
         chosen = request.name if name is None else name
         return JobSpec(target, program.hash, params, rows, shots, seed, request.output, observables, estimate_s, chosen)
 
@@ -120,20 +157,31 @@ class Admission:
         key: str | None,
         digest: bytes,
     ) -> Submission:
-        expires_at = None if request.expires_s is None else self.clock.now() + request.expires_s
         return Submission(
-            target, kind, owner, request.device, items, programs, request.name, request.exclusive, expires_at, key, digest
+            target, kind, owner, request.device, items, programs, request.name, request.exclusive, request.expires_s, key, digest
         )
 
 
 def body_digest(path: str, body: bytes) -> bytes:
+    """What an idempotency key stands for: the route and the body."""
     return hashlib.sha256(path.encode() + b"\0" + body).digest()
+
+
+def _result_bytes(
+    request: JobRequest | BatchRequest | SweepRequest,
+    program: StoredProgram,
+    rows: int,
+    shots: int | None,
+    observables: bytes | None,
+) -> int:
+    n = None if observables is None else len(request.observables or ())
+    return result_bytes(request.output, rows, program.n_qubits, shots, n)
 
 
 def _params(rows: Sequence[Sequence[float]], program: StoredProgram) -> bytes:
     """`(rows, n_params)` as bytes; refuses wrong lengths and numbers that are not finite."""
     for row in rows:
-        if program.n_params is not None and len(row) != program.n_params:
+        if len(row) != program.n_params:
             raise ServiceError("wrong number of parameters", status=422, code="params", value=len(row), bound=program.n_params)
         if not all(map(math.isfinite, row)):
             raise ServiceError("parameters must be finite numbers", status=422, code="params")
@@ -150,7 +198,7 @@ def _matrix(request: SweepRequest, matrix: bytes | None, program: StoredProgram)
     if request.params is not None or request.rows is None:
         raise ServiceError("a binary sweep names its rows", status=422, code="params", bound="rows: N, no params")
     width, rest = divmod(len(matrix), 4 * request.rows)
-    if rest or program.n_params not in (None, width):
+    if rest or program.n_params != width:
         expected = f"rows x n_params x 4 = {request.rows} x {program.n_params} x 4 bytes"
         raise ServiceError("the matrix has the wrong size", status=422, code="params", value=len(matrix), bound=expected)
     values = np.frombuffer(matrix, "<f4").astype("<f8")

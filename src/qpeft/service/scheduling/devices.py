@@ -24,13 +24,14 @@ class DeviceCatalog:
     ratio: dict[str, float] = field(default_factory=dict)
 
     def load(self, device: str, data: bytes | None) -> None:
+        """Take what a worker told of the device (DeviceInfo in JSON)."""
         if data is not None:
             self.info[device] = msgspec.json.decode(data, type=DeviceInfo)
 
     def check(self, device: str, program: StoredProgram, shots: int | None, output: str, max_shots: int) -> None:
         """Refuse what the device cannot do, before anything is stored."""
         info = self.info.get(device, UNKNOWN)
-        if program.n_qubits is not None and program.n_qubits > info.max_qubits:
+        if program.n_qubits > info.max_qubits:
             raise ServiceError(
                 f"{device} has too few qubits",
                 status=422,
@@ -56,9 +57,14 @@ class DeviceCatalog:
         """Device seconds that `rows` runs will take, by the device's model of cost and, if `learned`, what past jobs taught."""
         info = self.info.get(device, UNKNOWN)
         one = info.program_s + (shots or 0) * info.shot_s
-        if program.n_qubits is not None and info.gate_s:
+        if info.gate_s:
             one += program.n_ops * info.gate_s * info.base ** min(program.n_qubits, 64)
         return min(rows * one * (self.ratio.get(device, 1.0) if learned else 1.0), MAX_COST_S)
+
+    def is_exact_model(self, device: str) -> bool:
+        """Whether the estimate is what a state vector costs, and not the bound of a chip that may be emulated in cheaper ways."""
+        info = self.info.get(device, UNKNOWN)
+        return info.exact and info.gate_s > 0 and not info.chip
 
     def lease_budget_s(self, device: str, default: float) -> float:
         """Device seconds to give out in one lease."""
@@ -69,7 +75,8 @@ class DeviceCatalog:
         return min(self.info.get(device, UNKNOWN).max_rows or default, default)
 
     def learn(self, device: str, estimated_s: float, actual_s: float) -> None:
+        """Move the device's ratio towards what jobs took, by little: a job that lies far off must not spoil others' estimates."""
         if estimated_s > 0 and actual_s > 0:
             old = self.ratio.get(device, 1.0)
-            new = old * (actual_s / estimated_s)
-            self.ratio[device] = min(max(old + LEARNING * (new - old), 1e-3), 1e3)
+            surprise = min(max(actual_s / estimated_s, 0.5), 2.0)
+            self.ratio[device] = min(max(old * (1 + LEARNING * (surprise - 1)), 0.1), 10.0)

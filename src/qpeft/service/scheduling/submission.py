@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StoredProgram:
+    """A program as the database keeps it; `hash` is that of what the user sent."""
+
     hash: str
     format: str
     text: bytes
-    n_qubits: int | None
-    n_params: int | None
+    n_qubits: int
+    n_params: int
     n_ops: int
 
 
@@ -43,10 +45,17 @@ class Submission:
     programs: tuple[StoredProgram, ...]
     name: str = ""
     exclusive: bool = False
-    expires_at: float | None = None
+    expires_s: float | None = None
+    """Seconds that it may wait in the queue, from when it is stored."""
     key: str | None = None
     digest: bytes = b""
 
     @property
     def circuits(self) -> int:
+        """Rows of all jobs together: what counts against the quota of open circuits."""
         return sum(item.rows for item in self.items)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of parameters: what counts against the quota of stored bytes until results come."""
+        return sum(len(item.params) for item in self.items)

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
 from qpeft.service.ids import new_id
+from qpeft.service.store.ledger import Ledger
 from qpeft.service.store.lifecycle import remove
 from qpeft.service.store.schema import (
     TERMINAL,
@@ -26,16 +27,21 @@ from qpeft.service.store.schema import (
     jobs,
     owners,
     programs,
+    storable,
     workers,
 )
 from qpeft.service.store.writer import Transaction
 
 SCOPES: Final = ("submit", "read", "admin", "worker")
+PURGED: Final = 5000  # jobs deleted in one transaction
+USED_S: Final = 86400.0  # a program's last use is written down once in half a day
 DEVICE_STATES: Final = ("online", "draining", "maintenance")
 
 
 @dataclass(frozen=True)
 class NewKey:
+    """A key for a user, who is made when there is none of that name; bounds that are given become the user's."""
+
     actor: str
     prefix: str
     digest: bytes
@@ -47,16 +53,43 @@ class NewKey:
     """Refuse when any key exists: the key printed at the first start."""
     only_one: bool = False
     """Revoke the user's other keys."""
+    expires_at: float | None = None
+    """Seconds since 1970 after which it is refused; None is never."""
+    max_stored_bytes: int | None = None
+    max_vendor_shots: int | None = None
+
+
+def probe(txn: Transaction, arguments: Sequence[None]) -> list[None]:
+    """Write something, to know that the database can."""
+    txn.ticks()
+    return [None for _ in arguments]
+
+
+@dataclass(frozen=True)
+class SetUser:
+    """Change a user's bounds; None leaves one as it is. A disabled user's keys and sessions are refused, his queued jobs run."""
+
+    actor: str
+    user: str
+    disabled: bool | None = None
+    weight: float | None = None
+    max_open_circuits: int | None = None
+    max_stored_bytes: int | None = None
+    max_vendor_shots: int | None = None
 
 
 @dataclass(frozen=True)
 class Revoke:
+    """Refuse a key from now on."""
+
     actor: str
     prefix: str
 
 
 @dataclass(frozen=True)
 class SetDevice:
+    """Set a device to a state of `DEVICE_STATES`, with the reason that users are told."""
+
     actor: str
     device: str
     status: str
@@ -81,8 +114,9 @@ class Purge:
     keys_before: float
 
 
-def note(txn: Transaction, actor: str, act: str, detail: str) -> None:
-    row = {"seq": txn.ticks(), "at": txn.now, "actor": actor, "act": act, "detail": detail[:1000]}
+def write_audit(txn: Transaction, actor: str, act: str, detail: str) -> None:
+    """Add a line to the audit log: who did what to what."""
+    row = {"seq": txn.ticks(), "at": txn.now, "actor": actor, "act": act, "detail": storable(detail, 1000)}
     txn.connection.execute(audit.insert(), row)
 
 
@@ -106,7 +140,8 @@ def create_key(txn: Transaction, arguments: Sequence[NewKey]) -> list[str | Serv
             outcomes.append(ServiceError("keys exist already", status=409, code="not_first"))
             continue
         owner = txn.connection.execute(sa.select(owners.c.id).where(owners.c.name == argument.user)).scalar_one_or_none()
-        limits = {"weight": argument.weight, "max_open_circuits": argument.max_open_circuits}
+        names = ("weight", "max_open_circuits", "max_stored_bytes", "max_vendor_shots")
+        limits = {name: getattr(argument, name) for name in names}
         given = {name: value for name, value in limits.items() if value is not None}
         if owner is None:
             owner = new_id("u")
@@ -118,19 +153,48 @@ def create_key(txn: Transaction, arguments: Sequence[NewKey]) -> list[str | Serv
             others = sa.update(api_keys).where(api_keys.c.owner == owner, api_keys.c.revoked_at.is_(None))
             txn.connection.execute(others.values(revoked_at=txn.now))
         scopes = " ".join(argument.scopes)
-        key = {"prefix": argument.prefix, "digest": argument.digest, "owner": owner, "scopes": scopes, "created_at": txn.now}
+        key = {
+            "prefix": argument.prefix,
+            "digest": argument.digest,
+            "owner": owner,
+            "scopes": scopes,
+            "created_at": txn.now,
+            "expires_at": argument.expires_at,
+        }
         txn.connection.execute(api_keys.insert(), key)
-        note(txn, argument.actor, "key.create", f"{argument.prefix} for {argument.user}: {scopes}")
+        write_audit(txn, argument.actor, "key.create", f"{argument.prefix} for {argument.user}: {scopes}")
         outcomes.append(owner)
     return outcomes
 
 
+def set_user(txn: Transaction, arguments: Sequence[SetUser]) -> list[ServiceError | None]:
+    """Change users' bounds, disable users and let them in again."""
+    outcomes: list[ServiceError | None] = []
+    for argument in arguments:
+        names = ("weight", "max_open_circuits", "max_stored_bytes", "max_vendor_shots")
+        values = {name: value for name in names if (value := getattr(argument, name)) is not None}
+        told = " ".join(f"{name}={value}" for name, value in values.items())
+        if argument.disabled is not None:
+            values["disabled_at"] = txn.now if argument.disabled else None
+            told = f"{'disabled' if argument.disabled else 'enabled'} {told}".rstrip()
+        known = sa.select(owners.c.id).where(owners.c.name == argument.user)
+        if (owner := txn.connection.execute(known).scalar_one_or_none()) is None:
+            outcomes.append(ServiceError("no such user", status=404, code="not_found", value=argument.user))
+            continue
+        if values:
+            txn.connection.execute(sa.update(owners).where(owners.c.id == owner).values(**values))
+            write_audit(txn, argument.actor, "user.set", f"{argument.user}: {told}")
+        outcomes.append(None)
+    return outcomes
+
+
 def revoke_key(txn: Transaction, arguments: Sequence[Revoke]) -> list[ServiceError | None]:
+    """Revoke keys; a refusal for one that is not in use."""
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         update = sa.update(api_keys).where(api_keys.c.prefix == argument.prefix, api_keys.c.revoked_at.is_(None))
         if txn.connection.execute(update.values(revoked_at=txn.now)).rowcount:
-            note(txn, argument.actor, "key.revoke", argument.prefix)
+            write_audit(txn, argument.actor, "key.revoke", argument.prefix)
             outcomes.append(None)
         else:
             outcomes.append(ServiceError("no such key in use", status=404, code="not_found", value=argument.prefix))
@@ -143,7 +207,7 @@ def set_device(txn: Transaction, arguments: Sequence[SetDevice]) -> list[Service
     for argument in arguments:
         update = sa.update(devices).where(devices.c.id == argument.device)
         if txn.connection.execute(update.values(status=argument.status, reason=argument.reason)).rowcount:
-            note(txn, argument.actor, "device.status", f"{argument.device}: {argument.status} {argument.reason}".rstrip())
+            write_audit(txn, argument.actor, "device.status", f"{argument.device}: {argument.status} {argument.reason}".rstrip())
             txn.changed.update(("devices", f"device:{argument.device}"))
             outcomes.append(None)
         else:
@@ -164,34 +228,50 @@ def set_calibration(txn: Transaction, arguments: Sequence[SetCalibration]) -> li
             txn.connection.execute(calibrations.insert(), row)
         update = sa.update(devices).where(devices.c.id == argument.device)
         txn.connection.execute(update.values(calibration=argument.id, pinned=True))
-        note(txn, argument.actor, "device.calibration", f"{argument.device}: {argument.id}")
+        write_audit(txn, argument.actor, "device.calibration", f"{argument.device}: {argument.id}")
         txn.changed.update(("devices", f"device:{argument.device}"))
         outcomes.append(None)
     return outcomes
 
 
-@dataclass(eq=False)
-class PurgeOld:
-    """The operation `purge`; forgets which programs are known stored, since it deletes those that no job uses."""
+def purge(txn: Transaction, arguments: Sequence[Purge]) -> list[int]:
+    """Delete a part of what is older than the retention; returns how many jobs went. Call again while that is `PURGED`."""
+    return [_purge(txn, argument) for argument in arguments]
 
-    known: set[str]
 
-    def __call__(self, txn: Transaction, arguments: Sequence[Purge]) -> list[int]:
-        execute = txn.connection.execute
-        outcomes = []
-        for argument in arguments:
-            old = sa.select(jobs.c.seq).where(jobs.c.created_at < argument.jobs_before, jobs.c.state.in_(TERMINAL))
-            oldest = execute(sa.select(jobs.c.created_at).order_by(jobs.c.seq).limit(1)).scalar_one_or_none()
-            due = oldest is not None and oldest < argument.jobs_before  # else every job would be looked at for nothing
-            seqs = list(execute(old.order_by(jobs.c.seq).limit(20_000)).scalars()) if due else []
-            remove(txn, seqs)
-            execute(sa.delete(idempotency).where(idempotency.c.created_at < argument.keys_before))
-            if seqs:
-                used = sa.select(jobs.c.batch).where(jobs.c.batch == batches.c.id)
-                execute(sa.delete(batches).where(batches.c.created_at < argument.jobs_before, ~used.exists()))
-                self.known.clear()
-                execute(sa.delete(programs).where(programs.c.hash.not_in(sa.select(jobs.c.program).distinct())))
-            silent = sa.delete(workers).where(workers.c.lost.is_(True), workers.c.seen_at < argument.keys_before)
-            execute(silent)
-            outcomes.append(len(seqs))
-        return outcomes
+def _purge(txn: Transaction, argument: Purge) -> int:
+    execute = txn.connection.execute
+    first_kept = _first_since(txn, argument.jobs_before)
+    old = sa.select(jobs.c.seq, jobs.c.owner, jobs.c.bytes).where(jobs.c.seq < first_kept, jobs.c.state.in_(TERMINAL))
+    rows = execute(old.order_by(jobs.c.seq).limit(PURGED)).all()
+    remove(txn, [row.seq for row in rows])
+    ledger = Ledger(txn)
+    for row in rows:
+        ledger.store(row.owner, -row.bytes)
+    ledger.close()
+    if rows:
+        return len(rows)
+    execute(sa.delete(idempotency).where(idempotency.c.created_at < argument.keys_before))
+    used = sa.select(jobs.c.batch).where(jobs.c.batch == batches.c.id)
+    execute(sa.delete(batches).where(batches.c.created_at < argument.jobs_before, ~used.exists()))
+    waiting = sa.select(jobs.c.program).where(jobs.c.seq < first_kept)  # old jobs that have not ended
+    unused = programs.c.used_at < argument.jobs_before - USED_S
+    execute(sa.delete(programs).where(unused, programs.c.hash.not_in(waiting)))
+    execute(sa.delete(workers).where(workers.c.lost.is_(True), workers.c.seen_at < argument.keys_before))
+    return 0
+
+
+def _first_since(txn: Transaction, time: float) -> int:
+    """The first `seq` not created before `time`: found by halves, since `created_at` grows with `seq`."""
+    low, high = 0, txn.tick
+    while low < high:
+        middle = (low + high) // 2
+        row = txn.connection.execute(_FROM, {"seq": middle}).first()
+        if row is None or row.created_at >= time:
+            high = middle
+        else:
+            low = row.seq + 1
+    return low
+
+
+_FROM = sa.select(jobs.c.seq, jobs.c.created_at).where(jobs.c.seq >= sa.bindparam("seq")).order_by(jobs.c.seq).limit(1)

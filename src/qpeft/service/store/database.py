@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
 from qpeft.errors import ServiceError
+from qpeft.service.clock import Clock
 
 SQLITE_GOOD, SQLITE_PATCHED = (3, 51, 3), {(3, 50): 7, (3, 44): 6}
 WRITER_LOCK = 0x71706566  # "qpef": the key of PostgreSQL's advisory lock that makes one writer of many processes
@@ -41,6 +42,7 @@ def sqlite_module() -> Any:
 
 
 def sqlite_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether that version of SQLite is free of the WAL-reset bug."""
     return version >= SQLITE_GOOD or version[2] >= SQLITE_PATCHED.get((version[0], version[1]), 1 << 30)
 
 
@@ -64,9 +66,14 @@ class Database:
             sa.event.listen(self.writer, "connect", _pragmas)
             sa.event.listen(self.reader, "connect", _read_pragmas)
         elif self.url.get_backend_name() == "postgresql":
-            options = {"connect_timeout": 5, "options": "-c lock_timeout=30s -c statement_timeout=60s"}
-            self.writer = sa.create_engine(self.url, pool_size=1, max_overflow=1, pool_pre_ping=True, connect_args=options)
-            self.reader = sa.create_engine(self.url, pool_size=8, max_overflow=0, pool_pre_ping=True, connect_args=options)
+            session = "-c lock_timeout=30s -c statement_timeout=60s -c synchronous_commit=on"
+            common: dict[str, Any] = {
+                "pool_pre_ping": True,
+                "isolation_level": "READ COMMITTED",
+                "connect_args": {"connect_timeout": 5, "options": session},
+            }
+            self.writer = sa.create_engine(self.url, pool_size=1, max_overflow=1, **common)
+            self.reader = sa.create_engine(self.url, pool_size=8, max_overflow=0, **common)
         else:
             raise ServiceError("unknown database", value=self.url.get_backend_name(), bound="sqlite, postgresql+psycopg")
 
@@ -76,6 +83,12 @@ class Database:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+
+    def now(self, connection: sa.Connection, clock: Clock) -> float:
+        """Seconds since 1970 for what is written now: PostgreSQL's clock, which all API hosts share, or this process's own."""
+        if self.sqlite:
+            return clock.now()
+        return float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
 
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to a revision, forward or back ("base" is an empty database)."""
@@ -119,6 +132,7 @@ class Database:
         backup_sqlite(Path(self.url.database), target)
 
     def dispose(self) -> None:
+        """Close every connection."""
         self.writer.dispose()
         self.reader.dispose()
 

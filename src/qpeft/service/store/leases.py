@@ -297,6 +297,7 @@ _LEASE = (
 )
 _LEASED = sa.select(jobs).where(_SEQS).order_by(jobs.c.seq)
 _INSERT_RESULT = results.insert()
+_ADD_BYTES = sa.update(jobs).where(jobs.c.seq == sa.bindparam("b_seq")).values(bytes=jobs.c.bytes + sa.bindparam("b_bytes"))
 _ACCOUNTS = sa.select(*ACCOUNT).where(_SEQS)
 
 
@@ -322,6 +323,7 @@ class CompleteJobs:
         seqs = [ending.seq for ending in completion.endings]
         rows = {row.seq: row for row in txn.connection.execute(_ACCOUNTS, {"seqs": seqs})}
         accepted, endings, payloads = [], [], []
+        sizes: list[dict[str, int]] = []
         released: dict[str, list[Row]] = {}
         for ending in completion.endings:
             row = rows.pop(ending.seq, None)
@@ -338,9 +340,12 @@ class CompleteJobs:
             else:
                 endings.append((row, "succeeded", "", ending.device_s, ending.calibration))
                 payloads.append({"seq": row.seq, "payload": ending.payload})
+                sizes.append({"b_seq": row.seq, "b_bytes": len(ending.payload)})
+                ledger.store(row.owner, len(ending.payload))
         finish(txn, ledger, endings)
         if payloads:
             execute_many(txn.connection, _INSERT_RESULT, payloads)
+            execute_many(txn.connection, _ADD_BYTES, sizes)
         for why, rows_back in released.items():
             release(txn, ledger, rows_back, why, self.settings.max_attempts)
         return accepted

@@ -29,6 +29,8 @@ def upsert(connection: sa.Connection, table: sa.Table) -> Any:
 
 @dataclass
 class FlowState:
+    """A flow in memory: virtual time, jobs queued, the user's weight; `new` is not in the table, `dirty` is to be written."""
+
     vtime: float
     queued: int
     weight: float
@@ -46,17 +48,21 @@ class Ledger:
         self._devices: dict[str, Row] = {}
         self._device_vtime: dict[str, float] = {}
         self._open: dict[str, int] = defaultdict(int)
+        self._bytes: dict[str, int] = defaultdict(int)
         self._usage: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0, 0.0])
 
     def owner(self, owner: str) -> Row:
+        """The user's row."""
         if owner not in self._owners:
             self._owners[owner] = self.txn.connection.execute(_OWNER, {"owner": owner}).one()
         return self._owners[owner]
 
     def open_circuits(self, owner: str) -> int:
+        """Circuits of the user that are queued or running, this operation's included."""
         return int(self.owner(owner).open_circuits) + self._open[owner]
 
     def device(self, device: str) -> Row:
+        """The device's row; ServiceError 404 when there is none."""
         if device not in self._devices:
             row = self.txn.connection.execute(_DEVICE, {"device": device}).one_or_none()
             if row is None:
@@ -66,6 +72,7 @@ class Ledger:
         return self._devices[device]
 
     def flow(self, key: FlowKey) -> FlowState:
+        """The flow's state, made when there is none."""
         if key not in self._flows:
             row = self.txn.connection.execute(_FLOW, dict(zip(("device", "owner", "lane"), key, strict=True))).one_or_none()
             weight = float(self.owner(key[1]).weight)
@@ -93,6 +100,7 @@ class Ledger:
         return before
 
     def dequeue(self, key: FlowKey, n: int = 1) -> None:
+        """Count `n` jobs less in the queue."""
         flow = self.flow(key)
         flow.queued -= n
         flow.dirty = True
@@ -104,25 +112,42 @@ class Ledger:
         flow.dirty = True
 
     def served(self, device: str, start_tag: float) -> None:
+        """Move the device's virtual time to the start tag of what it serves now."""
         self.device(device)
         self._device_vtime[device] = max(self._device_vtime[device], start_tag)
 
     def open(self, owner: str, circuits: int) -> None:
+        """Count circuits as queued or running (negative: as ended)."""
         self._open[owner] += circuits
 
+    def stored_bytes(self, owner: str) -> int:
+        """Bytes of parameters and results kept for the user, this operation's included."""
+        return int(self.owner(owner).stored_bytes) + self._bytes[owner]
+
+    def store(self, owner: str, n: int) -> None:
+        """Count `n` bytes as kept for the user (negative: as deleted)."""
+        self._bytes[owner] += n
+
     def use(self, owner: str, device: str, *, jobs: int, circuits: int, shots: int, device_s: float) -> None:
+        """Add to the day's usage."""
         total = self._usage[owner, device]
         for index, amount in enumerate((jobs, circuits, shots, device_s)):
             total[index] += amount
 
     def close(self) -> None:
+        """Write everything that changed. The ledger is not used after it."""
         execute = self.txn.connection.execute
         new = [self._flow_values(key, flow) for key, flow in self._flows.items() if flow.dirty and flow.new]
         if new:
             execute(flows.insert(), new)
         if old := [_bound(self._flow_values(key, flow)) for key, flow in self._flows.items() if flow.dirty and not flow.new]:
             execute(_SET_FLOW, old)
-        if opened := [{"owner": owner, "n": n} for owner, n in self._open.items() if n]:
+        moved_owners = self._open.keys() | self._bytes.keys()
+        if opened := [
+            {"owner": owner, "n": self._open[owner], "bytes": self._bytes[owner]}
+            for owner in sorted(moved_owners)
+            if self._open[owner] or self._bytes[owner]
+        ]:
             execute(_ADD_OPEN, opened)
         moved = [{"device": d, "v": v} for d, v in self._device_vtime.items() if v != self._devices[d].vtime]
         if moved:
@@ -165,6 +190,8 @@ _SET_FLOW = (
     .values(vtime=sa.bindparam("b_vtime"), queued=sa.bindparam("b_queued"))
 )
 _ADD_OPEN = (
-    sa.update(owners).where(owners.c.id == sa.bindparam("owner")).values(open_circuits=owners.c.open_circuits + sa.bindparam("n"))
+    sa.update(owners)
+    .where(owners.c.id == sa.bindparam("owner"))
+    .values(open_circuits=owners.c.open_circuits + sa.bindparam("n"), stored_bytes=owners.c.stored_bytes + sa.bindparam("bytes"))
 )
 _SET_DEVICE = sa.update(devices).where(devices.c.id == sa.bindparam("device")).values(vtime=sa.bindparam("v"))

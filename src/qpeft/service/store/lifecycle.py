@@ -7,7 +7,7 @@ batch whose jobs are slices of one matrix of parameters.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from qpeft.service.scheduling.submission import Submission
 from qpeft.service.settings import Settings
 from qpeft.service.store.bulk import execute_many
 from qpeft.service.store.ledger import Ledger, upsert
-from qpeft.service.store.schema import TERMINAL, batches, idempotency, jobs, programs, results, vendor_members
+from qpeft.service.store.schema import TERMINAL, batches, idempotency, jobs, programs, results, storable, vendor_members
 from qpeft.service.store.writer import Transaction
 
 
@@ -46,8 +46,6 @@ class SubmitJobs:
     """The operation `submit`: accept submissions, all of one group at once."""
 
     settings: Settings
-    known: set[str] = field(default_factory=set)
-    """Hashes of programs that are surely stored."""
 
     def __call__(self, txn: Transaction, submissions: Sequence[Submission]) -> list[Receipt | ServiceError]:
         ledger = Ledger(txn)
@@ -87,6 +85,7 @@ class SubmitJobs:
         lane = self._lane(ledger, submission)
         ahead = ledger.enqueue((submission.device, owner, lane), len(submission.items))
         ledger.open(owner, submission.circuits)
+        ledger.store(owner, submission.bytes)
         txn.changed.add(f"owner:{owner}")
         if key is not None:
             seen[owner, key] = (submission.digest, submission.id)
@@ -94,7 +93,7 @@ class SubmitJobs:
             rows["keys"].append(values)
         if submission.kind != "job":
             rows["batches"].append(_batch_row(submission, txn.now))
-        rows["programs"] += [vars(program) for program in submission.programs if program.hash not in self.known]
+        rows["programs"] += [{**vars(program), "used_at": txn.now} for program in submission.programs]
         rows["jobs"] += _job_rows(txn, submission, lane)
         return Receipt(submission.id, False, ahead, txn.now)
 
@@ -111,6 +110,18 @@ class SubmitJobs:
                 hint="wait for some to finish, or cancel some",
                 retry_after_s=10,
             )
+        bound = ledger.owner(submission.owner).max_stored_bytes or self.settings.max_stored_bytes
+        used = ledger.stored_bytes(submission.owner)
+        if used + submission.bytes > bound:
+            raise ServiceError(
+                "too many bytes of parameters and results are kept for you",
+                status=429,
+                code="quota",
+                value=used + submission.bytes,
+                bound=f"{bound} bytes",
+                hint="delete finished jobs and batches",
+                retry_after_s=60,
+            )
 
     def _lane(self, ledger: Ledger, submission: Submission) -> int:
         if submission.kind != "job" or submission.items[0].estimate_s > self.settings.interactive_s:
@@ -120,7 +131,10 @@ class SubmitJobs:
 
     def _write(self, txn: Transaction, rows: dict[str, list[dict[str, Any]]]) -> None:
         if unique := {row["hash"]: row for row in rows["programs"]}:
-            txn.connection.execute(upsert(txn.connection, programs).on_conflict_do_nothing(), list(unique.values()))
+            insert = upsert(txn.connection, programs)
+            stale = programs.c.used_at < insert.excluded.used_at - 43200.0
+            used = insert.on_conflict_do_update(index_elements=["hash"], set_={"used_at": insert.excluded.used_at}, where=stale)
+            txn.connection.execute(used, list(unique.values()))
         if rows["batches"]:
             txn.connection.execute(batches.insert(), rows["batches"])
         if rows["keys"]:
@@ -175,10 +189,17 @@ def _job_rows(txn: Transaction, submission: Submission, lane: int) -> list[dict[
         "attempt": 0,
         "device_s": 0.0,
         "created_at": txn.now,
-        "expires_at": submission.expires_at,
+        "expires_at": None if submission.expires_s is None else txn.now + submission.expires_s,
     }
     return [
-        {**common, **vars(item), "seq": first + position, "changed": first + position, "position": position}
+        {
+            **common,
+            **vars(item),
+            "seq": first + position,
+            "changed": first + position,
+            "position": position,
+            "bytes": len(item.params),
+        }
         for position, item in enumerate(submission.items)
     ]
 
@@ -197,7 +218,7 @@ _FINISH = (
 )
 ACCOUNT: tuple[sa.Column[Any], ...] = (
     jobs.c.seq, jobs.c.id, jobs.c.owner, jobs.c.device, jobs.c.lane, jobs.c.batch, jobs.c.rows, jobs.c.shots,
-    jobs.c.state, jobs.c.attempt, jobs.c.worker, jobs.c.estimate_s,
+    jobs.c.state, jobs.c.attempt, jobs.c.worker, jobs.c.estimate_s, jobs.c.bytes,
 )  # fmt: skip
 """What has to be read of a job to move it."""
 
@@ -222,7 +243,7 @@ def finish(txn: Transaction, ledger: Ledger, endings: Sequence[tuple[Any, str, s
             {
                 "b_seq": row.seq,
                 "b_state": state,
-                "b_reason": reason[:1000],
+                "b_reason": storable(reason, 1000),
                 "b_now": txn.now,
                 "b_changed": changed,
                 "b_device_s": device_s,
@@ -238,6 +259,7 @@ def _of(target: Target) -> sa.ColumnElement[bool]:
 
 
 def not_found(target: Target) -> ServiceError:
+    """The refusal for a job or batch that is not there, or is another user's."""
     return ServiceError(f"no such {target.kind}", status=404, code="not_found", value=target.id)
 
 
@@ -265,7 +287,7 @@ def delete(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceErr
     """Delete finished jobs with their results; a job of a batch goes with its batch only."""
     outcomes: list[int | ServiceError] = []
     for target in targets:
-        rows = txn.connection.execute(sa.select(jobs.c.seq, jobs.c.state, jobs.c.batch).where(_of(target))).all()
+        rows = txn.connection.execute(sa.select(jobs.c.seq, jobs.c.state, jobs.c.batch, jobs.c.bytes).where(_of(target))).all()
         if not rows:
             outcomes.append(not_found(target))
         elif alive := [row for row in rows if row.state not in TERMINAL]:
@@ -285,13 +307,21 @@ def delete(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceErr
             )
         else:
             remove(txn, [row.seq for row in rows])
+            _free(txn, target.owner, sum(row.bytes for row in rows))
             if target.kind == "batch":
                 txn.connection.execute(sa.delete(batches).where(batches.c.id == target.id))
             outcomes.append(len(rows))
     return outcomes
 
 
+def _free(txn: Transaction, owner: str, n: int) -> None:
+    ledger = Ledger(txn)
+    ledger.store(owner, -n)
+    ledger.close()
+
+
 def remove(txn: Transaction, seqs: Sequence[int]) -> None:
+    """Delete jobs with their results; the caller gives their bytes back to their owners."""
     for start in range(0, len(seqs), 5000):
         part = list(seqs[start : start + 5000])
         txn.connection.execute(sa.delete(results).where(results.c.seq.in_(part)))

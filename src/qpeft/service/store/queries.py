@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -63,6 +64,15 @@ def job_view(row: Row, position: int | None = None) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class ResultPage:
+    """Part of a batch's results: rows of `jobs` with payloads, the place to go on from, and whether nothing follows."""
+
+    rows: list[tuple[Row, bytes | None]]
+    following: int
+    complete: bool
+
+
 class Queries:
     """Questions, answered on a thread that may block for a moment."""
 
@@ -82,12 +92,21 @@ class Queries:
         rows = self._all(query, values)
         return rows[0] if rows else None
 
+    def last_written(self) -> float:
+        """When the newest job, worker or audit line was written, in seconds since 1970; 0 for an empty database."""
+        newest = (
+            sa.select(jobs.c.created_at).order_by(jobs.c.seq.desc()).limit(1),
+            sa.select(sa.func.max(workers.c.seen_at)),
+            sa.select(audit.c.at).order_by(audit.c.seq.desc()).limit(1),
+        )
+        return max((float(row[0] or 0.0) for query in newest if (row := self._first(query)) is not None), default=0.0)
+
     def ping(self) -> None:
         self._all(sa.select(sa.literal(1)))
 
-    def key(self, digest: bytes) -> Row | None:
-        """`(prefix, owner, scopes, name)` of a key in use."""
-        return self._first(_KEY, {"digest": digest})
+    def key(self, digest: bytes, now: float) -> Row | None:
+        """`(prefix, owner, scopes, name)` of a key in use: not revoked, not expired, its user not disabled."""
+        return self._first(_KEY, {"digest": digest, "now": now})
 
     def session(self, digest: bytes, now: float) -> Row | None:
         """`(prefix, owner, scopes, name)` of the key that a session of the dashboard stands for, while both are in use."""
@@ -145,9 +164,9 @@ class Queries:
         count = sa.select(jobs.c.state, sa.func.count(), sa.func.sum(jobs.c.rows), sa.func.sum(jobs.c.device_s))
         groups = self._all(count.where(jobs.c.batch == batch).group_by(jobs.c.state))
         states = {state: int(n) for state, n, _, _ in groups}
-        finished = sum(n for state, n in states.items() if state in TERMINAL)
+        ended = not any(n for state, n in states.items() if state not in TERMINAL)
         worst = next((state for state in ("failed", "cancelled", "expired") if states.get(state)), "succeeded")
-        state = worst if finished == row.n_jobs else "queued" if states.get("queued") == row.n_jobs else "running"
+        state = worst if ended else "queued" if states.get("queued") == row.n_jobs else "running"
         return {
             "id": row.id,
             "kind": row.kind,
@@ -162,12 +181,30 @@ class Queries:
             "created_at": stamp(row.created_at),
         }
 
-    def batch_results(self, batch: str, position: int, limit: int) -> Sequence[Row]:
-        """`(job columns..., payload)` from a position on, in order, stopping before the first job that has not ended."""
-        query = sa.select(jobs, results.c.payload).join(results, results.c.seq == jobs.c.seq, isouter=True)
-        rows = self._all(query.where(jobs.c.batch == batch, jobs.c.position >= position).order_by(jobs.c.position).limit(limit))
-        ready = next((i for i, row in enumerate(rows) if row.state not in TERMINAL), len(rows))
-        return rows[:ready]
+    def batch_results(self, batch: str, position: int, limit: int, max_bytes: int) -> ResultPage:
+        """Jobs of a batch with their results, in order from `position` on, up to the first that has not ended.
+
+        Args:
+            batch: the batch's id; whose it is has been asked before.
+            position: the first job's place in the batch. Places may be missing: old jobs are deleted.
+            limit: jobs at most.
+            max_bytes: payload bytes at most, but always one job.
+        """
+        size = sa.func.coalesce(sa.func.length(results.c.payload), 0).label("payload_bytes")
+        query = sa.select(jobs, size).join(results, results.c.seq == jobs.c.seq, isouter=True)
+        found = self._all(query.where(jobs.c.batch == batch, jobs.c.position >= position).order_by(jobs.c.position).limit(limit))
+        rows: list[Row] = []
+        total = 0
+        for row in found:
+            total += row.payload_bytes
+            if row.state not in TERMINAL or (rows and total > max_bytes):
+                break
+            rows.append(row)
+        stored = sa.select(results.c.seq, results.c.payload).where(results.c.seq.in_([row.seq for row in rows]))
+        payloads = {row.seq: bytes(row.payload) for row in self._all(stored)} if rows else {}
+        complete = len(rows) == len(found) and len(found) < limit
+        following = rows[-1].position + 1 if rows else position
+        return ResultPage([(row, payloads.get(row.seq)) for row in rows], following, complete)
 
     def changes(self, owner: str, after: tuple[int, int], limit: int) -> Sequence[Row]:
         """The user's jobs changed after `(changed, seq)`, in the order of change."""
@@ -217,6 +254,10 @@ class Queries:
         query = sa.select(vendor_tasks).order_by(vendor_tasks.c.created_at.desc()).limit(limit)
         return self._all(query if state is None else query.where(vendor_tasks.c.state == state))
 
+    def unresolved_vendor_tasks(self) -> int:
+        """How many tasks may or may not have reached their vendor, for longer than a sending takes."""
+        return int(self._all(sa.select(sa.func.count()).select_from(vendor_tasks).where(vendor_tasks.c.state == "intent"))[0][0])
+
     def vendor_task(self, task: str) -> tuple[Row, bool]:
         """A task, and whether one of its jobs is still wanted."""
         row = self._first(sa.select(vendor_tasks).where(vendor_tasks.c.id == task))
@@ -235,18 +276,21 @@ class Queries:
         return self._all(query.where(jobs.c.id.in_(job_ids) | jobs.c.batch.in_(batch_ids)))
 
 
+_IN_USE = (
+    api_keys.c.revoked_at.is_(None),
+    sa.or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > sa.bindparam("now")),
+    owners.c.disabled_at.is_(None),
+)
 _KEY = (
     sa.select(api_keys.c.prefix, api_keys.c.owner, api_keys.c.scopes, owners.c.name)
     .join(owners, owners.c.id == api_keys.c.owner)
-    .where(api_keys.c.digest == sa.bindparam("digest"), api_keys.c.revoked_at.is_(None))
+    .where(api_keys.c.digest == sa.bindparam("digest"), *_IN_USE)
 )
 _SESSION = (
     sa.select(api_keys.c.prefix, api_keys.c.owner, api_keys.c.scopes, owners.c.name)
     .join(sessions, sessions.c.prefix == api_keys.c.prefix)
     .join(owners, owners.c.id == api_keys.c.owner)
-    .where(
-        sessions.c.digest == sa.bindparam("digest"), sessions.c.expires_at > sa.bindparam("now"), api_keys.c.revoked_at.is_(None)
-    )
+    .where(sessions.c.digest == sa.bindparam("digest"), sessions.c.expires_at > sa.bindparam("now"), *_IN_USE)
 )
 _JOB = sa.select(jobs).where(jobs.c.id == sa.bindparam("id"), jobs.c.owner == sa.bindparam("owner"))
 _RESULT = sa.select(results.c.payload).where(results.c.seq == sa.bindparam("seq"))

@@ -14,6 +14,12 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
+
+def storable(text: str, limit: int) -> str:
+    """`text` without what a database refuses (NUL, lone surrogates), at most `limit` characters."""
+    return text[:limit].replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
 TERMINAL: Final = ("succeeded", "failed", "cancelled", "expired")
 HELD: Final = ("running", "cancelling")
 STATES: Final = ("queued", *HELD, *TERMINAL)
@@ -38,6 +44,11 @@ owners = sa.Table(
     sa.Column("max_open_circuits", Big),
     sa.Column("open_circuits", Big, nullable=False),
     sa.Column("created_at", Real, nullable=False),
+    sa.Column("stored_bytes", Big, nullable=False, server_default="0"),
+    sa.Column("max_stored_bytes", Big),
+    sa.Column("max_vendor_shots", Big),
+    sa.Column("vendor_shots", Big, nullable=False, server_default="0"),
+    sa.Column("disabled_at", Real),
 )
 
 api_keys = sa.Table(
@@ -49,6 +60,7 @@ api_keys = sa.Table(
     sa.Column("scopes", sa.String(64), nullable=False),
     sa.Column("created_at", Real, nullable=False),
     sa.Column("revoked_at", Real),
+    sa.Column("expires_at", Real),
 )
 
 sessions = sa.Table(
@@ -68,6 +80,8 @@ programs = sa.Table(
     sa.Column("n_qubits", sa.Integer),
     sa.Column("n_params", sa.Integer),
     sa.Column("n_ops", sa.Integer, nullable=False),
+    sa.Column("used_at", Real, nullable=False, server_default="0"),
+    sa.Index("programs_by_use", "used_at"),
 )
 
 batches = sa.Table(
@@ -81,6 +95,8 @@ batches = sa.Table(
     sa.Column("n_jobs", sa.Integer, nullable=False),
     sa.Column("n_circuits", sa.Integer, nullable=False),
     sa.Column("created_at", Real, nullable=False),
+    sa.Index("batches_of_owner", "owner", "created_at"),
+    sa.Index("batches_by_time", "created_at"),
 )
 
 jobs = sa.Table(
@@ -114,6 +130,9 @@ jobs = sa.Table(
     sa.Column("finished_at", Real),
     sa.Column("expires_at", Real),
     sa.Column("changed", Big, nullable=False),
+    sa.Column("bytes", Big, nullable=False, server_default="0"),
+    sa.Index("jobs_of_state", "owner", "state", "seq"),
+    sa.Index("jobs_of_device", "owner", "device", "seq"),
     sa.Index("jobs_queue", "device", "owner", "lane", "seq", sqlite_where=QUEUED_SQL, postgresql_where=QUEUED_SQL),
     sa.Index("jobs_held", "worker", sqlite_where=HELD_SQL, postgresql_where=HELD_SQL),
     sa.Index("jobs_of_owner", "owner", "seq"),
@@ -148,6 +167,7 @@ idempotency = sa.Table(
     sa.Column("digest", sa.LargeBinary(32), nullable=False),
     sa.Column("target", sa.String(32), nullable=False),
     sa.Column("created_at", Real, nullable=False),
+    sa.Index("idempotency_by_time", "created_at"),
     sqlite_with_rowid=False,
 )
 

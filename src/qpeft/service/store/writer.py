@@ -66,6 +66,7 @@ class Writer:
     def __init__(self, database: Database, clock: Clock, notify: Callable[[set[str]], None] | None = None) -> None:
         self.database, self.clock, self.notify = database, clock, notify
         self.groups = self.calls = 0
+        self.now = 0.0
         self.commit_s = 0.0
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._closed = False
@@ -85,6 +86,7 @@ class Writer:
         return future
 
     def call_sync(self, fn: Operation[A, R], argument: A, timeout_s: float = 60.0) -> R:
+        """As `call`, from a thread that may block; TimeoutError after `timeout_s` seconds."""
         future: Future[R] = Future()
 
         def done(outcome: Any) -> None:
@@ -131,6 +133,10 @@ class Writer:
             if not isinstance(error, sa.exc.DBAPIError):
                 log.exception("an operation failed")
                 failure: BaseException = error
+            elif isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError)):
+                log.error("the database refuses a value: %s", str(error.orig).strip())
+                failure = ServiceError("the database cannot store this value", status=422, code="value")
+                failure.__cause__ = error
             else:
                 log.error("the database refused to write: %s", str(error.orig).strip())
                 failure = ServiceError(
@@ -147,7 +153,8 @@ class Writer:
             by_function.setdefault(call.fn, []).append(index)
         with self.database.writer.connect() as connection:
             self.database.begin(connection)
-            txn = Transaction(connection, self.clock.now(), int(connection.execute(_TICK).scalar_one()))
+            self.now = max(self.now, self.database.now(connection, self.clock))
+            txn = Transaction(connection, self.now, int(connection.execute(_TICK).scalar_one()))
             before = txn.tick
             for fn, indices in by_function.items():
                 for index, outcome in zip(indices, fn(txn, [group[index].argument for index in indices]), strict=True):
@@ -159,7 +166,10 @@ class Writer:
         self.calls += len(group)
         self.commit_s += time.perf_counter() - start
         if txn.changed and self.notify is not None:
-            self.notify(txn.changed)
+            try:
+                self.notify(txn.changed)
+            except Exception:  # what was committed stays committed: it must not be run again
+                log.exception("readers were not told of a commit")
         return outcomes
 
     def _settle(self, group: list[_Call], outcomes: list[Any]) -> None:

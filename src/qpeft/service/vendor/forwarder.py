@@ -113,7 +113,7 @@ class Forwarder:
         fresh: list[Prepared] = []
         for job in context.still_held(lease.jobs):
             try:
-                one = self._prepare(job, lease)
+                one = self._prepare(job, lease, context)
             except QpeftError as error:
                 yield [failed(job, str(error))]
                 continue
@@ -131,12 +131,12 @@ class Forwarder:
                 yield outcome
         yield from self._wait(open_tasks, context)
 
-    def _prepare(self, job: LeasedJob, lease: LeaseAnswer) -> Prepared:
+    def _prepare(self, job: LeasedJob, lease: LeaseAnswer, context: WorkerContext) -> Prepared:
         if job.rows > MAX_CIRCUITS_PER_JOB:
             raise CircuitError(
                 "too many circuits in one job", value=job.rows, bound=MAX_CIRCUITS_PER_JOB, hint="send smaller sweeps"
             )
-        one = prepare(job, lease.programs[job.program])
+        one = prepare(job, lease.programs[job.program], context.max_result_bytes)
         if one.circuit.n_qubits > self.n_qubits:
             raise CircuitError(f"{self.name} has too few qubits", value=one.circuit.n_qubits, bound=f"at most {self.n_qubits}")
         return one

@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from qpeft.backends.spending.submission import PAID, TRANSITIONS
 from qpeft.errors import ServiceError
 from qpeft.service.settings import Settings
-from qpeft.service.store.admin import note
+from qpeft.service.store.admin import write_audit
 from qpeft.service.store.leases import alive, keep_calibration
-from qpeft.service.store.schema import Row, jobs, vendor_members, vendor_tasks
+from qpeft.service.store.schema import Row, jobs, storable, vendor_members, vendor_tasks
 from qpeft.service.store.writer import Transaction
 
 TASK_STATES: Final = ("intent", *sorted(TRANSITIONS["intent"], reverse=True))
@@ -141,7 +141,7 @@ def settle(txn: Transaction, reports: Sequence[VendorTaskUpdate]) -> list[str | 
         if row is None:
             outcomes.append(ServiceError("no such task", status=404, code="not_found", value=news.task))
         elif row.state == "intent":
-            _set(txn, news.task, state=news.state, vendor_job=news.vendor_job, reason=news.reason[:1000])
+            _set(txn, news.task, state=news.state, vendor_job=news.vendor_job, reason=storable(news.reason, 1000))
             if news.state == "refused":
                 _let_go(txn, news.task)
             outcomes.append(news.state)
@@ -149,7 +149,7 @@ def settle(txn: Transaction, reports: Sequence[VendorTaskUpdate]) -> list[str | 
             if row.state == "absent" and news.state == "sent":
                 said = f"said to be absent, but the vendor has it as {news.vendor_job}"
                 _set(txn, news.task, vendor_job=news.vendor_job, reason=said)
-                note(txn, "service", "vendor.contradiction", f"{news.task}: {said}")
+                write_audit(txn, "service", "vendor.contradiction", f"{news.task}: {said}")
             outcomes.append(row.state)
     return outcomes
 
@@ -171,6 +171,6 @@ def resolve(txn: Transaction, resolutions: Sequence[Resolution]) -> list[str | S
         _set(txn, resolution.task, state=state, vendor_job=resolution.vendor_job or "", reason="resolved by an administrator")
         if state == "absent":
             _let_go(txn, resolution.task)
-        note(txn, resolution.actor, "vendor.resolve", f"{resolution.task}: {resolution.vendor_job or 'never arrived'}")
+        write_audit(txn, resolution.actor, "vendor.resolve", f"{resolution.task}: {resolution.vendor_job or 'never arrived'}")
         outcomes.append(state)
     return outcomes

@@ -15,6 +15,10 @@ class WorkerContext(Protocol):
 
     worker: str
     """The worker's id at the service."""
+    max_job_s: float
+    """Seconds after which a job is cut off."""
+    max_result_bytes: int
+    """Bytes of one job's result."""
 
     def call(self, path: str, content: Any, kind: type[T]) -> T:
         """Call `POST /v1/worker/{path}`, repeated until the service answers; ServiceError for a refusal."""
@@ -52,6 +56,6 @@ def released(job: LeasedJob, reason: str = "") -> FinishedJob:
     return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason, released=True)
 
 
-def failed(job: LeasedJob, reason: str) -> FinishedJob:
-    """The job ended without a result, for `reason`."""
-    return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason[:4000])
+def failed(job: LeasedJob, reason: str, device_s: float = 0.0) -> FinishedJob:
+    """The job ended without a result, for `reason`, after `device_s` seconds of its device."""
+    return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=device_s, reason=reason[:4000])

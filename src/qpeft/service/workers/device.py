@@ -16,9 +16,8 @@ import numpy as np
 from qpeft.backends.base import Backend, Counts, FloatArray
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.errors import CircuitError, QpeftError
-from qpeft.service.messages import Result, Term, pack
-from qpeft.service.workers.context import WorkerContext, released
-from qpeft.service.workers.messages import Calibration, DeviceInfo, FinishedJob, LeaseAnswer, LeasedJob, LeasedProgram
+from qpeft.service.messages import Result, Term, pack, result_bytes
+from qpeft.service.workers.messages import Calibration, DeviceInfo, FinishedJob, LeasedJob, LeasedProgram
 from qpeft.service.workers.programs import circuit_of
 
 if TYPE_CHECKING:
@@ -26,34 +25,33 @@ if TYPE_CHECKING:
     from qpeft.service.workers.shared_chip import SharedChip
 
 log = logging.getLogger("qpeft.service.worker")
-CHUNK = 64  # jobs run between two looks at what was cancelled
 COMPILED = 256  # circuits kept compiled for each device
-MAX_OUTCOMES = 1 << 22  # numbers in the result of one job, counted before it runs
 
 
 @dataclass(frozen=True)
-class Group:
-    """Jobs of one lease that run as one call."""
+class Piece:
+    """Jobs that run as one call: of one circuit, shots and output; or (`shared`) of different users, on one chip."""
 
-    program: str
-    shots: int | None
-    output: str
-    observables: bytes | None
-    seed: int | None
     jobs: tuple[LeasedJob, ...]
+    shared: bool = False
+
+    def rest(self, finished: Sequence[FinishedJob]) -> list[Piece]:
+        """Those that did not finish, in smaller pieces: they could not run as one."""
+        done = {one.seq for one in finished}
+        left = [job for job in self.jobs if job.seq not in done]
+        return groups(left) if self.shared else [Piece((job,)) for job in left]
 
 
-def groups(jobs: Iterable[LeasedJob]) -> list[Group]:
-    """Jobs of one circuit, shots and output together; a job with a seed of its own runs alone, or its outcomes would depend on its
-    neighbours."""
+def groups(jobs: Iterable[LeasedJob]) -> list[Piece]:
+    """Jobs of one circuit, shots and output together.
+
+    A job with a seed of its own runs alone, or its outcomes would depend on its neighbours.
+    """
     found: dict[Any, list[LeasedJob]] = {}
     for job in jobs:
         alone = job.seq if job.seed is not None and job.shots is not None else None
         found.setdefault((job.program, job.shots, job.output, job.observables, job.seed, alone), []).append(job)
-    return [
-        Group(program, shots, output, observables, seed, tuple(members))
-        for (program, shots, output, observables, seed, _), members in found.items()
-    ]
+    return [Piece(tuple(members)) for members in found.values()]
 
 
 class Device:
@@ -61,6 +59,7 @@ class Device:
 
     def __init__(self, name: str, backend: Backend) -> None:
         self.name, self.own, self.backend = name, backend, backend
+        self.max_result_bytes = 64 << 20
         self._shared: SharedChip | None = None
         self._compiled: OrderedDict[str, CompiledCircuit] = OrderedDict()
 
@@ -119,42 +118,37 @@ class Device:
                 self._compiled.popitem(last=False)
         return kept
 
-    def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
-        """Run a lease in chunks of `CHUNK` jobs, so that what is cancelled meanwhile is left out."""
-        self.recalibrate(lease.calibration, lambda name: context.calibration(self.name, name))
-        for start in range(0, len(lease.jobs), CHUNK):
-            if chunk := context.still_held(lease.jobs[start : start + CHUNK]):
-                yield [released(job) for job in chunk] if context.stopping() else self.run_jobs(chunk, lease.programs)
-
-    def run_jobs(self, jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
-        """Every job's end, in any order. Never raises for what a job asks."""
-        ended = self._run_shared(jobs, programs)
-        done = {one.seq for one in ended}
-        alone = groups(job for job in jobs if job.seq not in done)
-        return ended + [one for group in alone for one in self._run_group(group, programs)]
-
-    def _run_shared(self, jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
-        """The ends of jobs that could run together on one chip; what fails here is left to run alone."""
-        shared = self.shared
-        if shared is None:
-            return []
+    def pieces(self, jobs: Sequence[LeasedJob], alone: bool = False) -> list[Piece]:
+        """Jobs as they run: those that share a chip, those of one circuit together, or (`alone`) each by itself."""
+        if alone:
+            return [Piece((job,)) for job in jobs]
+        if self.shared is None:
+            return groups(jobs)
         from qpeft.service.workers.shared_chip import tenants
 
-        ended = []
-        for together in tenants(jobs):
-            start = time.perf_counter()
-            ready = list(_together(together, programs))
-            shots = together[0].shots
-            assert shots is not None
-            try:
-                outcomes = shared.run([one.circuit for one in ready], [one.params for one in ready], shots)
-                payloads = [pack(one.result(*outcome, len(ready))) for one, outcome in zip(ready, outcomes, strict=True)]
-            except Exception as error:
-                log.info("circuits that were to share a chip run one by one: %s", error)
-                continue
-            seconds = self._device_seconds(1, shots, time.perf_counter() - start) / max(len(ready), 1)
-            ended += [self._ended(one.job, seconds, payload, "") for one, payload in zip(ready, payloads, strict=True)]
-        return ended
+        together = [Piece(tuple(group), shared=True) for group in tenants(jobs)]
+        done = {job.seq for piece in together for job in piece.jobs}
+        return together + groups(job for job in jobs if job.seq not in done)
+
+    def run_piece(self, piece: Piece, programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
+        """What became of the piece's jobs, or nothing when it has to be split. Never raises for what a job asks."""
+        return self._run_shared(piece, programs) if piece.shared else self._run_group(piece, programs)
+
+    def _run_shared(self, piece: Piece, programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
+        """On one chip at once. Left out are those that have to run alone, to say why they fail or to measure X and Y."""
+        shared, shots = self.shared, piece.jobs[0].shots
+        assert shared is not None
+        assert shots is not None
+        start = time.perf_counter()
+        try:
+            ready = list(_together(piece.jobs, programs, self.max_result_bytes))
+            outcomes = shared.run([one.circuit for one in ready], [one.params for one in ready], shots)
+            payloads = [pack(one.result(*outcome, len(ready))) for one, outcome in zip(ready, outcomes, strict=True)]
+        except Exception as error:
+            log.info("circuits that were to share a chip run one by one: %s", error)
+            return []
+        seconds = self._device_seconds(1, shots, time.perf_counter() - start) / max(len(ready), 1)
+        return [self._ended(one.job, seconds, payload, "") for one, payload in zip(ready, payloads, strict=True)]
 
     def _ended(self, job: LeasedJob, seconds: float, payload: bytes | None, reason: str) -> FinishedJob:
         return FinishedJob(
@@ -166,60 +160,57 @@ class Device:
             calibration=self.backend.calibration[:64],
         )
 
-    def _run_group(self, group: Group, programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
-        start = time.perf_counter()
+    def _run_group(self, piece: Piece, programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
+        start, reason = time.perf_counter(), ""
+        payloads: list[bytes | None]
         try:
-            payloads = self._payloads(group, programs[group.program])
+            payloads = self._payloads(piece, programs[piece.jobs[0].program])
         except Exception as error:
-            if len(group.jobs) > 1:
-                parts = (
-                    Group(group.program, group.shots, group.output, group.observables, group.seed, (job,)) for job in group.jobs
-                )
-                return [ended for part in parts for ended in self._run_group(part, programs)]
+            if len(piece.jobs) > 1:
+                return []
             reason = str(error) if isinstance(error, QpeftError) else f"the device failed: {type(error).__name__}: {error}"
             payloads = [None]
-        else:
-            reason = ""
-        rows = sum(job.rows for job in group.jobs)
-        seconds = self._device_seconds(rows, group.shots, time.perf_counter() - start)
+        rows = sum(job.rows for job in piece.jobs)
+        seconds = self._device_seconds(rows, piece.jobs[0].shots, time.perf_counter() - start)
         return [
-            self._ended(job, seconds * job.rows / rows, payload, reason) for job, payload in zip(group.jobs, payloads, strict=True)
+            self._ended(job, seconds * job.rows / rows, payload, reason) for job, payload in zip(piece.jobs, payloads, strict=True)
         ]
 
     def _device_seconds(self, rows: int, shots: int | None, wall_s: float) -> float:
         return wall_s if self.backend.simulated else self.backend.estimate(rows, shots or 0)
 
-    def _payloads(self, group: Group, program: LeasedProgram) -> list[bytes | None]:
+    def _payloads(self, piece: Piece, program: LeasedProgram) -> list[bytes | None]:
         circuit, bits = circuit_of(program.format, program.text)
-        for job in group.jobs:
+        first = piece.jobs[0]
+        for job in piece.jobs:
             _check_params(job, circuit)
-        params = np.frombuffer(b"".join(job.params for job in group.jobs), "<f8")
-        params = params.reshape(sum(job.rows for job in group.jobs), circuit.n_params)
-        _check_size(group, circuit, max(job.rows for job in group.jobs))
-        if group.output == "expectations":
-            return _split(group.jobs, "expectations", self._expectations(group, circuit, params), self._qubits(circuit))
-        counts = self.compiled(circuit).run(params, group.shots, group.seed)
+            _check_size(job, circuit, _n_observables(job), self.max_result_bytes)
+        params = np.frombuffer(b"".join(job.params for job in piece.jobs), "<f8")
+        params = params.reshape(sum(job.rows for job in piece.jobs), circuit.n_params)
+        if first.output == "expectations":
+            return _split(piece.jobs, "expectations", self._expectations(first, circuit, params), self._qubits(circuit))
+        counts = self.compiled(circuit).run(params, first.shots, first.seed)
         qubits = self._qubits(circuit)
         if bits is not None:
             counts = counts.marginal(bits)
             qubits = None if qubits is None else tuple(qubits[q] for q in bits)
-        if group.output == "probabilities":
-            return _split(group.jobs, "probabilities", counts.probabilities(), qubits)
-        return _split_counts(group.jobs, counts, qubits)
+        if first.output == "probabilities":
+            return _split(piece.jobs, "probabilities", counts.probabilities(), qubits)
+        return _split_counts(piece.jobs, counts, qubits)
 
     def _qubits(self, circuit: Circuit) -> tuple[int, ...] | None:
         """The chip's qubits that a circuit is measured on, where the backend says so."""
         return self.compiled(circuit).qubits
 
-    def _expectations(self, group: Group, circuit: Circuit, params: FloatArray) -> FloatArray:
-        observables = _observables(group.observables, circuit)
+    def _expectations(self, job: LeasedJob, circuit: Circuit, params: FloatArray) -> FloatArray:
+        observables = _observables(job.observables, circuit)
         if _z_only(observables):
-            return self.compiled(circuit).run(params, group.shots, group.seed).expectations(observables)
+            return self.compiled(circuit).run(params, job.shots, job.seed).expectations(observables)
         import torch
 
         from qpeft.backends.executor import BackendExecutor
 
-        executor = BackendExecutor(self.backend, group.shots, seed=group.seed)
+        executor = BackendExecutor(self.backend, job.shots, seed=job.seed)
         inputs = Circuit(circuit.n_qubits, circuit.ops, circuit.n_params, circuit.n_params)
         with torch.no_grad():
             run = executor.compile(inputs, observables)
@@ -227,18 +218,17 @@ class Device:
         return np.asarray(values.double().numpy(), dtype=np.float64)
 
 
-def _check_size(group: Group, circuit: Circuit, rows: int) -> None:
-    """Refuse a result that would not fit into an answer, before it is computed."""
-    if group.output == "probabilities":
-        columns = 2 ** min(circuit.n_qubits, 62)
-    elif group.output == "counts":
-        columns = min(2 ** min(circuit.n_qubits, 62), group.shots or 1)
-    else:
-        columns = circuit.n_qubits
-    if rows * columns > MAX_OUTCOMES:
-        raise CircuitError(
-            "the result is too large", value=rows * columns, bound=f"{MAX_OUTCOMES} numbers", hint="ask for expectations"
-        )
+def _check_size(job: LeasedJob, circuit: Circuit, n_observables: int | None, max_bytes: int) -> None:
+    """Refuse a result that would not be taken, before it is computed."""
+    size = result_bytes(job.output, job.rows, circuit.n_qubits, job.shots, n_observables)
+    if size > max_bytes:
+        raise CircuitError("the result is too large", value=f"{size} bytes", bound=max_bytes, hint="ask for expectations")
+
+
+def _together(jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram], max_bytes: int) -> Iterator[Prepared]:
+    for job in jobs:
+        with contextlib.suppress(QpeftError):
+            yield prepare(job, programs[job.program], max_bytes)
 
 
 @dataclass(frozen=True)
@@ -263,11 +253,11 @@ class Prepared:
         return Result(kind=kind, columns=table.shape[1], data=data, qubits=qubits, tenants=tenants)
 
 
-def prepare(job: LeasedJob, program: LeasedProgram) -> Prepared:
+def prepare(job: LeasedJob, program: LeasedProgram, max_bytes: int) -> Prepared:
     """Raises CircuitError for what cannot run, or needs X and Y measured."""
     circuit, bits = circuit_of(program.format, program.text)
     _check_params(job, circuit)
-    _check_size(Group(job.program, job.shots, job.output, job.observables, None, (job,)), circuit, job.rows)
+    _check_size(job, circuit, _n_observables(job), max_bytes)
     observables = _observables(job.observables, circuit)
     if not _z_only(observables):
         raise CircuitError(
@@ -276,16 +266,13 @@ def prepare(job: LeasedJob, program: LeasedProgram) -> Prepared:
     return Prepared(job, circuit, bits, observables, np.frombuffer(job.params, "<f8").reshape(job.rows, circuit.n_params))
 
 
-def _together(jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram]) -> Iterator[Prepared]:
-    """Those that can; what must run alone, to say why it fails or to measure X and Y, is left out."""
-    for job in jobs:
-        with contextlib.suppress(QpeftError):
-            yield prepare(job, programs[job.program])
-
-
 def _check_params(job: LeasedJob, circuit: Circuit) -> None:
     if len(job.params) != 8 * job.rows * circuit.n_params:
         raise CircuitError("wrong number of parameters", value=len(job.params) // (8 * job.rows), bound=circuit.n_params)
+
+
+def _n_observables(job: LeasedJob) -> int | None:
+    return None if job.observables is None else len(msgspec.json.decode(job.observables, type=list[msgspec.Raw]))
 
 
 def _observables(text: bytes | None, circuit: Circuit) -> list[Observable] | None:

@@ -1,7 +1,8 @@
-"""A worker: leases jobs, runs them, hands results in. It knows the service by HTTP alone and may run on any machine.
+"""The loop of a worker: leases jobs, has them run, hands results in. It knows the service by HTTP alone, on any machine.
 
 Three threads: one asks for the next lease while the present one runs, one hands results in, one says that the worker lives. The
-main thread runs circuits. What is held is known to all three, since each lease request tells it.
+main thread waits for the process that runs circuits. What is held is known to all, since each lease request tells it. Only a
+refused key ends a worker; every other refusal costs at most the job that it is about.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import contextlib
 import logging
 import os
 import queue
+import random
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,12 +24,13 @@ from qpeft.backends.vendors.remote import Connection
 from qpeft.errors import ServiceError
 from qpeft.service.messages import pack
 from qpeft.service.processes import end_with
-from qpeft.service.workers.context import LeasedDevice
+from qpeft.service.workers.context import LeasedDevice, failed
 from qpeft.service.workers.messages import (
     CalibrationRequest,
     CompleteRequest,
     FinishedJob,
     HeartbeatRequest,
+    HelloAnswer,
     HelloRequest,
     LeaseAnswer,
     LeasedJob,
@@ -38,16 +41,22 @@ log = logging.getLogger("qpeft.service.worker")
 MSGPACK = "application/msgpack"
 WAIT_S = 20.0
 GOODBYE_S = 20.0
-RETRY_S = 0.25
+RETRY_S, LONGEST_RETRY_S = 0.25, 5.0
 LOOK_S = 0.2  # between two looks at whether a thread has failed
+COMPLETE_JOBS, COMPLETE_BYTES = 4096, 4 << 20  # of one request that hands results in; one job may be larger
 T = TypeVar("T")
 
 
 class Worker:
-    """`run()` until `stop()`. `parent` is a process that the worker ends with.
+    """`run()` until `stop()`.
 
-    A worker with a `name` takes over from the one that had it before: it says that there is no other, so that jobs of a
-    predecessor that was killed go back to the queue at once instead of after `lease_s`.
+    Args:
+        connection: to the service, with a key of scope `worker`.
+        devices: what runs jobs.
+        name: the worker takes over from the one that had this name before, so that jobs of a predecessor that was killed go back
+            to the queue at once instead of after `lease_s` seconds. It does so once, at its start.
+        max_jobs: taken at once.
+        parent: process id; the worker ends with that process.
     """
 
     def __init__(
@@ -61,22 +70,23 @@ class Worker:
     ) -> None:
         self.connection, self.max_jobs, self.parent = connection, max_jobs, parent
         self.devices = {device.name: device for device in devices}
-        self.name, self.named = name or f"{socket.gethostname()}:{os.getpid()}", name is not None
-        self.worker, self.lease_s = "", 15.0
+        self.name, self._takes_over = name or f"{socket.gethostname()}:{os.getpid()}", name is not None
+        self.worker, self.lease_s, self.max_job_s, self.max_result_bytes = "", 15.0, 600.0, 64 << 20
         self._lock = threading.Lock()
         self._holding: dict[int, int] = {}
         self._dropped: set[int] = set()
         self._leases: queue.Queue[LeaseAnswer | None] = queue.Queue(maxsize=1)
         self._ended: queue.Queue[CompleteRequest | None] = queue.Queue(maxsize=4)
-        self._stopping, self._stopped_at = threading.Event(), time.monotonic()
+        self._stopping, self._stopped_at = threading.Event(), 0.0
         self._failure: BaseException | None = None
 
     def stop(self) -> None:
         """Finish what runs, give back what does not, end; within `GOODBYE_S` when the service is gone."""
-        self._stopped_at = time.monotonic()
+        self._stopped_at = self._stopped_at or time.monotonic()
         self._stopping.set()
 
     def run(self) -> None:
+        """Work until `stop()`; raises ServiceError when the key is refused."""
         if self.parent is not None:
             end_with(self.parent)
         self._hello()
@@ -108,65 +118,71 @@ class Worker:
                 self._ended.put(ended, timeout=LOOK_S)
                 return
 
-    def _guarded(self, target: Any) -> None:
+    def _guarded(self, target: Callable[[], None]) -> None:
         try:
             target()
         except BaseException as error:
             self._failure = error
-            self._stopping.set()
+            self.stop()
 
     def call(self, path: str, content: Any, kind: type[T], wait_s: float = 0.0) -> T:
-        """One call of the protocol, repeated until the service answers; ServiceError for a refusal."""
+        """One call of the protocol, repeated with growing delays until the service answers; ServiceError for a refusal."""
+        body, delay = pack(content), RETRY_S
         while True:
             try:
-                response = self.connection.request(
-                    "POST", f"/v1/worker/{path}", content=pack(content), content_type=MSGPACK, wait_s=wait_s
-                )
+                response = self.connection.request("POST", f"/v1/worker/{path}", content=body, content_type=MSGPACK, wait_s=wait_s)
                 return msgspec.msgpack.decode(response.content, type=kind)
             except ServiceError as error:
                 if error.status != 0 and error.status < 500 and error.status != 429:
                     raise
-                log.warning("%s", error)
-                if self._stopping.wait(RETRY_S) and (path == "lease" or time.monotonic() > self._stopped_at + GOODBYE_S):
+                log.warning("%s; trying again in %.2g s", error, delay)
+                if self._stopping.is_set() and (path == "lease" or time.monotonic() > self._stopped_at + GOODBYE_S):
                     raise
+                time.sleep(delay * random.uniform(0.75, 1.25))
+                delay = min(2 * delay, LONGEST_RETRY_S)
 
     def _hello(self) -> None:
         calibrations = [found for device in self.devices.values() if (found := device.calibration()) is not None]
         info = {name: device.info() for name, device in self.devices.items()}
         request = HelloRequest(
-            name=self.name[:128], takes_over=self.named, devices=list(self.devices), info=info, calibrations=calibrations
+            name=self.name[:128], takes_over=self._takes_over, devices=list(self.devices), info=info, calibrations=calibrations
         )
-        answer = self.call("hello", request, dict[str, Any])
+        answer = self.call("hello", request, HelloAnswer)
         with self._lock:
-            self.worker, self.lease_s = answer["worker"], float(answer["lease_s"])
+            self.worker, self.lease_s = answer.worker, answer.lease_s
+            self.max_job_s, self.max_result_bytes = answer.max_job_s, answer.max_result_bytes
+            self._takes_over = False  # two workers of one name would otherwise take over from each other for ever
             self._dropped.update(self._holding)
             self._holding.clear()
         log.info("worker %s runs %s", self.worker, ", ".join(self.devices))
 
-    def _register_again(self, error: ServiceError) -> None:
-        if error.code != "worker_lost":
+    def _recover(self, error: ServiceError) -> None:
+        """After a refusal: register again when given up, end when the key is refused, else go on after a while."""
+        if error.status in (401, 403):
             raise error
-        log.warning("the service had given this worker up; it starts anew")
-        self._hello()
+        if error.code == "worker_lost":
+            log.warning("the service had given this worker up; it starts anew")
+            self._hello()
+        else:
+            log.error("refused: %s", error)
+            self._stopping.wait(LONGEST_RETRY_S)
 
     def _ask_for_leases(self) -> None:
         while not self._stopping.is_set():
             with self._lock:
-                holding = list(self._holding.items())
-                worker = self.worker
-            request = LeaseRequest(
-                worker=worker,
-                devices=list(self.devices),
-                holding=holding,
-                max_jobs=self.max_jobs,
-                wait_s=min(WAIT_S, self.lease_s / 2),
-            )
+                request = LeaseRequest(
+                    worker=self.worker,
+                    devices=list(self.devices),
+                    holding=list(self._holding.items()),
+                    max_jobs=self.max_jobs,
+                    wait_s=min(WAIT_S, self.lease_s / 2),
+                )
             try:
                 lease = self.call("lease", request, LeaseAnswer, request.wait_s)
             except ServiceError as error:
                 if self._stopping.is_set():
                     break
-                self._register_again(error)
+                self._recover(error)
                 continue
             with self._lock:
                 self._dropped.update(self._holding.keys() & lease.drop)  # others have ended since it was asked
@@ -178,14 +194,16 @@ class Worker:
 
     def _run_lease(self, lease: LeaseAnswer) -> None:
         assert lease.device is not None
-        device = self.devices[lease.device]
-        for finished in device.run(lease, self):
-            self._finish(device.name, lease.jobs, finished)
+        jobs = {job.seq: job for job in lease.jobs}
+        for finished in self.devices[lease.device].run(lease, self):
+            bounded = [self._bounded(one, jobs[one.seq]) for one in finished]
+            estimate_s = sum(jobs[one.seq].estimate_s for one in finished)
+            self._offer(CompleteRequest(worker=self.worker, device=lease.device, estimate_s=estimate_s, jobs=bounded))
 
-    def _finish(self, device: str, jobs: Sequence[LeasedJob], ended: list[FinishedJob]) -> None:
-        seqs = {one.seq for one in ended}
-        estimate_s = sum(job.estimate_s for job in jobs if job.seq in seqs)
-        self._offer(CompleteRequest(worker=self.worker, device=device, estimate_s=estimate_s, jobs=ended))
+    def _bounded(self, one: FinishedJob, job: LeasedJob) -> FinishedJob:
+        if one.payload is None or len(one.payload) <= self.max_result_bytes:
+            return one
+        return failed(job, f"the result is too large: {len(one.payload)} bytes, bound {self.max_result_bytes}", one.device_s)
 
     def stopping(self) -> bool:
         """True once the worker is to end."""
@@ -210,24 +228,40 @@ class Worker:
 
     def _hand_in(self) -> None:
         while (request := self._ended.get()) is not None:
-            jobs = list(request.jobs)
-            while len(jobs) < 4096 and not self._ended.empty():
+            size = _size(request)
+            while len(request.jobs) < COMPLETE_JOBS and not self._ended.empty():
                 more = self._ended.queue[0]
                 if more is None or (more.worker, more.device) != (request.worker, request.device):
                     break
-                following = self._ended.get()
-                assert following is not None
-                jobs += following.jobs
-                request.estimate_s += following.estimate_s
-            request.jobs = jobs
-            try:
-                self.call("complete", request, dict[str, Any])
-            except ServiceError as error:
-                self._register_again(error)
+                size += _size(more)
+                if size > COMPLETE_BYTES:
+                    break
+                self._ended.get()
+                request.jobs = [*request.jobs, *more.jobs]
+                request.estimate_s += more.estimate_s
+            for part in _parts(request):
+                self._complete(part)
             with self._lock:
-                for job in jobs:
+                for job in request.jobs:
                     self._holding.pop(job.seq, None)
                     self._dropped.discard(job.seq)
+
+    def _complete(self, request: CompleteRequest) -> None:
+        """Hand results in. What is refused is told again one by one, then as a failure with the reason."""
+        try:
+            self.call("complete", request, dict[str, Any])
+        except ServiceError as error:
+            if error.status in (401, 403) or error.code == "worker_lost":
+                return self._recover(error)
+            log.error("%d results were refused: %s", len(request.jobs), error)
+            if len(request.jobs) > 1:
+                for job in request.jobs:
+                    self._complete(CompleteRequest(worker=request.worker, device=request.device, estimate_s=0.0, jobs=[job]))
+            elif (job := request.jobs[0]).payload is not None:
+                reason = f"the service did not take the result: {error}"[:4000]
+                told = FinishedJob(seq=job.seq, attempt=job.attempt, device_s=job.device_s, reason=reason)
+                self._complete(CompleteRequest(worker=request.worker, device=request.device, estimate_s=0.0, jobs=[told]))
+        return None
 
     def _live(self) -> None:
         while not self._stopping.wait(min(2.0, self.lease_s / 4)):
@@ -236,8 +270,29 @@ class Worker:
             try:
                 answer = self.call("heartbeat", request, dict[str, Any])
             except ServiceError as error:
-                if error.code == "worker_lost":
-                    continue  # the thread that leases registers again
-                raise
+                if error.status in (401, 403):
+                    raise
+                if error.code != "worker_lost":  # then the thread that leases registers again
+                    log.error("refused: %s", error)
+                continue
             with self._lock:
                 self._dropped.update(self._holding.keys() & answer["drop"])
+
+
+def _size(request: CompleteRequest) -> int:
+    return sum(len(job.payload or b"") + 64 for job in request.jobs)
+
+
+def _parts(request: CompleteRequest) -> Iterator[CompleteRequest]:
+    """The request in pieces of at most `COMPLETE_BYTES`, where one job may be larger."""
+    jobs: list[FinishedJob] = []
+    size = 0
+    share = request.estimate_s / max(len(request.jobs), 1)
+    for job in request.jobs:
+        more = len(job.payload or b"") + 64
+        if jobs and size + more > COMPLETE_BYTES:
+            yield CompleteRequest(worker=request.worker, device=request.device, estimate_s=share * len(jobs), jobs=jobs)
+            jobs, size = [], 0
+        jobs.append(job)
+        size += more
+    yield CompleteRequest(worker=request.worker, device=request.device, estimate_s=share * len(jobs), jobs=jobs)

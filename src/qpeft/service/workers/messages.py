@@ -54,6 +54,15 @@ class HelloRequest(Strict):
     calibrations: list[Calibration] = field(default_factory=list)
 
 
+class HelloAnswer(Strict):
+    """The worker's id from now on, and the bounds that it keeps: seconds of silence, bytes of a result, seconds of a job."""
+
+    worker: str
+    lease_s: float
+    max_result_bytes: int
+    max_job_s: float
+
+
 class LeaseRequest(Strict):
     worker: Annotated[str, Meta(max_length=32)]
     devices: Annotated[list[Device], Meta(min_length=1, max_length=64)]

@@ -1,0 +1,80 @@
+"""What one key or address may do: requests a second, and requests that wait at the same time. Bounds of one API process."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Final
+
+from qpeft.errors import ServiceError
+
+NAMES: Final = 10_000
+
+
+class TokenBucket:
+    """For each name a bucket of `per_s` tokens that fills at `per_s` tokens a second."""
+
+    def __init__(self, per_s: int) -> None:
+        self.per_s = per_s
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def _tokens(self, name: str, now: float) -> float:
+        tokens, since = self._buckets.get(name, (float(self.per_s), now))
+        return min(tokens + (now - since) * self.per_s, self.per_s)
+
+    def is_empty(self, name: str) -> bool:
+        """Whether `hit` would be refused now."""
+        return self._tokens(name, time.monotonic()) < 1.0
+
+    def hit(self, name: str) -> bool:
+        """Take a token; False when there is none."""
+        now = time.monotonic()
+        tokens = self._tokens(name, now)
+        if len(self._buckets) >= NAMES:
+            self._buckets = {key: kept for key, kept in self._buckets.items() if now - kept[1] < 1.0}
+        self._buckets[name] = (max(tokens - 1.0, 0.0), now)
+        return tokens >= 1.0
+
+
+class Slots:
+    """For each name at most `bound` requests at the same time of a kind that waits (`what`)."""
+
+    def __init__(self, bound: int, what: str) -> None:
+        self.bound, self.what = bound, what
+        self._taken: dict[str, int] = defaultdict(int)
+
+    def check(self, name: str) -> None:
+        """Raises ServiceError 429 when every slot of `name` is taken."""
+        if self._taken[name] >= self.bound:
+            raise ServiceError(
+                f"too many {self.what} of one key at the same time",
+                status=429,
+                code="rate",
+                value=self._taken[name],
+                bound=self.bound,
+                hint="close some",
+                retry_after_s=5,
+            )
+
+    @contextlib.contextmanager
+    def take(self, name: str) -> Iterator[None]:
+        """Hold one slot of `name`."""
+        self._taken[name] += 1
+        try:
+            yield
+        finally:
+            self._taken[name] -= 1
+            if not self._taken[name]:
+                del self._taken[name]
+
+
+def network_of(address: str) -> str:
+    """What attempts are counted by: an IPv4 address, or the /64 network of an IPv6 address, which one host may own."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address

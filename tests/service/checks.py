@@ -1,0 +1,40 @@
+"""Circuits, and checks of a service's database and state, that several tests use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from qpeft.circuits.ir import Angle, Circuit, Op
+from qpeft.service.store.database import Database
+from qpeft.service.store.schema import jobs, results
+from tests.service.processes import Server
+
+RY = Circuit(1, (Op("ry", (0,), Angle(0)),), 1, 1)
+SLOW = Circuit(14, tuple(Op("ry", (q,), Angle(0)) for q in range(14)) + tuple(Op("cx", (q, q + 1)) for q in range(13)), 1, 1)
+SHORT_LEASE = {"QPEFT_SERVICE_LEASE_S": "1.5"}
+
+
+def audit_database(url: str, expected: int) -> None:
+    """Every acknowledged job once, succeeded, with one result, in a sound database."""
+    database = Database(url)
+    with database.reader.connect() as connection:
+        states = dict(connection.execute(sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)).all())
+        assert states == {"succeeded": expected}
+        assert connection.execute(sa.select(sa.func.count()).select_from(results)).scalar_one() == expected
+        if database.sqlite:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+    database.dispose()
+
+
+def sqlite_url(server: Server) -> str:
+    return f"sqlite:///{server.data_dir / 'service.sqlite'}"
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Angle, Circuit, Observable, Op
-from qpeft.circuits.simulator.simulate import expectations
+from qpeft.circuits.simulator.simulate import Simulator, expectations
+from qpeft.circuits.surrogate.choice import make_surrogate, surrogate_maker
+from qpeft.circuits.surrogate.executor import SurrogateExecutor
+from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.circuits.surrogate.regression import RegressionSurrogate
 from qpeft.circuits.surrogate.sparse import SparseSurrogate
 from qpeft.circuits.surrogate.tensor_train import TensorTrainSurrogate
@@ -136,3 +139,28 @@ def test_a_fit_that_cannot_be_believed_says_so() -> None:
     values = with_shots(expectations(circuit, torch.as_tensor(surrogate.points()), angles), 1000)
     signal = float(expectations(circuit, inputs[300:], angles).std())
     assert float(surrogate.error(values).square().mean().sqrt()) > 0.8 * signal
+
+
+def test_the_smaller_surrogate_is_chosen_and_refusals_give_every_reason() -> None:
+    assert isinstance(make_surrogate(ansatz.qtha(4, 1)), FourierGrid)
+    wide = make_surrogate(ansatz.qtha(8, 1))
+    assert isinstance(wide, SparseSurrogate)
+    assert wide.size <= 256
+    assert isinstance(make_surrogate(ansatz.qtha(8, 1), kind="grid"), FourierGrid)
+    with pytest.raises(CircuitError, match=r"no surrogate.*grid: .*17 x 17.*sparse: .*17 x 17"):
+        make_surrogate(ansatz.qtha(8, 8))
+
+
+def test_an_executor_around_a_sparse_surrogate_trains_angles() -> None:
+    """Gradients for angles through a few points are those of the exact circuit, to the surrogate's error."""
+    circuit, inputs = ansatz.qtha(6, 1), uniform(40, 6, seed=3)
+    executor = SurrogateExecutor(Simulator(), make=surrogate_maker(kind="sparse", shots=None, error=0.01))
+    angles, weight = uniform(circuit.n_angles), uniform(40, 6, seed=4)
+    grads = []
+    for place in (executor, Simulator()):
+        leaf = angles.clone().requires_grad_()
+        (place.compile(circuit)(inputs, leaf) * weight).sum().backward()
+        grads.append(leaf.grad)
+    assert grads[0] is not None
+    assert grads[1] is not None
+    assert rms(grads[0] - grads[1]) < 0.02 * rms(grads[1])

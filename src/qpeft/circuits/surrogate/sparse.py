@@ -39,9 +39,10 @@ from qpeft.circuits.surrogate.grid import FourierGrid, frequencies
 from qpeft.circuits.surrogate.light_cone import LightCone, light_cone
 from qpeft.errors import CircuitError
 
+FLOOR = 0.01  # of the prior energy, spread over all terms: noise brings back terms that cancel without it
 DRAWS = 24  # sets of random angles behind a prior
 ENERGY = 0.9995  # share of the prior energy that the terms kept hold
-FEW_TERMS, MAX_TERMS = 512, 6144  # a cone of few terms keeps all of them
+FEW_TERMS, MAX_TERMS = 512, 6144  # a cone of few terms keeps all
 MAX_CONE_POINTS = 2**19  # of a cone's grid, on which its prior is measured
 MAX_POINTS = 2**15
 EXACT_VARIANCE = 1e-12  # of a value without shots; keeps the solve regular
@@ -153,7 +154,7 @@ class SparseSurrogate:
 
         variance = EXACT_VARIANCE if shots is None else MEAN_VARIANCE / shots
         if points is None:
-            priors = [_prior(tuple(cones_)) for cones_, _ in cones]
+            priors = [_prior(_parts(own)) for own, _ in cones]
             terms = max((len(prior.terms) for prior in priors), default=1)
             points = min(2 * terms, LEAST_POINTS)  # a prior is an average over angles; few points leave single angles far behind it
             while (
@@ -298,7 +299,7 @@ def _cones(circuit: Circuit, observables: Sequence[Observable]) -> list[tuple[li
 
 
 def _group(cones: list[LightCone], outputs: tuple[int, ...], inputs: npt.NDArray[np.float64]) -> _Group:
-    prior = _prior(tuple(cones))
+    prior = _prior(_parts(cones))
     grid, terms = prior.grid, prior.terms
     frequency = [(index + 1) // 2 for index in np.unravel_index(terms.numpy(), grid.shape)] if grid.shape else []
     number = np.ravel_multi_index(frequency, grid.shape) if frequency else np.zeros(len(terms), int)
@@ -307,10 +308,14 @@ def _group(cones: list[LightCone], outputs: tuple[int, ...], inputs: npt.NDArray
     return _Group(cones[0].inputs, outputs, prior, torch.as_tensor(factor_of), features)
 
 
-@functools.lru_cache(maxsize=64)
-def _prior(cones: tuple[LightCone, ...]) -> _Prior:
-    """From the cones' circuits with random angles."""
-    base, degrees = frequencies(cones[0].circuit)
+def _parts(cones: Sequence[LightCone]) -> tuple[tuple[Circuit, Observable], ...]:
+    return tuple((cone.circuit, cone.observable) for cone in cones)
+
+
+@functools.lru_cache(maxsize=256)
+def _prior(parts: tuple[tuple[Circuit, Observable], ...]) -> _Prior:
+    """From the circuits of cones with random angles; cones of equal circuits, as along a ring, have one prior."""
+    base, degrees = frequencies(parts[0][0])
     shape = [2 * degree + 1 for degree in degrees]
     if math.prod(shape) > MAX_CONE_POINTS:
         raise CircuitError(
@@ -322,21 +327,22 @@ def _prior(cones: tuple[LightCone, ...]) -> _Prior:
     grid = FourierGrid(base, degrees)
     points, generator = torch.as_tensor(grid.points()), torch.Generator().manual_seed(0)
     executor: Executor = Simulator()
-    energy = torch.zeros(grid.size, len(cones), dtype=torch.float64)
-    for k, cone in enumerate(cones):
-        run = executor.compile(cone.circuit, [cone.observable])
+    energy = torch.zeros(grid.size, len(parts), dtype=torch.float64)
+    for k, (circuit, observable) in enumerate(parts):
+        run = executor.compile(circuit, [observable])
         for _ in range(DRAWS):
-            angles = torch.rand(cone.circuit.n_angles, generator=generator, dtype=torch.float64) * 4 * math.pi
+            angles = torch.rand(circuit.n_angles, generator=generator, dtype=torch.float64) * 4 * math.pi
             energy[:, k] += grid.coefficients(run(points, angles))[..., 0].reshape(-1).square() / DRAWS
     indices = np.indices(grid.shape).reshape(len(shape), -1) if shape else np.zeros((0, 1), int)
     squares = torch.as_tensor(0.5 ** (indices > 0).sum(0), dtype=torch.float64)
     share = energy * squares[:, None]
+    floor = FLOOR * share.sum(0) / grid.size / squares[:, None]
     order = share.sum(1).argsort(descending=True)
     running = share.sum(1)[order].cumsum(0)
-    there = int((share.sum(1) > 1e-14 * running[-1]).sum())
-    count = min(max(int((running < ENERGY * running[-1]).sum()) + 1, FEW_TERMS), MAX_TERMS, there)
+    count = min(max(int((running < ENERGY * running[-1]).sum()) + 1, FEW_TERMS), MAX_TERMS, grid.size)
     terms = order[:count].sort().values
-    return _Prior(grid, terms, energy[terms], squares[terms], (share.sum(0) - share[terms].sum(0)).clamp_min(0))
+    omitted = (share.sum(0) - share[terms].sum(0)).clamp_min(0)
+    return _Prior(grid, terms, energy[terms] + floor[terms], squares[terms], omitted)
 
 
 def _features(grid: FourierGrid, terms: Tensor, inputs: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def _base_model(model: str, dtype: torch.dtype) -> Any:
 
 
 def adapted(base: Any, config: Any) -> Any:
-    """The base model with an adapter, stirred so that it does something; base weights are shared with every other arm."""
+    """The base model with an adapter whose parameters have noise added; base weights are shared with every other arm."""
     from peft import get_peft_model
 
     shared = {id(t): t for t in (*base.parameters(), *base.buffers())}

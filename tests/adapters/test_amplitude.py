@@ -1,4 +1,4 @@
-"""Amplitude adapters: the contract, their size, the numbers they make, their twins."""
+"""Amplitude adapters: the contract, their size, the numbers they make, their controls."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_twin_saves_and_trains(generator: str) -> None:
 def test_size(d_in: int, d_out: int, r: int, qubits: int) -> None:
     """`n L + r` trained numbers, n = ceil(log2(r (d_in + d_out)))."""
     delta = build(d_in, d_out, r=r, n_layers=5)
-    assert sum(p.numel() for p in delta.parameters()) == qubits * 5 + r
+    assert sum(p.numel() for p in delta.parameters() if p.requires_grad) == qubits * 5 + r
     assert delta.numbers().shape == (r * (d_in + d_out),)
 
 
@@ -55,12 +55,12 @@ def test_numbers_have_unit_size() -> None:
     assert delta.factors()[1].square().mean().item() == pytest.approx(1 / 64, rel=0.5)
 
 
-def test_twins_differ_in_the_generator_alone() -> None:
+def test_controls_differ_in_the_generator_alone() -> None:
     deltas = {kind: build(20, 12, generator=kind) for kind in GENERATORS}
     circuit = deltas["circuit"]
     for kind, delta in deltas.items():
-        trained = sum(p.numel() for p in delta.parameters())
-        assert trained == sum(p.numel() for p in circuit.parameters()) - (2 * 6 if kind == "frozen" else 0)
+        trained = sum(p.numel() for p in delta.parameters() if p.requires_grad)
+        assert trained == sum(p.numel() for p in circuit.parameters() if p.requires_grad) - (2 * 6 if kind == "frozen" else 0)
         assert torch.equal(delta.gate, circuit.gate)
         assert [name for name, _ in delta.named_children()] == [name for name, _ in circuit.named_children()]
         if kind in ("product", "frozen"):  # one seed, the same angles

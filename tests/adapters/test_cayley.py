@@ -14,10 +14,10 @@ import qpeft
 from qpeft.adapters.methods.cayley import CayleyConfig, CayleyUnitary
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
-from tests.adapters.twins import assert_twins
+from tests.adapters.compare_controls import assert_differ_in_one_part
 
 DOUBLE = torch.float64
-SIZES = [(576, 192), (31, 17), (257, 5), (2, 3), (3, 2), (6, 1)]  # a single input cannot be turned
+SIZES = [(576, 192), (31, 17), (257, 5), (2, 3), (3, 2), (6, 1)]  # a single input has no rotation
 
 
 def build(d_in: int = 11, d_out: int = 3, **settings: Any) -> CayleyUnitary:
@@ -72,14 +72,14 @@ def test_starts_at_the_identity() -> None:
 
 
 def test_the_control_differs_in_the_transform_alone() -> None:
-    method, twin = assert_twins(build, {}, {"transform": "linear"})
-    u, first_order = (delta.weight() + torch.eye(11, dtype=DOUBLE) for delta in (method, twin))
+    method, other = assert_differ_in_one_part(build, {}, {"transform": "linear"})
+    u, first_order = (delta.weight() + torch.eye(11, dtype=DOUBLE) for delta in (method, other))
     torch.testing.assert_close(u @ u.T, torch.eye(11, dtype=DOUBLE))
     assert (first_order @ first_order.T - torch.eye(11, dtype=DOUBLE)).abs().max() > 1e-2
     with torch.no_grad():
-        for delta in (method, twin):
+        for delta in (method, other):
             delta.angles.mul_(1e-4)
-    torch.testing.assert_close(method.weight(), twin.weight(), rtol=0, atol=1e-7)  # equal to first order
+    torch.testing.assert_close(method.weight(), other.weight(), rtol=0, atol=1e-7)  # equal to first order
 
 
 def test_gradients() -> None:
@@ -92,7 +92,7 @@ def test_gradients() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"block_size": 1}, "cannot turn.*block_size >= 2"),
+        ({"block_size": 1}, "has no rotation.*block_size >= 2"),
         ({"block_size": 2.0}, "whole number"),
         ({"transform": "exp"}, "unknown transform"),
     ],

@@ -1,4 +1,4 @@
-"""QCORE: the contract, its frames against SVDs of what they claim to be, its twins, and runs that start from gradients."""
+"""QCORE: the contract, its frames against SVDs of what they claim to be, its controls, and runs that start from gradients."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from qpeft.adapters.controls import make_qnn, pairs_of_z
-from qpeft.adapters.gradient_init import gradient_batches, start_from_gradients
+from qpeft.adapters.controls import make_qnn, z_and_zz
+from qpeft.adapters.gradient_init import gradient_batches, init_from_gradients
 from qpeft.adapters.methods.qcore import QCore
-from qpeft.adapters.peft import DeltaLayer, config_class
+from qpeft.adapters.peft import config_class
+from qpeft.adapters.peft.layer import DeltaLayer
 from qpeft.adapters.quantum_layer import QuantumLayer
+from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Observable
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
@@ -97,7 +99,7 @@ def test_gradient_frames_are_those_of_autograd_s_gradient(checkpointing: bool) -
         model.gradient_checkpointing_enable()
         model.train()
     assert gradient_batches(model) == 8
-    start_from_gradients(model, batches())
+    init_from_gradients(model, batches())
     assert len(deltas) == 4
     for name, delta in deltas.items():
         assert_spans(delta, wanted[name.removeprefix("base_model.model.")])
@@ -111,14 +113,14 @@ def test_beside_conv1d_the_gradient_is_not_transposed() -> None:
     ).double()
     (wanted,) = true_gradients(base, ("c_fc",)).values()
     model, deltas = adapted(base, r=3, **CORE, target_modules=["c_fc"])
-    start_from_gradients(model, batches())
+    init_from_gradients(model, batches())
     assert_spans(next(iter(deltas.values())), wanted.T)
 
 
 def test_without_labels_it_says_so() -> None:
     model, _ = adapted(llama(), r=3, **CORE, target_modules=["q_proj"])
     with pytest.raises(AdapterError, match="no gradient reached"):
-        start_from_gradients(model, [])
+        init_from_gradients(model, [])
 
 
 @pytest.mark.parametrize("frames", ["weight", "scaled"])
@@ -136,13 +138,13 @@ def test_frames_of_the_weight(frames: str) -> None:
         torch.testing.assert_close((weight - delta.up @ delta.down).norm(), torch.linalg.svdvals(weight)[3:].norm())
 
 
-def test_twins_differ_in_the_part_named() -> None:
+def test_controls_differ_in_the_part_named() -> None:
     built = {}
     for qnn in ("circuit", "product", "frozen", "cos", "none"):
         torch.manual_seed(0)
         built[qnn] = QCore(9, 7, config_class("QCORE")(r=4, **CORE, qubits=3, qnn=qnn, init_weights=False), {})
-        built[qnn].start_from(torch.randn(7, 9, generator=torch.Generator().manual_seed(1)))
-    count = {name: sum(p.numel() for p in delta.parameters()) for name, delta in built.items()}
+        built[qnn].init_from_weight(torch.randn(7, 9, generator=torch.Generator().manual_seed(1)))
+    count = {name: sum(p.numel() for p in delta.parameters() if p.requires_grad) for name, delta in built.items()}
     assert count["frozen"] == count["cos"] == count["circuit"] - 12 == count["none"] + 2 * 3 * 4
     x = torch.randn(5, 9)
     torch.testing.assert_close(built.pop("frozen")(x), built["circuit"](x))  # until it trains
@@ -176,7 +178,7 @@ def test_a_run_starts_from_gradients_and_goes_on_from_its_checkpoint(recipe: Pat
 def test_pairs_are_read_from_the_same_circuit() -> None:
     """The first n values are `<Z_k>`; the rest are `<Z_j Z_k>`, against the same circuit's state vector."""
     torch.manual_seed(0)
-    layer = make_qnn("circuit", 3, 2, pairs_of_z(3))
+    layer = make_qnn("circuit", ansatz.qtha(3, 2), z_and_zz(3))
     assert isinstance(layer, QuantumLayer)
     u = torch.randn(5, 3)
     with torch.no_grad():
@@ -189,16 +191,11 @@ def test_pairs_are_read_from_the_same_circuit() -> None:
         assert values.tolist() == pytest.approx(want, abs=1e-5)
 
 
-def test_pairs_need_a_circuit() -> None:
-    with pytest.raises(AdapterError, match="pairs are read from a circuit"):
-        config_class("QCORE")(qnn="mlp2", pairs=True)
-
-
 def test_a_circuit_that_multiplies_is_a_gate() -> None:
     torch.manual_seed(0)
     config = config_class("QCORE")(r=4, trained="core", qubits=3, fusion="multiply", init_weights=False, alpha=4)
     delta = QCore(6, 5, config, {})
-    delta.start_from(torch.randn(5, 6))
+    delta.init_from_weight(torch.randn(5, 6))
     assert delta.qnn is not None
     assert delta.encode is not None
     assert delta.decode is not None
@@ -213,11 +210,12 @@ def test_a_circuit_that_multiplies_is_a_gate() -> None:
     ("settings", "words"),
     [
         ({"trained": "core", "fusion": "multiply", "matrix": False}, "weights M u by the circuit"),
-        ({"circuit": "hardware_efficient", "qnn": "product"}, "only QTHA's circuit"),
+        ({"zz": True, "qnn": "cos"}, "4 inputs and 10 outputs"),
+        ({"zz": True, "observables": ["ZZII"]}, "zz and observables"),
         ({"circuit": "ring"}, "qtha, hardware_efficient"),
         ({"frames": "scaled"}, "around a core"),
         ({"matrix": False}, "does not have"),
-        ({"trained": "both"}, "side, core"),
+        ({"trained": "both"}, "factor, core"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], words: str) -> None:

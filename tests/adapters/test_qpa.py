@@ -1,4 +1,4 @@
-"""QPA: the contract, the authors' parameter count, the formulas in numpy, sharing, twins."""
+"""QPA: the contract, the authors' parameter count, the formulas in numpy, sharing, controls."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from peft import get_peft_model
 from torch import nn
 
 import qpeft
+from qpeft.adapters.inspection import count_parameters
 from qpeft.adapters.layers.generated_lora import GENERATORS
 from qpeft.adapters.methods.qpa import QPA, QPAConfig
-from qpeft.adapters.peft import count_parameters
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
 from qpeft.testing.tools import llama
@@ -106,13 +106,13 @@ def test_without_activation_chunks_span_an_affine_space_of_the_bits() -> None:
 def test_modules_of_one_scope_share_the_network_and_not_the_circuit() -> None:
     scope: dict[str, nn.Module] = {}
     owner, other, larger = build(scope=scope), build(8, 11, scope=scope, seed=1), build(40, 40, scope=scope)
-    assert other._borrowed[0] is owner.mapping
+    assert other.shared[0] is owner.mapping
     assert larger.mapping is not None, "another number of qubits needs another input layer"
     assert {name.split(".")[0] for name in other.state_dict()} == {"gate", "probabilities"}
     with torch.no_grad():
         before = other.eval().numbers()
         owner.mapping.layers[0].weight.add_(0.5)  # type: ignore[union-attr,operator]
-        assert not torch.allclose(other.numbers(), before), "a borrower sees its owner's change at once"
+        assert not torch.allclose(other.numbers(), before), "who shares a network sees its owner's change at once"
     other.numbers().sum().backward()
     assert all(p.grad is not None for p in owner.mapping.parameters())  # type: ignore[union-attr]
 
@@ -124,13 +124,13 @@ def test_scope_of_sharing_in_a_model(share: str, networks: int) -> None:
     assert len([name for name in model.state_dict() if name.endswith(".angles")]) == 4
 
 
-def test_twins_differ_in_the_generator_alone() -> None:
+def test_controls_differ_in_the_generator_alone() -> None:
     deltas = {kind: build(20, 12, generator=kind) for kind in GENERATORS}
     circuit = deltas["circuit"]
     assert isinstance(circuit.mapping, nn.Module)
     for kind, delta in deltas.items():
-        trained = sum(p.numel() for p in delta.parameters())
-        assert trained == sum(p.numel() for p in circuit.parameters()) - (2 * 2 if kind == "frozen" else 0)
+        trained = sum(p.numel() for p in delta.parameters() if p.requires_grad)
+        assert trained == sum(p.numel() for p in circuit.parameters() if p.requires_grad) - (2 * 2 if kind == "frozen" else 0)
         for name, tensor in circuit.state_dict().items():
             if name.startswith(("mapping.", "gate")):
                 assert torch.equal(delta.state_dict()[name], tensor), f"{kind}: {name}"

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 import qpeft
 from qpeft.adapters.controls import QNN_KINDS
+from qpeft.adapters.inspection import count_parameters
 from qpeft.adapters.methods.qtha import QTHA, QTHAConfig
-from qpeft.adapters.peft import count_parameters
 from qpeft.errors import AdapterError, MergeError
 from tests.adapters.derivatives import gradcheck
 from tests.adapters.test_tensor_train import dense
@@ -120,16 +120,16 @@ def test_delta_in_other_sizes(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("qnn", ["circuit", "frozen", "product", "mlp2"])
 def test_shared_circuit(qnn: str) -> None:
-    """The first module of a scope owns the circuit, the others borrow it: its angles, its gradients, none of their own."""
+    """The first module of a scope owns the circuit, the others use it: its angles, its gradients, none of their own."""
     scope: dict[str, nn.Module] = {}
-    owner, borrower = build(scope=scope, qnn=qnn), build(4, 5, scope=scope, seed=1, qnn=qnn)
+    owner, other = build(scope=scope, qnn=qnn), build(4, 5, scope=scope, seed=1, qnn=qnn)
     assert any(name.startswith("qnn.") for name in owner.state_dict())
-    assert not any(name.startswith("qnn.") for name in borrower.state_dict())
-    want = written_out(borrower, rows(4), qnn, "add", alpha=6.0, owner=owner)
-    np.testing.assert_allclose(borrower(rows(4)).detach().numpy(), want, rtol=1e-10, atol=1e-12)
-    assert not borrower.linear
-    borrower(rows(4)).sum().backward()
-    assert all(p.grad is not None for p in owner.qnn.parameters())  # type: ignore[union-attr]
+    assert not any(name.startswith("qnn.") for name in other.state_dict())
+    want = written_out(other, rows(4), qnn, "add", alpha=6.0, owner=owner)
+    np.testing.assert_allclose(other(rows(4)).detach().numpy(), want, rtol=1e-10, atol=1e-12)
+    assert not other.linear
+    other(rows(4)).sum().backward()
+    assert all(p.grad is not None for p in owner.qnn.parameters() if p.requires_grad)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("share", "circuits"), [("none", 4), ("layer", 2), ("model", 1)])
@@ -141,7 +141,7 @@ def test_scope_of_sharing_in_a_model(share: str, circuits: int) -> None:
     adapted = peft.get_peft_model(model, config)
     assert len([name for name in adapted.state_dict() if name.endswith("qnn.angles")]) == circuits
     deltas = [module for module in adapted.modules() if isinstance(module, QTHA)]
-    used = {id(delta._borrowed[0] if delta._borrowed else delta.qnn) for delta in deltas}
+    used = {id(delta.shared[0] if delta.shared else delta.qnn) for delta in deltas}
     assert (len(deltas), len(used)) == (4, circuits)
 
 
@@ -197,7 +197,7 @@ def test_inner_parameters_is_what_is_there(qnn: str) -> None:
             continue
         settings = {"r": r, "n_layers": n_layers, "fusion": fusion, "classical_path": classical, "qnn": qnn}
         delta = build(tensor=False, **settings)
-        inner = sum(p.numel() for name, p in delta.named_parameters() if not name.startswith("mlp_"))
+        inner = sum(p.numel() for name, p in delta.named_parameters() if p.requires_grad and not name.startswith("mlp_"))
         assert QTHAConfig(**{**SMALL, **settings}).inner_parameters() == inner, settings
 
 
@@ -215,11 +215,12 @@ def test_auto_sizes_keep_the_budget(r: int, auto: dict[str, str]) -> None:
             except AdapterError:
                 continue
             fitted += 1
-            assert sum(p.numel() for p in delta.parameters()) <= allowed
+            assert sum(p.numel() for p in delta.parameters() if p.requires_grad) <= allowed
             if auto == {"bond_dim": "auto"} and delta.tt_a is not None and delta.tt_a.cores[0].shape[1] < 64:
                 wider = {**settings, "bond_dim": delta.tt_a.cores[0].shape[1] + 1}
                 with torch.device("meta"):
-                    assert sum(p.numel() for p in QTHA(d_in, d_out, QTHAConfig(**wider), {}).parameters()) > allowed
+                    larger = QTHA(d_in, d_out, QTHAConfig(**wider), {})
+                assert sum(p.numel() for p in larger.parameters() if p.requires_grad) > allowed
     assert fitted >= 5
 
 

@@ -13,12 +13,12 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import qpeft
+from qpeft.adapters.inspection import count_parameters
 from qpeft.adapters.methods.quanta import QuanTA, QuanTAConfig, choose_axes, parameter_count
-from qpeft.adapters.peft import count_parameters
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
+from tests.adapters.compare_controls import assert_differ_in_one_part
 from tests.adapters.derivatives import gradcheck
-from tests.adapters.twins import assert_twins
 
 DOUBLE = torch.float64
 AXES = [3, 2, 4]
@@ -144,9 +144,9 @@ def test_a_small_change_is_not_lost_between_two_large_numbers() -> None:
 
 
 def test_the_control_differs_in_the_wiring_alone() -> None:
-    method, twin = assert_twins(build, {}, {"wiring": "blocks"})
-    for mine, other in zip(method.buffers(), twin.buffers(), strict=True):
-        assert torch.equal(mine, other)
+    method, other = assert_differ_in_one_part(build, {}, {"wiring": "blocks"})
+    for mine, of_control in zip(method.buffers(), other.buffers(), strict=True):
+        assert torch.equal(mine, of_control)
 
 
 def test_dropout_acts_on_the_input_in_training_alone() -> None:

@@ -18,8 +18,8 @@ from qpeft.circuits.ansatz import simplified_two_design
 from qpeft.circuits.simulator.statevector import columns
 from qpeft.errors import AdapterError, CircuitError
 from qpeft.testing import SLOW, check_adapter
+from tests.adapters.compare_controls import assert_differ_in_one_part
 from tests.adapters.derivatives import gradcheck
-from tests.adapters.twins import assert_twins
 
 DOUBLE = torch.float64
 PARAMETRISATIONS = ("pauli", "taylor", "cayley")
@@ -30,7 +30,7 @@ def build(d_in: int = 11, d_out: int = 6, **settings: Any) -> QuantumPEFT:
 
 
 def trainable(delta: torch.nn.Module) -> int:
-    return sum(p.numel() for p in delta.parameters())
+    return sum(p.numel() for p in delta.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
@@ -131,26 +131,26 @@ def test_starts_at_zero_delta(parametrisation: str) -> None:
 
 
 def test_the_circuits_control_lacks_its_entangling_gates_alone() -> None:
-    method, twin = assert_twins(partial(build, 8, 16, n_layers=2), {}, {"entangling": False})
+    method, other = assert_differ_in_one_part(partial(build, 8, 16, n_layers=2), {}, {"entangling": False})
 
     def rotation(angle: Tensor) -> np.ndarray:
         c, s = math.cos(angle.item() / 2), math.sin(angle.item() / 2)
         return np.array([[c, -s], [s, c]])
 
-    circuits = [delta.v.state.circuit for delta in (method, twin)]  # type: ignore[union-attr]
+    circuits = [delta.v.state.circuit for delta in (method, other)]  # type: ignore[union-attr]
     assert [op for op in circuits[0].ops if op.gate != "cz"] == list(circuits[1].ops)
-    angles = twin.v.state.angles.detach()  # type: ignore[union-attr]
+    angles = other.v.state.angles.detach()  # type: ignore[union-attr]
     totals = [sum(angles[op.angle.index] for op in circuits[1].ops if op.qubits == (q,)) for q in range(3)]
     want = np.kron(np.kron(rotation(totals[0]), rotation(totals[1])), rotation(totals[2]))
-    np.testing.assert_allclose(twin.v().detach().numpy(), want[:, :3], atol=1e-12)  # type: ignore[operator]
+    np.testing.assert_allclose(other.v().detach().numpy(), want[:, :3], atol=1e-12)  # type: ignore[operator]
 
 
 def test_the_control_of_the_series_is_its_first_order() -> None:
-    method, twin = assert_twins(build, {"parametrisation": "taylor"}, {"order": 1})
-    entries = twin.u.entries.detach()  # type: ignore[union-attr]
+    method, other = assert_differ_in_one_part(build, {"parametrisation": "taylor"}, {"order": 1})
+    entries = other.u.entries.detach()  # type: ignore[union-attr]
     b = torch.zeros(6, 6, dtype=DOUBLE)
     b[tuple(torch.tril_indices(6, 3, -1))] = entries
-    torch.testing.assert_close(twin.u(), (torch.eye(6, dtype=DOUBLE) + b - b.T)[:, :3])  # type: ignore[operator]
+    torch.testing.assert_close(other.u(), (torch.eye(6, dtype=DOUBLE) + b - b.T)[:, :3])  # type: ignore[operator]
     assert isinstance(method, QuantumPEFT)
 
 

@@ -17,10 +17,10 @@ from qpeft.adapters.layers.orthogonal import givens, givens_schedule
 from qpeft.adapters.methods.quic import QuIC, QuICConfig, largest_rotation
 from qpeft.errors import AdapterError
 from qpeft.testing import SLOW, check_adapter
-from tests.adapters.twins import assert_twins
+from tests.adapters.compare_controls import assert_differ_in_one_part
 
 DOUBLE = torch.float64
-SIZES = [(896, 128), (192, 576), (31, 17), (5, 257), (3, 2), (2, 3), (1, 6)]  # a single output cannot be turned
+SIZES = [(896, 128), (192, 576), (31, 17), (5, 257), (3, 2), (2, 3), (1, 6)]  # a single output has no rotation
 
 
 def build(d_in: int = 3, d_out: int = 23, **settings: Any) -> QuIC:
@@ -63,7 +63,7 @@ def test_contract_compiled() -> None:
 def test_minors_written_out(d_out: int, n_blocks: int, max_order: int, n: int, rotation: str, share: bool) -> None:
     delta = build(3, d_out, n_blocks=n_blocks, max_order=max_order, rotation=rotation, block_share=share)
     assert delta.n == n
-    rotations = delta.turn().detach().numpy() + np.eye(n)
+    rotations = delta.rotation_minus_identity().detach().numpy() + np.eye(n)
     blocks = [[compound(a, k) for k in range(1, min(max_order, n - 1) + 1)] for a in rotations]
     want = direct_sum(d_out, blocks, delta.block)
     np.testing.assert_allclose(delta.weight().detach().numpy() + np.eye(d_out), want, atol=1e-12)
@@ -99,7 +99,7 @@ def test_angles_are_those_of_a_circuit_that_keeps_the_number_of_ones() -> None:
 def test_order_one_is_a_rotation_in_blocks() -> None:
     delta = build(3, 12, n_blocks=3, max_order=1)
     blocks = delta.weight() + torch.eye(12, dtype=DOUBLE)
-    torch.testing.assert_close(blocks, torch.block_diag(*(delta.turn() + torch.eye(4, dtype=DOUBLE))))
+    torch.testing.assert_close(blocks, torch.block_diag(*(delta.rotation_minus_identity() + torch.eye(4, dtype=DOUBLE))))
 
 
 @pytest.mark.parametrize("rotation", ["givens", "cayley"])
@@ -111,13 +111,13 @@ def test_starts_at_the_identity(max_order: int, rotation: str) -> None:
 
 
 def test_the_control_differs_in_the_compounds_alone() -> None:
-    method, twin = assert_twins(partial(build, 3, 20, n_blocks=1), {}, {"structure": "tied"})
-    assert isinstance(twin, QuIC)
-    n = twin.n
-    a = twin.turn()[0].detach().numpy() + np.eye(n)
+    method, other = assert_differ_in_one_part(partial(build, 3, 20, n_blocks=1), {}, {"structure": "tied"})
+    assert isinstance(other, QuIC)
+    n = other.n
+    a = other.rotation_minus_identity()[0].detach().numpy() + np.eye(n)
     want = direct_sum(20, [[a] * (1 + math.comb(n, 2) // n)], 20)
-    np.testing.assert_allclose(twin.weight().detach().numpy() + np.eye(20), want, atol=1e-12)
-    torch.testing.assert_close(method.weight()[:n], twin.weight()[:n])  # order one is common to both
+    np.testing.assert_allclose(other.weight().detach().numpy() + np.eye(20), want, atol=1e-12)
+    torch.testing.assert_close(method.weight()[:n], other.weight()[:n])  # order one is common to both
 
 
 def test_gradients() -> None:

@@ -114,7 +114,7 @@ def test_the_cheapest_order_is_taken() -> None:
     costs = [cost for cost, _ in orders(shapes, 0, 3, 4)]
     assert costs == [4 * (2 * 3 * 5 * 7 + 5 * 3 * 7 * 11), 4 * (2 * 7 * 3 * 11 + 11 * 2 * 3 * 5)] * 2
     wide = ((4, 8, 1, 8), (4, 8, 8, 8), (4, 8, 8, 6), (4, 1, 8, 4))
-    assert [len(turn.group) for turn in TensorTrain(1536, 256, 8)._orders[0].turns] == [2, 2]
+    assert [len(turn.group) for turn in TensorTrain(1536, 256, 8)._orders[0].steps] == [2, 2]
     assert orders(wide, 0, 3, 8)[3][0] == 2**13 * 8 + 4 * 64 * 6 * 16 + 8 * (16 * 16 * 8 * 24 + 16 * 8 * 24 * 64)
 
 

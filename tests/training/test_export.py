@@ -22,7 +22,7 @@ from qpeft.export.distill import distance
 from qpeft.export.gguf import ARCHITECTURES, gguf_names, interleaved
 from qpeft.export.models import open_run
 from qpeft.export.run import Options, export
-from qpeft.testing.tools import stir
+from qpeft.testing.tools import randomize
 from qpeft.training.model.loading import load_model
 from qpeft.training.recipe.adapter_section import build_adapter_config
 from qpeft.training.recipe.config import load_recipe
@@ -83,7 +83,7 @@ def make_run(recipe: Path, tmp_path: Path) -> MakeRun:
                 model.add_adapter(name, build_adapter_config(config.adapter or {}))
             model.set_adapter(name)
             for _ in range(max(1, round(noise / 0.1))):
-                stir(model, seed=seed)
+                randomize(model, seed=seed)
         model.save_pretrained(folder / "adapter")
         return folder
 

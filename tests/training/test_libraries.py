@@ -64,7 +64,7 @@ def test_the_demo_keeps_within_its_budget() -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from qpeft.adapters.peft import count_parameters
+    from qpeft.adapters.inspection import count_parameters
     from qpeft.training.recipe.adapter_section import build_adapter_config
 
     shape = LlamaConfig(

@@ -1,15 +1,16 @@
-"""Classical controls: what stands where the circuit stands, so that the circuit's share of a result can be told.
+"""What may stand in a circuit's place: the circuit, or a classical control that shows the circuit's share of a result.
 
-No result of a quantum adapter means anything without these beside it (arXiv 2403.07059, 2504.05336).
+A result of a quantum adapter means little without its controls (arXiv 2403.07059, 2504.05336). All are made from the circuit:
 
-    circuit     the quantum circuit itself
+    circuit     the circuit
     none        nothing: the path is left out
-    cos         cos(u), what the circuit is with one layer, all angles zero and no training
-    mlp2..mlp4  a multilayer perceptron of 2, 3 or 4 square layers with SiLU between them
-    product     the same circuit with its entangling gates removed
-    frozen      the same circuit at its random initial angles, not trained
+    cos         cos(u): QTHA's circuit with one layer and all angles zero; for circuits with as many outputs as inputs
+    mlp         a perceptron of two layers with SiLU, its width such that it has as many parameters as the circuit has angles
+    mlp2..mlp4  a perceptron of 2, 3 or 4 layers with SiLU, as wide as the inputs
+    product     the circuit without its gates on several qubits
+    frozen      the circuit at its random initial angles, not trained
 
-`stored` is no control: it is the circuit as it was measured (stored_lattice.py), made by `qpeft export --to lattice`.
+`stored` is no control. It is the circuit as it was measured, a grid of values (layers/stored_grid.py), which `qpeft export` makes.
 """
 
 from __future__ import annotations
@@ -17,20 +18,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from qpeft.adapters.layers.stored_grid import StoredGrid
 from qpeft.adapters.quantum_layer import QuantumLayer
-from qpeft.circuits import ansatz
-from qpeft.circuits.ir import Observable
+from qpeft.circuits.ir import Circuit, Observable, Op
 from qpeft.errors import AdapterError
 
-QNN_KINDS = ("circuit", "none", "cos", "mlp2", "mlp3", "mlp4", "product", "frozen")
 MEASURED = ("circuit", "product", "frozen")  # the kinds that are circuits
+QNN_KINDS = ("circuit", "none", "cos", "mlp", "mlp2", "mlp3", "mlp4", "product", "frozen")
 STORED = "stored"
-CIRCUITS = ("qtha", "hardware_efficient")  # functions of ansatz.py
 
 
 class Cosine(nn.Module):
@@ -41,13 +41,17 @@ class Cosine(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """`depth` square layers `(r, r)` without bias, SiLU between them."""
+    """Layers without bias, with SiLU between them.
 
-    def __init__(self, size: int, depth: int) -> None:
+    Args:
+        sizes: of the input, the hidden layers and the output.
+    """
+
+    def __init__(self, *sizes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for _ in range(depth):
-            layers += [Linear(size, size), nn.SiLU()]
+        for size, following in itertools.pairwise(sizes):
+            layers += [Linear(size, following), nn.SiLU()]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, u: Tensor) -> Tensor:
@@ -66,29 +70,68 @@ class Linear(nn.Linear):
         nn.init.uniform_(self.weight, -bound, bound)
 
 
-def pairs_of_z(n_qubits: int) -> tuple[Observable, ...]:
-    """`Z_j`, then `Z_j Z_k` for j < k: all read from the same shots, `n (n + 1) / 2` of them."""
+def z_and_zz(n_qubits: int) -> tuple[Observable, ...]:
+    """`Z_j`, then `Z_j Z_k` for j < k: `n (n + 1) / 2` observables, all read from the same shots."""
     pairs = itertools.combinations(range(n_qubits), 2)
-    words = [*((k,) for k in range(n_qubits)), *pairs]
-    return tuple(Observable(((1.0, tuple((k, "Z") for k in word)),)) for word in words)
+    qubits = [*((k,) for k in range(n_qubits)), *pairs]
+    return tuple(Observable(((1.0, tuple((k, "Z") for k in chosen)),)) for chosen in qubits)
 
 
-def make_qnn(
-    kind: str, n_qubits: int, n_layers: int, observables: Sequence[Observable] | None = None, *, name: str = "qtha"
-) -> nn.Module | None:
-    """The module `u (..., r) -> z (..., r)` of a kind; None for "none". `observables` are a circuit's, in the place of `Z_k`;
-    `name` is one of `CIRCUITS`, of which "product" knows the first alone.
+def unentangled(circuit: Circuit) -> Circuit:
+    """The circuit without its gates on several qubits, and without the angles that only those gates had.
+
+    The other angles keep their order. Inputs stay, also those that no gate takes any more.
     """
+    ops = [op for op in circuit.ops if len(op.qubits) == 1]
+    found = {op.angle.index for op in ops if op.angle is not None and op.angle.index is not None}
+    inputs, used = range(circuit.n_inputs), sorted(found - {*range(circuit.n_inputs)})
+    place = {**{k: k for k in inputs}, **{old: circuit.n_inputs + new for new, old in enumerate(used)}}
+
+    def moved(op: Op) -> Op:
+        if op.angle is None or op.angle.index is None:
+            return op
+        return replace(op, angle=replace(op.angle, index=place[op.angle.index]))
+
+    return Circuit(circuit.n_qubits, tuple(map(moved, ops)), circuit.n_inputs, circuit.n_inputs + len(used))
+
+
+def n_outputs(circuit: Circuit, observables: Sequence[Observable] | None) -> int:
+    """Values that a circuit gives for a sample: one for each observable, by default one for each qubit."""
+    return circuit.n_qubits if observables is None else len(observables)
+
+
+def make_qnn(kind: str, circuit: Circuit, observables: Sequence[Observable] | None = None) -> nn.Module | None:
+    """The module `u (..., n_inputs) -> z (..., n_outputs)` of a kind.
+
+    Args:
+        kind: one of `QNN_KINDS`, or `STORED`.
+        circuit: what the kind stands for.
+        observables: the circuit's outputs; default `<Z_k>` of every qubit k.
+
+    Returns:
+        None for "none".
+
+    Raises:
+        AdapterError: no such kind, or "cos" for a circuit with other numbers of inputs and outputs.
+    """
+    inputs, outputs = circuit.n_inputs, n_outputs(circuit, observables)
     if kind == "none":
         return None
     if kind == "cos":
+        if inputs != outputs:
+            raise AdapterError(
+                "cos(u) has as many values as inputs",
+                value=f"a circuit with {inputs} inputs and {outputs} outputs",
+                hint="another control: mlp, product, frozen or none",
+            )
         return Cosine()
+    if kind == "mlp":
+        return Perceptron(inputs, max(1, round(circuit.n_angles / (inputs + outputs))), outputs)
     if kind in ("mlp2", "mlp3", "mlp4"):
-        return Perceptron(n_qubits, int(kind[-1]))
+        return Perceptron(*[inputs] * int(kind[-1]), outputs)
     if kind in MEASURED:
-        without = {"entangling": False} if kind == "product" else {}
-        circuit = getattr(ansatz, name)(n_qubits, n_layers, **without)
-        return QuantumLayer(circuit, frozen=kind == "frozen", observables=observables)
+        chosen = unentangled(circuit) if kind == "product" else circuit
+        return QuantumLayer(chosen, frozen=kind == "frozen", observables=observables)
     if kind == STORED:
-        return StoredGrid(getattr(ansatz, name)(n_qubits, n_layers))
+        return StoredGrid(circuit, outputs)
     raise AdapterError("unknown qnn", value=kind, bound=", ".join(QNN_KINDS))

@@ -1,4 +1,4 @@
-"""Adapters whose start looks at training data: the gradient of the loss in each adapted layer's weight, before the first step."""
+"""Initialisation from training data: the gradient of the loss in each adapted layer's weight, before the first step."""
 
 from __future__ import annotations
 
@@ -8,36 +8,41 @@ from typing import Any
 from torch import Tensor, nn
 
 from qpeft.adapters.base import Delta
-from qpeft.adapters.peft import DeltaLayer
+from qpeft.adapters.peft.layer import DeltaLayer
 from qpeft.errors import AdapterError
 
 
 def gradient_batches(model: nn.Module, adapter: str = "default") -> int:
-    """How many batches the adapter's method wants to look at before training; 0 for most."""
+    """How many batches the adapter's method needs before training; 0 for most methods."""
     config: Any = getattr(model, "peft_config", {}).get(adapter)
     wanted = getattr(config, "gradient_batches", None)
     return int(wanted()) if wanted is not None else 0
 
 
-def start_from_gradients(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], adapter: str = "default") -> None:
-    """Give each delta the mean gradient `dL / dW0 (d_out, d_in)` of the model's loss over `batches`.
+def init_from_gradients(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], adapter: str = "default") -> None:
+    """Initialise each delta with the mean gradient `dL / dW0 (d_out, d_in)` of the model's loss over `batches`.
 
-    Call it once, after `get_peft_model` and before training, while the adapter is still a no-op. Gradients come from what enters
-    a layer and the gradient of what leaves it, `sum over tokens of dL/dy x^T`, so that the base weights may be of any kind, and
-    nothing but one matrix a layer is kept.
+    Call it once, after `get_peft_model` and before training, while the adapter is still a no-op. Gradients are
+    `sum over tokens of dL/dy x^T`, from the inputs of a layer and the gradient of its outputs. So base weights may be quantised,
+    and one matrix per layer is held.
 
-    Raises AdapterError when no batch reaches a layer.
+    Args:
+        model: a PEFT model.
+        batches: keyword arguments of the model, labels included.
+        adapter: the adapter's name.
+
+    Raises:
+        AdapterError: no batch reaches a layer.
     """
     wanting: dict[DeltaLayer, Delta] = {}
     for layer in model.modules():
         if isinstance(layer, DeltaLayer) and adapter in layer.deltas:
-            delta = layer.deltas[adapter]
-            assert isinstance(delta, Delta)
-            if type(delta).start_from_gradient is not Delta.start_from_gradient:
+            delta = layer.delta(adapter)
+            if type(delta).init_from_gradient is not Delta.init_from_gradient:
                 wanting[layer] = delta
     found: dict[nn.Module, Tensor] = {}
 
-    def watch(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+    def observe(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         x = arguments[0].detach()
 
         def gather(gradient: Tensor) -> None:
@@ -48,7 +53,7 @@ def start_from_gradients(model: nn.Module, batches: Iterable[Mapping[str, Tensor
         if output.requires_grad:  # it does not in the first of the two passes of gradient checkpointing
             output.register_hook(gather)  # type: ignore[no-untyped-call]
 
-    handles = [layer.register_forward_hook(watch) for layer in wanting]
+    handles = [layer.register_forward_hook(observe) for layer in wanting]
     count = 0
     try:
         for batch in batches:
@@ -61,4 +66,4 @@ def start_from_gradients(model: nn.Module, batches: Iterable[Mapping[str, Tensor
     for layer, delta in wanting.items():
         if layer not in found:
             raise AdapterError("no gradient reached a layer", value=repr(layer), hint="at least one batch, with labels")
-        delta.start_from_gradient(found[layer] / count)
+        delta.init_from_gradient(found[layer] / count)

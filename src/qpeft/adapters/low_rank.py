@@ -1,4 +1,4 @@
-"""Low-rank matrices that stand for what an adapter does to a layer: exactly, by singular values, or fitted to its outputs."""
+"""Low-rank matrices that replace a layer's adapter: exact, by singular value decomposition, or fitted to its outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from qpeft.adapters.peft import DeltaLayer
+from qpeft.adapters.peft.layer import DeltaLayer
 from qpeft.errors import AdapterError, MergeError
 
 Way = Literal["exact", "svd", "fitted"]
@@ -18,8 +18,12 @@ Way = Literal["exact", "svd", "fitted"]
 class LowRank:
     """`up (d_out, k)` times `down (k, d_in)`, plus `bias (d_out)` if any, in place of a layer's adapter; float32.
 
-    `relative_error` is `|delta - up down|_F / |delta|_F` for "exact" and "svd", and the same of the delta's outputs on the
-    calibration inputs for "fitted".
+    Attributes:
+        up, down: the factors.
+        way: how they were found.
+        relative_error: `|delta - up down|_F / |delta|_F` for "exact" and "svd", and the same of the delta's outputs on the
+            calibration inputs for "fitted".
+        bias: a constant, where one was fitted.
     """
 
     up: Tensor
@@ -35,7 +39,7 @@ class LowRank:
 
 @torch.no_grad()
 def exact(layer: Any, adapter: str) -> LowRank | None:
-    """The factors of a delta that is of low rank by construction, also beside a base weight it multiplies; None for others.
+    """The factors of a delta that is of low rank by construction; None for others.
 
     `layer` is an adapted layer of qpeft's, or one of PEFT's plain LoRA.
     """
@@ -46,9 +50,9 @@ def exact(layer: Any, adapter: str) -> LowRank | None:
     if factors is None:
         return None
     up, down = (factor.detach() for factor in factors)
-    if delta.place != "beside":
+    if delta.position != "parallel":
         base = _base_weight(layer).to(up)
-        up, down = (base @ up, down) if delta.place == "before" else (up, down @ base)
+        up, down = (base @ up, down) if delta.position == "input" else (up, down @ base)
     return LowRank(up.float(), down.float(), "exact", 0.0)
 
 
@@ -61,7 +65,7 @@ def delta_weight(layer: Any, adapter: str) -> Tensor | None:
     if isinstance(layer, DeltaLayer):
         if not _delta(layer, adapter).linear:
             return None
-        if _delta(layer, adapter).place != "beside":
+        if _delta(layer, adapter).position != "parallel":
             _base_weight(layer)  # refuses a quantised one
     elif not layer.supports_lora_conversion(adapter) or not hasattr(layer, "get_delta_weight"):
         return None
@@ -149,10 +153,10 @@ def added(layer: Any, adapter: str, x: Tensor) -> Tensor:
         return change
     delta = _delta(layer, adapter)
     x = x.to(delta.dtype)
-    if delta.place == "beside":
+    if delta.position == "parallel":
         return delta(x)  # type: ignore[no-any-return]
     base = _base_weight(layer).to(delta.dtype)
-    if delta.place == "before":
+    if delta.position == "input":
         return torch.nn.functional.linear(delta(x), base)
     return delta(torch.nn.functional.linear(x, base))  # type: ignore[no-any-return]
 
@@ -167,7 +171,7 @@ def _delta(layer: DeltaLayer, adapter: str) -> Any:
         raise MergeError("the adapter is merged into the base weights", hint="unmerge_adapter() before the export")
     if adapter not in layer.deltas:
         raise AdapterError("the layer has no such adapter", value=adapter, bound=", ".join(layer.deltas))
-    return layer.deltas[adapter]
+    return layer.delta(adapter)
 
 
 def _base_weight(layer: DeltaLayer) -> Tensor:

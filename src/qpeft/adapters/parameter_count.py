@@ -1,4 +1,4 @@
-"""How many parameters a method trains on given layers, and which of its settings meets a budget. Nothing is allocated."""
+"""How many parameters a method trains on given layers, and which of its settings meet a budget. Nothing is allocated."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from qpeft.adapters.registry import Method
 from qpeft.errors import AdapterError
 
 Layer = tuple[str, int, int]  # a module's path in the model, d_in, d_out
+Built = tuple[int, int, int]  # d_in, d_out, rank (0 for methods without one)
 
 
 def lora_count(layers: Iterable[Layer], rank: int) -> int:
@@ -24,22 +25,27 @@ def lora_count(layers: Iterable[Layer], rank: int) -> int:
 
 def trainable_count(method: Method, config: AdapterConfig, layers: Sequence[Layer]) -> int:
     """Trainable parameters of a method on layers. Each group of layers that share state is built once for each set of shapes."""
-    groups: dict[tuple[str, bool], list[tuple[int, int]]] = {}
+    groups: dict[tuple[str, bool], list[Built]] = {}
+    configs: dict[int, AdapterConfig] = {}
     for key, d_in, d_out in layers:
+        own = config.for_module(key)  # another rank, where a pattern gives one
+        rank = getattr(own, "r", 0)
+        configs.setdefault(rank, own)
         scope = scope_key(config.sharing_scope(), key)
-        groups.setdefault((key, False) if scope is None else (scope, True), []).append((d_in, d_out))
-    return sum(times * _group_count(method, config, shapes) for shapes, times in Counter(map(tuple, groups.values())).items())
+        groups.setdefault((key, False) if scope is None else (scope, True), []).append((d_in, d_out, rank))
+    return sum(times * _group_count(method, configs, shapes) for shapes, times in Counter(map(tuple, groups.values())).items())
 
 
-def _group_count(method: Method, config: AdapterConfig, shapes: Sequence[tuple[int, int]]) -> int:
-    """Of layers that share a scope. The first of a shape may own what the second borrows; the others are as the second."""
+def _group_count(method: Method, configs: Mapping[int, AdapterConfig], shapes: Sequence[Built]) -> int:
+    """Of layers that share a scope. The first of a shape may own what the second uses; the others are as the second."""
     scope: dict[str, nn.Module] = {}
-    counted: dict[tuple[int, int], list[int]] = {}
+    counted: dict[Built, list[int]] = {}
     for shape in shapes:
         known = counted.setdefault(shape, [])
         if len(known) < 2:
+            d_in, d_out, rank = shape
             with torch.device("meta"):
-                delta = method.delta(*shape, config, scope)
+                delta = method.delta(d_in, d_out, configs[rank], scope)
             known.append(sum(p.numel() for p in delta.parameters() if p.requires_grad))
         else:
             known.append(known[1])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from qpeft.adapters.base import freeze
 from qpeft.circuits.executor import Executor, Expectations
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator import statevector
@@ -17,20 +18,26 @@ from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.circuits.simulator.torch_engine.compiler import compile_circuit
 from qpeft.errors import AdapterError
 
-MEASURED_QUBITS = 10  # probabilities of a register are measured through 2^n words of Z
+MEASURED_QUBITS = 10  # probabilities of a register are measured through 2^n Pauli strings of Z
 
 
 class CircuitLayer(nn.Module):
-    """A circuit and its angles, which start uniform in (-pi, pi). With `frozen` they are a buffer: saved, never trained."""
+    """A circuit and its angles `(n_angles,)`, in radians, which start uniform in (-pi, pi).
+
+    Args:
+        circuit: what runs.
+        frozen: the angles are saved and never trained.
+    """
+
+    angles: nn.Parameter
 
     def __init__(self, circuit: Circuit, *, frozen: bool = False) -> None:
         super().__init__()
         self.circuit, self.compiled = circuit, compile_circuit(circuit)
-        angles = torch.empty(circuit.n_angles)
         if frozen:
-            self.register_buffer("angles", angles)
+            freeze(self, "angles", torch.empty(circuit.n_angles))
         else:
-            self.angles = nn.Parameter(angles)
+            self.angles = nn.Parameter(torch.empty(circuit.n_angles))
         self.set_executor(Simulator())
         self.initialise()
 
@@ -40,6 +47,7 @@ class CircuitLayer(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
+        """Draw the angles uniform in (-pi, pi)."""
         self.angles.uniform_(-math.pi, math.pi)
 
     def extra_repr(self) -> str:
@@ -47,15 +55,24 @@ class CircuitLayer(nn.Module):
 
 
 class QuantumLayer(CircuitLayer):
-    """`z = <Z_k>(u; angles)`: inputs `(..., n_inputs)` and outputs `(..., n_qubits)`, float32 (float64 for a float64 layer).
+    """Expectation values of a circuit: inputs `(..., n_inputs)` in radians, outputs `(..., n_observables)`.
 
-    `observables` are measured in the place of `Z_k`. The circuit runs on an exact simulator until `set_executor` gives it another
-    place.
+    Outputs are float32, or float64 for a float64 layer. The circuit runs on the exact simulator until `set_executor`.
+
+    Args:
+        circuit: with inputs.
+        frozen: the angles are saved and never trained.
+        observables: what is measured; default `<Z_k>` of every qubit k.
     """
 
     def __init__(self, circuit: Circuit, *, frozen: bool = False, observables: Sequence[Observable] | None = None) -> None:
         self.observables = None if observables is None else tuple(observables)
         super().__init__(circuit, frozen=frozen)
+
+    @property
+    def n_outputs(self) -> int:
+        """Values that `forward` returns for a sample."""
+        return self.circuit.n_qubits if self.observables is None else len(self.observables)
 
     def set_executor(self, executor: Executor) -> None:
         self.run = executor.compile(self.circuit, self.observables)
@@ -67,7 +84,12 @@ class QuantumLayer(CircuitLayer):
 class StateLayer(CircuitLayer):
     """The first k columns of a circuit without inputs: real and imaginary parts, `(2^n, k)` each, float32 or float64.
 
-    Signs and phases of amplitudes cannot be measured, so this one stays on the exact simulator.
+    No measurement gives the signs and phases of amplitudes, so this layer needs an executor that has the state.
+
+    Args:
+        circuit: without inputs.
+        k: columns, 1 to `2^n`.
+        frozen: the angles are saved and never trained.
     """
 
     def __init__(self, circuit: Circuit, k: int = 1, *, frozen: bool = False) -> None:
@@ -75,7 +97,8 @@ class StateLayer(CircuitLayer):
         self.k = k
 
     def set_executor(self, executor: Executor) -> None:
-        if not isinstance(executor, Simulator):
+        """Raises AdapterError for an executor that only measures."""
+        if not executor.has_state:
             raise AdapterError(
                 "this method reads amplitudes, which no measurement gives",
                 value=type(executor).__name__,
@@ -89,19 +112,20 @@ class StateLayer(CircuitLayer):
 class ProbabilityLayer(CircuitLayer):
     """`p_b = |<b|psi>|^2` of a circuit without inputs, `(2^n,)`, qubit 0 the most significant bit of b.
 
-    Exact on the simulator. Any other executor measures the words of Z, whose expectation values are the probabilities'
-    Walsh-Hadamard transform: `<Z^s> = sum_b (-1)^(s.b) p_b`. Noise may leave a probability slightly negative.
+    An executor that has the state gives them exactly. Any other measures the Pauli strings of Z, whose expectation values are the
+    probabilities' Walsh-Hadamard transform: `<Z^s> = sum_b (-1)^(s.b) p_b`. Noise may leave a probability slightly negative.
     """
 
     def set_executor(self, executor: Executor) -> None:
+        """Raises AdapterError for more than `MEASURED_QUBITS` qubits on an executor that only measures."""
         self.run: Expectations | None = None
-        if isinstance(executor, Simulator):
+        if executor.has_state:
             return
         n = self.circuit.n_qubits
         if n > MEASURED_QUBITS:
             raise AdapterError("too many probabilities to measure", value=f"{n} qubits", bound=f"{MEASURED_QUBITS} qubits")
-        words = ("".join(word) for word in itertools.product("IZ", repeat=n))
-        self.run = executor.compile(self.circuit, [Observable.pauli(word) for word in words])
+        strings = ("".join(letters) for letters in itertools.product("IZ", repeat=n))
+        self.run = executor.compile(self.circuit, [Observable.pauli(string) for string in strings])
 
     def forward(self) -> Tensor:
         if self.run is None:

@@ -40,7 +40,7 @@ class Method:
         kind: "circuit" runs a quantum circuit on every input; "generator" runs one without input, whose outcome makes the
             weights; "inspired" borrows the algebra and runs no circuit.
         runs_on: where the quantum part can run: "simulator", "chip"; empty for inspired methods.
-        controls: classical twins by name, each as the settings that put it in the quantum part's place.
+        controls: classical controls by name, each as the settings that put it in the quantum part's place.
     """
 
     name: str
@@ -69,7 +69,7 @@ _OURS = (
         QCoreConfig,
         QCore,
         "ours",
-        "one side of a layer, or a small core, beside frozen frames, with a circuit",
+        "one-sided LoRA, or a core between frozen frames, with a circuit",
         kind="circuit",
         runs_on=("simulator", "chip"),
         controls={kind: {"qnn": kind} for kind in QNN_KINDS if kind != "circuit"},
@@ -127,7 +127,7 @@ _OURS = (
         QuICConfig,
         QuIC,
         "arXiv 2502.06916",
-        "the output turned by compounds of a small rotation",
+        "the output rotated by compounds of a small rotation",
         controls={"tied": {"structure": "tied"}},
     ),
     Method(
@@ -135,7 +135,7 @@ _OURS = (
         CayleyConfig,
         CayleyUnitary,
         "arXiv 2605.05914",
-        "the input turned by small unitary blocks",
+        "the input rotated by small unitary blocks",
         controls={"linear": {"transform": "linear"}},
     ),
 )

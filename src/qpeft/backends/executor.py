@@ -49,6 +49,8 @@ class BackendExecutor:
         progress: show a bar for long runs.
     """
 
+    has_state = False
+
     def __init__(
         self,
         backend: Backend,

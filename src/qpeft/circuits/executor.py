@@ -18,7 +18,12 @@ Expectations: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 @runtime_checkable
 class Executor(Protocol):
-    """Runs circuits. Adapters know this method and nothing else of a simulator, an emulator or a chip."""
+    """Runs circuits. Adapters know these members and nothing else of a simulator, an emulator or a chip."""
+
+    @property
+    def has_state(self) -> bool:
+        """Whether circuits run on an exact state vector, so that a layer may read amplitudes (circuits/simulator)."""
+        ...
 
     def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
         """Prepare a circuit once, to be run many times.

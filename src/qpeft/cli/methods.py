@@ -112,7 +112,7 @@ def params(
     LoRA's count at equal rank is printed next to it. The model's weights are not loaded.
     With --budget: find the settings of each method, or of one, that meet a share of LoRA's parameters.
     """
-    from qpeft.adapters.peft import count_parameters
+    from qpeft.adapters.inspection import count_parameters
     from qpeft.training.recipe.adapter_section import build_adapter_config
     from qpeft.training.recipe.yaml_source import read_settings
 
@@ -227,6 +227,6 @@ def _empty(model: str) -> Any:
 
 
 def _layers(model: str, target_modules: str | None) -> list[tuple[str, int, int]]:
-    from qpeft.adapters.peft import target_layers
+    from qpeft.adapters.inspection import target_layers
 
     return target_layers(_empty(model), _names(target_modules) if target_modules else None)

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 class Counting:
     """The exact simulator, counting what `executor` would have run instead: `cost`, equal rows of a call once."""
 
+    has_state = False
+
     def __init__(self, executor: BackendExecutor) -> None:
         self.executor, self.cost = executor, Cost()
 

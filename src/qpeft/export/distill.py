@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from qpeft.adapters.low_rank import LowRank, Moments, added, fitted
-from qpeft.adapters.peft import layer_shape
+from qpeft.adapters.peft.layer import layer_shape
 from qpeft.training.data.tokenization import collator
 from qpeft.training.model.held_out_loss import Rows
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.adapters.low_rank import LowRank, delta_weight, exact, truncated
-from qpeft.adapters.peft import DeltaLayer, layer_shape
+from qpeft.adapters.peft.layer import DeltaLayer, layer_shape
 from qpeft.errors import AdapterError, MergeError, RunError
 from qpeft.export.distill import distance, fit_layers, train_towards
 from qpeft.export.gguf import gguf_names, write_gguf_lora

@@ -41,8 +41,6 @@ def export_surrogate(run: AdaptedRun, scratch: Path, folder: Path, backend: str,
             value=str(run.settings.peft_type.value),
             hint="--to lora: the weights of a generator run anywhere",
         )
-    if any(layer.observables is not None for layer in layers.values()):
-        raise AdapterError("a stored lattice holds <Z_k> alone", value="pairs=True", hint="an adapter trained with pairs=False")
     where = open_backend(backend, folder)
     try:
         ledger = Ledger()
@@ -51,6 +49,8 @@ def export_surrogate(run: AdaptedRun, scratch: Path, folder: Path, backend: str,
     finally:
         where.close()
     settings = copy.copy(run.settings)
+    if settings.qnn == "product":  # the grid is that of the circuit which was measured, not of the one it is a control of
+        settings.circuit, settings.n_layers = next(iter(layers.values())).circuit, type(settings)().n_layers
     settings.qnn = STORED
     student = get_peft_model(copy_sharing_weights(run.base), settings).eval()
     coefficients = {
@@ -69,7 +69,7 @@ def export_surrogate(run: AdaptedRun, scratch: Path, folder: Path, backend: str,
 def _measure(layer: QuantumLayer, executor: SurrogateExecutor, shots: int | None) -> dict[str, Any]:
     """Coefficients of a layer's circuit, and how far its lattice values are from the noiseless ones."""
     angles = layer.angles.detach().double().cpu()
-    measured, exact = (place.compile(layer.circuit) for place in (executor, SurrogateExecutor(Simulator())))
+    measured, exact = (place.compile(layer.circuit, layer.observables) for place in (executor, SurrogateExecutor(Simulator())))
     assert isinstance(measured, SurrogateFunction)
     assert isinstance(exact, SurrogateFunction)
     values = measured.values(angles)

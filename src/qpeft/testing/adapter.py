@@ -62,7 +62,7 @@ def check_adapter(
         only, skip: names of rules, keys of `RULES`. Those in `SLOW` take some ten seconds.
 
     Returns:
-        Rules that cannot be checked on this machine, each with the reason: those beside bitsandbytes, where it does not run.
+        Rules that cannot be checked on this machine, each with the reason: the quantised ones, where bitsandbytes does not run.
 
     Raises:
         AssertionError: rules that are broken, each by name, with what was off and by how much.

@@ -35,15 +35,16 @@ from qpeft.testing.tools import (
     logits,
     loss,
     quantised_llama,
+    randomize,
     same,
     snapshot,
-    stir,
     tokens,
     trainable,
 )
 
 
 def starts_as_no_op(subject: Subject) -> None:
+    """A fresh adapter leaves outputs as they are, to the bit, and on a bfloat16 base to one rounding."""
     for base in (llama(), gpt2(), llama(torch.bfloat16)):
         before = logits(base)
         rounding = torch.finfo(base.dtype).eps * before.abs().max().item() if base.dtype == torch.bfloat16 else 0.0
@@ -51,6 +52,7 @@ def starts_as_no_op(subject: Subject) -> None:
 
 
 def gradients_stay_in_the_adapter(subject: Subject) -> None:
+    """Only parameters of the adapter train, and every adapted layer has a gradient at the start."""
     model = subject.adapt(llama())
     adapter = {f"{name}.{inner}" for name, layer in layers(model).items() for inner, _ in layer.named_parameters()}
     outside = [name for name in trainable(model) if name not in adapter or ".base_layer." in name]
@@ -64,6 +66,7 @@ def gradients_stay_in_the_adapter(subject: Subject) -> None:
 
 
 def every_parameter_learns(subject: Subject) -> None:
+    """Every trainable parameter has a gradient within 6 steps, the loss falls, and the base model stays as it was."""
     for base in (llama(), gpt2()):
         before = snapshot(base)
         model = subject.adapt(base).train()
@@ -79,6 +82,7 @@ def every_parameter_learns(subject: Subject) -> None:
 
 
 def same_seed_same_adapter(subject: Subject) -> None:
+    """Equal seeds give equal adapters, different seeds different ones."""
     first, again, other = (get_peft_model_state_dict(subject.adapt(llama(), seed=seed)) for seed in (1, 1, 2))
     identical(first, again, "two adapters of one seed")
     drawn = any(tensor.any() for tensor in first.values())  # a start of zeros alone needs no seed
@@ -99,8 +103,9 @@ def _load_all_ways(folder: str, base: Callable[[], Any], want: Mapping[str, Tens
 
 
 def saves_and_loads(subject: Subject) -> None:
+    """A saved adapter loads in every way that PEFT and transformers have, to the bit, also under another name."""
     for base in (llama, gpt2):
-        model = subject.stirred(base(), adapter_name="harbour")
+        model = subject.randomized(base(), adapter_name="harbour")
         want = get_peft_model_state_dict(model, adapter_name="harbour")
         with tempfile.TemporaryDirectory() as root:
             model.save_pretrained(root)
@@ -118,15 +123,17 @@ def saves_and_loads(subject: Subject) -> None:
 
 
 def loading_keeps_precision(subject: Subject) -> None:
+    """float32 weights on a bfloat16 base are not rounded by saving and loading."""
     base = partial(llama, torch.bfloat16)
-    model = subject.stirred(base())
+    model = subject.randomized(base())
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         _load_all_ways(folder, base, get_peft_model_state_dict(model))
 
 
 def two_adapters(subject: Subject) -> None:
-    alone, model = logits(subject.stirred(llama(torch.float64))), subject.pair(llama(torch.float64))
+    """Two adapters change outputs each on its own, and both together by the sum of their deltas."""
+    alone, model = logits(subject.randomized(llama(torch.float64))), subject.pair(llama(torch.float64))
     x, outputs, parts = layer_inputs(model), {}, {}
     for name in ("default", "other"):
         activate(model, name)
@@ -143,6 +150,7 @@ def two_adapters(subject: Subject) -> None:
 
 
 def disabled_is_base(subject: Subject) -> None:
+    """With adapters disabled, outputs are those of the base model."""
     for base in (llama(), gpt2(), llama(torch.bfloat16)):
         before = logits(base)
         model = subject.pair(base)
@@ -154,6 +162,7 @@ def disabled_is_base(subject: Subject) -> None:
 
 
 def deletes(subject: Subject) -> None:
+    """A deleted adapter leaves nothing behind and the other one unchanged."""
     model = subject.pair(llama())
     activate(model, "other")
     other = logits(model)
@@ -164,6 +173,7 @@ def deletes(subject: Subject) -> None:
 
 
 def unloads(subject: Subject) -> None:
+    """`unload` gives the base model back, to the bit."""
     for base in (llama(), gpt2()):
         before, state = logits(base), snapshot(base)
         unloaded = subject.pair(base).unload()
@@ -173,6 +183,7 @@ def unloads(subject: Subject) -> None:
 
 
 def merges_when_linear(subject: Subject) -> None:
+    """A linear delta merges: merged and unmerged outputs agree, for one and for two adapters."""
     if not is_linear(subject):
         return
     for base in (llama, gpt2):
@@ -203,6 +214,7 @@ def _merge(subject: Subject, base: Any, names: list[str], what: str) -> None:
 
 
 def refuses_to_merge_otherwise(subject: Subject) -> None:
+    """A delta that is not linear refuses to merge with a MergeError and changes nothing."""
     if is_linear(subject):
         return
     model = subject.pair(llama())
@@ -220,7 +232,7 @@ def refuses_to_merge_otherwise(subject: Subject) -> None:
 
 
 def learns_beside_a_quantised_base(subject: Subject) -> None:
-    """On bitsandbytes' 8 and 4 bits. Skipped where it does not run."""
+    """An adapter on bitsandbytes' 8 and 4 bits learns, and merges or says why not. Skipped where bitsandbytes does not run."""
     for kind in QUANTISED:
         base = quantised_llama(kind)
         before, state = logits(base), snapshot(base)
@@ -249,9 +261,10 @@ def learns_beside_a_quantised_base(subject: Subject) -> None:
 
 
 def leaves_tied_embeddings_alone(subject: Subject) -> None:
+    """Tied embeddings stay tied, unchanged and unsaved."""
     base = gpt2()
     before = base.lm_head.weight.clone()
-    model = subject.stirred(base)
+    model = subject.randomized(base)
     stray = [key for key in get_peft_model_state_dict(model) if "wte" in key or "lm_head" in key]
     assert not stray, f"embeddings among the saved keys: {stray}"
     unloaded = model.unload()
@@ -260,21 +273,23 @@ def leaves_tied_embeddings_alone(subject: Subject) -> None:
 
 
 def chooses_its_dtype(subject: Subject) -> None:
+    """The adapter is float32, or float64 on a float64 base; outputs and gradients are finite."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        model, want = subject.stirred(llama(dtype)), torch.float64 if dtype == torch.float64 else torch.float32
+        model, want = subject.randomized(llama(dtype)), torch.float64 if dtype == torch.float64 else torch.float32
         wrong = {name: p.dtype for name, p in trainable(model).items() if p.dtype != want}
         assert not wrong, f"on a {dtype} base the adapter is {want}, but {wrong}"
         out, found = logits(model), gradients(model)
         assert out.dtype == dtype, f"output in {out.dtype} on a {dtype} base"
         assert out.isfinite().all(), f"output not finite on a {dtype} base"
         assert all(g.dtype == want and g.isfinite().all() for g in found.values()), f"gradients on a {dtype} base"
-    same(logits(subject.stirred(llama())), logits(subject.stirred(llama(torch.float64))), "float32 against float64", 1e-3)
+    same(logits(subject.randomized(llama())), logits(subject.randomized(llama(torch.float64))), "float32 against float64", 1e-3)
 
 
 def checkpoints_gradients(subject: Subject) -> None:
-    want = gradients(subject.stirred(llama()).train())
+    """Gradient checkpointing gives the same gradients."""
+    want = gradients(subject.randomized(llama()).train())
     for reentrant in (True, False):
-        model, runs = subject.stirred(llama()).train(), list[int]()
+        model, runs = subject.randomized(llama()).train(), list[int]()
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
         next(iter(layers(model).values())).register_forward_hook(lambda *_, runs=runs: runs.append(1))
@@ -290,7 +305,8 @@ def checkpoints_gradients(subject: Subject) -> None:
 
 
 def compiles(subject: Subject) -> None:
-    model = subject.stirred(llama(num_hidden_layers=1))
+    """`torch.compile` takes the model and a single layer, with the same outputs and gradients."""
+    model = subject.randomized(llama(num_hidden_layers=1))
     want, output = gradients(model), logits(model)
     torch.compiler.reset()
     model.zero_grad()
@@ -310,8 +326,9 @@ def compiles(subject: Subject) -> None:
 
 
 def runs_under_autocast(subject: Subject) -> None:
+    """Under bfloat16 autocast the loss is finite and gradients are float32."""
     for base in (llama(), llama(torch.bfloat16)):
-        model = subject.stirred(base)
+        model = subject.randomized(base)
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(model)
         torch.autograd.backward(value)
@@ -322,17 +339,19 @@ def runs_under_autocast(subject: Subject) -> None:
 
 
 def copies_and_pickles(subject: Subject) -> None:
+    """A deep copy and a pickle are equal and independent."""
     model = subject.pair(llama())
     before = logits(model)
-    for how, twin in (("deepcopy", copy.deepcopy(model)), ("pickle", pickle.loads(pickle.dumps(model)))):
-        identical(snapshot(twin), snapshot(model), how)
-        assert trainable(twin).keys() == trainable(model).keys(), f"{how}: other parameters train"
-        same(logits(twin), before, f"output after {how}", 1e-5)
-        differ(logits(stir(twin)), before, f"output of a changed {how}")
+    for how, copied in (("deepcopy", copy.deepcopy(model)), ("pickle", pickle.loads(pickle.dumps(model)))):
+        identical(snapshot(copied), snapshot(model), how)
+        assert trainable(copied).keys() == trainable(model).keys(), f"{how}: other parameters train"
+        same(logits(copied), before, f"output after {how}", 1e-5)
+        differ(logits(randomize(copied)), before, f"output of a changed {how}")
         same(logits(model), before, f"output of the original after changing its {how}")
 
 
 def takes_any_size_and_shape(subject: Subject) -> None:
+    """Layers of any size, nn.Linear and Conv1D, take inputs of any shape, an empty batch included."""
     for d_in, d_out in subject.sizes:
         for kind in (nn.Linear(d_in, d_out), Conv1D(d_out, d_in)):
             what = f"{type(kind).__name__} {d_in} -> {d_out}"
@@ -340,7 +359,7 @@ def takes_any_size_and_shape(subject: Subject) -> None:
             before = kind(x).detach()
             model = subject.adapt(nn.Sequential(kind), target_modules=["0"])
             same(model(x), before, f"fresh adapter on {what}")
-            out = stir(model)(x)
+            out = randomize(model)(x)
             differ(out, before, what)
             assert torch.autograd.grad(out.sum(), x)[0].isfinite().all(), f"{what}: gradient not finite"
             for shape in ((d_in,), (1, d_in), (6, d_in), (0, d_in)):
@@ -352,15 +371,17 @@ def takes_any_size_and_shape(subject: Subject) -> None:
 
 
 def saves_whole_modules(subject: Subject) -> None:
+    """`modules_to_save` trains and saves further modules."""
     _with_more_trained(subject, llama, lambda name: "lm_head" in name, modules_to_save=["lm_head"])
 
 
 def trains_biases(subject: Subject) -> None:
+    """`bias="all"` trains and saves biases."""
     _with_more_trained(subject, gpt2, lambda name: name.endswith(".bias"), bias="all")
 
 
 def _with_more_trained(subject: Subject, base: Callable[[], Any], more: Callable[[str], bool], **settings: Any) -> None:
-    model = subject.stirred(base(), **settings)
+    model = subject.randomized(base(), **settings)
     assert any(more(name) for name in trainable(model)), f"{settings}: nothing more is trained"
     want = get_peft_model_state_dict(model)
     assert any(more(name) for name in want), f"{settings}: nothing more is saved"
@@ -372,6 +393,7 @@ def _with_more_trained(subject: Subject, base: Callable[[], Any], more: Callable
 
 
 def transforms_chosen_layers(subject: Subject) -> None:
+    """`layers_to_transform` adapts the layers that it names."""
     names = layers(subject.adapt(llama(), layers_to_transform=[1]))
     assert len(names) == len(LLAMA_TARGETS), f"layers_to_transform=[1] adapts {len(names)} modules"
     assert all(".layers.1." in name for name in names), f"layers_to_transform=[1] adapts {list(names)}"

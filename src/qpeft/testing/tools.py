@@ -1,4 +1,4 @@
-"""What the rules of `check_adapter` work with: tiny models, an adapter under test, measurements and assertions with figures."""
+"""Tools of the contract suite: tiny models, the adapter under test, measurements, assertions that give figures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,12 @@ def odd_sizes(seed: int) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True)
 class Subject:
-    """The method under test: `make(**settings)` returns its config, the others are as in `check_adapter`."""
+    """The method under test.
+
+    Attributes:
+        make: `make(**settings)` returns a config of the method.
+        additive, dead, sizes: as in `check_adapter`.
+    """
 
     make: Callable[..., Any]
     additive: bool = True
@@ -46,17 +51,17 @@ class Subject:
         torch.manual_seed(seed)
         return get_peft_model(base, self.make(**{"target_modules": targets, **settings}), adapter_name=adapter_name).eval()
 
-    def stirred(self, base: nn.Module, **settings: Any) -> Any:
-        """The same with noise on its parameters, so that it changes outputs."""
-        return stir(self.adapt(base, **settings))
+    def randomized(self, base: nn.Module, **settings: Any) -> Any:
+        """The base model with a fresh adapter whose parameters have noise added, so that it changes outputs."""
+        return randomize(self.adapt(base, **settings))
 
     def pair(self, base: nn.Module) -> Any:
-        """The base model with two unlike adapters, "default" and "other", "default" active."""
-        model = self.stirred(base)
+        """The base model with two different adapters, "default" (active) and "other"."""
+        model = self.randomized(base)
         torch.manual_seed(2)
         model.add_adapter("other", copy.deepcopy(model.peft_config["default"]))
         activate(model, "other")
-        stir(model.eval(), seed=8)
+        randomize(model.eval(), seed=8)
         activate(model, "default")
         return model
 
@@ -103,16 +108,19 @@ def quantised_llama(kind: str) -> LlamaForCausalLM:
 
 
 def tokens() -> Tensor:
+    """Token ids `(2, 7)`."""
     return (torch.arange(14) * 5 % 61).reshape(2, 7)
 
 
 @torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
+    """The model's logits for `tokens()`, without gradient."""
     out: Tensor = model(input_ids=tokens().to(_device(model))).logits
     return out
 
 
 def loss(model: nn.Module) -> Tensor:
+    """The language-model loss on `tokens()`, nats/token."""
     ids = tokens().to(_device(model))
     out: Tensor = model(input_ids=ids, labels=ids).loss
     return out
@@ -123,7 +131,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 @torch.no_grad()
-def stir(model: Any, seed: int = 7) -> Any:
+def randomize(model: Any, seed: int = 7) -> Any:
     """Add normal noise (0.1) to every trainable parameter."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in trainable(model).values():
@@ -132,6 +140,7 @@ def stir(model: Any, seed: int = 7) -> Any:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -141,6 +150,7 @@ def layers(model: nn.Module) -> dict[str, Any]:
 
 
 def activate(model: Any, *names: str) -> None:
+    """Make these adapters active together."""
     model.base_model.set_adapter(list(names))
 
 
@@ -159,6 +169,7 @@ def same(got: Tensor, want: Tensor, what: str, bound: float = 0.0) -> None:
 
 
 def differ(got: Tensor, other: Tensor, what: str) -> None:
+    """Assert that two tensors differ by more than 1e-4 somewhere."""
     off = (got.detach().double() - other.detach().double()).abs().max().item()
     assert off > 1e-4, f"{what}: changed by {off:.3g} only, the check would be empty"
 
@@ -172,6 +183,7 @@ def identical(got: Mapping[str, Tensor], want: Mapping[str, Tensor], what: str) 
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's state."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -182,6 +194,7 @@ def deltas(model: Any, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def layer_inputs(model: Any, seed: int = 3) -> dict[str, Tensor]:
+    """Random inputs `(5, d_in)` of every adapted layer, in its base weight's dtype."""
     torch.manual_seed(seed)
     return {
         name: torch.randn(5, layer.in_features).to(layer.get_base_layer().weight.dtype) for name, layer in layers(model).items()
@@ -190,7 +203,7 @@ def layer_inputs(model: Any, seed: int = 3) -> dict[str, Tensor]:
 
 def is_linear(subject: Subject) -> bool:
     """Whether the delta is a linear map of its input, measured in float64."""
-    model = subject.stirred(llama(torch.float64))
+    model = subject.randomized(llama(torch.float64))
     x, y = layer_inputs(model), layer_inputs(model, seed=4)
     dx, dy, dz = (deltas(model, inputs) for inputs in (x, y, {name: 2 * x[name] - 3 * y[name] for name in x}))
     return all(torch.allclose(dz[name], 2 * dx[name] - 3 * dy[name], rtol=1e-8, atol=1e-10) for name in x)

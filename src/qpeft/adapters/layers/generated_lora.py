@@ -1,4 +1,4 @@
-"""LoRA factors that something small generates, and what may generate them: circuits without input and their classical twins.
+"""LoRA factors made by a small generator: a circuit without inputs, or one of its classical controls.
 
 circuit   RY on every qubit and linear CNOTs (ansatz.ry_cnot)
 product   the same circuit without its CNOTs: n independent bits, as many angles

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 
-def wide(x: Tensor) -> Tensor:
-    """In float64 if it is, else in float32: lower precisions do not survive long products of rotations."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float64 if it is, else in float32: lower precisions do not survive long products of rotations."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -28,7 +28,7 @@ def skew(entries: Tensor, n: int) -> Tensor:
 def cayley(a: Tensor) -> Tensor:
     """`(I - A)(I + A)^-1 - I = -2 (I + A)^-1 A` for skew-symmetric `A (..., n, n)`: what the Cayley transform adds to I."""
     with torch.autocast(a.device.type, enabled=False):
-        a = wide(a)
+        a = at_least_float32(a)
         solved: Tensor = torch.linalg.solve(torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) + a, a)
         return -2.0 * solved
 
@@ -59,15 +59,15 @@ def givens_schedule(n: int) -> tuple[Tensor, Tensor, Tensor]:
 def givens(angles: Tensor, partners: Tensor, numbers: Tensor, signs: Tensor) -> Tensor:
     """A rotation `(..., n, n)` as a product of Givens rotations, one for each pair of axes, from `(..., n(n-1)/2)` angles, n >= 2.
 
-    The first round of `givens_schedule` acts first. With i < j, angle `j(j-1)/2 + i` turns axes i and j:
+    The first round of `givens_schedule` acts first. With i < j, angle `j(j-1)/2 + i` rotates axes i and j:
     `a_i <- cos a_i - sin a_j`, `a_j <- sin a_i + cos a_j`. Around zero the angles are independent directions, which
     nearest-neighbour meshes of as many rotations lack.
     """
     with torch.autocast(angles.device.type, enabled=False):
-        angles = wide(angles)
+        angles = at_least_float32(angles)
         n = signs.shape[1]
-        turn = signs * angles[..., numbers]  # an axis without a partner does not turn
-        cosines, sines = torch.cos(turn).unsqueeze(-1), torch.sin(turn).unsqueeze(-1)
+        signed = signs * angles[..., numbers]  # zero for an axis without a partner
+        cosines, sines = torch.cos(signed).unsqueeze(-1), torch.sin(signed).unsqueeze(-1)
         a = torch.eye(n, dtype=angles.dtype, device=angles.device).expand(*angles.shape[:-1], n, n)
         for k, partner in enumerate(partners):
             a = cosines[..., k, :, :] * a + sines[..., k, :, :] * a[..., partner, :]

@@ -72,7 +72,7 @@ def contraction_cost(cores: Shapes, summed: int, left: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Turn:
+class ContractionStep:
     """One step of a contraction: a group of cores as a matrix `(rows, columns)` on the middle axis of the state.
 
     `axes` permutes the group's `(j_1 .. j_g, b, a, i_1 .. i_g)`. The state's first axis is divided by `before` ahead of the step
@@ -88,15 +88,15 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Order:
+class ContractionOrder:
     """How rows go through a tensor train: `outer` first axes of the state for each row, and the steps."""
 
     outer: int
-    turns: tuple[Turn, ...]
+    steps: tuple[ContractionStep, ...]
 
 
 @functools.lru_cache(maxsize=8192)
-def orders(cores: Shapes, summed: int, left: int, rows: int) -> tuple[tuple[float, Order], ...]:
+def orders(cores: Shapes, summed: int, left: int, rows: int) -> tuple[tuple[float, ContractionOrder], ...]:
     """Orders of contraction over the axis `summed` of cores of these shapes, and the multiplications each takes for so many rows.
 
     Cores one by one or merged to two halves first, from the first on or from the last back. From the first on, the state is
@@ -117,16 +117,18 @@ def orders(cores: Shapes, summed: int, left: int, rows: int) -> tuple[tuple[floa
     return tuple(found)
 
 
-def _order(groups: Sequence[tuple[int, ...]], shapes: Shapes, summed: int, left: int, backwards: bool) -> Order:
-    turns = []
+def _order(groups: Sequence[tuple[int, ...]], shapes: Shapes, summed: int, left: int, backwards: bool) -> ContractionOrder:
+    ordered = []
     for group, shape in zip(groups, shapes, strict=True):
         g = len(group)
         axes = {0: tuple(range(g)), 1: (g,), 2: (g + 1,), 3: tuple(range(g + 2, 2 * g + 2))}
         to, by = ((2, left), (summed, 1)) if backwards else ((left, 1), (2, summed))
         sizes = [shape[to[0]] * shape[to[1]], shape[by[0]] * shape[by[1]]]
         steps = (shape[summed], 1) if backwards else (1, shape[left])
-        turns.append(Turn(group, (*axes[to[0]], *axes[to[1]], *axes[by[0]], *axes[by[1]]), sizes[0], sizes[1], *steps))
-    return Order(math.prod(s[summed] for s in shapes), tuple(turns[::-1])) if backwards else Order(1, tuple(turns))
+        ordered.append(ContractionStep(group, (*axes[to[0]], *axes[to[1]], *axes[by[0]], *axes[by[1]]), sizes[0], sizes[1], *steps))
+    if backwards:
+        return ContractionOrder(math.prod(s[summed] for s in shapes), tuple(ordered[::-1]))
+    return ContractionOrder(1, tuple(ordered))
 
 
 class TensorTrain(nn.Module):
@@ -168,16 +170,16 @@ class TensorTrain(nn.Module):
         return self.rows_times(torch.eye(self.d_out, dtype=self.cores[0].dtype, device=self.cores[0].device))
 
 
-def contract(rows: Tensor, cores: Sequence[Tensor], how: Order) -> Tensor:
+def contract(rows: Tensor, cores: Sequence[Tensor], order: ContractionOrder) -> Tensor:
     """Rows `(p, sizes of one side)` to `(p, sizes of the other)` through the cores."""
-    outer, state = rows.shape[0] * how.outer, rows
-    for turn in how.turns:
-        matrix = merged([cores[k] for k in turn.group]).permute(turn.axes).reshape(turn.rows, turn.columns)
-        outer //= turn.before
-        state = state.reshape(outer, turn.columns, -1)
+    outer, state = rows.shape[0] * order.outer, rows
+    for step in order.steps:
+        matrix = merged([cores[k] for k in step.group]).permute(step.axes).reshape(step.rows, step.columns)
+        outer //= step.before
+        state = state.reshape(outer, step.columns, -1)
         alone = state.shape[2] == 1  # one product instead of many small ones
         state = state.squeeze(2) @ matrix.T if alone else torch.bmm(matrix.expand(outer, -1, -1), state)
-        outer *= turn.after
+        outer *= step.after
     return state.reshape(rows.shape[0], -1)
 
 

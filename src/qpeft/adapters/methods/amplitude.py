@@ -48,5 +48,5 @@ class Amplitude(GeneratedLora):
         self.state = RealState(config.generator, qubits_for(self.size), config.n_layers)
 
     def numbers(self) -> Tensor:
-        state: Tensor = self.kept("amplitudes", self.state)
+        state: Tensor = self.cached("amplitudes", self.state)
         return state[: self.size] * math.sqrt(len(state))

@@ -1,4 +1,4 @@
-"""Cayley unitary adapter (arXiv 2605.05914): the input of a layer turned block by block.
+"""Cayley unitary adapter (arXiv 2605.05914): the input of a layer rotated block by block.
 
     W = W0 U,  U = diag(U_1, U_2, ...),  U_b = (I - A_b)(I + A_b)^-1,  A_b skew-symmetric, 4 x 4 by default
 
@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.base import AdapterConfig, Delta, Place, one_of, positive
-from qpeft.adapters.layers.orthogonal import cayley, skew, wide
+from qpeft.adapters.base import AdapterConfig, Delta, Position, one_of, positive
+from qpeft.adapters.layers.orthogonal import at_least_float32, cayley, skew
 from qpeft.errors import AdapterError
 
 
@@ -22,7 +22,7 @@ from qpeft.errors import AdapterError
 class CayleyConfig(AdapterConfig):
     """Settings of the Cayley unitary adapter. The default block is the published one."""
 
-    block_size: int = field(default=4, metadata={"help": "Inputs that a block turns among themselves."})
+    block_size: int = field(default=4, metadata={"help": "Inputs that a block rotates among themselves."})
     transform: Literal["cayley", "linear"] = field(
         default="cayley",
         metadata={"help": "'linear' is the control: I - 2 A, the transform's first order, which is not orthogonal."},
@@ -33,18 +33,18 @@ class CayleyConfig(AdapterConfig):
         positive("block_size", self.block_size)
         one_of("transform", self.transform, ("cayley", "linear"))
         if self.block_size == 1:
-            raise AdapterError("a block of one input cannot turn", value=1, bound="block_size >= 2")
+            raise AdapterError("a block of one input has no rotation", value=1, bound="block_size >= 2")
 
 
 class CayleyUnitary(Delta):
     """The delta of the Cayley unitary adapter: `D = U - I` before the layer."""
 
-    place: ClassVar[Place] = "before"
+    position: ClassVar[Position] = "input"
 
     def __init__(self, d_in: int, d_out: int, config: CayleyConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__(d_in, d_out, config, scope)
         if d_in < 2:
-            raise AdapterError("a layer with one input cannot be turned", value=f"{d_in} -> {d_out}", hint="exclude_modules")
+            raise AdapterError("a layer with one input has no rotation", value=f"{d_in} -> {d_out}", hint="exclude_modules")
         self.transform = config.transform
         self.size = min(config.block_size, d_in)
         self.blocks, rest = divmod(d_in, self.size)
@@ -60,13 +60,13 @@ class CayleyUnitary(Delta):
     def matrices(self) -> Tensor:
         """`U - I` by blocks `(blocks, size, size)`; a smaller last block leaves the rest of its matrix zero."""
         missing = self.blocks * _pairs(self.size) - self.angles.shape[0]
-        a = skew(nn.functional.pad(wide(self.angles), (0, missing)).view(self.blocks, -1), self.size)
+        a = skew(nn.functional.pad(at_least_float32(self.angles), (0, missing)).view(self.blocks, -1), self.size)
         return cayley(a) if self.transform == "cayley" else -2.0 * a
 
     def forward(self, x: Tensor) -> Tensor:
         padded = nn.functional.pad(x, (0, self.blocks * self.size - self.d_in)).reshape(*x.shape[:-1], self.blocks, self.size)
-        turned = torch.einsum("bij,...bj->...bi", self.kept("matrices", self.matrices).to(x.dtype), padded)
-        return turned.flatten(-2)[..., : self.d_in]
+        rotated = torch.einsum("bij,...bj->...bi", self.cached("matrices", self.matrices).to(x.dtype), padded)
+        return rotated.flatten(-2)[..., : self.d_in]
 
 
 def _pairs(n: int) -> int:

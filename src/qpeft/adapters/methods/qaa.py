@@ -76,7 +76,7 @@ class QAA(Delta):
 
     def embed(self, h: Tensor) -> Tensor:
         """`z (..., n)` from `h (..., r)`: `<Z_k>` of the state that U makes of `h / |h|`; 0 for the zero vector."""
-        signs, matrix = self.get_buffer("signs"), self.kept("matrix", self.matrix)
+        signs, matrix = self.get_buffer("signs"), self.cached("matrix", self.matrix)
         z: Tensor
         with torch.autocast(h.device.type, enabled=False):
             h = h.to(matrix.dtype)

@@ -78,7 +78,7 @@ class QPAConfig(RankConfig):
         return small + [{"r": rank, "chunk_size": size} for size in (64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096)]
 
 
-class Mapping(nn.Module):
+class MappingNetwork(nn.Module):
     """The mapping network, `(nb, n + 1) -> (nb, chunk_size)`: layers of unit gain, biases zero at the start."""
 
     def __init__(self, sizes: list[int], activation: str) -> None:
@@ -109,16 +109,16 @@ class QPA(GeneratedLora):
         bits = (index[:, None] >> torch.arange(n - 1, -1, -1, device="cpu")) & 1
         self.register_buffer("bits", 2.0 * bits - 1.0, persistent=False)
         name = f"mapping of {n} qubits"
-        self.mapping: Mapping | None = None
-        self._borrowed: tuple[nn.Module, ...] = ()  # a tuple hides the owner's module from this one's parameters
+        self.mapping: MappingNetwork | None = None
         if name in scope:
-            self._borrowed = (scope[name],)
+            self.shared = (scope[name],)
         else:
-            self.mapping = Mapping([n + 1, *config.hidden_sizes, config.map_width, config.chunk_size], config.activation)
+            self.mapping = MappingNetwork([n + 1, *config.hidden_sizes, config.map_width, config.chunk_size], config.activation)
             scope[name] = self.mapping
 
     def numbers(self) -> Tensor:
-        return self._generate() if self._borrowed else self.kept("numbers", self._generate)  # a borrowed network changes unseen
+        # The cache does not see a shared network change
+        return self._generate() if self.shared else self.cached("numbers", self._generate)
 
     def _generate(self) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
@@ -126,5 +126,5 @@ class QPA(GeneratedLora):
             n_states = len(p)
             s = (0.6 * torch.tanh(0.1 * (p.clamp_min(0.0) * (n_states / 2) + FLOOR))) ** 0.15
             inputs = torch.cat([self.get_buffer("bits"), (s - s.mean())[: self.n_chunks, None].to(self.dtype)], dim=1)
-            chunks: Tensor = (self._borrowed[0] if self._borrowed else self.mapping)(inputs)  # type: ignore[misc]
+            chunks: Tensor = (self.shared[0] if self.shared else self.mapping)(inputs)  # type: ignore[misc]
         return chunks.flatten()[: self.size]

@@ -1,12 +1,15 @@
 """QTHA, quantum tensor hybrid adaptation (arXiv 2503.12790 v2), its variants and its classical controls.
 
-Per adapted layer and token, with a tensor-train matrix (TT, an MPO) on either side of a small circuit of r qubits:
+Per adapted layer and token, with a tensor-train matrix (TT, an MPO) on either side of a small circuit:
 
     h = TT_A dropout(x)       d_in -> m
     u = MLP_A h               m -> r
-    z = QNN(u)                r -> r, <Z_k> of a data re-uploading circuit (ansatz.qtha)
-    v = QW z + CW u           r -> r
+    z = QNN(u)                r -> n, expectation values of a circuit with r inputs
+    v = QW z + CW u           n, r -> r
     delta = (alpha / r) TT_B (MLP_B v)        r -> m -> d_out
+
+The published circuit is `ansatz.qtha`: r qubits, data re-uploading, and `<Z_k>` of every qubit, so n = r. Any other circuit with
+inputs can take its place (`circuit`, `observables`; see circuit_setting.py).
 
 Only the circuit is non-linear, so TT_A and MLP_A contract into one `(r, d_in)` matrix once per step, whatever the number of
 tokens, and MLP_B and TT_B into one `(d_out, r)` matrix: a token costs what it costs in LoRA, and the circuit.
@@ -22,8 +25,18 @@ import torch
 from torch import Tensor, nn
 
 from qpeft.adapters.base import Delta, RankConfig, make_dropout, one_of, positive
-from qpeft.adapters.controls import QNN_KINDS, STORED, Linear, make_qnn
+from qpeft.adapters.circuit_setting import (
+    Default,
+    build,
+    check_qnn,
+    read_circuit,
+    read_observables,
+    save_circuit,
+    save_observables,
+)
+from qpeft.adapters.controls import QNN_KINDS, STORED, Linear, make_qnn, n_outputs
 from qpeft.adapters.layers.tensor_train import TensorTrain, parameter_count
+from qpeft.circuits.ir import Circuit
 from qpeft.errors import AdapterError
 
 SQRT2 = 2.0**0.5
@@ -33,7 +46,7 @@ SQRT2 = 2.0**0.5
 class QTHAConfig(RankConfig):
     """Settings of QTHA. The defaults are the published ones, except `init`, chosen by measurement (docs/methods/qtha.md)."""
 
-    r: int = field(default=8, metadata={"help": "Rank, which is the number of qubits."})
+    r: int = field(default=Default(8), metadata={"help": "Rank, the number of the circuit's inputs. Default 8, or theirs."})
     alpha: float | None = field(default=None, metadata={"help": "Scale is alpha / r. Default 2 r, the published scale of 2."})
     tensor: bool = field(default=True, metadata={"help": "False leaves out the tensor trains (simple quantum LoRA)."})
     hidden_size: int | Literal["auto"] = field(default=256, metadata={"help": "Width m between tensor train and MLP."})
@@ -43,7 +56,17 @@ class QTHAConfig(RankConfig):
         default=None,
         metadata={"help": "Share of LoRA's parameters at equal r that 'auto' settings may use in each layer, such as 0.24."},
     )
-    n_layers: int | None = field(default=None, metadata={"help": "Layers L of the circuit. Default r, as published."})
+    circuit: Any = field(
+        default="qtha",
+        metadata={"help": "A family of circuits by name, a file (.qasm, .json) or a qpeft.Circuit with r inputs."},
+    )
+    circuit_inputs: list[str] | None = field(
+        default=None, metadata={"help": "For a circuit from a file: the names of the parameters that are data, in order."}
+    )
+    observables: Any = field(
+        default=None, metadata={"help": "What is measured: Pauli strings, a letter for each qubit. Default Z of every qubit."}
+    )
+    n_layers: int | None = field(default=None, metadata={"help": "Layers L of a family's circuit. Default r, as published."})
     qnn: str = field(default="circuit", metadata={"help": f"The circuit or what stands in its place: {', '.join(QNN_KINDS)}."})
     fusion: Literal["add", "multiply"] = field(
         default="add",
@@ -62,6 +85,11 @@ class QTHAConfig(RankConfig):
     )
 
     def check(self) -> None:
+        self.circuit, self.circuit_inputs = read_circuit(self.circuit, self.circuit_inputs), None
+        if isinstance(self.circuit, Circuit):
+            if self.n_layers is not None:
+                raise AdapterError("n_layers belongs to a family of circuits", value=self.n_layers, hint="leave it out")
+            self.r = self.circuit.n_inputs if isinstance(self.r, Default) else self.r
         super().check()
         positive("n_cores", self.n_cores)
         if self.n_layers is not None:
@@ -75,6 +103,8 @@ class QTHAConfig(RankConfig):
         one_of("init", self.init, ("balanced", "published"))
         if not self.classical_path and (self.qnn == "none" or self.fusion == "multiply"):
             raise AdapterError("nothing is left without the classical path", value=f"qnn={self.qnn}, fusion={self.fusion}")
+        if self.circuit != "qtha" or self.observables is not None:
+            self._check_circuit()
         if self.qnn == "none" and self.fusion == "multiply":
             raise AdapterError("fusion='multiply' weights the classical path by the circuit", value=self.qnn, hint="fusion='add'")
         if "auto" in (self.hidden_size, self.bond_dim) and self.budget is None:
@@ -83,6 +113,29 @@ class QTHAConfig(RankConfig):
             raise AdapterError("budget is a positive share of LoRA's parameters", value=self.budget)
         if self.budget is not None and not (self.tensor and "auto" in (self.hidden_size, self.bond_dim)):
             raise AdapterError("budget decides 'auto' settings and there are none", value=self.budget, hint="bond_dim='auto'")
+
+    def _check_circuit(self) -> None:
+        circuit = self.built_circuit()
+        if circuit.n_inputs != self.r:
+            raise AdapterError(
+                "the circuit has another number of inputs than the rank",
+                value=f"{circuit.n_inputs} inputs, r={self.r}",
+                hint=f"r={circuit.n_inputs}, or leave r out",
+            )
+        self.observables = read_observables(self.observables, circuit.n_qubits)
+        outputs = n_outputs(circuit, self.observables)
+        if self.fusion == "multiply" and outputs != self.r:
+            raise AdapterError(
+                "fusion='multiply' needs a value for each input", value=f"{self.r} inputs, {outputs} values", hint="fusion='add'"
+            )
+        check_qnn(self.qnn, circuit, self.observables)
+
+    def built_circuit(self) -> Circuit:
+        """The circuit, with r inputs."""
+        return build(self.circuit, self.r, self.depth)
+
+    def to_save(self) -> dict[str, Any]:
+        return {"circuit": save_circuit(self.circuit), "observables": save_observables(self.observables)}
 
     def sharing_scope(self) -> str:
         return self.share_circuit
@@ -100,21 +153,25 @@ class QTHAConfig(RankConfig):
 
     @property
     def depth(self) -> int:
-        """Layers of the circuit."""
+        """Layers of a family's circuit."""
         return self.r if self.n_layers is None else self.n_layers
 
     def inner_parameters(self) -> int:
-        """Trainable parameters between the outer maps: the two r x r maps and what stands for the circuit."""
-        r, gates = self.r, {"circuit": 4, "product": 2}.get(self.qnn, 0)
-        if self.r == 1 and self.qnn == "circuit":
-            gates = 2  # one qubit has nothing to entangle with
-        mlp = int(self.qnn[-1]) * r * r if self.qnn.startswith("mlp") else 0
-        return gates * r * self.depth + mlp + r * r * (self.classical_path + (self.qnn != "none" and self.fusion == "add"))
+        """Trainable parameters between the outer maps: QW, CW and what stands in the circuit's place."""
+        circuit = self.built_circuit()
+        with torch.device("meta"):
+            qnn = make_qnn(self.qnn, circuit, self.observables)
+        inner = 0 if qnn is None else sum(p.numel() for p in qnn.parameters() if p.requires_grad)
+        quantum_map = self.r * n_outputs(circuit, self.observables) if qnn is not None and self.fusion == "add" else 0
+        return inner + quantum_map + self.r**2 * self.classical_path
 
     def outer_sizes(self, d_in: int, d_out: int) -> tuple[int, int]:
-        """`(hidden_size, bond_dim)` for a layer, 'auto' resolved: the widest bond that meets the budget, ties to the wider m.
+        """`(hidden_size, bond_dim)` for a layer, with 'auto' resolved: the widest bond that meets the budget, ties to the wider m.
 
-        Widths m are powers of two from r up. Raises AdapterError when even the smallest setting is over the budget.
+        Widths m are powers of two from r up.
+
+        Raises:
+            AdapterError: even the smallest setting is over the budget.
         """
         if self.hidden_size != "auto" and self.bond_dim != "auto":
             return self.hidden_size, self.bond_dim
@@ -124,10 +181,11 @@ class QTHAConfig(RankConfig):
         first = 1 << (r - 1).bit_length()
         widths = [first << k for k in range(7)] if self.hidden_size == "auto" else [self.hidden_size]
         bonds = range(1, 65) if self.bond_dim == "auto" else [self.bond_dim]
+        inner = self.inner_parameters()
 
         def count(m: int, bond: int) -> int:
             trains = parameter_count(d_in, m, bond, self.n_cores) + parameter_count(m, d_out, bond, self.n_cores)
-            return trains + 2 * m * r + self.inner_parameters()
+            return trains + 2 * m * r + inner
 
         fitting = [(bond, m) for m in widths for bond in bonds if count(m, bond) <= allowed]
         if not fitting:
@@ -158,16 +216,17 @@ class QTHA(Delta):
             self.tt_a, self.tt_b = (TensorTrain(*sizes, bond, config.n_cores, rows=r) for sizes in ((d_in, m), (m, d_out)))
             inner_in = inner_out = m
         self.mlp_a, self.mlp_b = Linear(inner_in, r), Linear(r, inner_out)
+        circuit = config.built_circuit()
         self.qnn: nn.Module | None = None
-        self._borrowed: tuple[nn.Module, ...] = ()  # a tuple hides the owner's module from this one's parameters
-        if "qnn" in scope:
-            self._borrowed = (scope["qnn"],)
+        name = f"qnn of {r} inputs"  # rank_pattern may give layers of one scope circuits of several sizes
+        if name in scope:
+            self.shared = (scope[name],)
         else:
-            self.qnn = make_qnn(config.qnn, r, config.depth)
+            self.qnn = make_qnn(config.qnn, circuit, config.observables)
             if self.qnn is not None:
-                scope["qnn"] = self.qnn
+                scope[name] = self.qnn
         has_qnn = config.qnn != "none"
-        self.quantum_map = Linear(r, r) if has_qnn and config.fusion == "add" else None
+        self.quantum_map = Linear(n_outputs(circuit, config.observables), r) if has_qnn and config.fusion == "add" else None
         self.classical_map = Linear(r, r) if config.classical_path else None
         self._initialise(config)
 
@@ -182,7 +241,7 @@ class QTHA(Delta):
 
     @property
     def linear(self) -> bool:
-        return self.qnn is None and not self._borrowed
+        return self.qnn is None and not self.shared
 
     def down(self) -> Tensor:
         """`MLP_A TT_A` as one matrix `(r, d_in)`."""
@@ -194,23 +253,23 @@ class QTHA(Delta):
         return scaled if self.tt_b is None else self.tt_b.times_columns(scaled)
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
-        """Without a circuit, or anything else that is not linear in its place, the delta is of rank r."""
+        """Of rank r without a circuit, or anything else that is not linear in its place; else None."""
         if not self.linear:
             return None
         assert self.classical_map is not None  # checked by the config
         return self.up(), self.classical_map.weight @ self.down()
 
     def forward(self, x: Tensor) -> Tensor:
-        down, up = self.kept("ends", self._ends)
+        down, up = self.cached("ends", self._ends)
         return nn.functional.linear(self.mix(nn.functional.linear(self.dropout(x), down)), up)
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         return self.down(), self.up()
 
     def mix(self, u: Tensor) -> Tensor:
-        """`v` from `u`, both `(..., r)`: the circuit beside the classical path."""
+        """`v (..., r)` from `u (..., r)`: the circuit's path and the classical one."""
         classical: Tensor | None = self.classical_map(u) if self.classical_map is not None else None
-        qnn = self._borrowed[0] if self._borrowed else self.qnn
+        qnn = self.shared[0] if self.shared else self.qnn
         if qnn is None:
             assert classical is not None  # checked by the config
             return classical

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from qpeft.adapters.base import Delta, RankConfig, make_dropout, one_of, positive
 from qpeft.adapters.layers.generated_lora import qubits_for
-from qpeft.adapters.layers.orthogonal import wide
+from qpeft.adapters.layers.orthogonal import at_least_float32
 from qpeft.adapters.quantum_layer import StateLayer
 from qpeft.circuits.ansatz import simplified_two_design
 from qpeft.errors import AdapterError
@@ -87,7 +87,7 @@ class StiefelColumns(nn.Module):
         self.entries = nn.Parameter(torch.randn(size * k - k * (k + 1) // 2) / math.sqrt(size))
 
     def forward(self) -> Tensor:
-        entries, k = wide(self.entries), self.k
+        entries, k = at_least_float32(self.entries), self.k
         with torch.autocast(entries.device.type, enabled=False):
             i, j = torch.tril_indices(self.size, k, -1, device=entries.device)
             b = entries.new_zeros(self.size * k).index_copy(0, i * k + j, entries).view(self.size, k)
@@ -139,4 +139,6 @@ class QuantumPEFT(Delta):
         return self.up(), self.down()
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(nn.functional.linear(self.dropout(x), self.kept("down", self.down)), self.kept("up", self.up))
+        return nn.functional.linear(
+            nn.functional.linear(self.dropout(x), self.cached("down", self.down)), self.cached("up", self.up)
+        )

@@ -1,4 +1,4 @@
-"""QuIC, quantum-inspired compound adapters (arXiv 2502.06916): the output of a layer turned by compounds of a small rotation.
+"""QuIC, quantum-inspired compound adapters (arXiv 2502.06916): the output of a layer rotated by compounds of a small rotation.
 
     W = Q W0,  Q = diag(Q_1, .., Q_b, I),  Q_j = C_1(A_j) + C_2(A_j) + .. + C_K(A_j) + I  (direct sum)
 
@@ -6,10 +6,10 @@
 that keeps the number of ones does to the states with k ones among n qubits. A compound of a rotation is a rotation.
 
 A_j is n x n, from n(n-1)/2 angles, zero at the start. As in the authors' code the layer's outputs are cut into `n_blocks` equal
-blocks, each with the largest n whose orders 1..K fit it; what is left of a block, and of the layer, is not turned. `C_n(A) = 1` is
-left out, since it turns nothing. With K = 1 this is orthogonal fine-tuning in blocks.
+blocks, each with the largest n whose orders 1..K fit it. What is left of a block, and of the layer, is not rotated. `C_n(A) = 1` is
+left out, since it does nothing. With K = 1 this is orthogonal fine-tuning in blocks.
 
-Minors are never formed. A vector of order k is an antisymmetric tensor with k axes of size n, and C_k(A) turns each axis by A;
+Minors are never formed. A vector of order k is an antisymmetric tensor with k axes of size n, and C_k(A) rotates each axis by A;
 with `D = A - I`, axis by axis, `d <- d + D (v + d)` from d = 0 to `d = C_k(A) v - v`.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.base import AdapterConfig, Delta, Place, one_of, positive
+from qpeft.adapters.base import AdapterConfig, Delta, Position, one_of, positive
 from qpeft.adapters.layers.orthogonal import cayley, givens, givens_schedule, skew
 from qpeft.errors import AdapterError
 
@@ -64,12 +64,12 @@ class QuICConfig(AdapterConfig):
 
 
 def orders(n: int, max_order: int) -> list[int]:
-    """Orders whose compound of an n x n rotation turns something: 1 to `max_order`, below n."""
+    """Orders whose compound of an n x n rotation does something: 1 to `max_order`, below n."""
     return list(range(1, min(max_order, n - 1) + 1))
 
 
 def width(n: int, max_order: int) -> int:
-    """Outputs that the compounds of an n x n rotation turn."""
+    """Outputs that the compounds of an n x n rotation change."""
     return sum(math.comb(n, k) for k in orders(n, max_order))
 
 
@@ -100,12 +100,12 @@ def antisymmetric(n: int, k: int) -> tuple[list[int], list[int], list[int]]:
 class QuIC(Delta):
     """The delta of QuIC: `Q - I` after the layer."""
 
-    place: ClassVar[Place] = "after"
+    position: ClassVar[Position] = "output"
 
     def __init__(self, d_in: int, d_out: int, config: QuICConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__(d_in, d_out, config, scope)
         if d_out < 2:
-            raise AdapterError("a layer with one output cannot be turned", value=f"{d_in} -> {d_out}", hint="exclude_modules")
+            raise AdapterError("a layer with one output has no rotation", value=f"{d_in} -> {d_out}", hint="exclude_modules")
         self.blocks = min(config.n_blocks, d_out // 2)
         self.block = d_out // self.blocks
         self.n = largest_rotation(self.block, config.max_order)
@@ -126,38 +126,38 @@ class QuIC(Delta):
     def linear(self) -> bool:
         return True
 
-    def turn(self) -> Tensor:
+    def rotation_minus_identity(self) -> Tensor:
         """`A - I` for each block, `(blocks, n, n)`."""
         if self.rotation == "cayley":
-            turned = cayley(skew(self.angles, self.n))
+            change = cayley(skew(self.angles, self.n))
         else:
             a = givens(self.angles, *map(self.get_buffer, SCHEDULE))
-            turned = a - torch.eye(self.n, dtype=a.dtype, device=a.device)
-        return turned.to(self.angles.dtype).expand(self.blocks, -1, -1)
+            change = a - torch.eye(self.n, dtype=a.dtype, device=a.device)
+        return change.to(self.angles.dtype).expand(self.blocks, -1, -1)
 
     def forward(self, x: Tensor) -> Tensor:
-        turn = self.kept("turn", self.turn).to(x.dtype)
+        change = self.cached("rotation", self.rotation_minus_identity).to(x.dtype)
         rows = x.reshape(x.shape[:-1].numel(), self.d_out)
         blocks = rows[:, : self.blocks * self.block].T.reshape(self.blocks, self.block, len(rows))  # rows last, for large products
         sizes = [math.comb(self.n, k) for k in self.orders]
         parts = torch.split(blocks, [*sizes, self.block - sum(sizes)], dim=1)
-        deltas = [self._order(k, part, turn) for k, part in zip(self.orders, parts, strict=False)]
-        turned = torch.cat([*deltas, torch.zeros_like(parts[-1])], dim=1).flatten(0, 1).T
-        return nn.functional.pad(turned, (0, self.d_out - turned.shape[1])).reshape(x.shape)
+        deltas = [self._order(k, part, change) for k, part in zip(self.orders, parts, strict=False)]
+        rotated = torch.cat([*deltas, torch.zeros_like(parts[-1])], dim=1).flatten(0, 1).T
+        return nn.functional.pad(rotated, (0, self.d_out - rotated.shape[1])).reshape(x.shape)
 
-    def _order(self, k: int, v: Tensor, turn: Tensor) -> Tensor:
+    def _order(self, k: int, v: Tensor, change: Tensor) -> Tensor:
         """`C_k(A) v - v` for `v (blocks, C(n, k), rows)`."""
         if k == 1:
-            return turn @ v
+            return change @ v
         n, rows = self.n, v.shape[-1]
         if self.structure == "tied":
             copies = v.shape[1] // n
             whole = v[:, : copies * n].reshape(self.blocks, copies, n, rows)
-            return nn.functional.pad((turn.unsqueeze(1) @ whole).flatten(1, 2), (0, 0, 0, v.shape[1] - copies * n))
+            return nn.functional.pad((change.unsqueeze(1) @ whole).flatten(1, 2), (0, 0, 0, v.shape[1] - copies * n))
         sign = self.get_buffer(f"sign_{k}").to(v.dtype).unsqueeze(-1)
         tensor = (v[:, self.get_buffer(f"which_{k}")] * sign).reshape(self.blocks, *(n,) * k, rows)
         delta = torch.zeros_like(tensor)
-        for _ in range(k):  # turn the first axis, then move it behind the others
-            delta = delta + (turn @ (tensor + delta).reshape(self.blocks, n, n ** (k - 1) * rows)).view_as(delta)
+        for _ in range(k):  # rotate the first axis, then move it behind the others
+            delta = delta + (change @ (tensor + delta).reshape(self.blocks, n, n ** (k - 1) * rows)).view_as(delta)
             tensor, delta = tensor.movedim(1, k).contiguous(), delta.movedim(1, k).contiguous()
         return delta.reshape(self.blocks, n**k, rows)[:, self.get_buffer(f"ascending_{k}")]

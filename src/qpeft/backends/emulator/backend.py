@@ -345,6 +345,8 @@ def _draw(table: FloatArray, shots: int, rng: np.random.Generator) -> npt.NDArra
 class NoisyExecutor:
     """An Executor that runs adapters' circuits on an emulated chip, exactly and with autograd's gradients: noise-aware training."""
 
+    has_state = False
+
     def __init__(self, backend: Backend) -> None:
         if not isinstance(backend, EmulatorBackend):
             raise BackendError("only an emulated chip has autograd's gradients", value=backend.name, hint="BackendExecutor")

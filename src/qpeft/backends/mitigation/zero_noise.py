@@ -49,6 +49,8 @@ class ZeroNoise:
         BackendError: scales that do not determine the polynomial, or a backend that cannot scale its noise.
     """
 
+    has_state = False
+
     def __init__(self, executor: BackendBound, scales: Sequence[int] = (1, 3, 5), order: Extrapolation = "richardson") -> None:
         self.executor, self.scales, self.order = executor, tuple(scales), order
         self.weights = extrapolation_weights(self.scales, order)

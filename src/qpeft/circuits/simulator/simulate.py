@@ -38,6 +38,8 @@ class Simulator:
         CircuitError: an unknown gradient method.
     """
 
+    has_state = True
+
     def __init__(self, gradient: Gradient = "adjoint") -> None:
         if gradient not in ("adjoint", "autograd"):
             raise CircuitError("unknown gradient method", value=gradient, bound="adjoint, autograd")

@@ -34,6 +34,8 @@ class SurrogateExecutor:
     inner gradient and adds it to `angles.grad`: circuits per step then do not grow with gradient accumulation either.
     """
 
+    has_state = False
+
     def __init__(self, inner: Executor, *, make: SurrogateMaker = FourierGrid.of, deferred: bool = False) -> None:
         self.inner, self.make, self.deferred = inner, make, deferred
         self._functions: list[weakref.ref[SurrogateFunction]] = []  # in order: seeded backends then repeat

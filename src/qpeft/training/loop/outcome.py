@@ -28,7 +28,7 @@ class Counts:
     @classmethod
     def of(cls, model: Any, adapter_config: Any, base: int) -> Counts:
         """Of an adapted model whose base model alone has `base` parameters."""
-        from qpeft.adapters.peft import lora_parameters, merges
+        from qpeft.adapters.inspection import lora_parameters, merges
         from qpeft.adapters.quantum_layer import QuantumLayer
 
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -270,7 +270,7 @@ def _read_baseline(file: Path, key: list[Any]) -> dict[str, float] | None:
 
 def _start_from_gradients(config: RunConfig, model: Any, tokenizer: Any, data: RunData) -> float:
     """For methods that start from the first gradients: batches of training rows, drawn by the run's seed. The seconds it took."""
-    from qpeft.adapters.gradient_init import gradient_batches, start_from_gradients
+    from qpeft.adapters.gradient_init import gradient_batches, init_from_gradients
 
     size, count = config.training.per_device_train_batch_size, gradient_batches(model)
     if not count:
@@ -278,7 +278,7 @@ def _start_from_gradients(config: RunConfig, model: Any, tokenizer: Any, data: R
     rows, started, collate, draw = data.train, time.monotonic(), collator(tokenizer), random.Random(config.training.seed)
     batches = (collate([rows[draw.randrange(len(rows))] for _ in range(size)]) for _ in range(count))
     model.train()
-    start_from_gradients(model, ({name: value.to(model.device) for name, value in batch.items()} for batch in batches))
+    init_from_gradients(model, ({name: value.to(model.device) for name, value in batch.items()} for batch in batches))
     return time.monotonic() - started
 
 

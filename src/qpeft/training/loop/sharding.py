@@ -32,25 +32,13 @@ def shard(model: Any) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    from qpeft.adapters.inspection import shared_modules
+
     device = "cpu" if not torch.accelerator.is_available() else torch.accelerator.current_accelerator().type  # type: ignore[union-attr]
     mesh = init_device_mesh(device, (dist.get_world_size(),))
-    for module in [*_shared_modules(model), *_decoder_layers(model)]:
+    for module in [*shared_modules(model), *_decoder_layers(model)]:
         fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
-
-
-def _shared_modules(model: nn.Module) -> list[nn.Module]:
-    """Modules with parameters that several adapted layers use."""
-    from qpeft.adapters.peft import DeltaLayer
-
-    found: dict[int, nn.Module] = {}
-    for layer in model.modules():
-        if isinstance(layer, DeltaLayer):
-            for delta in layer.deltas.values():
-                for module in getattr(delta, "shared", ()) or getattr(delta, "_borrowed", ()):
-                    if isinstance(module, nn.Module) and any(True for _ in module.parameters()):
-                        found[id(module)] = module
-    return list(found.values())
 
 
 def _decoder_layers(model: nn.Module) -> list[nn.Module]:

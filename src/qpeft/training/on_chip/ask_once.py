@@ -24,6 +24,8 @@ class AskOnce:
             sum, in the first process, so that the mean over processes that data-parallel training takes is right.
     """
 
+    has_state = False
+
     def __init__(self, inner: Executor | None, processes: Processes, *, same_rows: bool) -> None:
         self.inner, self.processes, self.same_rows = inner, processes, same_rows
 

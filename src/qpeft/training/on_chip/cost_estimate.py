@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qpeft.adapters.peft import DeltaLayer
+from qpeft.adapters.base import Delta
+from qpeft.adapters.peft.layer import DeltaLayer
 from qpeft.adapters.quantum_layer import CircuitLayer
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits
 from qpeft.backends.executor import BackendExecutor
@@ -95,8 +96,9 @@ def modules_of(model: Any) -> dict[int, int]:
     for layer in model.modules():
         if isinstance(layer, DeltaLayer):
             for delta in layer.deltas.values():
-                borrowed = [m for owner in getattr(delta, "_borrowed", ()) for m in owner.modules()]
-                used = {id(m) for m in (*delta.modules(), *borrowed) if isinstance(m, CircuitLayer)}
+                assert isinstance(delta, Delta)
+                shared = [m for owner in delta.shared for m in owner.modules()]
+                used = {id(m) for m in (*delta.modules(), *shared) if isinstance(m, CircuitLayer)}
                 found.update(used)
     return found
 

@@ -30,6 +30,8 @@ class Request:
 class _Recorder:
     """An Executor that writes down what a layer compiles."""
 
+    has_state = False
+
     def __init__(self, request: Request) -> None:
         self.request = request
 

@@ -37,12 +37,13 @@ def build_adapter_config(fields: Mapping[str, Any]) -> Any:
 
 def read_adapter(fields: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
     """(config, []) or (None, problems); problem paths are relative to the section."""
-    from qpeft.adapters.peft import config_class
+    from qpeft.adapters.peft import config_class, current_names
 
     try:
         cls = config_class(fields["peft_type"])
     except AdapterError as error:
         return None, [Problem(("peft_type",), str(error))]
+    fields = current_names(cls, dict(fields))
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     values: dict[str, Any] = {"task_type": "CAUSAL_LM"} if "task_type" in known else {}
     problems = []

@@ -1,4 +1,4 @@
-"""A method as a stranger would write it: this file alone, beside the package. Importing it makes it a PEFT method."""
+"""A method as a third party would write it: this file alone, beside the package. Importing it makes it a PEFT method."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The bridge to PEFT: the contract for every variant and for a stranger's method, registration, saving, refusals."""
+"""The bridge to PEFT: the contract for every variant and for a third party's method, registration, saving, refusals."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import subprocess
@@ -30,6 +31,7 @@ import qpeft
 from qpeft.adapters import peft as bridge
 from qpeft.adapters import registry
 from qpeft.adapters.base import AdapterConfig, Delta
+from qpeft.adapters.inspection import count_parameters
 from qpeft.adapters.registry import METHODS, Method
 from qpeft.errors import AdapterError, MergeError, MissingDependencyError
 from qpeft.testing import RULES, SLOW, check_adapter
@@ -97,7 +99,7 @@ def test_an_unknown_rule() -> None:
         check_adapter(config, only=["starts_as_a_noop"])
 
 
-# A stranger's method, and broken ones that the contract must catch ----------------------------------------------------
+# A third party's method, and broken ones that the contract must catch ----------------------------------------------------
 
 
 @dataclass
@@ -150,7 +152,7 @@ FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def stranger() -> Iterator[type[PeftConfig]]:
+def third_party() -> Iterator[type[PeftConfig]]:
     """A method registered after peft was imported; forgotten again at the end."""
     registry.register(Method("SCALED_MAP", ScaledConfig, Scaled, "none", "a rank-r map"))
     yield PEFT_TYPE_TO_CONFIG_MAPPING["SCALED_MAP"]
@@ -159,19 +161,19 @@ def stranger() -> Iterator[type[PeftConfig]]:
         del mapping["SCALED_MAP"]
 
 
-def test_a_strangers_method_keeps_the_contract(stranger: type[PeftConfig]) -> None:
-    check_adapter(stranger, only=FAST)
-    assert bridge.config_class("scaled_map") is stranger
+def test_a_third_partys_method_keeps_the_contract(third_party: type[PeftConfig]) -> None:
+    check_adapter(third_party, only=FAST)
+    assert bridge.config_class("scaled_map") is third_party
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_contract_catches(stranger: type[PeftConfig], fault: str) -> None:
+def test_the_contract_catches(third_party: type[PeftConfig], fault: str) -> None:
     with pytest.raises(AssertionError, match=f"^{FAULTS[fault]}: "):
-        check_adapter(partial(stranger, fault=fault), only=[FAULTS[fault]])
+        check_adapter(partial(third_party, fault=fault), only=[FAULTS[fault]])
 
 
-def test_declared_dead_parameters_may_stay(stranger: type[PeftConfig]) -> None:
-    check_adapter(partial(stranger, fault="dead parameter"), only=["every_parameter_learns"], dead=r"\.unused$")
+def test_declared_dead_parameters_may_stay(third_party: type[PeftConfig]) -> None:
+    check_adapter(partial(third_party, fault="dead parameter"), only=["every_parameter_learns"], dead=r"\.unused$")
 
 
 @pytest.mark.parametrize("name", ["scaled", "Scaled", "SCALED__MAP", "SCALED_", "2X", "A B", ""])
@@ -268,12 +270,12 @@ def test_sharing_is_within_an_adapter(share: str) -> None:
 def test_parameters_are_counted_without_building_them() -> None:
     with torch.device("meta"):
         base = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
-    found = bridge.count_parameters(base, config(target_modules=["0", "1"]))
+    found = count_parameters(base, config(target_modules=["0", "1"]))
     trainable = sum(p.numel() for p in pair().parameters() if p.requires_grad)
     assert found["base"] == 6 * 8 + 8 + 8 * 4 + 4
     assert found["lora"] == 2 * (6 + 8) + 2 * (8 + 4)
     assert trainable < found["trainable"] < 3 * trainable
-    assert bridge.count_parameters(nn.Sequential(nn.Linear(6, 8)), LoraConfig(r=3, target_modules=["0"])) == {
+    assert count_parameters(nn.Sequential(nn.Linear(6, 8)), LoraConfig(r=3, target_modules=["0"])) == {
         "trainable": 42,
         "lora": 42,
         "base": 56,
@@ -340,11 +342,35 @@ def test_merged_and_disabled_is_the_base() -> None:
         torch.testing.assert_close(model(x), base)
 
 
-def test_one_batch_for_several_adapters_is_refused() -> None:
-    model = pair()
-    model.add_adapter("other", config(target_modules=["0"]))
-    with pytest.raises(AdapterError, match=r"a batch runs on one set of adapters.*set_adapter"):
-        model(torch.randn(2, 6), adapter_names=["default", "other"])
+@pytest.mark.parametrize("kind", ["QTHA", "CAYLEY", "QUIC"])
+@pytest.mark.parametrize("shape", [(5, 6), (5, 3, 6)])
+def test_a_batch_runs_on_an_adapter_for_each_sample(kind: str, shape: tuple[int, ...]) -> None:
+    made = bridge.config_class(kind)(target_modules=["0"], init_weights=False)
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 4)).bfloat16(), made).eval()
+    model.add_adapter("other", copy.deepcopy(made))
+    x, names = torch.randn(shape).bfloat16(), ["other", "default", "__base__", "other", "default"]
+    want = torch.empty(*shape[:-1], 4).bfloat16()
+    for row, name in enumerate(names):
+        with model.disable_adapter() if name == "__base__" else contextlib.nullcontext():
+            if name != "__base__":
+                model.set_adapter(name)
+            want[row] = model(x[row : row + 1])[0]
+    found = model(x, adapter_names=names)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, want, rtol=0.02, atol=0.02)
+    assert (want[0] - want[2]).abs().max() > 0.05
+    model.set_adapter("default")
+    torch.testing.assert_close(model(x)[1], want[1], rtol=0.02, atol=0.02)
+
+
+def test_a_batch_that_cannot_name_its_adapters_is_refused() -> None:
+    model, x = pair().eval(), torch.randn(2, 6)
+    with pytest.raises(AdapterError, match=r"no such adapter; got 'third'; allowed: __base__, default"):
+        model(x, adapter_names=["default", "third"])
+    with pytest.raises(AdapterError, match="a name for each sample; got 1; allowed: 2"):
+        model(x, adapter_names=["default"])
+    with pytest.raises(AdapterError, match="is for inference"):
+        model.train()(x, adapter_names=["default", "default"])
 
 
 def test_adapter_follows_its_base_without_autocast() -> None:

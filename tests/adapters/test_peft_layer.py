@@ -1,4 +1,4 @@
-"""The bridge beside, before and after a layer: what merging does to the weight, and what moves, copies and leaves with it."""
+"""Deltas parallel to a layer, on its input and on its output: what merging does to the weight, what moves and copies with it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import qpeft
 from qpeft.adapters.base import Delta
 from qpeft.errors import MergeError
 
-PLACES: dict[str, Any] = {"beside": qpeft.QuantumPEFTConfig, "before": qpeft.CayleyConfig, "after": qpeft.QuICConfig}
-MULTIPLICATIVE = ("before", "after")
+POSITIONS: dict[str, Any] = {"parallel": qpeft.QuantumPEFTConfig, "input": qpeft.CayleyConfig, "output": qpeft.QuICConfig}
+MULTIPLICATIVE = ("input", "output")
 KINDS = ("bias", "no bias", "Conv1D")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 D_IN, D_OUT = 7, 9
@@ -32,9 +32,9 @@ def base_layer(kind: str, dtype: torch.dtype) -> nn.Module:
     return layer.to(dtype)
 
 
-def adapted(place: str, kind: str = "bias", dtype: torch.dtype = torch.float32) -> Any:
+def adapted(position: str, kind: str = "bias", dtype: torch.dtype = torch.float32) -> Any:
     """A layer with two unlike adapters, "default" active."""
-    config = PLACES[place](target_modules=["0"], init_weights=False)
+    config = POSITIONS[position](target_modules=["0"], init_weights=False)
     model = get_peft_model(nn.Sequential(base_layer(kind, dtype)), config)
     model.add_adapter("other", copy.deepcopy(config))
     return model.eval()
@@ -53,24 +53,24 @@ def weight_of(model: Any) -> Tensor:
     return weight
 
 
-def by_formula(place: str, kind: str, dtype: torch.dtype, deltas: list[Delta], x: Tensor) -> Tensor:
+def by_formula(position: str, kind: str, dtype: torch.dtype, deltas: list[Delta], x: Tensor) -> Tensor:
     """`W x + b` in float64 with `W = W0 + D`, `W0 (I + D)` or `(I + D) W0`, D the sum of the deltas' matrices."""
     layer = base_layer(kind, dtype).double()
     w0 = layer.weight.T if kind == "Conv1D" else layer.weight
-    apply = {"beside": lambda d: d, "before": lambda d: w0 @ d, "after": lambda d: d @ w0}[place]
+    apply = {"parallel": lambda d: d, "input": lambda d: w0 @ d, "output": lambda d: d @ w0}[position]
     w = w0 + sum(apply(delta.weight().double()) for delta in deltas)
     return x.double() @ w.T + (0 if layer.bias is None else layer.bias)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("names", [["default"], ["default", "other"]], ids=len)
-def test_merged_and_unmerged_are_the_formula(place: str, kind: str, dtype: torch.dtype, names: list[str]) -> None:
-    model = adapted(place, kind, dtype)
+def test_merged_and_unmerged_are_the_formula(position: str, kind: str, dtype: torch.dtype, names: list[str]) -> None:
+    model = adapted(position, kind, dtype)
     layer, x, before = layer_of(model), inputs(dtype), weight_of(model).clone()
     model.base_model.set_adapter(names)
-    want = by_formula(place, kind, dtype, [layer.deltas[name] for name in names], x)
+    want = by_formula(position, kind, dtype, [layer.deltas[name] for name in names], x)
     base = base_layer(kind, dtype)(x)
     bound = 32 * torch.finfo(dtype).eps * want.abs().max().item()
     assert (want - base).abs().max() > 0.05, "the adapters change the output"
@@ -80,17 +80,17 @@ def test_merged_and_unmerged_are_the_formula(place: str, kind: str, dtype: torch
     torch.testing.assert_close(model(x).double(), want, rtol=0, atol=bound)
     model.unmerge_adapter()
     torch.testing.assert_close(model(x).double(), want, rtol=0, atol=bound)
-    if place in MULTIPLICATIVE:
+    if position in MULTIPLICATIVE:
         assert torch.equal(weight_of(model), before), "unmerging restores the weight to the bit"
 
 
-@pytest.mark.parametrize("place", MULTIPLICATIVE)
+@pytest.mark.parametrize("position", MULTIPLICATIVE)
 @pytest.mark.parametrize("order", [["default", "other"], ["other", "default"]], ids="-".join)
-def test_merging_on_top_of_a_merged_adapter(place: str, order: list[str]) -> None:
+def test_merging_on_top_of_a_merged_adapter(position: str, order: list[str]) -> None:
     """The second is multiplied with W0, not with what the first made of it: `W0 (I + D1 + D2)` in any order."""
-    model = adapted(place, dtype=torch.float64)
+    model = adapted(position, dtype=torch.float64)
     layer, x, before = layer_of(model), inputs(torch.float64), weight_of(model).clone()
-    want = by_formula(place, "bias", torch.float64, list(layer.deltas.values()), x)
+    want = by_formula(position, "bias", torch.float64, list(layer.deltas.values()), x)
     model.merge_adapter(adapter_names=order[:1])
     with pytest.warns(UserWarning, match="Already following adapters were merged"):
         model.merge_adapter(adapter_names=order)
@@ -104,9 +104,9 @@ def test_merging_on_top_of_a_merged_adapter(place: str, order: list[str]) -> Non
     assert not layer.merged
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_disabling_while_merged(place: str) -> None:
-    model, x = adapted(place), inputs()
+@pytest.mark.parametrize("position", POSITIONS)
+def test_disabling_while_merged(position: str) -> None:
+    model, x = adapted(position), inputs()
     before = base_layer("bias", torch.float32)(x)
     unmerged = model(x)
     model.merge_adapter()
@@ -115,22 +115,22 @@ def test_disabling_while_merged(place: str) -> None:
     torch.testing.assert_close(model(x), unmerged)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_unloading_while_merged_gives_the_base_back(place: str) -> None:
-    model, x, clean = adapted(place), inputs(), base_layer("bias", torch.float32)
+@pytest.mark.parametrize("position", POSITIONS)
+def test_unloading_while_merged_gives_the_base_back(position: str) -> None:
+    model, x, clean = adapted(position), inputs(), base_layer("bias", torch.float32)
     model.merge_adapter(adapter_names=["default", "other"])
     base = model.unload()
     assert type(base[0]) is nn.Linear
     torch.testing.assert_close(base[0].weight, clean.weight)
     torch.testing.assert_close(base(x), clean(x))
-    if place in MULTIPLICATIVE:
+    if position in MULTIPLICATIVE:
         assert torch.equal(base[0].weight, clean.weight)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_unloading_merged_keeps_the_merge(place: str) -> None:
+@pytest.mark.parametrize("position", POSITIONS)
+def test_unloading_merged_keeps_the_merge(position: str) -> None:
     """`merge_and_unload` of a model that is merged already."""
-    model, x = adapted(place), inputs()
+    model, x = adapted(position), inputs()
     want = model(x)
     model.merge_adapter()
     with pytest.warns(UserWarning, match="All adapters are already merged"):
@@ -139,9 +139,9 @@ def test_unloading_merged_keeps_the_merge(place: str) -> None:
     torch.testing.assert_close(merged(x), want)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_deleting_while_merged_is_refused(place: str) -> None:
-    model, x = adapted(place), inputs()
+@pytest.mark.parametrize("position", POSITIONS)
+def test_deleting_while_merged_is_refused(position: str) -> None:
+    model, x = adapted(position), inputs()
     model.merge_adapter()
     want = model(x)
     with pytest.raises(ValueError, match="while they are merged"):
@@ -156,26 +156,26 @@ def test_deleting_while_merged_is_refused(place: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
-@pytest.mark.parametrize("place", PLACES)
-def test_copies_while_merged(place: str, how: str) -> None:
-    model, x = adapted(place), inputs()
+@pytest.mark.parametrize("position", POSITIONS)
+def test_copies_while_merged(position: str, how: str) -> None:
+    model, x = adapted(position), inputs()
     model.merge_adapter()
     want, state = model(x), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
-    twin.unmerge_adapter()
+    other = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    other.unmerge_adapter()
     clean = base_layer("bias", torch.float32).weight
-    torch.testing.assert_close(weight_of(twin), clean)
-    if place in MULTIPLICATIVE:
-        assert torch.equal(weight_of(twin), clean)
+    torch.testing.assert_close(weight_of(other), clean)
+    if position in MULTIPLICATIVE:
+        assert torch.equal(weight_of(other), clean)
     assert torch.equal(model(x), want), "the original stays merged"
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("place", PLACES)
-def test_moving_to_another_dtype_while_merged(place: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("position", POSITIONS)
+def test_moving_to_another_dtype_while_merged(position: str, dtype: torch.dtype) -> None:
     """What unmerging restores has moved along."""
-    model = adapted(place)
+    model = adapted(position)
     want, clean = model(inputs()), base_layer("bias", torch.float32).weight
     model.merge_adapter()
     model.to(dtype)
@@ -184,15 +184,15 @@ def test_moving_to_another_dtype_while_merged(place: str, dtype: torch.dtype) ->
     model.unmerge_adapter()
     assert weight_of(model).dtype == dtype
     torch.testing.assert_close(model(inputs(dtype)).float(), want, **loose)
-    if place in MULTIPLICATIVE:
+    if position in MULTIPLICATIVE:
         assert torch.equal(weight_of(model), clean.to(dtype))
     else:
         torch.testing.assert_close(weight_of(model).float(), clean, **loose)
 
 
-@pytest.mark.parametrize("place", MULTIPLICATIVE)
-def test_moving_to_another_device_while_merged(place: str) -> None:
-    model = adapted(place)
+@pytest.mark.parametrize("position", MULTIPLICATIVE)
+def test_moving_to_another_device_while_merged(position: str) -> None:
+    model = adapted(position)
     model.merge_adapter()
     model.to("meta")
     assert not [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.device.type != "meta"]
@@ -200,17 +200,17 @@ def test_moving_to_another_device_while_merged(place: str) -> None:
     assert weight_of(model).device.type == "meta"
 
 
-@pytest.mark.parametrize("place", MULTIPLICATIVE)
-def test_the_kept_weight_is_not_saved(place: str) -> None:
-    model = adapted(place)
+@pytest.mark.parametrize("position", MULTIPLICATIVE)
+def test_the_unmerged_is_not_saved(position: str) -> None:
+    model = adapted(position)
     names = model.state_dict().keys()
     model.merge_adapter()
     assert model.state_dict().keys() == names
 
 
-@pytest.mark.parametrize("place", MULTIPLICATIVE)
-def test_a_refused_merge_keeps_nothing(place: str) -> None:
-    model = adapted(place)
+@pytest.mark.parametrize("position", MULTIPLICATIVE)
+def test_a_refused_merge_keeps_nothing(position: str) -> None:
+    model = adapted(position)
     layer, before = layer_of(model), weight_of(model).clone()
     with torch.no_grad():
         layer.deltas["other"].angles.fill_(float("nan"))
@@ -218,7 +218,7 @@ def test_a_refused_merge_keeps_nothing(place: str) -> None:
         model.merge_adapter(adapter_names=["default", "other"], safe_merge=True)
     assert torch.equal(weight_of(model), before)
     assert not layer.merged
-    assert layer._kept_weight is None
+    assert layer._unmerged is None
 
 
 class Quantised(nn.Module):
@@ -235,18 +235,18 @@ class Quantised(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn], ids=str)
-@pytest.mark.parametrize("place", PLACES)
-def test_a_quantised_base(place: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_quantised_base(position: str, dtype: torch.dtype) -> None:
     """Adapts and trains; merging is refused with the reason, and nothing has changed."""
     base, x = nn.Sequential(Quantised(dtype)), inputs()
-    model = get_peft_model(base, PLACES[place](target_modules=["0"], init_weights=False))
+    model = get_peft_model(base, POSITIONS[position](target_modules=["0"], init_weights=False))
     before = model(x)
     before.sum().backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
     for call in (model.merge_adapter, model.merge_and_unload):
         with pytest.raises(MergeError, match=r"quantised.*Quantised.*without quantisation"):
             call()
-    if place in MULTIPLICATIVE:
+    if position in MULTIPLICATIVE:
         with pytest.raises(MergeError, match="quantised"):
             layer_of(model).get_delta_weight("default")
     assert torch.equal(model(x), before)

@@ -1,4 +1,4 @@
-"""The contract suite itself: a stranger's method in one file, sizes drawn from a seed, rules that cannot run here."""
+"""The contract suite itself: a third party's method in one file, sizes drawn from a seed, rules that cannot run here."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ QUANTISED = "learns_beside_a_quantised_base"
 
 @pytest.fixture(scope="module")
 def sine() -> Iterator[type[PeftConfig]]:
-    """The stranger's config class; the registry forgets it at the end."""
-    importlib.import_module("tests.adapters.stranger")
+    """The third party's config class; the registry forgets it at the end."""
+    importlib.import_module("tests.adapters.third_party")
     yield PEFT_TYPE_TO_CONFIG_MAPPING["SINE"]
     METHODS.unregister("SINE")
     for mapping in (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING):
         del mapping["SINE"]
-    del sys.modules["tests.adapters.stranger"]
+    del sys.modules["tests.adapters.third_party"]
 
 
-def test_a_strangers_file_keeps_the_contract(sine: type[PeftConfig]) -> None:
+def test_a_third_partys_file_keeps_the_contract(sine: type[PeftConfig]) -> None:
     check_adapter(lambda **settings: sine(r=3, **settings), skip=SLOW)
 
 
 @pytest.mark.slow
-def test_a_strangers_file_compiles(sine: type[PeftConfig]) -> None:
+def test_a_third_partys_file_compiles(sine: type[PeftConfig]) -> None:
     check_adapter(lambda **settings: sine(r=3, **settings), only=SLOW)
 
 
-def test_a_strangers_method_is_listed_and_counted(sine: type[PeftConfig]) -> None:
+def test_a_third_partys_method_is_listed_and_counted(sine: type[PeftConfig]) -> None:
     listed = CliRunner().invoke(app, ["methods", "--rank", "4", "--json"])
     (row,) = [row for row in json.loads(listed.stdout)["methods"] if row["method"] == "SINE"]
     assert row["parameters"] == 4 * (1536 + 1536)

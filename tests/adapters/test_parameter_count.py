@@ -10,8 +10,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from qpeft.adapters.base import AdapterConfig, scope_key
+from qpeft.adapters.inspection import count_parameters, target_layers
 from qpeft.adapters.parameter_count import fit, lora_count, trainable_count
-from qpeft.adapters.peft import config_class, count_parameters, target_layers
+from qpeft.adapters.peft import config_class
 from qpeft.adapters.registry import METHODS
 from qpeft.errors import AdapterError
 from qpeft.testing.tools import gpt2

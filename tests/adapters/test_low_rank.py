@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 import qpeft
 from qpeft.adapters import peft as bridge
-from qpeft.adapters.base import AdapterConfig, Delta, Place
+from qpeft.adapters.base import AdapterConfig, Delta, Position
 from qpeft.adapters.low_rank import Moments, added, delta_weight, exact, fitted, truncated
 from qpeft.adapters.registry import METHODS, Method, register
 from qpeft.errors import AdapterError, MergeError
@@ -42,11 +42,11 @@ class Bottleneck(Delta):
 
 
 class Before(Bottleneck):
-    place: ClassVar[Place] = "before"
+    position: ClassVar[Position] = "input"
 
 
 class After(Bottleneck):
-    place: ClassVar[Place] = "after"
+    position: ClassVar[Position] = "output"
 
 
 @pytest.fixture(params=[Bottleneck, Before, After])

@@ -1,0 +1,183 @@
+"""The tuner that PEFT builds for a method: which modules are adapted, what they share, batches that name an adapter per sample."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+
+from qpeft.adapters.base import AdapterConfig, scope_key
+from qpeft.adapters.peft.layer import BASE, DeltaLayer
+from qpeft.errors import AdapterError
+
+EXPERT_DIMENSIONS = 3  # of a weight that holds one matrix for each expert
+# Names that older model files give the matrices that are fused in a weight of today
+FUSED = {"gate_up_proj": ("gate_proj", "up_proj", "w1", "w3"), "down_proj": ("w2",)}
+
+
+class DeltaTuner(BaseTuner):  # type: ignore[misc]
+    """Puts a DeltaLayer in the place of every target module."""
+
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """As PEFT's.
+
+        Raises:
+            AdapterError: a target name that matches no module, even if another name matches; a target that is a fused weight of
+                experts, which no module holds.
+        """
+        self._scopes: dict[str, dict[str, nn.Module]] = {}  # each adapter has its own shared state
+        config = self.peft_config[adapter_name]
+        targets, given = config.target_modules, not config.from_file and kwargs.get("state_dict") is None
+        if given:
+            check_targets(model, targets, config.exclude_modules)
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+
+    def unload(self) -> nn.Module:
+        """The base model as it was, merged adapters taken out again."""
+        for layer in self.model.modules():
+            if isinstance(layer, DeltaLayer) and layer.merged:
+                layer.unmerge()
+        base: nn.Module = super().unload()
+        return base
+
+    def _scope(self, config: AdapterConfig, key: str) -> dict[str, nn.Module]:
+        """The dictionary that modules sharing state with module `key` have in common."""
+        scope = scope_key(config.sharing_scope(), key)
+        return {} if scope is None else self._scopes.setdefault(scope, {})
+
+    def _create_and_replace(
+        self,
+        peft_config: AdapterConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        config, scope = peft_config.for_module(current_key), self._scope(peft_config, current_key)
+        if isinstance(target, self.tuner_layer_cls):
+            target.update_layer(adapter_name, config, scope)
+            if adapter_name not in self.active_adapters:
+                target.deltas[adapter_name].requires_grad_(False)
+            return
+        layer = self.tuner_layer_cls(target, adapter_name, config, scope)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *_: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Iterator[None]:
+        """Tell each layer on which adapter each sample of the batch runs, as PEFT's LoRA does; in evaluation alone."""
+        if adapter_names is None:
+            yield
+            return
+        if self.training:
+            raise AdapterError("a batch that names an adapter for each sample is for inference", value=adapter_names, hint="eval()")
+        layers = [layer for layer in self.modules() if isinstance(layer, DeltaLayer)]
+        known = {BASE, *(name for layer in layers for name in layer.deltas)}
+        if unknown := set(adapter_names) - known:
+            raise AdapterError("no such adapter", value=", ".join(sorted(unknown)), bound=", ".join(sorted(known)))
+        beams = kwargs.get("num_beams") or 1
+        hook = partial(_name_adapters, [name for name in adapter_names for _ in range(beams)])
+        wrappers = [module for module in self.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+        handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module in (*layers, *wrappers)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """Saved keys hold no adapter name: `..q_proj.qtha_delta.NAME.mlp_a.weight` -> `..q_proj.qtha_delta.mlp_a.weight`."""
+        ours = f".{cls.tuner_layer_cls.deltas_name}."
+        head, found, tail = key.rpartition(f"{ours}{adapter_name}.")
+        if not found:
+            return super()._remove_adapter_name_from_key(key, adapter_name)  # type: ignore[no-any-return]
+        return f"{head}{ours}{tail}"
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Adapters are made in float32; with `autocast_adapter_dtype=False` they follow their base layer."""
+        if autocast_adapter_dtype:
+            return super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)  # type: ignore[no-any-return]
+        for layer in self.model.modules():
+            if isinstance(layer, DeltaLayer) and adapter_name in layer.deltas:
+                dtype = layer.device_and_dtype()[1]
+                if dtype.is_floating_point:
+                    layer.deltas[adapter_name].to(dtype)
+        return None
+
+
+def _name_adapters(names: list[str], module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, {**kwargs, "adapter_names": names}
+
+
+def check_targets(model: nn.Module, targets: Collection[str] | str | None, excluded: Collection[str] | str | None) -> None:
+    """Refuse target names that match no module, and those of fused expert weights.
+
+    Args:
+        targets: a method's `target_modules`, as a user gave them. None (PEFT's defaults for the model) is not checked.
+        excluded: `exclude_modules`. Experts that it names are left out on purpose.
+
+    Raises:
+        AdapterError: with every name that matches nothing, or the weights that cannot be adapted.
+    """
+    if targets is None:
+        return
+    modules = [name for name, _ in model.named_modules() if name]
+    experts = [name for name in _expert_weights(model) if not _matches(name.rpartition(".")[0], excluded)]
+    if isinstance(targets, str) and targets.lower() == "all-linear":
+        if experts:
+            warnings.warn(f"{_fused(experts)}: all-linear leaves them as they are", stacklevel=2)
+        return
+    if found := [name for name in experts if _targeted(name, targets)]:
+        raise AdapterError(
+            f"{_fused(found)} and cannot be adapted",
+            value=targets if isinstance(targets, str) else ", ".join(sorted(targets)),
+            hint="target other modules, or leave the experts out with exclude_modules='.*experts'",
+        )
+    if isinstance(targets, str):
+        return  # PEFT refuses an expression that matches nothing
+    if missing := sorted(name for name in targets if not any(_matches(module, {name}) for module in modules)):
+        last = dict.fromkeys(name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight"))
+        raise AdapterError(
+            f"no module is called {', '.join(missing)}",
+            value=", ".join(sorted(targets)),
+            bound=", ".join(name for name in last if not name.isdigit()) or "the model's modules",
+        )
+
+
+def _expert_weights(model: nn.Module) -> list[str]:
+    """Paths of parameters that hold a matrix for each expert."""
+    return [name for name, tensor in model.named_parameters() if tensor.dim() == EXPERT_DIMENSIONS and "expert" in name.lower()]
+
+
+def _fused(names: list[str]) -> str:
+    kinds = dict.fromkeys(re.sub(r"\d+", "*", name) for name in names)
+    return f"the experts' weights are fused in {', '.join(kinds)}"
+
+
+def _targeted(name: str, targets: Collection[str] | str) -> bool:
+    own = name.rpartition(".")[2]
+    names = (name, *(f"{name.removesuffix(own)}{former}" for former in FUSED.get(own, ())))
+    return any(_matches(each, targets) for each in names)
+
+
+def _matches(name: str, patterns: Collection[str] | str | None) -> bool:
+    """Whether PEFT's patterns name a module: an expression for the whole path, or a collection of path endings."""
+    if not patterns:
+        return False
+    if isinstance(patterns, str):
+        return re.fullmatch(patterns, name) is not None
+    return any(name == ending or name.endswith(f".{ending}") for ending in patterns)

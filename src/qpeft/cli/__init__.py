@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from qpeft import __version__, plugins
 from qpeft.cli.common import ALLOW_PLUGINS, app
 from qpeft.errors import QpeftError
+from qpeft.training.environment import quiet_libraries
 
 # The order in which --help lists commands
 from qpeft.cli import runs, study, verdict, evaluate, export  # isort: skip
@@ -57,7 +57,7 @@ def _root(
 
 def main() -> None:
     """Entry point: errors made on purpose end in one message and exit code 2, an interrupt in 130."""
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)  # PEFT's doing
+    quiet_libraries()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("qpeft").setLevel(logging.INFO)
     try:

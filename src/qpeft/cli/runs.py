@@ -69,23 +69,28 @@ def _print_record(record: RunRecord, folder: Path) -> None:
         print(f"paused; the same command without --until goes on in {folder}")
 
 
-@app.command(rich_help_panel=Panel.TRAIN, epilog=examples("qpeft compare recipes/demo.yaml"))
+@app.command(
+    rich_help_panel=Panel.TRAIN, epilog=examples("qpeft compare recipes/demo.yaml", "qpeft compare recipes/demo.yaml --engine ray")
+)
 def compare(
     recipe: Recipe,
     settings: Set = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the comparison; default runs/<recipe's name>.")] = None,
     overwrite: Overwrite = False,
+    engine: Annotated[str, typer.Option(help="local (one process after another) or ray (a Ray cluster).")] = "local",
+    gpus: Annotated[float, typer.Option(min=0.0, help="With --engine ray: GPUs of one run.")] = 0.0,
 ) -> None:
     """Train methods x seeds on the same data, and report.
 
     The methods and seeds stand in the recipe's `compare` section. Every run sees the same rows in the same order.
     """
     from qpeft.study.compare import compare as run
+    from qpeft.study.engine import make_engine
     from qpeft.training.recipe.config import load_recipe
 
     config = load_recipe(recipe, settings or ())
     folder = output or Path("runs") / config.name
-    records = run(config, folder, overwrite=overwrite)
+    records = run(config, folder, overwrite=overwrite, engine=make_engine(engine, gpus=gpus))
     _report([records], folder / "report", config.name)
 
 

@@ -6,18 +6,16 @@ again in its folder, a comparison skips what is finished and continues what is n
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qpeft.errors import RunError
 from qpeft.records import RunRecord, append_record, read_records
-from qpeft.training.loop.run_dir import BASELINE, FAILURE, RECORD, failed_record, init_run_dir, read_record
+from qpeft.study.engine import Engine, Job, LocalEngine
+from qpeft.training.loop.run_dir import BASELINE, failed_record, finished_record, init_run_dir, read_failure
 from qpeft.training.recipe.config import RunConfig
 
 logger = logging.getLogger(__name__)
@@ -36,8 +34,11 @@ def runs(config: RunConfig, folder: Path) -> Iterator[tuple[RunConfig, Path]]:
             yield config.arm_config(arm, seed), folder / RUNS / unique / f"seed-{seed}"
 
 
-def compare(config: RunConfig, folder: Path, *, overwrite: bool = False) -> Path:
+def compare(config: RunConfig, folder: Path, *, overwrite: bool = False, engine: Engine | None = None) -> Path:
     """Train what is not trained yet; returns the file of records. A failed run is recorded as failed and tried again next time.
+
+    Args:
+        engine: who runs the runs; one process after another on this machine by default.
 
     Raises RunError if the folder holds another recipe's comparison (unless `overwrite`), or if every run failed.
     """
@@ -47,18 +48,9 @@ def compare(config: RunConfig, folder: Path, *, overwrite: bool = False) -> Path
     records = folder / RECORDS
     known = {record.id for record in read_records(records)} if records.exists() else set()
     failed = 0
-    for number, (run, place) in enumerate(planned, start=1):
-        logger.warning("[%d/%d] %s, seed %d", number, len(planned), run.label, run.training.seed)
-        if not (place / RECORD).exists():
-            place.mkdir(parents=True, exist_ok=True)
-            request = place / "request.yaml"
-            request.write_text(run.to_yaml(), encoding="utf-8")
-            command = ["train", str(request), "--output", str(place), "--baseline", str(folder / BASELINE)]
-            code = subprocess.run([sys.executable, "-m", "qpeft.cli", *command]).returncode
-            if code == 128 + signal.SIGINT or code == -signal.SIGINT:
-                raise KeyboardInterrupt
-        record = read_record(place) if (place / RECORD).exists() else _failure(run, place, code)
+    for number, (run, record) in enumerate(_results(planned, folder / BASELINE, engine or LocalEngine()), start=1):
         failed += record.status != "ok"
+        logger.warning("[%d/%d] %s, seed %d: %s", number, len(planned), run.label, run.training.seed, _outcome(record))
         if record.id not in known:
             append_record(records, record)
     if failed == len(planned):
@@ -66,12 +58,34 @@ def compare(config: RunConfig, folder: Path, *, overwrite: bool = False) -> Path
     return records
 
 
+def _results(planned: Sequence[tuple[RunConfig, Path]], baseline: Path, engine: Engine) -> Iterator[tuple[RunConfig, RunRecord]]:
+    """The record of each run: those that are finished first, the others as they end."""
+    waiting: dict[Path, RunConfig] = {}
+    jobs = []
+    for run, place in planned:
+        if (known := finished_record(place)) is not None:
+            yield run, known
+            continue
+        place.mkdir(parents=True, exist_ok=True)
+        request = place / "request.yaml"
+        request.write_text(run.to_yaml(), encoding="utf-8")
+        waiting[place] = run
+        jobs.append(Job(request, place, baseline))
+    for job, code in engine.run(jobs):
+        run = waiting[job.folder]
+        yield run, finished_record(job.folder) or _failure(run, job.folder, code)
+
+
+def _outcome(record: RunRecord) -> str:
+    if record.status != "ok":
+        return record.error
+    loss = f"held-out loss {record.metrics['loss']:.4f} nats/token, " if record.metrics else ""
+    return f"{loss}{record.tokens_per_s:,.0f} tokens/s"
+
+
 def _failure(run: RunConfig, place: Path, code: int) -> RunRecord:
     """The record of a run that ended without one."""
     reason = f"the process ended with exit code {code}"
     if code < 0:
         reason = f"the process was killed by signal {signal.Signals(-code).name}"
-    if (place / FAILURE).exists():
-        reason = json.loads((place / FAILURE).read_text(encoding="utf-8"))["error"]
-    logger.error("%s, seed %d failed: %s", run.label, run.training.seed, reason)
-    return failed_record(run, reason)
+    return read_failure(place, run) or failed_record(run, reason)

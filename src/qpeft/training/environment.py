@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib.metadata
+import logging
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 PACKAGES = ("qpeft", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
@@ -34,6 +34,7 @@ def now() -> str:
 
 def machine() -> dict[str, Any]:
     """Processor, cores, memory, threads and accelerators; no host name."""
+    import psutil
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -95,6 +96,8 @@ def _peak_resident_bytes() -> int:
         for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    import psutil
+
     memory = psutil.Process().memory_info()
     if (peak := getattr(memory, "peak_wset", None)) is not None:
         return int(peak)
@@ -103,3 +106,13 @@ def _peak_resident_bytes() -> int:
     except ImportError:
         return int(memory.rss)  # a system that keeps no peak: what is resident now
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def quiet_libraries() -> None:
+    """Keep progress bars and notes of other libraries off the terminal; errors stay. Call it before they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the bars of transformers ask for it too
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name in ("bitsandbytes", "accelerate", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)  # of PEFT

@@ -1,0 +1,105 @@
+"""Who runs the runs of a comparison: processes of this machine, or a Ray cluster. Records are the same either way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from qpeft.errors import MissingDependencyError, RunError
+from qpeft.plugins import ALLOW
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its recipe file, its folder, and the file in which runs share the base model's metrics."""
+
+    recipe: Path
+    folder: Path
+    baseline: Path
+
+    def command(self) -> list[str]:
+        """The program that trains it."""
+        return [sys.executable, "-m", "qpeft.training", *map(str, (self.recipe, self.folder, self.baseline))]
+
+
+class Engine(Protocol):
+    """Runs jobs, each in a process of its own, so that peak memory is the run's own and one that dies leaves the others."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int]]:
+        """Every job with the exit code of its process, negative for a signal, as it ends. KeyboardInterrupt stops all of them."""
+        ...
+
+
+class LocalEngine:
+    """One process after another on this machine."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int]]:
+        """See `Engine.run`."""
+        for job in jobs:
+            code = subprocess.run(job.command()).returncode
+            if code in (128 + signal.SIGINT, -signal.SIGINT):
+                raise KeyboardInterrupt
+            yield job, code
+
+
+class RayEngine:
+    """Processes on the machines of a Ray cluster, as many at once as it has room for.
+
+    The comparison's folder has to be on a file system that all machines see, and qpeft installed on each. `ray.init` connects to
+    the cluster that `RAY_ADDRESS` names, else it starts one on this machine.
+
+    Args:
+        cpus, gpus: what one run takes.
+    """
+
+    def __init__(self, *, cpus: float = 1.0, gpus: float = 0.0) -> None:
+        self.cpus, self.gpus = cpus, gpus
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int]]:
+        """See `Engine.run`."""
+        try:
+            import ray
+        except ImportError as error:
+            raise MissingDependencyError("ray", "ray", "--engine ray") from error
+        mine = not ray.is_initialized()
+        if mine:
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            ray.init(log_to_driver=True, include_dashboard=False)
+        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_run_command)
+        variables = {name: os.environ[name] for name in (ALLOW, "OMP_NUM_THREADS", "QPEFT_CACHE") if name in os.environ}
+        waiting: dict[Any, Job] = {}
+        try:
+            waiting = {remote.remote(job.command(), variables): job for job in jobs}
+            while waiting:
+                (done, *_), _ = ray.wait(list(waiting))
+                job = waiting.pop(done)
+                try:
+                    code = int(ray.get(done))
+                except ray.exceptions.RayError:  # the worker or its machine died
+                    code = -signal.SIGKILL
+                yield job, code
+        finally:
+            for reference in waiting:
+                ray.cancel(reference, force=True)
+            if mine:
+                ray.shutdown()
+
+
+def _run_command(command: list[str], variables: dict[str, str]) -> int:
+    """In a Ray worker: run the program; its exit code."""
+    return subprocess.run(command, env=os.environ | variables).returncode
+
+
+def make_engine(name: str, *, gpus: float = 0.0) -> Engine:
+    """The engine of this name, "local" or "ray"; RunError for another."""
+    if name == "local":
+        return LocalEngine()
+    if name == "ray":
+        return RayEngine(gpus=gpus)
+    raise RunError("unknown engine", value=name, bound="local, ray")

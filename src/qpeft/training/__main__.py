@@ -1,0 +1,36 @@
+"""Trains one recipe in this process: `python -m qpeft.training RECIPE FOLDER [BASELINE]`, for programs that start runs.
+
+Exit codes: 0 done, 2 an error made on purpose (its message on stderr and in FOLDER/failure.json), 130 an interrupt.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from qpeft.errors import QpeftError
+from qpeft.training.environment import quiet_libraries
+
+
+def main(arguments: list[str]) -> int:
+    """Train; returns the exit code."""
+    quiet_libraries()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("qpeft").setLevel(logging.INFO)
+    from qpeft.training.loop.run import train
+    from qpeft.training.recipe.config import load_recipe
+
+    recipe, folder, *baseline = map(Path, arguments)
+    try:
+        train(load_recipe(recipe), folder, baseline=baseline[0] if baseline else None)
+    except QpeftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -137,11 +137,51 @@ def test_adapters_come_and_go(client: openai.OpenAI, address: str, adapters: Ada
 
 
 def test_what_it_cannot_do_is_refused(client: openai.OpenAI) -> None:
-    for more in ({"stop": ["x"]}, {"logprobs": True}, {"n": 2}, {"temperature": 3}, {"max_tokens": 0}):
+    refused = [{"stop": ["x"]}, {"logprobs": True}, {"n": 2}, {"temperature": 3}, {"max_tokens": 0}, {"frequency_penalty": 0.5}]
+    refused += [{"extra_body": {"top_k": 5}}, {"response_format": {"type": "json_object"}}]
+    for more in refused:
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(model="first", messages=ASKED, **more)  # type: ignore[call-overload]
     with pytest.raises(openai.BadRequestError, match="tokens"):
         client.chat.completions.create(model="first", messages=[{"role": "user", "content": "x" * 5000}])
+
+
+def test_what_says_nothing_of_the_answer_is_taken(client: openai.OpenAI) -> None:
+    more = {"user": "me", "frequency_penalty": 0, "tool_choice": "none", "response_format": {"type": "text"}, "max_tokens": 1}
+    assert client.chat.completions.create(model="first", messages=ASKED, **more).usage  # type: ignore[call-overload]
+
+
+def test_every_answer_has_openai_s_form(address: str) -> None:
+    for method, path, status in (("GET", "/nowhere", 404), ("GET", "/chat/completions", 405), ("POST", "/chat/completions", 400)):
+        answer = httpx.request(method, f"{address}{path}", content=b"{}" if method == "POST" else None)
+        assert answer.status_code == status
+        assert answer.json()["error"]["message"]
+    told = httpx.post(f"{address}/chat/completions", json={"model": 1, "messages": []}).json()["error"]["message"]
+    assert "model: " in told
+    assert "messages: " in told  # all that is wrong at once
+
+
+def test_health_limits_and_the_queue(adapters: Adapters) -> None:
+    for url in listening(create_app(adapters, api_key="right", max_body=1000, max_waiting=2)):
+        health = url.replace("/v1", "/health")
+        assert httpx.get(health).json() == {"status": "ok", "models": len(adapters.names()), "waiting": 0, "max_waiting": 2}
+        key = {"authorization": "Bearer right"}
+        large = {"model": "first", "messages": [{"role": "user", "content": "x" * 2000}]}
+        assert httpx.post(f"{url}/chat/completions", json=large, headers=key).status_code == 413
+        parts = iter([b" " * 600, b" " * 600])  # no length is told
+        assert httpx.post(f"{url}/chat/completions", content=parts, headers=key).status_code == 413
+        with openai.OpenAI(base_url=url, api_key="right", max_retries=0) as client:
+            given = {"model": "first", "messages": ASKED, "temperature": 1.0, "max_tokens": 1900, "stream": True}
+            streams = [client.chat.completions.create(**given) for _ in range(2)]  # type: ignore[call-overload]
+            with pytest.raises(openai.RateLimitError, match="2 answers are waiting already"):
+                client.chat.completions.create(**given)  # type: ignore[call-overload]
+            assert httpx.get(health).json()["waiting"] == 2
+            for stream in streams:
+                stream.close()
+            began = time.monotonic()
+            while httpx.get(health).json()["waiting"] and time.monotonic() - began < 60:
+                time.sleep(0.1)
+            assert client.chat.completions.create(model="first", messages=ASKED, max_tokens=1).usage  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("leaves", ["in a stream", "waiting"])

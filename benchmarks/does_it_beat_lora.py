@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
+from qpeft.report.style import LIGHT, drawing
 from qpeft.study import plots
 from qpeft.study.page import table
 from qpeft.study.plan import load_plan
@@ -182,8 +183,55 @@ def times(records: Path) -> list[str]:
     ]
 
 
+SUMMARY = (  # arms of the summary picture, from the top; controls follow the adapter with a circuit
+    LARGE,
+    SMALL,
+    "QTHA",
+    "QTHA without circuit",
+    "one-sided LoRA with circuit",
+    "one-sided LoRA with MLP",
+    OURS,
+    ROTATED,
+)
+
+
+def summary(found: Sequence[Case], file: Path) -> None:
+    """Loss of a few arms relative to LoRA r=8, with 95% t intervals of the paired difference. The search is left out."""
+    shown = [case for case in found if "search" not in case.name]
+    with drawing(LIGHT):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(11, 3.6), layout="constrained", dpi=130)
+        figure.suptitle("No circuit lowers the loss more than its control; plain adapters on other layers do")
+        for axes, case in zip(figure.subplots(1, len(shown)), shown, strict=True):
+            base = case.lines[LARGE]
+            for height, label in enumerate(SUMMARY):
+                if (line := case.lines.get(label)) is None:
+                    axes.text(0, height, "not run", color=LIGHT.muted, fontsize=8, ha="center", backgroundcolor=LIGHT.paper)
+                    continue
+                color = LIGHT.palette[1 if ("circuit" in label and "without" not in label) or label == "QTHA" else 0]
+                rows = paired_differences([(line, base)]) if line is not base else []
+                mean = 100 * (line.loss.mean / base.loss.mean - 1)
+                half = 100 * (rows[0].difference.half_width or 0) / base.loss.mean if rows else 0
+                axes.errorbar(mean, height, xerr=half, fmt="o", color=color, capsize=3)
+            axes.axvline(0, color=LIGHT.muted, linewidth=1, linestyle="dashed")
+            axes.set_title(f"{case.name}, {len(base.runs)} seeds", fontsize=9)
+            axes.set_yticks(range(len(SUMMARY)), [_sized(label, found) for label in SUMMARY] if axes is figure.axes[0] else [])
+            axes.set_ylim(len(SUMMARY) - 0.5, -0.5)
+        figure.supxlabel(
+            "held-out loss relative to LoRA r=8, % (left is better; 95% intervals; orange: with a circuit)", fontsize=9
+        )
+        figure.savefig(file)
+
+
+def _sized(label: str, found: Sequence[Case]) -> str:
+    """A label with the arm's trainable parameters in the first case that has it."""
+    parameters = next(case.lines[label].parameters for case in found if label in case.lines)
+    return f"{label} ({parameters / 1e3:,.0f}k)"
+
+
 def write(records: Path, page: Path, image: Path) -> None:
-    """Fill the page's tables and draw its picture."""
+    """Fill the page's tables and draw its pictures."""
     found = cases(records)
     made = {
         **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("wide", WIDE), ("ours", OURS), ("rotated", ROTATED))},
@@ -198,6 +246,7 @@ def write(records: Path, page: Path, image: Path) -> None:
         text = head + mark + "\n".join(told) + rest[rest.index("<!-- end -->") :]
     page.write_text(text, encoding="utf-8")
     plots.losses({case.name: list(case.lines.values()) for case in found}, image)
+    summary(found, image.with_name(f"{image.stem}-summary.png"))
 
 
 def main(given: list[str] | None = None) -> None:

@@ -45,8 +45,8 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "chip.yaml"
 ARMS = {
     "frozen": ["backend=null", "adapter.qnn=frozen"],  # its angles are the initial ones of the others
     "exact": ["backend=null"],
-    "shift": ["backend.gradient=lattice-shift"],
-    "spsa": ["backend.gradient=lattice-spsa"],
+    "shift": ["backend.gradient=surrogate-shift"],
+    "spsa": ["backend.gradient=surrogate-spsa"],
 }
 
 

@@ -2,7 +2,7 @@
 
 QTHA with one circuit in all modules, trained exactly by the study's recipe on its first task, at 1e-2, which the study's tuning
 chose for QTHA: once as it is, and once without its classical path, so that everything it says goes through the circuit. Then its
-circuit is measured on the lattice (`qpeft export --to lattice`), with shots, on emulated chips with synthetic calibrations, and
+circuit is measured (`qpeft export --to surrogate`), with shots, on emulated chips with synthetic calibrations, and
 held-out rows are judged with what was measured. Lines go to `--out`, and what is there is not done again.
 """
 
@@ -60,7 +60,7 @@ def measured(folder: Path, place: str, shots: int | None, seed: int) -> dict[str
     return {
         "loss": judged["loss"],
         "token_accuracy": judged["token_accuracy"],
-        "off": found["lattice"]["off_the_exact_circuit_rms"],
+        "off": found["surrogate"]["off_the_exact_circuit_rms"],
     }
 
 

@@ -55,20 +55,20 @@ def losses(record: RunRecord) -> list[float]:
 def test_exact_shots_train_like_autograd(recipe: Path, tmp_path: Path) -> None:
     exact = run(recipe, tmp_path / "exact", 8)
     assert exact.backend == {}
-    for gradient in ("lattice-shift", "direct-shift"):
-        steps = 8 if gradient == "lattice-shift" else 2
+    for gradient in ("surrogate-shift", "direct-shift"):
+        steps = 8 if gradient == "surrogate-shift" else 2
         record = run(recipe, tmp_path / gradient, steps, name="simulator", shots=None, gradient=gradient)
         assert [p.loss for p in record.train_curve] == pytest.approx([p.loss for p in exact.train_curve[:steps]], abs=1e-4)
         assert record.metrics["loss"] == pytest.approx(record.backend["exact_loss"], abs=1e-5)
         assert record.simulated
-    assert_equal_weights(tmp_path / "exact", tmp_path / "lattice-shift", atol=1e-4)
+    assert_equal_weights(tmp_path / "exact", tmp_path / "surrogate-shift", atol=1e-4)
 
 
 def test_noise_aware_training_follows_the_noisy_chip(recipe: Path, tmp_path: Path) -> None:
     """Autograd through the emulator and parameter shift of its exact probabilities: one curve, and not the noiseless one."""
     curves = [
         losses(run(recipe, tmp_path / gradient, 6, name="emulator:wukong-72", shots=None, gradient=gradient))
-        for gradient in ("emulator-autograd", "lattice-shift")
+        for gradient in ("emulator-autograd", "surrogate-shift")
     ]
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
     exact = losses(run(recipe, tmp_path / "exact", 6))
@@ -79,7 +79,7 @@ def test_noise_aware_training_follows_the_noisy_chip(recipe: Path, tmp_path: Pat
 def test_counters_are_those_of_the_plan_whatever_the_tokens(
     recipe: Path, tmp_path: Path, gradient: str, per_point: int, pack: bool
 ) -> None:
-    gradient = f"lattice-{gradient}"
+    gradient = f"surrogate-{gradient}"
     backend = {"name": "emulator:wukong-72", "shots": 20, "gradient": gradient, "pack": pack}
     config = load_recipe(recipe, settings(3, **backend))
     assert config.backend is not None
@@ -107,7 +107,7 @@ def test_direct_execution_costs_at_most_what_the_plan_says(recipe: Path, tmp_pat
 
 
 def test_budget_stops_between_steps_and_a_larger_one_goes_on(recipe: Path, tmp_path: Path) -> None:
-    chip = {"name": "emulator:wukong-72", "shots": 100, "gradient": "lattice-shift"}
+    chip = {"name": "emulator:wukong-72", "shots": 100, "gradient": "surrogate-shift"}
     whole = run(recipe, tmp_path / "whole", 5, **chip)
     step, folder = POINTS * (1 + SHIFTS), tmp_path / "stopped"
     with pytest.raises(BudgetError, match=rf"stopped after step 3, spent {3 * step:,} circuits.*larger backend.budget"):
@@ -129,7 +129,7 @@ def test_budget_that_an_evaluation_would_break(recipe: Path, tmp_path: Path) -> 
     assert (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "whole.json").exists()
 
 
-@pytest.mark.parametrize("gradient", ["lattice-shift", "lattice-spsa"])
+@pytest.mark.parametrize("gradient", ["surrogate-shift", "surrogate-spsa"])
 def test_a_chip_that_fails_loses_no_step_and_is_not_paid_twice(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gradient: str
 ) -> None:
@@ -154,13 +154,13 @@ def test_a_chip_that_fails_loses_no_step_and_is_not_paid_twice(
     assert record.metrics == whole.metrics
     assert record.train_tokens == whole.train_tokens  # none of the step that failed
     # a run that raised was charged before it failed, and once more when it was asked again; nothing else twice
-    per_step = POINTS * (1 + (SHIFTS if gradient == "lattice-shift" else 2))
+    per_step = POINTS * (1 + (SHIFTS if gradient == "surrogate-shift" else 2))
     assert whole.backend["circuits"] == 4 * per_step + POINTS
     assert record.backend["circuits"] == whole.backend["circuits"] + (per_step - POINTS) + POINTS
 
 
 def test_seeds_repeat_shots_and_spsa(recipe: Path, tmp_path: Path) -> None:
-    chip = {"name": "simulator", "shots": 50, "gradient": "lattice-spsa"}
+    chip = {"name": "simulator", "shots": 50, "gradient": "surrogate-spsa"}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         run(recipe, tmp_path / name, 3, "adapter.share_circuit=none", **chip, seed=seed)
     assert_equal_weights(tmp_path / "a", tmp_path / "b")
@@ -211,7 +211,7 @@ def test_drift_recalibrates_between_steps(recipe: Path, tmp_path: Path, monkeypa
         ({"name": "emulator:wukong-72", "gradient": "emulator-autograd", "shots": None, "budget": {"jobs": 3}}, "paid for"),
         ({"name": "emulator:wukong-72", "gradient": "emulator-autograd", "shots": None, "cache": True}, "kept"),
         ({"name": "simulator", "budget": {"shotz": 3}}, "shots"),
-        ({"name": "simulator", "gradient": "adjoint"}, "lattice-shift"),
+        ({"name": "simulator", "gradient": "adjoint"}, "surrogate-shift"),
     ],
 )
 def test_recipes_that_mean_nothing(recipe: Path, backend: dict[str, Any], words: str) -> None:
@@ -227,13 +227,13 @@ def test_an_adapter_without_circuit(recipe: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "backend", "choice", "words"),
     [
-        ([], {}, "lattice-shift", "9 points, at most"),
-        (["adapter.n_layers=5"], {}, "lattice-spsa", "121 points"),
+        ([], {}, "surrogate-shift", "9 points, at most"),
+        (["adapter.n_layers=5"], {}, "surrogate-spsa", "121 points"),
         (["adapter.r=4", "adapter.n_layers=8"], {}, "direct", "too many points|more than"),
-        (["adapter.r=8", "adapter.n_layers=8"], {}, "direct", "no lattice"),
-        ([], {"budget": {"circuits": 5000}}, "lattice-shift", "unbiased"),
-        ([], {"budget": {"circuits": 500}}, "lattice-spsa", "budget covers SPSA"),
-        (["adapter.n_layers=3"], {"shots": 100_000}, "lattice-spsa", "chip time a step"),
+        (["adapter.r=8", "adapter.n_layers=8"], {}, "direct", "no surrogate"),
+        ([], {"budget": {"circuits": 5000}}, "surrogate-shift", "unbiased"),
+        ([], {"budget": {"circuits": 500}}, "surrogate-spsa", "budget covers SPSA"),
+        (["adapter.n_layers=3"], {"shots": 100_000}, "surrogate-spsa", "chip time a step"),
     ],
 )
 def test_plan_chooses_and_says_why(recipe: Path, more: list[str], backend: dict[str, Any], choice: str, words: str) -> None:
@@ -250,8 +250,8 @@ def test_plan_command(recipe: Path, tmp_path: Path) -> None:
     found = json.loads(told.stdout)
     assert found["backend"] == "emulator:wukong-180"
     assert len(found["circuits"]) == 4  # not shared
-    assert found["training"]["lattice-shift"]["step"]["circuits"] == 4 * POINTS * (1 + SHIFTS)
-    assert found["inference"]["grid_once"]["circuits"] == 4 * POINTS
+    assert found["training"]["surrogate-shift"]["step"]["circuits"] == 4 * POINTS * (1 + SHIFTS)
+    assert found["inference"]["surrogate_once"]["circuits"] == 4 * POINTS
     assert found["inference"]["direct_per_1000_tokens"]["circuits"] == 4000
     table = qpeft("plan", recipe, "--backend", "emulator:wukong-72", "--shots", 100)
     assert table.returncode == 0
@@ -266,9 +266,9 @@ def test_plan_command(recipe: Path, tmp_path: Path) -> None:
 def test_auto_takes_the_plans_choice(recipe: Path, tmp_path: Path) -> None:
     step = POINTS * (1 + SHIFTS)
     chip = {"name": "simulator", "shots": 10, "gradient": "auto"}
-    assert run(recipe, tmp_path / "free", 2, **chip).backend["gradient"] == "lattice-shift"
+    assert run(recipe, tmp_path / "free", 2, **chip).backend["gradient"] == "surrogate-shift"
     bound = run(recipe, tmp_path / "bound", 2, **chip, budget={"circuits": step})
-    assert bound.backend["gradient"] == "lattice-spsa"
+    assert bound.backend["gradient"] == "surrogate-spsa"
     assert bound.backend["circuits"] <= step
 
 

@@ -35,7 +35,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def settings(steps: int, *more: str, **backend: Any) -> list[str]:
-    section = {"name": "pyqpanda:72", "shots": 50, "gradient": "lattice-spsa", **backend}
+    section = {"name": "pyqpanda:72", "shots": 50, "gradient": "surrogate-spsa", **backend}
     common = ["adapter.n_layers=1", "adapter.share_circuit=model", "training.eval_strategy=no", "data.eval_size=null"]
     return [*common, f"training.max_steps={steps}", f"backend={json.dumps(section)}", *more]
 
@@ -78,7 +78,7 @@ def test_kill_9_between_two_jobs(recipe: Path, tmp_path: Path, cloud: FakeOrigin
     step tells the jobs apart.
     """
     folder, more = tmp_path / "killed", ["training.save_steps=1", "training.max_steps=3"]
-    chip = {"gradient": "lattice-shift"}
+    chip = {"gradient": "surrogate-shift"}
     arguments = [a for s in settings(3, *more, **chip) for a in ("--set", s)]
     command = ["qpeft", "train", str(recipe), "--output", str(folder), *arguments]
     code = (

@@ -1,4 +1,4 @@
-"""Circuits measured once: the stored adapter is the lattice executor's, and its card says where it comes from."""
+"""Circuits measured once: the stored adapter is the surrogate executor's, and its card says where it comes from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def trained(recipe: Path, folder: Path, *more: str) -> Path:
 
 
 @pytest.mark.parametrize(("sharing", "shots"), [("model", None), ("layer", 200), ("none", 50)])
-def test_the_stored_adapter_is_what_the_lattice_executor_gives(
+def test_the_stored_adapter_is_what_the_surrogate_executor_gives(
     recipe: Path, tmp_path: Path, sharing: str, shots: int | None
 ) -> None:
     from peft import PeftModel
@@ -40,7 +40,7 @@ def test_the_stored_adapter_is_what_the_lattice_executor_gives(
     from qpeft.training.model import loading
 
     run = trained(recipe, tmp_path / "run", f"adapter.share_circuit={sharing}")
-    report = export(run, tmp_path / "out", Options(to="lattice", backend="emulator:wukong-72", shots=shots, seed=4))
+    report = export(run, tmp_path / "out", Options(to="surrogate", backend="emulator:wukong-72", shots=shots, seed=4))
     config, model, _ = load_run(run)
     inner = BackendExecutor(get_backend("emulator:wukong-72"), shots, seed=4)
     set_executor(model, SurrogateExecutor(inner))
@@ -56,7 +56,7 @@ def test_the_stored_adapter_is_what_the_lattice_executor_gives(
         else:
             torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits, rtol=0, atol=1e-5)
         assert loaded(IDS).logits.isfinite().all()
-    lattice = report["lattice"]
+    lattice = report["surrogate"]
     assert lattice["spent"]["circuits"] == 9 * len([1 for _ in lattice["points"]])
     assert lattice["shot_error_rms"] <= lattice["shot_error_bound"] == (0.0 if shots is None else shots**-0.5)
     assert lattice["off_the_exact_circuit_rms"] > 0.01
@@ -71,9 +71,9 @@ def test_shot_error_is_the_estimated_one(recipe: Path, tmp_path: Path) -> None:
     run = trained(recipe, tmp_path / "run", "adapter.share_circuit=model")
     found = {}
     for shots in (None, 200):
-        report = export(run, tmp_path / f"out{shots}", Options(to="lattice", backend="simulator", shots=shots))
+        report = export(run, tmp_path / f"out{shots}", Options(to="surrogate", backend="simulator", shots=shots))
         state = load_file(tmp_path / f"out{shots}" / "adapter_model.safetensors")
-        found[shots] = next(t for name, t in state.items() if name.endswith("coefficients")), report["lattice"]
+        found[shots] = next(t for name, t in state.items() if name.endswith("coefficients")), report["surrogate"]
     stored = StoredGrid(load_run(run)[1].base_model.model.model.layers[0].self_attn.q_proj.deltas["default"].qnn.circuit, 2)
     inputs, values = torch.rand(2000, 2) * 7, []
     for coefficients, _ in found.values():
@@ -86,10 +86,10 @@ def test_shot_error_is_the_estimated_one(recipe: Path, tmp_path: Path) -> None:
 
 def test_command_and_a_process_without_backends(recipe: Path, tmp_path: Path) -> None:
     run = trained(recipe, tmp_path / "run", "adapter.share_circuit=model")
-    told = qpeft("export", run, "--to", "lattice", "--backend", "emulator:wukong-180", "--shots", 100)
+    told = qpeft("export", run, "--to", "surrogate", "--backend", "emulator:wukong-180", "--shots", 100)
     assert told.returncode == 0, told.stderr
     assert "measured on emulator:wukong-180: 9 circuits" in told.stdout
-    folder = run / "exported" / "lattice"
+    folder = run / "exported" / "surrogate"
     report = json.loads((folder / "export.json").read_text())
     code = (
         "import sys, torch, qpeft\nfrom peft import AutoPeftModelForCausalLM\nimport qpeft.adapters.peft\n"
@@ -101,16 +101,16 @@ def test_command_and_a_process_without_backends(recipe: Path, tmp_path: Path) ->
     assert float(out) == pytest.approx(max(report["check"]["last_logits"].values()), abs=1e-4)
 
 
-def test_what_has_no_lattice_is_refused(recipe: Path, tmp_path: Path) -> None:
+def test_what_has_no_surrogate_is_refused(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="--backend"):
-        Options(to="lattice")
+        Options(to="surrogate")
     with pytest.raises(RunError, match="--backend"):
         Options(to="lora", backend="simulator")
     with pytest.raises(RunError, match="no rank"):
-        Options(to="lattice", backend="simulator", rank=3)
+        Options(to="surrogate", backend="simulator", rank=3)
     run = trained(recipe, tmp_path / "run", "adapter.qnn=mlp2")
     with pytest.raises(AdapterError, match="takes inputs"):
-        export(run, tmp_path / "out", Options(to="lattice", backend="simulator"))
+        export(run, tmp_path / "out", Options(to="surrogate", backend="simulator"))
     assert not (tmp_path / "out").exists()
 
 
@@ -121,7 +121,7 @@ def test_a_core_with_a_circuit_is_stored_too(recipe: Path, tmp_path: Path) -> No
 
     core = "adapter={peft_type: QCORE, r: 4, qubits: 2, trained: core, frames: weight, zz: true, target_modules: [q_proj]}"
     train(load_recipe(recipe, [core, "training.max_steps=2", "training.eval_strategy=no"]), tmp_path / "run")
-    export(tmp_path / "run", tmp_path / "out", Options(to="lattice", backend="simulator"))
+    export(tmp_path / "run", tmp_path / "out", Options(to="surrogate", backend="simulator"))
     config, model, _ = load_run(tmp_path / "run")
     loaded = PeftModel.from_pretrained(loading.load_model(config.model), str(tmp_path / "out")).eval()
     assert sum(isinstance(m, StoredGrid) for m in loaded.modules()) == 2

@@ -35,7 +35,7 @@ def test_twenty_steps_of_smollm2_with_exact_shots(recipe: Path, tmp_path: Path) 
         "training.disable_tqdm=true",
     ]
     curves = []
-    for name, backend in (("exact", None), ("lattice", {"name": "simulator", "shots": None, "gradient": "lattice-shift"})):
+    for name, backend in (("exact", None), ("lattice", {"name": "simulator", "shots": None, "gradient": "surrogate-shift"})):
         record = train(load_recipe(recipe, [*settings, f"backend={json.dumps(backend)}"]), tmp_path / name)
         curves.append([point.loss for point in record.train_curve])
     assert len(curves[0]) == 20

@@ -53,15 +53,15 @@ def assert_counted(expected: dict[str, Any], record: RunRecord) -> None:
     [
         (["adapter.r=3", "adapter.share_circuit=none"], {}),
         (["adapter.n_layers=2", "adapter.share_circuit=layer"], {"shots": 1}),
-        (["adapter.r=3", "adapter.qnn=product"], {"gradient": "lattice-shift"}),
-        (["adapter.qnn=frozen"], {"gradient": "lattice-shift"}),
+        (["adapter.r=3", "adapter.qnn=product"], {"gradient": "surrogate-shift"}),
+        (["adapter.qnn=frozen"], {"gradient": "surrogate-shift"}),
         (["adapter.r=1", "adapter.n_layers=3"], {"shots": 10_000}),
-        (["adapter.r=3", "adapter.share_circuit=layer"], {"pack": True, "gradient": "lattice-shift"}),
+        (["adapter.r=3", "adapter.share_circuit=layer"], {"pack": True, "gradient": "surrogate-shift"}),
     ],
 )
 def test_circuits_of_every_kind(recipe: Path, tmp_path: Path, chip: str, more: list[str], backend: dict[str, Any]) -> None:
     expected, record = planned(
-        recipe, tmp_path / "run", 2, *more, **{"name": chip, "shots": 7, "gradient": "lattice-spsa", **backend}
+        recipe, tmp_path / "run", 2, *more, **{"name": chip, "shots": 7, "gradient": "surrogate-spsa", **backend}
     )
     assert_counted(expected, record)
 
@@ -81,7 +81,7 @@ EPOCHS = ["training.max_steps=null", "training.num_train_epochs=2", "training.pe
     ],
 )
 def test_evaluations_of_every_schedule(recipe: Path, tmp_path: Path, more: list[str]) -> None:
-    backend = {"name": "emulator:wukong-72", "shots": 3, "gradient": "lattice-spsa"}
+    backend = {"name": "emulator:wukong-72", "shots": 3, "gradient": "surrogate-spsa"}
     assert_counted(*planned(recipe, tmp_path / "run", 5, *more, **backend))
 
 
@@ -96,13 +96,13 @@ def test_direct_execution_with_its_evaluation(recipe: Path, tmp_path: Path, qnn:
 
 @pytest.mark.parametrize("pack", [False, True])
 def test_inference_is_what_an_export_measures(recipe: Path, tmp_path: Path, pack: bool) -> None:
-    backend = {"name": "emulator:wukong-72", "shots": 50, "pack": pack, "gradient": "lattice-spsa"}
+    backend = {"name": "emulator:wukong-72", "shots": 50, "pack": pack, "gradient": "surrogate-spsa"}
     config = load_recipe(recipe, settings(1, "adapter.share_circuit=layer", **backend))
     assert config.backend is not None
-    expected = plan(config, config.backend)["inference"]["grid_once"]
+    expected = plan(config, config.backend)["inference"]["surrogate_once"]
     train(config, tmp_path / "run")
-    options = Options(to="lattice", backend="emulator:wukong-72", shots=50)
-    spent = export(tmp_path / "run", tmp_path / "out", options)["lattice"]["spent"]
+    options = Options(to="surrogate", backend="emulator:wukong-72", shots=50)
+    spent = export(tmp_path / "run", tmp_path / "out", options)["surrogate"]["spent"]
     assert {name: spent[name] for name in expected} == pytest.approx(expected)
 
 

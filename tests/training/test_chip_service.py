@@ -42,10 +42,10 @@ def test_training_and_export_through_the_service(
         config = load_recipe(recipe, settings(3, **backend))
         assert config.backend is not None
         found, record = plan(config, config.backend), train(config, tmp_path / "run")
-        expected = found["training"]["lattice-shift"]["training"]
+        expected = found["training"]["surrogate-shift"]["training"]
         assert {name: record.backend[name] for name in COUNTED} == {name: expected[name] for name in COUNTED}
-        options = Options(to="lattice", backend=backend["name"], shots=20)  # type: ignore[arg-type]
-        spent = export(tmp_path / "run", tmp_path / "out", options)["lattice"]["spent"]
+        options = Options(to="surrogate", backend=backend["name"], shots=20)  # type: ignore[arg-type]
+        spent = export(tmp_path / "run", tmp_path / "out", options)["surrogate"]["spent"]
         assert {name: spent[name] for name in COUNTED} == {name: found["inference"]["grid_once"][name] for name in COUNTED}
     finally:
         server.stop()

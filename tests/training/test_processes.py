@@ -91,7 +91,7 @@ def test_checkpoints_load_on_another_number_of_processes(recipe: Path, tmp_path:
         )
 
 
-@pytest.mark.parametrize("gradient", ["lattice-shift", "direct-shift", "emulator-autograd"])
+@pytest.mark.parametrize("gradient", ["surrogate-shift", "direct-shift", "emulator-autograd"])
 def test_a_chip_is_asked_once_for_all_processes(recipe: Path, tmp_path: Path, gradient: str) -> None:
     exact = gradient == "emulator-autograd"
     backend = {"name": "emulator:wukong-72" if exact else "simulator", "shots": None, "gradient": gradient}
@@ -101,12 +101,12 @@ def test_a_chip_is_asked_once_for_all_processes(recipe: Path, tmp_path: Path, gr
     one, two = train(load_recipe(recipe, settings), tmp_path / "one"), read_record(tmp_path / "two")
     assert_same_training(tmp_path / "one", tmp_path / "two")
     assert two.backend["exact_loss"] == pytest.approx(one.backend["exact_loss"], rel=1e-5)
-    if gradient == "lattice-shift":
+    if gradient == "surrogate-shift":
         assert two.backend["circuits"] == one.backend["circuits"] > 0  # not once for each process
 
 
 def test_a_budget_that_ends_stops_every_process(recipe: Path, tmp_path: Path) -> None:
-    backend = {"name": "simulator", "shots": 10, "gradient": "lattice-shift", "budget": {"circuits": 500}}
+    backend = {"name": "simulator", "shots": 10, "gradient": "surrogate-shift", "budget": {"circuits": 500}}
     qtha = {"r": 2, "hidden_size": 8, "bond_dim": 2, "n_layers": 1, "share_circuit": "model"}
     settings = [*GLOBAL, adapter("QTHA", qtha), f"backend={json.dumps(backend)}", "training.max_steps=20"]
     with pytest.raises(AssertionError, match=r"BudgetError: .*stopped after step 2"):

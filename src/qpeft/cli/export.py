@@ -17,7 +17,7 @@ from qpeft.cli.common import AsJson, Panel, Run, app, examples, print_table
 )
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help="lora (stock PEFT), merged (plain transformers), gguf-lora (llama.cpp) or lattice.")],
+    to: Annotated[str, typer.Option(help="lora (stock PEFT), merged (plain transformers), gguf-lora (llama.cpp) or surrogate.")],
     output: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/exported/FORMAT.")] = None,
     adapter: Annotated[str, typer.Option(help="Name of the adapter, where the run holds several.")] = "default",
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA; default exact, or what --tolerance needs.")] = None,
@@ -31,14 +31,14 @@ def export(
     seed: Annotated[int, typer.Option(help="Seed of the rows' order and of simulated shots.")] = 0,
     lora_bias: Annotated[bool, typer.Option("--lora-bias", help="Fit a constant to each module too (PEFT only).")] = False,
     via_lora: Annotated[bool, typer.Option("--via-lora", help="With --to merged: merge a fitted LoRA.")] = False,
-    backend: Annotated[str | None, typer.Option(help="With --to lattice: where the circuits are measured.")] = None,
+    backend: Annotated[str | None, typer.Option(help="With --to surrogate: where the circuits are measured.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Shots of every circuit; default exact, where the backend can.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert an adapter to LoRA, merged weights or GGUF.
 
-    Also `lattice`: an adapter whose circuit values were measured once. Prints what the conversion loses on held-out rows.
+    Also `surrogate`: an adapter whose circuit values were measured once. Prints what the conversion loses on held-out rows.
     """
     from qpeft.export.run import Options
     from qpeft.export.run import export as write
@@ -75,9 +75,9 @@ def export(
         how = ", ".join(f"{count} {way}" for way, count in report["how"].items())
         size = f"rank {min(ranks)} to {max(ranks)}, {report['parameters']:,} parameters"
         print(f"modules: {how}; {size}; largest relative error {worst:.3g}")
-    if lattice := report.get("lattice"):
+    if surrogate := report.get("surrogate"):
         print(
-            f"measured on {lattice['backend']}: {lattice['spent']['circuits']:,} circuits, error of a value from shots "
-            f"{lattice['shot_error_rms']:.4f}, off the noiseless circuit {lattice['off_the_exact_circuit_rms']:.4f} (RMS)"
+            f"measured on {surrogate['backend']}: {surrogate['spent']['circuits']:,} circuits, error of a value from shots "
+            f"{surrogate['shot_error_rms']:.4f}, off the noiseless circuit {surrogate['off_the_exact_circuit_rms']:.4f} (RMS)"
         )
     print(f"exported: {folder}")

@@ -48,10 +48,10 @@ def plan(
 
 def _show(found: dict[str, Any]) -> None:
     for circuit in found["circuits"][:3]:
-        points = circuit["grid_points"]
-        lattice = "no lattice" if points is None else f"{points:,} lattice points"
+        points = circuit["surrogate_points"]
+        surrogate = "no surrogate" if points is None else f"{points:,} points of a surrogate"
         print(
-            f"circuit of {circuit['qubits']} qubits, {circuit['angles']} angles, in {circuit['modules']} modules: {lattice}, "
+            f"circuit of {circuit['qubits']} qubits, {circuit['angles']} angles, in {circuit['modules']} modules: {surrogate}, "
             f"{circuit['circuits_per_program']} at once"
         )
     if (more := len(found["circuits"]) - 3) > 0:
@@ -66,8 +66,8 @@ def _show(found: dict[str, Any]) -> None:
         rows.append((f"{name}, a step", *_cells(way["step"]), ""))
         rows.append((f"{name}, training", *_cells(way["training"]), "{} to {}".format(*map(_time, way["queue_s"]))))
     inference = found["inference"]
-    if "grid_once" in inference:
-        rows.append(("lattice, inference, once", *_cells(inference["grid_once"]), ""))
+    if "surrogate_once" in inference:
+        rows.append(("surrogate, inference, once", *_cells(inference["surrogate_once"]), ""))
     rows.append(("direct, inference, 1,000 tokens", *_cells(inference["direct_per_1000_tokens"]), ""))
     print_table(("", "circuits", "shots", "programs", "jobs", "chip time", "waiting in queues"), rows)
     print(f"choice: {found['choice']}: {found['why']}")

@@ -26,7 +26,7 @@ from qpeft.training import environment
 from qpeft.training.loop.loaded_run import copy_sharing_weights
 from qpeft.training.model.held_out_loss import evaluate
 
-FORMATS = ("lora", "merged", "gguf-lora", "lattice")
+FORMATS = ("lora", "merged", "gguf-lora", "surrogate")
 REPORT = "export.json"
 GGUF = "adapter.gguf"
 TOLERANCE = 0.01
@@ -45,7 +45,7 @@ class Options:
         steps, learning_rate, seed: of training the fitted LoRA towards the adapter's logits.
         lora_bias: fit a constant to each module as well. Stock PEFT loads it; other programs may not.
         via_lora: merge the LoRA instead of the adapter, for adapters that cannot be merged.
-        backend, shots: where a lattice is measured, and with how many shots a circuit (None: exact probabilities).
+        backend, shots: where circuits are measured, and with how many shots each (None: exact probabilities).
     """
 
     to: str = "lora"
@@ -68,14 +68,18 @@ class Options:
         return self.to in ("lora", "gguf-lora") or self.via_lora
 
     def __post_init__(self) -> None:
+        if self.to == "lattice":  # its name in version 0.1
+            object.__setattr__(self, "to", "surrogate")
         if self.to not in FORMATS:
             raise RunError("unknown format of export", value=self.to, bound=", ".join(FORMATS))
         if self.via_lora and self.to != "merged":
             raise RunError("via_lora does nothing here", value=self.to, bound="merged")
         if not self.as_lora and (self.rank or self.steps or self.lora_bias or self.tolerance is not None):
             raise RunError(f"{self.to}: no rank, tolerance, steps or constants here", hint="leave them out, or --via-lora")
-        if (self.to == "lattice") != (self.backend is not None) or (self.shots is not None and self.to != "lattice"):
-            raise RunError("a lattice is measured on a backend, and nothing else is", hint="--to lattice --backend NAME --shots N")
+        if (self.to == "surrogate") != (self.backend is not None) or (self.shots is not None and self.to != "surrogate"):
+            raise RunError(
+                "--to surrogate runs on a backend, and nothing else does", hint="--to surrogate --backend NAME --shots N"
+            )
         if self.lora_bias and self.to != "lora":
             raise RunError("constants go into a LoRA of PEFT's alone", value=self.to, bound="lora", hint="leave out --lora-bias")
         if self.rank is not None and self.tolerance is not None:
@@ -94,8 +98,8 @@ def export(folder: Path, output: Path, options: Options, *, overwrite: bool = Fa
     run = open_run(folder, options.adapter, calibration=options.calibration, calibration_rows=options.calibration_rows)
     _check_adapter(run, options)
     with replace_folder(output) as scratch:
-        if options.to == "lattice":
-            found = _lattice(run, scratch, folder, options)
+        if options.to == "surrogate":
+            found = _surrogate(run, scratch, folder, options)
         else:
             found = _export_lora(run, scratch, options) if options.as_lora else _merge(run, scratch)
         report = {
@@ -254,14 +258,14 @@ def _merge(run: AdaptedRun, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _lattice(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -> dict[str, Any]:
+def _surrogate(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -> dict[str, Any]:
     """Write the adapter with its circuits measured; returns the report's part."""
     from qpeft.export.surrogate import export_surrogate
 
     assert options.backend is not None  # checked with the options
     exported, found = export_surrogate(run, scratch, folder, options.backend, options.shots, options.seed)
     measured = _reference(run) | {"exported": _measure(run, exported)}
-    return {"how": {"measured": found["lattice"]["circuits"]}, "lossless": False, "measured": measured, **found} | {
+    return {"how": {"measured": found["surrogate"]["circuits"]}, "lossless": False, "measured": measured, **found} | {
         "check": _check_values(run, exported)
     }
 

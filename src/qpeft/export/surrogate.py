@@ -1,4 +1,4 @@
-"""Calibrate once, serve at classical speed: trained circuits are measured on their lattices, the coefficients are the adapter."""
+"""Calibrate once, serve at classical speed: trained circuits run at the points of their surrogates, which become the adapter."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def export_surrogate(run: AdaptedRun, scratch: Path, folder: Path, backend: str,
     layers = {name: layer for name, layer in run.model.named_modules() if isinstance(layer, QuantumLayer)}
     if not layers or not hasattr(run.settings, "qnn"):
         raise AdapterError(
-            "only a circuit that takes inputs is measured on a lattice",
+            "only a circuit that takes inputs has a surrogate",
             value=str(run.settings.peft_type.value),
             hint="--to lora: the weights of a generator run anywhere",
         )
@@ -63,11 +63,11 @@ def export_surrogate(run: AdaptedRun, scratch: Path, folder: Path, backend: str,
     found = _report(where, shots, ledger, list(measured.values()))
     with open(scratch / CARD, "a", encoding="utf-8") as card:
         card.write(_card(found))
-    return PeftModel.from_pretrained(copy_sharing_weights(run.base), str(scratch)).eval(), {"lattice": found}
+    return PeftModel.from_pretrained(copy_sharing_weights(run.base), str(scratch)).eval(), {"surrogate": found}
 
 
 def _measure(layer: QuantumLayer, executor: SurrogateExecutor, shots: int | None) -> dict[str, Any]:
-    """Coefficients of a layer's circuit, and how far its lattice values are from the noiseless ones."""
+    """Coefficients of a layer's circuit, and how far its values at the points are from the noiseless ones."""
     angles = layer.angles.detach().double().cpu()
     measured, exact = (place.compile(layer.circuit, layer.observables) for place in (executor, SurrogateExecutor(Simulator())))
     assert isinstance(measured, SurrogateFunction)
@@ -110,7 +110,7 @@ def _card(found: Mapping[str, Any]) -> str:
     return f"""
 ## Measured circuits
 
-The quantum circuits of this adapter were measured once, on a lattice of inputs that determines them for every input. They run from
+The quantum circuits of this adapter were measured once, on a grid of inputs that determines them for every input. They run from
 here on as trigonometric polynomials in PyTorch, without a simulator or a chip; qpeft loads them (`import qpeft`, then PEFT).
 
 | | |

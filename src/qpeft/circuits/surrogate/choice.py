@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 from qpeft.circuits.ir import Circuit, Observable
+from qpeft.circuits.surrogate import SurrogateKind
 from qpeft.circuits.surrogate.base import Surrogate, SurrogateMaker
 from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.circuits.surrogate.sparse import SparseSurrogate
 from qpeft.circuits.surrogate.tensor_train import TensorTrainSurrogate
 from qpeft.errors import CircuitError
 
-Kind = Literal["auto", "grid", "sparse", "tensor-train"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 SMALL_GRID = 100  # points up to which nothing else is looked for
 
 
@@ -22,7 +20,7 @@ def make_surrogate(
     circuit: Circuit,
     observables: Sequence[Observable] | None = None,
     *,
-    kind: Kind = "auto",
+    kind: SurrogateKind = "auto",
     shots: int | None = 1000,
     error: float = 0.05,
     seed: int = 0,
@@ -65,6 +63,16 @@ def make_surrogate(
     return TensorTrainSurrogate.of(circuit, observables, points=max(16, sparse.size), shots=shots, seed=seed)
 
 
-def surrogate_maker(*, kind: Kind = "auto", shots: int | None = 1000, error: float = 0.05, seed: int = 0) -> SurrogateMaker:
+@functools.lru_cache(maxsize=256)
+def surrogate_size(
+    circuit: Circuit, observables: tuple[Observable, ...] | None, *, kind: SurrogateKind, shots: int | None, error: float
+) -> int:
+    """Circuits that an evaluation through `make_surrogate` runs. Raises CircuitError where there is no surrogate."""
+    return make_surrogate(circuit, observables, kind=kind, shots=shots, error=error).size
+
+
+def surrogate_maker(
+    *, kind: SurrogateKind = "auto", shots: int | None = 1000, error: float = 0.05, seed: int = 0
+) -> SurrogateMaker:
     """`make_surrogate` with its settings given, for `SurrogateExecutor(make=...)`."""
     return functools.partial(make_surrogate, kind=kind, shots=shots, error=error, seed=seed)

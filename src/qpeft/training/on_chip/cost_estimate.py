@@ -1,13 +1,13 @@
 """What a recipe would cost on a backend, before anything runs, and which way of running it is chosen.
 
-Per step, with P points of a circuit's lattice, G circuits for the gradient of one point (2 for each rotation, 4 for each
+Per step, with P points of a circuit's surrogate, G circuits for the gradient of one point (2 for each rotation, 4 for each
 controlled one; 2 with SPSA), M modules that share the circuit and T token positions:
 
-    lattice   P (1 + G)      whatever T and M
-    direct    M T (1 + G')   G' counts the inputs' gates too
+    surrogate  P (1 + G)     whatever T and M
+    direct     M T (1 + G')   G' counts the inputs' gates too
 
 times the bases that the observables need; an evaluation is P, or M times its positions. Direct execution of equal rows runs them
-once, and the T of a step is a mean: the figure is an estimate from above. The lattice's figures are exact.
+once, and the T of a step is a mean: the figure is an estimate from above. A surrogate's figures are exact.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from qpeft.backends.registry import get_backend, planned_limits
 from qpeft.backends.spending.budget import Budget, Cost
 from qpeft.backends.spending.paid import SECONDS_PER_SHOT
 from qpeft.circuits.ir import Circuit
-from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.errors import BudgetError, CircuitError, RunError
 from qpeft.training.model.held_out_loss import Rows
 from qpeft.training.on_chip.requests import Request, circuit_requests
-from qpeft.training.on_chip.session import INNER, chosen_gradient, grid_cost, make_executor
+from qpeft.training.on_chip.session import INNER, chosen_gradient, make_executor, surrogate_cost, surrogate_points
 from qpeft.training.recipe.config import BackendSection, RunConfig
 from qpeft.training.recipe.training_section import TrainingSection
 
@@ -113,15 +112,15 @@ class Way:
 
 
 def ways(config: RunConfig, section: BackendSection, backend: Backend, model: Any, used: Usage) -> dict[str, Way]:
-    """The cost of every way of running a model's circuits; ways without a lattice where there is none."""
+    """The cost of every way of running a model's circuits; without a surrogate where there is none."""
     modules, asked, found = modules_of(model), circuit_requests(model), {}
-    runner = make_executor(backend, section.model_copy(update={"gradient": "lattice-shift"}))
-    for name in ("lattice-shift", "lattice-spsa", "direct-shift", "direct-spsa"):
+    runner = make_executor(backend, section.model_copy(update={"gradient": "surrogate-shift"}))
+    for name in ("surrogate-shift", "surrogate-spsa", "direct-shift", "direct-spsa"):
         runner.gradient = INNER[name.rpartition("-")[2]]
         try:
-            if name.startswith("lattice"):
-                step = sum((grid_cost(runner, request) for request in asked), Cost())
-                once = sum((grid_cost(runner, request, gradient=False) for request in asked), Cost())
+            if name.startswith("surrogate"):
+                step = sum((surrogate_cost(runner, section, request) for request in asked), Cost())
+                once = sum((surrogate_cost(runner, section, request, gradient=False) for request in asked), Cost())
                 training = step * used.steps + once * used.evaluations
                 rounds = 2 * used.steps + used.evaluations
             else:
@@ -163,7 +162,7 @@ def queue_of(backend: Backend) -> tuple[float, float]:
 
 
 def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usage) -> tuple[str, str]:
-    """(way, why): the lattice where it is smaller than a step's rows, SPSA where shifts cost too much."""
+    """(way, why): the surrogate where it is smaller than a step's rows, SPSA where shifts cost too much."""
     modules = modules_of(model)
     rows = sum(modules[id(request.layer)] for request in circuit_requests(model)) * used.positions
     budget = Budget(**section.budget.model_dump())
@@ -175,13 +174,13 @@ def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usa
             return False
         return True
 
-    if "lattice-shift" not in found:
-        kind, why = "direct", "a circuit's inputs have no lattice, or one of too many points"
+    if "surrogate-shift" not in found:
+        kind, why = "direct", "a circuit has no surrogate of the error asked"
     else:
-        points = sum(FourierGrid.of(request.circuit).size for request in circuit_requests(model))
-        kind = "lattice" if points <= rows else "direct"
+        points = sum(surrogate_points(section, request) for request in circuit_requests(model))
+        kind = "surrogate" if points <= rows else "direct"
         relation = "at most" if points <= rows else "more than"
-        why = f"the lattices have {points:,} points, {relation} the {rows:,} rows that a step would run directly"
+        why = f"the surrogates have {points:,} points, {relation} the {rows:,} rows that a step would run directly"
     shift, spsa = found[f"{kind}-shift"], f"{kind}-spsa"
     if not fits(f"{kind}-shift") and fits(spsa):
         return spsa, f"{why}; the budget covers SPSA and not parameter shift"
@@ -233,7 +232,7 @@ def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
     used = usage(config, rows, held_out_rows)
     found = ways(config, section, backend, model, used)
     choice, why = choose(section, found, model, used)
-    runner = make_executor(backend, section.model_copy(update={"gradient": "lattice-shift"}))
+    runner = make_executor(backend, section.model_copy(update={"gradient": "surrogate-shift"}))
     compiled = [runner.prepare(request.circuit, request.observables) for request in asked]
     inference = _inference(section, backend, asked, modules)
     backend.close()
@@ -249,7 +248,7 @@ def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
                 "inputs": request.circuit.n_inputs,
                 "angles": request.circuit.n_angles,
                 "modules": modules[id(request.layer)],
-                "grid_points": _points(request),
+                "surrogate_points": _points(section, request),
                 "circuits_per_program": max(compiled_circuit.per_program for compiled_circuit, _ in prepared.groups),
             }
             for request, prepared in zip(asked, compiled, strict=True)
@@ -268,21 +267,23 @@ def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
 def _inference(
     section: BackendSection, backend: Backend, asked: Sequence[Request], modules: Mapping[int, int]
 ) -> dict[str, dict[str, float]]:
-    """Cost of `qpeft export --to lattice`, and of running every token directly. Neither packs."""
+    """Cost of `qpeft export --to surrogate`, and of running every token directly. Neither packs."""
     if section.pack:
         section = section.model_copy(update={"pack": False})
         backend = _standing(section)
-    runner = make_executor(backend, section.model_copy(update={"gradient": "lattice-shift"}))
+    runner = make_executor(backend, section.model_copy(update={"gradient": "surrogate-shift"}))
     each = [_forward(runner, request, modules[id(request.layer)], (TOKENS,)) for request in asked if request.circuit.n_inputs]
     found = {"direct_per_1000_tokens": asdict(sum(each, Cost()))}
-    if all(_points(request) is not None for request in asked):
-        found["grid_once"] = asdict(sum((grid_cost(runner, request, gradient=False) for request in asked), Cost()))
+    if all(_points(section, request) is not None for request in asked):
+        found["surrogate_once"] = asdict(
+            sum((surrogate_cost(runner, section, request, gradient=False) for request in asked), Cost())
+        )
     return found
 
 
-def _points(request: Request) -> int | None:
+def _points(section: BackendSection, request: Request) -> int | None:
     try:
-        return FourierGrid.of(request.circuit).size
+        return surrogate_points(section, request)
     except CircuitError:
         return None
 

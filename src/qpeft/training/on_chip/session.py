@@ -27,14 +27,15 @@ from qpeft.backends.registry import get_backend, is_paid
 from qpeft.backends.spending.budget import Budget, Cost, Ledger
 from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits.executor import Executor
+from qpeft.circuits.surrogate.base import SurrogateMaker
+from qpeft.circuits.surrogate.choice import surrogate_maker, surrogate_size
 from qpeft.circuits.surrogate.executor import SurrogateExecutor
-from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.errors import BudgetError, RunError
 from qpeft.files import atomic_write
 from qpeft.training.on_chip.ask_once import AskOnce
 from qpeft.training.on_chip.requests import Request, circuit_requests
 from qpeft.training.processes import Processes
-from qpeft.training.recipe.config import BackendSection
+from qpeft.training.recipe.config import BackendSection, current_gradient
 
 SPENT, CACHE, JOBS = "spent.json", "results.sqlite", "jobs"
 INNER: dict[str, InnerGradient] = {"shift": "parameter-shift", "spsa": "spsa"}
@@ -121,7 +122,7 @@ class ChipSession(CircuitSession):
             raise RunError("the adapter has no circuit, so nothing of it runs on a backend", hint="leave out the backend section")
         self.backend: Backend | None = None
         self.runner: BackendExecutor | None = None
-        self.grid: SurrogateExecutor | None = None
+        self.surrogate: SurrogateExecutor | None = None
         self._last_step, self._before = Cost(), Cost()
         self._model_executors = contextlib.ExitStack()
         if not section.gradient.startswith("direct"):
@@ -137,13 +138,17 @@ class ChipSession(CircuitSession):
 
     def _open(self) -> None:
         inner = self._open_backend() if self.processes.first else None
-        grid = not self.section.gradient.startswith("direct")
+        through = not self.section.gradient.startswith("direct")
         executor: Executor | None = inner
         if self.processes.count > 1:
-            executor = AskOnce(inner, self.processes, same_rows=grid)
+            executor = AskOnce(inner, self.processes, same_rows=through)
         assert executor is not None
-        self.grid = SurrogateExecutor(executor, deferred=True) if grid else None
-        self._model_executors.enter_context(executed_by(self.model, lambda _: self.grid or executor))
+        self.surrogate = SurrogateExecutor(executor, make=self._make(), deferred=True) if through else None
+        self._model_executors.enter_context(executed_by(self.model, lambda _: self.surrogate or executor))
+
+    def _make(self) -> SurrogateMaker:
+        section = self.section
+        return surrogate_maker(kind=section.surrogate, shots=section.shots, error=section.surrogate_error)
 
     def _open_backend(self) -> Executor:
         """The executor of the first process."""
@@ -184,23 +189,23 @@ class ChipSession(CircuitSession):
         """Circuits that are not trained are measured anew as well: a step must not depend on where a session began."""
         if self.runner is not None:
             self.runner.begin(*sample)
-        if self.grid is not None:
-            self.grid.forget()
+        if self.surrogate is not None:
+            self.surrogate.forget()
 
     def flush(self) -> None:
-        if self.grid is not None:
-            self.grid.flush()
+        if self.surrogate is not None:
+            self.surrogate.flush()
         self._last_step = self.spent + self._before * -1
 
     def step_cost(self) -> Cost:
-        """What the next step will cost if nothing is cached: on the grid by the formula, direct what the last one cost."""
+        """What the next step will cost if nothing is cached: through a surrogate by the formula, direct what the last one cost."""
         if self.runner is None or self.backend is None:
             return Cost()
         if self.cache is not None or self.backend.journal is not None:
             return Cost()  # it may have been paid for already; the runs themselves are checked one by one
-        if self.grid is None:
+        if self.surrogate is None:
             return self._last_step
-        return sum((grid_cost(self.runner, request) for request in self.requests), Cost())
+        return sum((surrogate_cost(self.runner, self.section, request) for request in self.requests), Cost())
 
     @property
     def spent(self) -> Cost:
@@ -251,16 +256,23 @@ class ChipSession(CircuitSession):
         atomic_write(self.folder / SPENT, json.dumps(kept))
 
 
-def grid_cost(runner: BackendExecutor, request: Request, *, gradient: bool = True) -> Cost:
-    """Of one step of a circuit on its grid: the values, and with `gradient` those of the gradient for its angles."""
-    prepared, points = runner.prepare(request.circuit, request.observables), FourierGrid.of(request.circuit).size
+def surrogate_points(section: BackendSection, request: Request) -> int:
+    """Circuits of one evaluation of a circuit through its surrogate. Raises CircuitError where it has none."""
+    kind, error = section.surrogate, section.surrogate_error
+    return surrogate_size(request.circuit, request.observables, kind=kind, shots=section.shots, error=error)
+
+
+def surrogate_cost(runner: BackendExecutor, section: BackendSection, request: Request, *, gradient: bool = True) -> Cost:
+    """Of one step of a circuit through its surrogate: its values, and with `gradient` those of the gradient for its angles."""
+    prepared, points = runner.prepare(request.circuit, request.observables), surrogate_points(section, request)
     cost = prepared.cost(points)
     return cost + prepared.cost(prepared.gradient_rows(points)) if gradient and request.trained else cost
 
 
 def chosen_gradient(folder: Path) -> str | None:
     """What a run in this folder trains with, if it has begun."""
-    return _kept(folder).get("gradient")
+    found: str | None = current_gradient(_kept(folder).get("gradient"))
+    return found
 
 
 def _kept(folder: Path) -> dict[str, Any]:

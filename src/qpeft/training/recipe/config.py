@@ -8,10 +8,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from qpeft.backends.registry import BACKENDS, known_names
+from qpeft.circuits.surrogate import SurrogateKind
 from qpeft.errors import ConfigError, PluginError
 from qpeft.plugins import load_plugins
 from qpeft.training.data.files import READERS
@@ -91,19 +92,30 @@ class BudgetSection(Section):
     seconds: Positive | None = None
 
 
+def current_gradient(value: Any) -> Any:
+    """A gradient's name of today: recipes and runs of version 0.1 say `lattice` for `surrogate`."""
+    return value.replace("lattice-", "surrogate-") if isinstance(value, str) else value
+
+
 class BackendSection(Section):
     """Where the adapter's circuits run while it trains; without this section, on the exact simulator.
 
-    `shots` null asks for exact probabilities, noise included. `gradient`: through the lattice, with parameter shift or SPSA on
-    it; direct, every token a circuit; or by autograd through the emulator (noise-aware training). "auto" takes what
-    `qpeft plan` chooses. `pack` runs as many circuits at once as an emulated chip has room for. `cache` keeps results in the
-    run's folder, so that a step that is trained again after a crash is not run again. Every `recalibrate` steps the backend is
-    opened anew: its calibration is read and the circuits are placed again.
+    `shots` null asks for exact probabilities, noise included. `gradient`: through a surrogate, whose points alone run, with
+    parameter shift or SPSA; direct, every token a circuit; or by autograd through the emulator (noise-aware training). "auto"
+    takes what `qpeft plan` chooses. `surrogate`: the Fourier grid, which is exact, a sparse series or tensor train of root mean
+    square error `surrogate_error`, or the smaller of grid and sparse series ("auto"). `pack` runs as many circuits at once as an
+    emulated chip has room for. `cache` keeps results in the run's folder, so that a step that is trained again after a crash is
+    not run again. Every `recalibrate` steps the backend is opened anew: its calibration is read and the circuits are placed again.
     """
 
     name: Annotated[str, Field(min_length=1, description="a backend, such as emulator:wukong-72")]
     shots: Count | None = 1000
-    gradient: Literal["auto", "lattice-shift", "lattice-spsa", "direct-shift", "direct-spsa", "emulator-autograd"] = "lattice-shift"
+    gradient: Annotated[
+        Literal["auto", "surrogate-shift", "surrogate-spsa", "direct-shift", "direct-spsa", "emulator-autograd"],
+        BeforeValidator(current_gradient),
+    ] = "surrogate-shift"
+    surrogate: SurrogateKind = "auto"
+    surrogate_error: Annotated[float, Field(gt=0, lt=1)] = 0.05
     seed: Seed = 0
     pack: bool = False
     cache: bool = False

@@ -36,12 +36,15 @@ def read_arff(data: bytes) -> Rows:
     return [{name: _text(value) for name, value in zip(header.names(), row, strict=True)} for row in rows]
 
 
-def read_orange(data: bytes) -> Rows:
-    """Orange's `.tab`: three header lines (names, types, roles), then tab-separated rows; incomplete lines are skipped."""
+def read_orange(data: bytes, *, incomplete: bool = False) -> Rows:
+    """Orange's `.tab`: three header lines (names, types, roles), then tab-separated rows.
+
+    Lines with an empty cell are skipped unless `incomplete`.
+    """
     lines = data.decode("utf-8").split("\n")
     names = lines[0].split("\t")
     cells = (line.rstrip("\r").split("\t") for line in lines[3:])
-    return [dict(zip(names, row, strict=True)) for row in cells if len(row) == len(names) and all(row)]
+    return [dict(zip(names, row, strict=True)) for row in cells if len(row) == len(names) and (incomplete or all(row))]
 
 
 def read_jsonl(data: bytes) -> list[dict[str, Any]]:

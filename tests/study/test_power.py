@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -29,6 +31,12 @@ def test_the_detectable_difference_has_the_wanted_power() -> None:
     assert power(visible, 0.2, 5, 0.01) == pytest.approx(0.8, abs=1e-6)
     assert detectable_difference(0.2, 10, 0.01) < visible
     assert seeds_needed(visible, 0.2, 0.01) == 5
+
+
+def test_power_falls_steadily_with_the_spread() -> None:
+    found = [power(0.0877, 0.003 * 1.05**k, 10, 0.05 / 36) for k in range(120)]
+    assert found[0] == 1.0
+    assert all(0.0 < after <= before + 1e-9 for before, after in itertools.pairwise(found))
 
 
 def test_extremes() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,9 +9,8 @@ import pytest
 import yaml
 
 from qpeft.errors import ConfigError
-from qpeft.records import RunRecord
-from qpeft.study.plan import StudyPlan, fingerprint, load_plan
-from qpeft.study.records import StudyRecords, TuningRecord
+from qpeft.study.plan import StudyPlan, load_plan
+from qpeft.study.records import StudyRecords
 from qpeft.study.verdict import (
     Subject,
     controls_of,
@@ -24,6 +22,7 @@ from qpeft.study.verdict import (
     verdict_plan,
 )
 from tests.command_line import qpeft
+from tests.study.records import finished_records
 
 QTHA = {"peft_type": "QTHA", "r": 2, "hidden_size": 8, "target_modules": ["q_proj"]}
 
@@ -47,22 +46,6 @@ def protocol(tmp_path: Path, tiny_model: Path, clinic: Path) -> Path:
     return file
 
 
-def records_with(plan: StudyPlan, folder: Path, losses: dict[str, list[float]], parameters: dict[str, int]) -> StudyRecords:
-    """Records of a finished verdict with given losses: arm -> one per seed, the same on every task."""
-    records = StudyRecords(folder, plan.name)
-    for task in plan.tasks:
-        for arm in plan.arms:
-            for rate in plan.tuning.learning_rates:
-                mark = fingerprint(plan.tuning_run(task, arm, rate))
-                records.add_tuning(TuningRecord(task.name, arm.label, rate, plan.max_steps, abs(rate - 1e-3), mark))
-            for seed, loss in zip(plan.seeds, losses[arm.label], strict=True):
-                config = plan.seed_run(task, arm, 1e-3, seed)
-                record = RunRecord(label=arm.label, method="X", group=config.name, seed=seed, model="m", config=config.resolved())
-                record = dataclasses.replace(record, metrics={"loss": loss}, metrics_before={"loss": 2.0})
-                records.add_run(dataclasses.replace(record, trainable_parameters=parameters.get(arm.label, 100), wall_s=1.0))
-    return records
-
-
 NOISE = [0.00, 0.02, -0.02, 0.01, -0.01]
 
 
@@ -73,7 +56,7 @@ def shifted(by: float, scale: float = 1.0) -> list[float]:
 def judged(protocol: Path, tmp_path: Path, **losses: list[float]) -> tuple[StudyPlan, StudyRecords]:
     plan = verdict_plan(Subject("mine", QTHA), load_plan(protocol))
     told = {arm.label: losses.get(arm.label.replace("mine: ", "").replace("LoRA r=", "lora"), shifted(0.0)) for arm in plan.arms}
-    return plan, records_with(plan, tmp_path / "records", told, {"LoRA r=8": 1000, "LoRA r=1": 90})
+    return plan, finished_records(plan, tmp_path / "records", told, {"LoRA r=8": 1000, "LoRA r=1": 90})
 
 
 def test_a_copy_of_its_twin_makes_no_difference(protocol: Path, tmp_path: Path) -> None:
@@ -126,7 +109,7 @@ def test_p_values_are_corrected_over_the_whole_verdict(protocol: Path, tmp_path:
 def test_few_seeds_prove_nothing(protocol: Path, tmp_path: Path) -> None:
     plan = verdict_plan(Subject("mine", QTHA), load_plan(protocol), seeds=2)
     told = {arm.label: shifted(0.0)[:2] for arm in plan.arms}
-    records = records_with(plan, tmp_path / "records", told, {})
+    records = finished_records(plan, tmp_path / "records", told, {})
     assert "proves nothing" in sentence(findings(plan, records, "mine"), "mine")
     assert sentence([], "mine") == "No verdict on mine yet: too few runs are done."
 

@@ -47,9 +47,7 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-    allow_plugins: Annotated[
-        bool, typer.Option(ALLOW_PLUGINS, help="Let a recipe's `plugins` run; may stand behind the command too.")
-    ] = False,
+    allow_plugins: Annotated[bool, typer.Option(ALLOW_PLUGINS, help="Let a recipe's `plugins` run.")] = False,
 ) -> None:
     if allow_plugins:
         plugins.allow()

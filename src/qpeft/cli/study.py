@@ -89,6 +89,32 @@ def report(
     print(file)
 
 
+@study.command(
+    epilog=examples("qpeft study verdict recipes/studies/breadth.yaml QTHA", "qpeft study verdict plan.yaml mine --out mine.html")
+)
+def verdict(
+    plan: PlanFile,
+    arm: Annotated[str, typer.Argument(metavar="ARM", help="The arm to judge, by its label.")],
+    records: Records = RECORDS,
+    out: Annotated[Path | None, typer.Option(help="The page; default runs/verdict/PLAN-ARM.html.")] = None,
+) -> None:
+    """Judge one arm of a study against all others, from its records alone.
+
+    Writes the page that `qpeft verdict` writes. p values are corrected over all comparisons of the page.
+    """
+    import re
+
+    from qpeft.study.plan import load_plan
+    from qpeft.study.records import StudyRecords
+    from qpeft.study.verdict_page import write_verdict
+
+    found = load_plan(plan)
+    _named("arm", [a.label for a in found.arms], [arm])
+    file = out or Path("runs/verdict") / f"{found.name}-{re.sub(r'[^a-z0-9]+', '-', arm.lower()).strip('-')}.html"
+    print(write_verdict(found, StudyRecords(records, found.name), arm, file))
+    print(f"page: {file}")
+
+
 def _named(what: str, names: list[str], wanted: list[str] | None) -> list[str]:
     """The wanted names, all where none is given; ConfigError for an unknown one."""
     from qpeft.errors import ConfigError

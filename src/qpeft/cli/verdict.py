@@ -32,9 +32,10 @@ def verdict(
     output: Annotated[Path | None, typer.Option(help="Folder of records and page; default runs/verdict/SUBJECT.")] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Print what it would cost, and stop.")] = False,
 ) -> None:
-    """Judge a method or circuit: equal tuning, seeds, its own controls.
+    """Judge a method against LoRA and its own controls.
 
-    Prints an estimate before it starts. Interrupted, the same command goes on. Writes one self-contained page.
+    Equal tuning, five seeds, three tasks; the method may be a circuit from a file. Prints an estimate before it starts.
+    Interrupted, the same command goes on. Writes one self-contained page.
     """
     import re
 

@@ -40,7 +40,7 @@ def write_page(plan: StudyPlan, records: StudyRecords, file: Path, images: Path)
     out = [
         f"# Study: {plan.name}",
         "",
-        f"Made by `qpeft study report recipes/studies/{plan.name}.yaml` from the records in `study/`; the runs by "
+        f"Made by `qpeft study report recipes/studies/{plan.name}.yaml` from the records in `{records.folder.name}/`; the runs by "
         f"`qpeft study run`. {plan.model.model_name_or_path}, {plan.max_steps} steps, seeds {', '.join(map(str, plan.seeds))}: "
         f"{done} of {len(plan.tasks) * len(plan.arms) * len(plan.seeds)} runs done. A number is the mean over seeds ± the half "
         f"width of its 95% t interval, on {held_out}; seconds are medians, under uneven load. Bold methods are on the Pareto front "
@@ -164,7 +164,8 @@ def _tuning(plan: StudyPlan, records: StudyRecords) -> list[str]:
             best = lowest(last, 1)[0]
             at_edge = len(rates) > 1 and best in (min(rates), max(rates))
             edge |= at_edge
-            cells.append(f"{best:g}{' (edge)' if at_edge else ''} of {len(rates)}, {len(mine)} runs")
+            loss = "failed" if last[best] is None else f"loss {last[best]:.3f}"
+            cells.append(f"{best:g}{' (edge)' if at_edge else ''} of {len(rates)}, {loss}")
         rows.append([arm.label, *cells])
     grid = ", ".join(f"{rate:g}" for rate in tuning.learning_rates)
     if tuning.search == "hill_climb":

@@ -28,7 +28,8 @@ def power(difference: float, spread: float, n: int, alpha: float = 0.05) -> floa
     shift = abs(difference) * math.sqrt(n) / spread
     if shift > 37.0:  # scipy's non-central t loses its digits far out, where the power is 1
         return 1.0
-    return float(stats.nct.sf(quantile, n - 1, shift) + stats.nct.cdf(-quantile, n - 1, shift))
+    wrong_side = float(stats.nct.cdf(-quantile, n - 1, shift)) if shift < 4.0 else 0.0  # less than 1e-5 beyond, and NaN further out
+    return float(stats.nct.sf(quantile, n - 1, shift)) + wrong_side
 
 
 def detectable_difference(spread: float, n: int, alpha: float = 0.05, wanted: float = POWER) -> float:

@@ -39,6 +39,7 @@ class StudyRecords:
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self.tuning_file, self.runs_file = folder / f"{name}-tuning.jsonl", folder / f"{name}.jsonl"
         self.tuning: dict[tuple[str, int], TuningRecord] = {}
         if self.tuning_file.exists():

@@ -34,7 +34,7 @@ def verdict(
 ) -> None:
     """Judge a method against LoRA and its own controls.
 
-    Equal tuning, five seeds, three tasks; the method may be a circuit from a file. Prints an estimate before it starts. Interrupted,
+    Equal tuning, five seeds, three tasks; the method may be a circuit from a file. Prints an estimate first. Interrupted,
     the same command goes on. Writes one self-contained page.
     """
     import re

@@ -52,7 +52,7 @@ def read_subject(what: str, inputs: Sequence[str] = ()) -> Subject:
     Raises:
         ConfigError: it is none of these, or its settings are not valid.
     """
-    from qpeft.training.recipe.adapter_section import build_adapter_config
+    from qpeft.training.recipe.adapter_section import build_adapter_config, embed_circuit
     from qpeft.training.recipe.config import load_recipe
 
     path = Path(what)
@@ -65,7 +65,7 @@ def read_subject(what: str, inputs: Sequence[str] = ()) -> Subject:
         if not path.is_file():
             raise ConfigError("no such file", file=what, expected="a circuit")
         adapter: dict[str, Any] = {**CIRCUIT, "circuit": str(path.resolve())}
-        subject = Subject(path.stem, adapter | ({"circuit_inputs": list(inputs)} if inputs else {}))
+        subject = Subject(path.stem, embed_circuit(adapter | ({"circuit_inputs": list(inputs)} if inputs else {}), [Path.cwd()]))
     else:
         subject = Subject(what, {"peft_type": what.upper(), "target_modules": ["q_proj", "v_proj"]})
     build_adapter_config(subject.adapter)

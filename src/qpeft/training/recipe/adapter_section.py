@@ -9,7 +9,8 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
@@ -33,6 +34,29 @@ def build_adapter_config(fields: Mapping[str, Any]) -> Any:
             ]
         )
     return config
+
+
+def embed_circuit(fields: Mapping[str, Any], folders: Iterable[Path]) -> dict[str, Any]:
+    """The section with a circuit's file replaced by the circuit, so that a run's own recipe needs no file.
+
+    Args:
+        fields: an adapter section. Without a `circuit` that names a file it is returned as it is.
+        folders: where the file is looked for, in order.
+
+    Raises:
+        AdapterError: no such file, or it cannot be read as a circuit.
+    """
+    name = fields.get("circuit")
+    if not isinstance(name, str) or not name.endswith((".qasm", ".json")):
+        return dict(fields)
+    from qpeft.adapters.circuit_setting import read_circuit, save_circuit
+
+    looked = [folder / Path(name).expanduser() for folder in folders]
+    found = next((path for path in looked if path.is_file()), None)
+    if found is None:
+        raise AdapterError("no such circuit file", value=name, bound="a file next to the recipe or in the working folder")
+    rest = {key: value for key, value in fields.items() if key != "circuit_inputs"}
+    return {**rest, "circuit": save_circuit(read_circuit(str(found), fields.get("circuit_inputs")))}
 
 
 def read_adapter(fields: Mapping[str, Any]) -> tuple[Any, list[Problem]]:

@@ -13,10 +13,10 @@ from pydantic_core import PydanticCustomError
 
 from qpeft.backends.registry import BACKENDS, known_names
 from qpeft.circuits.surrogate import SurrogateKind
-from qpeft.errors import ConfigError, PluginError
+from qpeft.errors import ConfigError, PluginError, QpeftError
 from qpeft.plugins import load_plugins
 from qpeft.training.data.files import READERS
-from qpeft.training.recipe.adapter_section import read_adapter
+from qpeft.training.recipe.adapter_section import embed_circuit, read_adapter
 from qpeft.training.recipe.training_section import Count, Positive, Seed, TrainingSection
 from qpeft.training.recipe.validation import Problem, Section, explain, unknown_value
 from qpeft.training.recipe.yaml_source import KeyPath, Source, dump_yaml, read_yaml
@@ -255,6 +255,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     problems = list(source.problems)
     problems += [source.problem(*problem) for problem in _locate(values, Path(path).parent)]
     problems += [source.problem(*problem) for problem in _plugin_problems(values.get("plugins"))]
+    problems += [source.problem(*problem) for problem in _embed_circuits(values, (Path(path).parent, Path.cwd()))]
     config = None
     try:
         config = RunConfig.model_validate_json(json.dumps(values))
@@ -265,6 +266,20 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if problems or config is None:
         raise ConfigError.collect(sorted(problems, key=lambda problem: (problem.line == 0, problem.line)))
     return config
+
+
+def _embed_circuits(values: dict[str, Any], folders: Sequence[Path]) -> Iterable[Problem]:
+    """Replace circuit files in adapter sections by the circuits, in place."""
+    compare = values.get("compare")
+    arms = compare.get("arms") if isinstance(compare, dict) else None
+    holders: list[tuple[KeyPath, Any]] = [((), values)]
+    holders += [(("compare", "arms", i), arm) for i, arm in enumerate(arms if isinstance(arms, list) else ())]
+    for path, holder in holders:
+        if isinstance(holder, dict) and isinstance(holder.get("adapter"), dict):
+            try:
+                holder["adapter"] = embed_circuit(holder["adapter"], folders)
+            except QpeftError as error:
+                yield Problem((*path, "adapter", "circuit"), str(error))
 
 
 def _plugin_problems(plugins: Any) -> Iterable[Problem]:

@@ -260,9 +260,9 @@ class Circuit:
 
         Inputs are written `x0, x1, ..`, angles `w0, w1, ..`. `fold` is the longest line of text.
         """
-        from qpeft.circuits.text import drawing
+        from qpeft.circuits.text.drawing import draw_picture, draw_text
 
-        return drawing.text(self, fold) if style == "text" else drawing.picture(self)
+        return draw_text(self, fold) if style == "text" else draw_picture(self)
 
     # Conversions: each is in a module of its own in circuits/text
 

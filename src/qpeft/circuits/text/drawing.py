@@ -46,13 +46,13 @@ def _angle(circuit: Circuit, angle: Angle) -> str:
     return scaled + (f"{angle.shift:+.4g}" if angle.shift else "")
 
 
-def text(circuit: Circuit, fold: int = 100) -> str:
+def draw_text(circuit: Circuit, fold: int = 100) -> str:
     """The circuit as lines of text, one for each qubit and one between two neighbours, in parts of at most `fold` characters."""
     n = circuit.n_qubits
     width = len(f"q{n - 1}: ")
     parts = [_column(circuit, ops) for ops in columns(circuit)]
     blocks: list[list[str]] = []
-    for part in parts or [["─"] * (2 * n - 1)]:
+    for part in parts or [_column(circuit, ())]:
         if not blocks or len(blocks[-1][0]) + len(part[0]) > fold:
             blocks.append([f"q{row // 2}: ".rjust(width) if row % 2 == 0 else " " * width for row in range(2 * n - 1)])
         blocks[-1] = [line + more for line, more in zip(blocks[-1], part, strict=True)]
@@ -71,7 +71,7 @@ def _column(circuit: Circuit, ops: Sequence[Op]) -> list[str]:
     return [cell.center(size, "─").join("──") if row % 2 == 0 else cell.center(size).join("  ") for row, cell in cells.items()]
 
 
-def picture(circuit: Circuit) -> Any:
+def draw_picture(circuit: Circuit) -> Any:
     """The circuit as a Matplotlib figure, which is the caller's to save or close.
 
     Raises:

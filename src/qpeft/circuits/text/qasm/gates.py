@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qpeft.circuits.gates import INVERSE
 from qpeft.circuits.ir import GATES, Angle
 from qpeft.circuits.text.qasm.syntax_tree import located, parse
 from qpeft.circuits.text.qasm.values import Budget, Evaluator, Linear, Value
@@ -49,8 +50,6 @@ gate ccx a, b, c {
 gate ccz a, b, c { h c; ccx a, b, c; h c; }
 gate cswap a, b, c { cx c, b; ccx a, b, c; cx c, b; }
 """
-
-_INVERSE = {"s": "sdg", "sdg": "s", "t": "tdg", "tdg": "t", "sx": "sxdg", "sxdg": "sx"}  # the other fixed gates are their own
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,7 @@ class Expander:
 
 def _inverse(step: Step) -> Step:
     name, qubits, angle = step
-    return _INVERSE.get(name, name), qubits, None if angle is None else Angle(angle.index, -angle.scale, -angle.shift)
+    return INVERSE.get(name, name), qubits, None if angle is None else Angle(angle.index, -angle.scale, -angle.shift)
 
 
 def _real(value: Value) -> float | Linear:

@@ -14,8 +14,11 @@ from qpeft.errors import ServiceError
 keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, list and revoke the service's keys.")
 app.add_typer(keys_app, name="keys", rich_help_panel=Panel.SERVICE)
 
+service_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Operate the service: users, migration, backup.")
+app.add_typer(service_app, name="service", rich_help_panel=Panel.SERVICE)
+
 vendor_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List and resolve the tasks sent to vendors.")
-app.add_typer(vendor_app, name="vendor-tasks", rich_help_panel=Panel.SERVICE)
+service_app.add_typer(vendor_app, name="vendor-tasks")
 
 Url = Annotated[str | None, typer.Option(envvar="QPEFT_SERVICE_URL", help="The service's address.")]
 Key = Annotated[str | None, typer.Option(envvar="QPEFT_SERVICE_KEY", help="Your key; better in the environment than here.")]
@@ -96,18 +99,21 @@ def jobs(
     url: Url = None,
     key: Key = None,
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    batches: Annotated[bool, typer.Option("--batches", help="Batches and sweeps instead of jobs.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List your jobs, newest first."""
+    """List your jobs, or batches, newest first."""
     from qpeft.service.client import Client
 
     with Client(url, key) as client:
-        found = client.jobs(state=state, limit=limit)
+        found = client.batches(limit=limit) if batches else client.jobs(state=state, limit=limit)
     if as_json:
         print(json.dumps(found))
         return
-    columns = ("id", "state", "device", "circuits", "shots", "queue_position", "created_at", "reason")
+    columns: tuple[str, ...] = ("id", "state", "device", "circuits", "shots", "queue_position", "created_at", "reason")
+    if batches:
+        columns = ("id", "kind", "state", "device", "jobs", "circuits", "finished_circuits", "created_at", "name")
     print_table(columns, [tuple("" if job[c] is None else str(job[c]) for c in columns) for job in found])
 
 
@@ -154,14 +160,18 @@ def keys_create(
     url: Url = None,
     key: Key = None,
     data_dir: Annotated[Path | None, typer.Option(help="Write into this folder's database instead of asking a server.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="As --data-dir, for the database of QPEFT_SERVICE_DATABASE.")] = False,
     weight: Annotated[float | None, typer.Option(help="The user's share of a device; default 1.")] = None,
+    expires_days: Annotated[
+        float | None, typer.Option(min=0.001, help="Days after which the key is refused; default never.")
+    ] = None,
 ) -> None:
     """Make a key and print it, once.
 
-    With --data-dir no key is needed: whoever may write the database may make one.
+    With --data-dir or --local no key is needed: whoever may write the database may make one.
     """
     scopes = scope or ["submit", "read"]
-    if data_dir is not None:
+    if data_dir is not None or local:
         from qpeft.service.maintenance import create_key
 
         print(create_key(data_dir, user, scopes))
@@ -169,7 +179,85 @@ def keys_create(
     from qpeft.service.client import Client
 
     with Client(url, key) as client:
-        print(client.create_key(user, scopes, weight=weight)["key"])
+        expires_s = None if expires_days is None else expires_days * 86400
+        print(client.create_key(user, scopes, expires_s=expires_s, weight=weight)["key"])
+
+
+@service_app.command("users", epilog=examples("qpeft service users"))
+def service_users(url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
+    """List users, their bounds and what they use of them."""
+    from qpeft.service.client import Client
+
+    with Client(url, key) as client:
+        found = client.users()
+    if as_json:
+        print(json.dumps(found))
+        return
+    columns = (
+        "user",
+        "disabled",
+        "weight",
+        "open_circuits",
+        "max_open_circuits",
+        "stored_bytes",
+        "vendor_shots",
+        "max_vendor_shots",
+    )
+    print_table(columns, [tuple("" if one[c] is None else str(one[c]) for c in columns) for one in found])
+
+
+@service_app.command(
+    "set-user",
+    epilog=examples("qpeft service set-user alice --weight 2 --vendor-shots 100000", "qpeft service set-user bob --disable"),
+)
+def service_set_user(
+    user: Annotated[str, typer.Argument(help="The user's name.")],
+    url: Url = None,
+    key: Key = None,
+    disable: Annotated[bool | None, typer.Option("--disable/--enable", help="Refuse the user's keys, or take them again.")] = None,
+    weight: Annotated[float | None, typer.Option(help="Share of a device; default 1.")] = None,
+    open_circuits: Annotated[int | None, typer.Option(min=0, help="Circuits queued or running at most.")] = None,
+    stored_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of parameters and results kept at most.")] = None,
+    vendor_shots: Annotated[int | None, typer.Option(min=0, help="Shots on devices that cost money, ever.")] = None,
+) -> None:
+    """Change a user's bounds, or disable the user."""
+    from qpeft.service.client import Client
+
+    bounds = {
+        "weight": weight,
+        "max_open_circuits": open_circuits,
+        "max_stored_bytes": stored_bytes,
+        "max_vendor_shots": vendor_shots,
+    }
+    with Client(url, key) as client:
+        client.set_user(user, disabled=disable, **bounds)
+
+
+@service_app.command("migrate", epilog=examples("qpeft service migrate", "qpeft service migrate --to 0005"))
+def service_migrate(
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of a SQLite database; default QPEFT_SERVICE_DATABASE.")] = None,
+    to: Annotated[str, typer.Option(help="A revision, forward or back; stop every server before going back.")] = "head",
+) -> None:
+    """Bring the schema to a revision and print it."""
+    from qpeft.service.maintenance import migrate
+
+    print(migrate(data_dir, to))
+
+
+@service_app.command("verify", epilog=examples("qpeft service verify --data-dir qpeft-service"))
+def service_verify(
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of a SQLite database; default QPEFT_SERVICE_DATABASE.")] = None,
+) -> None:
+    """Check that jobs, results, quotas and queues agree.
+
+    The server may be running. Exits with 1 when something is wrong.
+    """
+    from qpeft.service.maintenance import verify
+
+    wrong = verify(data_dir)
+    print("\n".join(wrong) or "everything agrees")
+    if wrong:
+        raise typer.Exit(1)
 
 
 @keys_app.command("list", epilog=examples("qpeft keys list"))
@@ -200,7 +288,7 @@ def keys_revoke(
         client.revoke_key(prefix)
 
 
-@vendor_app.command("list", epilog=examples("qpeft vendor-tasks list --state intent"))
+@vendor_app.command("list", epilog=examples("qpeft service vendor-tasks list --state intent"))
 def vendor_list(
     url: Url = None,
     key: Key = None,
@@ -220,7 +308,8 @@ def vendor_list(
 
 
 @vendor_app.command(
-    "resolve", epilog=examples("qpeft vendor-tasks resolve 41 --vendor-job 8F3A", "qpeft vendor-tasks resolve 41 --absent")
+    "resolve",
+    epilog=examples("qpeft service vendor-tasks resolve 41 --vendor-job 8F3A", "qpeft service vendor-tasks resolve 41 --absent"),
 )
 def vendor_resolve(
     task: Annotated[str, typer.Argument(help="A task in state intent; its id is the vendor's batch number.")],
@@ -241,7 +330,8 @@ def vendor_resolve(
         print(client.resolve_vendor_task(task, vendor_job)["state"])
 
 
-@app.command(rich_help_panel=Panel.SERVICE, epilog=examples("qpeft backup backup.sqlite --data-dir qpeft-service"))
+@app.command("backup", hidden=True, epilog=examples("qpeft backup backup.sqlite --data-dir qpeft-service"))
+@service_app.command("backup", epilog=examples("qpeft service backup backup.sqlite --data-dir qpeft-service"))
 def backup(
     target: Annotated[Path, typer.Argument(help="A file that does not exist yet.")],
     data_dir: DataDir = Path("qpeft-service"),

@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -107,6 +108,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close the connections."""
         self.connection.close()
 
     def _get(self, path: str, params: Mapping[str, Any] | None = None, wait_s: float = 0.0) -> Json:
@@ -127,11 +129,19 @@ class Client:
         return self.connection.submit("/v1/sweeps", body, content_type)
 
     def job(self, job: str, wait_s: float = 0.0) -> Json:
+        """A job; with `wait_s` once it has ended, or after so many seconds."""
         return self._get(f"/v1/jobs/{job}", {"wait": wait_s}, wait_s)
 
     def jobs(self, *, state: str | None = None, device: str | None = None, limit: int = 100) -> list[Json]:
+        """Your jobs, newest first, at most `limit` (1 to 1000)."""
         query = {name: value for name, value in (("state", state), ("device", device), ("limit", limit)) if value is not None}
         found: list[Json] = self._get("/v1/jobs", query)["jobs"]
+        return found
+
+    def batches(self, *, before: str | None = None, limit: int = 100) -> list[Json]:
+        """Your batches and sweeps, newest first; those made before the batch `before`."""
+        query = {name: value for name, value in (("before", before), ("limit", limit)) if value is not None}
+        found: list[Json] = self._get("/v1/batches", query)["batches"]
         return found
 
     def wait(self, job: str, timeout_s: float = 300.0) -> Json:
@@ -139,6 +149,7 @@ class Client:
         return self._wait(f"/v1/jobs/{job}", timeout_s)
 
     def wait_batch(self, batch: str, timeout_s: float = 3600.0) -> Json:
+        """The batch once every job of it has ended; ServiceError when it has not in time."""
         return self._wait(f"/v1/batches/{batch}", timeout_s)
 
     def _wait(self, path: str, timeout_s: float) -> Json:
@@ -180,44 +191,71 @@ class Client:
             raise unreachable(self.connection.url, error) from error
 
     def cancel(self, job: str) -> Json:
+        """Cancel a job; returns it."""
         found: Json = self.connection.request("POST", f"/v1/jobs/{job}/cancel").json()
         return found
 
     def cancel_batch(self, batch: str) -> Json:
+        """Cancel what has not ended of a batch; returns it."""
         found: Json = self.connection.request("POST", f"/v1/batches/{batch}/cancel").json()
         return found
 
     def delete(self, job: str) -> None:
+        """Delete a job that has ended, with its result."""
         self.connection.request("DELETE", f"/v1/jobs/{job}")
 
     def delete_batch(self, batch: str) -> None:
+        """Delete a batch whose jobs have ended, with their results."""
         self.connection.request("DELETE", f"/v1/batches/{batch}")
 
     def devices(self) -> list[Json]:
+        """Every device with its state, limits, queue and workers."""
         found: list[Json] = self._get("/v1/devices")["devices"]
         return found
 
     def queue(self, device: str) -> Json:
+        """How long a device's queue is, and what of it is yours."""
         return self._get(f"/v1/devices/{device}/queue")
 
     def calibration(self, device: str) -> Json:
+        """What a device runs under now."""
         return self._get(f"/v1/devices/{device}/calibration")
 
     def usage(self, days: int = 30) -> Json:
+        """Jobs, circuits, shots and device seconds by day and device, and what of your bounds is used."""
         return self._get("/v1/usage", {"days": days})
 
-    def create_key(
-        self, user: str, scopes: Sequence[str], *, weight: float | None = None, max_open_circuits: int | None = None
-    ) -> Json:
-        body = {"user": user, "scopes": list(scopes), "weight": weight, "max_open_circuits": max_open_circuits}
+    def create_key(self, user: str, scopes: Sequence[str], *, expires_s: float | None = None, **bounds: float | None) -> Json:
+        """Make a key (administrators); the answer's `key` is shown this once.
+
+        Args:
+            user: made when there is none of that name.
+            scopes: "submit", "read", "admin", "worker".
+            expires_s: seconds after which it is refused; None is never.
+            bounds: as in `set_user`.
+        """
+        body = {"user": user, "scopes": list(scopes), "expires_s": expires_s, **bounds}
         found: Json = self.connection.request("POST", "/v1/keys", content=json.dumps(body).encode(), retry=False).json()
         return found
 
+    def users(self) -> list[Json]:
+        """Users, their bounds and what they use of them (administrators)."""
+        found: list[Json] = self._get("/v1/users")["users"]
+        return found
+
+    def set_user(self, user: str, *, disabled: bool | None = None, **bounds: float | None) -> Json:
+        """Change a user (administrators): `disabled`, `weight`, `max_open_circuits`, `max_stored_bytes`, `max_vendor_shots`."""
+        body = json.dumps({"disabled": disabled, **bounds}).encode()
+        found: Json = self.connection.request("POST", f"/v1/users/{quote(user, safe='')}", content=body).json()
+        return found
+
     def keys(self) -> list[Json]:
+        """Keys by their prefixes (administrators)."""
         found: list[Json] = self._get("/v1/keys")["keys"]
         return found
 
     def revoke_key(self, prefix: str) -> None:
+        """Refuse a key from now on (administrators)."""
         self.connection.request("DELETE", f"/v1/keys/{prefix}", retry=False)
 
     def vendor_tasks(self, state: str | None = None, limit: int = 100) -> list[Json]:
@@ -239,6 +277,7 @@ class Client:
         return found
 
     def set_device(self, device: str, status: str, reason: str = "") -> Json:
+        """Set a device to "online", "draining" or "maintenance" (administrators)."""
         body = json.dumps({"status": status, "reason": reason}).encode()
         found: Json = self.connection.request("POST", f"/v1/devices/{device}/status", content=body).json()
         return found
@@ -298,17 +337,21 @@ class AsyncClient:
         return found
 
     async def submit(self, program: Circuit | Mapping[str, Any] | str, **settings: Any) -> Json:
+        """As Client.submit."""
         return await self._submit("/v1/jobs", json.dumps(job_body(program, **settings)).encode())
 
     async def submit_batch(self, circuits: Sequence[Mapping[str, Any]], *, device: str, **settings: Any) -> Json:
+        """As Client.submit_batch."""
         return await self._submit("/v1/batches", json.dumps({"device": device, "circuits": circuits, **settings}).encode())
 
     async def submit_sweep(
         self, circuit: Circuit, params: npt.ArrayLike, *, device: str, binary: bool = True, **settings: Any
     ) -> Json:
+        """As Client.submit_sweep."""
         return await self._submit("/v1/sweeps", *_sweep(circuit, params, {"device": device, **settings}, binary))
 
     async def wait(self, job: str, timeout_s: float = 300.0) -> Json:
+        """As Client.wait."""
         deadline = time.monotonic() + timeout_s
         while True:
             wait_s = min(max(deadline - time.monotonic(), 0.0), POLL_S)
@@ -319,11 +362,13 @@ class AsyncClient:
                 raise _too_late(f"job {job}", timeout_s)
 
     async def result(self, job: str, timeout_s: float = 300.0) -> Json:
+        """As Client.result."""
         await self.wait(job, timeout_s)
         found: Json = (await self.request("GET", f"/v1/jobs/{job}/result")).json()
         return found
 
     async def results(self, batch: str, timeout_s: float = 3600.0) -> AsyncIterator[Json]:
+        """As Client.results."""
         deadline, cursor, complete = time.monotonic() + timeout_s, "0", False
         while not complete:
             wait_s = min(max(deadline - time.monotonic(), 0.0), POLL_S)
@@ -336,5 +381,6 @@ class AsyncClient:
                 raise _too_late(f"batch {batch}", timeout_s)
 
     async def cancel(self, job: str) -> Json:
+        """As Client.cancel."""
         found: Json = (await self.request("POST", f"/v1/jobs/{job}/cancel")).json()
         return found

@@ -15,4 +15,5 @@ class Clock:
         self._offset = time.time() - time.monotonic()
 
     def now(self) -> float:
+        """Seconds since 1970."""
         return time.monotonic() + self._offset

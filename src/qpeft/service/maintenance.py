@@ -1,9 +1,12 @@
-"""Making a key from the database's side: for whoever may write the data folder, and lost the administrator's key."""
+"""What is done from the database's side, with a server running or not: a key, migrating and going back, checking the accounts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
 from qpeft.service.clock import Clock
@@ -11,22 +14,82 @@ from qpeft.service.ids import new_key
 from qpeft.service.settings import Settings
 from qpeft.service.store import admin
 from qpeft.service.store.database import Database
+from qpeft.service.store.schema import TERMINAL, flows, jobs, owners, results
 from qpeft.service.store.writer import Writer
 
 
-def create_key(data_dir: Path, user: str, scopes: Sequence[str]) -> str:
-    """A new key, stored in the SQLite database of `data_dir`, whether or not a server uses it."""
+@contextlib.contextmanager
+def opened(data_dir: Path | None) -> Iterator[Database]:
+    """The database of a data folder, or the one that QPEFT_SERVICE_DATABASE names. ServiceError when there is none."""
+    settings = Settings.load() if data_dir is None else Settings.load(data_dir=data_dir)
+    if settings.database is None and not (settings.data_dir / "service.sqlite").is_file():
+        hint = "qpeft serve makes one; for PostgreSQL set QPEFT_SERVICE_DATABASE"
+        raise ServiceError("no database here", status=0, value=str(settings.data_dir), hint=hint)
+    database = Database(settings.database_url)
+    try:
+        yield database
+    except sa.exc.OperationalError as error:
+        first_line = str(error.orig).strip().splitlines()[0]
+        raise ServiceError(f"the database cannot be used: {first_line}", status=0, hint="is it running?") from error
+    finally:
+        database.dispose()
+
+
+def create_key(data_dir: Path | None, user: str, scopes: Sequence[str]) -> str:
+    """A new key, for whoever may write the database and lost the administrator's.
+
+    Args:
+        data_dir: the folder of a SQLite database; None takes the database from QPEFT_SERVICE_DATABASE.
+        user: made when there is none of that name.
+        scopes: of `admin.SCOPES`.
+    """
     if unknown := [scope for scope in scopes if scope not in admin.SCOPES]:
         raise ServiceError("no such scope", status=0, value=unknown[0], bound=", ".join(admin.SCOPES))
-    settings = Settings(data_dir=data_dir)
-    if not (data_dir / "service.sqlite").is_file():
-        raise ServiceError("no database here", status=0, value=str(data_dir), hint="qpeft serve makes one")
-    database = Database(settings.database_url)
-    writer = Writer(database, Clock())
-    try:
-        key, prefix, digest = new_key()
-        writer.call_sync(admin.create_key, admin.NewKey("local", prefix, digest, user, tuple(scopes)))
-        return key
-    finally:
-        writer.close()
-        database.dispose()
+    with opened(data_dir) as database:
+        writer = Writer(database, Clock())
+        try:
+            key, prefix, digest = new_key()
+            writer.call_sync(admin.create_key, admin.NewKey("local", prefix, digest, user, tuple(scopes)))
+            return key
+        finally:
+            writer.close()
+
+
+def migrate(data_dir: Path | None, revision: str = "head") -> str:
+    """Bring the schema to a revision, forward or back; returns the one it has then. Stop every server before going back."""
+    with opened(data_dir) as database:
+        database.migrate(revision)
+        with database.reader.connect() as connection:
+            return str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one())
+
+
+def verify(data_dir: Path | None) -> list[str]:
+    """What is wrong in a database, a line each; empty when everything agrees. The server may be running."""
+    wrong: list[str] = []
+    with opened(data_dir) as database, database.reader.connect() as connection:
+        if database.sqlite:
+            found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+            wrong += [f"integrity: {line}" for line in found if line != "ok"]
+        else:
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        lost = sa.select(sa.func.count()).select_from(jobs.outerjoin(results, results.c.seq == jobs.c.seq))
+        n = connection.execute(lost.where(jobs.c.state == "succeeded", results.c.seq.is_(None))).scalar_one()
+        wrong += [f"{n} jobs succeeded and have no result"] if n else []
+        orphans = sa.select(sa.func.count()).select_from(results.outerjoin(jobs, results.c.seq == jobs.c.seq))
+        n = connection.execute(orphans.where(sa.or_(jobs.c.seq.is_(None), jobs.c.state != "succeeded"))).scalar_one()
+        wrong += [f"{n} results belong to no job that succeeded"] if n else []
+        alive = sa.select(jobs.c.owner, sa.func.sum(jobs.c.rows)).where(jobs.c.state.not_in(TERMINAL)).group_by(jobs.c.owner)
+        counted = {owner: int(rows) for owner, rows in connection.execute(alive)}
+        for row in connection.execute(sa.select(owners.c.id, owners.c.name, owners.c.open_circuits)):
+            if row.open_circuits != counted.get(row.id, 0):
+                wrong.append(f"{row.name}: {row.open_circuits} open circuits are counted, {counted.get(row.id, 0)} are there")
+        key = (jobs.c.device, jobs.c.owner, jobs.c.lane)
+        queued = sa.select(*key, sa.func.count()).where(jobs.c.state == "queued").group_by(*key)
+        there = {tuple(row[:3]): int(row[3]) for row in connection.execute(queued)}
+        kept = {(row.device, row.owner, row.lane): int(row.queued) for row in connection.execute(sa.select(flows))}
+        wrong += [
+            f"{flow[0]}: {kept.get(flow, 0)} jobs of {flow[1]} are counted as queued, {there.get(flow, 0)} are there"
+            for flow in sorted(there.keys() | kept.keys())
+            if kept.get(flow, 0) != there.get(flow, 0)
+        ]
+    return wrong

@@ -94,16 +94,35 @@ class SweepRequest(Source, kw_only=True):
     expires_s: Lifetime | None = None
 
 
-class KeyRequest(Strict):
-    """A key for a user (made when there is none of that name). `weight` is the user's share of a device, 1 by default."""
+class Bounds(Strict):
+    """A user's bounds; null leaves one as it is, or the service's own for a new user.
+
+    `weight` is the user's share of a device, 1 by default. `max_vendor_shots` are shots on devices that cost money, ever.
+    """
+
+    weight: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    max_open_circuits: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    max_stored_bytes: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    max_vendor_shots: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+
+
+class KeyRequest(Bounds, kw_only=True):
+    """A key for a user, who is made when there is none of that name. It is refused after `expires_s` seconds (null: never)."""
 
     user: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
     scopes: Annotated[list[Literal["submit", "read", "admin", "worker"]], Meta(min_length=1, max_length=4)]
-    weight: Annotated[float, Meta(gt=0, le=1000)] | None = None
-    max_open_circuits: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    expires_s: Annotated[float, Meta(gt=0, le=3660 * 86400)] | None = None
+
+
+class UserRequest(Bounds, kw_only=True):
+    """A change of a user. A disabled user's keys and sessions are refused; what he has queued still runs."""
+
+    disabled: bool | None = None
 
 
 class DeviceStatus(Strict):
+    """A device's state, and the reason that users are told."""
+
     status: Literal["online", "draining", "maintenance"]
     reason: Name = ""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from starlette.responses import Response
 
 from qpeft.errors import ServiceError
 from qpeft.service.api.routes import Context, Route, answer
 from qpeft.service.ids import new_key
-from qpeft.service.messages import CalibrationChoice, DeviceStatus, KeyRequest, VendorResolution
+from qpeft.service.messages import Bounds, CalibrationChoice, DeviceStatus, KeyRequest, UserRequest, VendorResolution
 from qpeft.service.store import admin
 from qpeft.service.store.queries import stamp
 from qpeft.service.vendor import tasks as vendor_tasks
@@ -16,20 +18,54 @@ from qpeft.service.vendor import tasks as vendor_tasks
 _KEY = msgspec.json.Decoder(KeyRequest)
 _CALIBRATION = msgspec.json.Decoder(CalibrationChoice)
 _RESOLUTION = msgspec.json.Decoder(VendorResolution)
+_USER = msgspec.json.Decoder(UserRequest)
 _STATUS = msgspec.json.Decoder(DeviceStatus)
 
 
 async def create_key(context: Context) -> Response:
     """The key itself is in this answer and nowhere else ever after."""
     request, _ = await context.json(_KEY)
+    expires_at = None if request.expires_s is None else context.service.clock.now() + request.expires_s
     key, prefix, digest = new_key()
     scopes = tuple(dict.fromkeys(request.scopes))
-    new = admin.NewKey(context.principal.prefix, prefix, digest, request.user, scopes, request.weight, request.max_open_circuits)
+    new = admin.NewKey(context.principal.prefix, prefix, digest, request.user, scopes, expires_at=expires_at, **bounds_of(request))
     await context.service.writer.call(admin.create_key, new)
-    return answer({"key": key, "prefix": prefix, "user": request.user, "scopes": list(scopes)}, 201)
+    told = {"key": key, "prefix": prefix, "user": request.user, "scopes": list(scopes), "expires_at": stamp(expires_at)}
+    return answer(told, 201)
+
+
+def bounds_of(request: Bounds) -> dict[str, Any]:
+    """The bounds that a request names, null included."""
+    return {name: getattr(request, name) for name in Bounds.__struct_fields__}
+
+
+async def list_users(context: Context) -> Response:
+    """Users with their bounds and what they use of them; null is the service's own bound."""
+    names = ("weight", "open_circuits", "max_open_circuits", "stored_bytes", "max_stored_bytes", "vendor_shots", "max_vendor_shots")
+    rows = await context.service.ask(context.service.queries.users)
+    users = [
+        {
+            "user": row.name,
+            "disabled": row.disabled_at is not None,
+            "created_at": stamp(row.created_at),
+            **{name: getattr(row, name) for name in names},
+        }
+        for row in rows
+    ]
+    return answer({"users": users})
+
+
+async def set_user(context: Context) -> Response:
+    """Change a user's bounds, disable a user or let him in again."""
+    request, _ = await context.json(_USER)
+    change = admin.SetUser(context.principal.prefix, context.path("name"), request.disabled, **bounds_of(request))
+    await context.service.writer.call(admin.set_user, change)
+    context.auth.forget()
+    return answer({"user": change.user})
 
 
 async def list_keys(context: Context) -> Response:
+    """Every key ever made, by its prefix; the secrets are stored nowhere."""
     rows = await context.service.ask(context.service.queries.keys)
     keys = [
         {
@@ -38,6 +74,7 @@ async def list_keys(context: Context) -> Response:
             "scopes": row.scopes.split(),
             "created_at": stamp(row.created_at),
             "revoked_at": stamp(row.revoked_at),
+            "expires_at": stamp(row.expires_at),
         }
         for row in rows
     ]
@@ -45,12 +82,14 @@ async def list_keys(context: Context) -> Response:
 
 
 async def revoke_key(context: Context) -> Response:
+    """The key is refused from now on, within 2 seconds by every API process; streams that it opened end."""
     await context.service.writer.call(admin.revoke_key, admin.Revoke(context.principal.prefix, context.path("prefix")))
     context.auth.forget()
     return Response(status_code=204)
 
 
 async def set_device(context: Context) -> Response:
+    """`draining` runs what is queued and accepts nothing, `maintenance` accepts and runs nothing, `online` does both."""
     request, _ = await context.json(_STATUS)
     change = admin.SetDevice(context.principal.prefix, context.path("id"), request.status, request.reason)
     await context.service.writer.call(admin.set_device, change)
@@ -87,6 +126,7 @@ def _chip(text: bytes, max_qubits: int) -> tuple[bytes, str]:
 
 
 async def list_workers(context: Context) -> Response:
+    """The last 200 workers that were heard of, the newest first."""
     rows = await context.service.ask(context.service.queries.workers)
     workers = [
         {"id": row.id, "name": row.name, "devices": row.devices.split("\n"), "seen_at": stamp(row.seen_at), "lost": row.lost}
@@ -112,6 +152,7 @@ async def resolve_vendor_task(context: Context) -> Response:
 
 
 async def read_audit(context: Context) -> Response:
+    """What administrators and the service itself did, the newest first."""
     rows = await context.service.ask(context.service.queries.audit, int(context.number("limit", 100)))
     return answer({"audit": [{"at": stamp(row.at), "actor": row.actor, "act": row.act, "detail": row.detail} for row in rows]})
 
@@ -120,6 +161,8 @@ ROUTES = [
     Route("POST", "/v1/keys", "admin", create_key, "Make a key", KeyRequest, status=201),
     Route("GET", "/v1/keys", "admin", list_keys, "Keys, without their secrets"),
     Route("DELETE", "/v1/keys/{prefix}", "admin", revoke_key, "Revoke a key", status=204),
+    Route("GET", "/v1/users", "admin", list_users, "Users, their bounds and what they use"),
+    Route("POST", "/v1/users/{name}", "admin", set_user, "Change or disable a user", UserRequest),
     Route("POST", "/v1/devices/{id}/status", "admin", set_device, "Drain a device, maintain it, bring it back", DeviceStatus),
     Route("POST", "/v1/devices/{id}/calibration", "admin", set_calibration, "Set a chip's calibration", CalibrationChoice),
     Route("GET", "/v1/workers", "admin", list_workers, "Workers"),

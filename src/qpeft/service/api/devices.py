@@ -41,8 +41,8 @@ def _place(text: str) -> tuple[int, int]:
 async def _stream(context: Context, place: tuple[int, int]) -> AsyncIterator[bytes]:
     service = context.service
     digest_of_key = context.auth.digest_of(context.request)
-    yield b": events of your jobs\n\n"
     with context.auth.streams.take(context.principal.prefix), service.hub.listen(f"owner:{context.owner}") as event:
+        yield b": events of your jobs\n\n"
         spoke = time.monotonic()
         while not service.stopping:
             event.clear()
@@ -96,6 +96,7 @@ async def devices_view(service: Service) -> list[dict[str, Any]]:
 
 
 async def list_devices(context: Context) -> Response:
+    """Every device with its state, limits, queue and workers."""
     return answer({"devices": await devices_view(context.service)})
 
 
@@ -108,6 +109,7 @@ async def _one_device(context: Context) -> dict[str, Any]:
 
 
 async def get_device(context: Context) -> Response:
+    """State, limits, queue and workers of one device."""
     return answer(await _one_device(context))
 
 
@@ -156,7 +158,17 @@ async def get_usage(context: Context) -> Response:
         for row in rows
     ]
     bound = owner.max_open_circuits or context.service.settings.max_open_circuits
-    return answer({"usage": usage, "open_circuits": owner.open_circuits, "max_open_circuits": bound, "weight": owner.weight})
+    settings = context.service.settings
+    own = {
+        "open_circuits": owner.open_circuits,
+        "max_open_circuits": bound,
+        "stored_bytes": owner.stored_bytes,
+        "max_stored_bytes": owner.max_stored_bytes or settings.max_stored_bytes,
+        "vendor_shots": owner.vendor_shots,
+        "max_vendor_shots": settings.user_vendor_shots if owner.max_vendor_shots is None else owner.max_vendor_shots,
+        "weight": owner.weight,
+    }
+    return answer({"usage": usage, **own})
 
 
 ROUTES = [

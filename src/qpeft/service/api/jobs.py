@@ -64,6 +64,7 @@ async def _accepted(context: Context, submission: Submission, view: dict[str, An
 
 
 async def post_job(context: Context) -> Response:
+    """One circuit, run once for its parameters. Answers at once; `GET /v1/jobs/{id}?wait=30` waits for the end."""
     request, body = await context.json(_JOB)
     build, key, digest = context.service.admission.job, context.idempotency_key(), body_digest("/v1/jobs", body)
     if has_text(request):
@@ -87,6 +88,7 @@ async def post_job(context: Context) -> Response:
 
 
 async def post_batch(context: Context) -> Response:
+    """Many circuits, each a job of its own, at most 20,000. A refusal names the circuit by its number, from 0."""
     request, body = await context.json(_BATCH)
     build = context.service.admission.batch
     key = context.idempotency_key()
@@ -100,6 +102,7 @@ async def post_batch(context: Context) -> Response:
 
 
 async def post_sweep(context: Context) -> Response:
+    """One circuit and a row of parameters for each run: JSON, or binary with float32. Cut into jobs of equal cost."""
     form = context.content_type(JSON, BINARY)
     body = await context.request.body()
     matrix: bytes | None = None
@@ -130,13 +133,16 @@ async def _ended(context: Context, name: str, look: Callable[[], T], state: Call
 
 
 async def get_job(context: Context) -> Response:
+    """State, reason, place in the queue and expected start. `?wait=` answers at the end, or after so many seconds."""
     job, queries = context.path("id"), context.service.queries
     row = await _ended(context, job, lambda: queries.job(context.owner, job), lambda row: str(row.state))
-    position = await context.service.ask(queries.position, row) if row.state == "queued" else None
-    return answer(job_view(row, position))
+    if row.state != "queued":
+        return answer(job_view(row))
+    return answer(await context.service.ask(queries.job_view, context.owner, job))
 
 
 async def get_result(context: Context) -> Response:
+    """Counts, probabilities or expectations; 409 with the reason when the job has none."""
     job, queries = context.path("id"), context.service.queries
     row = await _ended(context, job, lambda: queries.job(context.owner, job), lambda row: str(row.state))
     payload = await context.service.ask(queries.result, row)
@@ -159,6 +165,7 @@ def _result(row: Row, payload: bytes | None) -> dict[str, Any]:
 
 
 async def list_jobs(context: Context) -> Response:
+    """`?cursor=` goes on from the answer before."""
     state = context.choice("state")
     limit = int(context.number("limit", 100))
     before = int(context.number("cursor", 0)) or None
@@ -168,7 +175,15 @@ async def list_jobs(context: Context) -> Response:
     return answer({"jobs": [job_view(row) for row in rows], "cursor": cursor})
 
 
+async def list_batches(context: Context) -> Response:
+    """Batches and sweeps with their jobs counted by state; `?before=` the last id of a page goes on from there."""
+    limit, before = int(context.number("limit", 100)), context.query("before")
+    found = await context.service.ask(context.service.queries.batches, context.owner, before, limit)
+    return answer({"batches": found, "before": found[-1]["id"] if len(found) == limit else None})
+
+
 async def get_batch(context: Context) -> Response:
+    """Jobs counted by state. `?wait=` answers when all have ended."""
     batch, queries = context.path("id"), context.service.queries
     view = lambda: queries.batch_view(context.owner, batch)  # noqa: E731
     return answer(await _ended(context, batch, view, lambda found: str(found["state"])))
@@ -215,21 +230,25 @@ def _target(context: Context, kind: str) -> lifecycle.Target:
 
 
 async def cancel_job(context: Context) -> Response:
+    """A queued job ends at once. A running one is stopped, also in the middle of its circuit."""
     await context.service.writer.call(lifecycle.cancel, _target(context, "job"))
     return answer(await context.service.ask(context.service.queries.job_view, context.owner, context.path("id")))
 
 
 async def cancel_batch(context: Context) -> Response:
+    """Every job of it that has not ended."""
     await context.service.writer.call(lifecycle.cancel, _target(context, "batch"))
     return answer(await context.service.ask(context.service.queries.batch_view, context.owner, context.path("id")))
 
 
 async def delete_job(context: Context) -> Response:
+    """Only when it has ended. A job of a batch goes with its batch."""
     await context.service.writer.call(lifecycle.delete, _target(context, "job"))
     return Response(status_code=204)
 
 
 async def delete_batch(context: Context) -> Response:
+    """Only when every job of it has ended."""
     await context.service.writer.call(lifecycle.delete, _target(context, "batch"))
     return Response(status_code=204)
 
@@ -245,6 +264,7 @@ ROUTES = [
     Route("POST", "/v1/batches", "submit", post_batch, "Submit many circuits", BatchRequest, status=201),
     Route("POST", "/v1/sweeps", "submit", post_sweep, "Submit one circuit with a matrix of parameters", SweepRequest,
           status=201, body=_BODY_FORMS),
+    Route("GET", "/v1/batches", "read", list_batches, "Your batches and sweeps, newest first", query=("limit", "before")),
     Route("GET", "/v1/batches/{id}", "read", get_batch, "A batch or sweep", query=("wait",)),
     Route(
         "GET", "/v1/batches/{id}/results", "read", get_batch_results, "Results in order, as far as they are there",

@@ -28,6 +28,13 @@ PROBLEM = {
 }
 
 
+OPEN = (
+    ("/healthz", "The process lives", "Needs no key, and asks nobody else."),
+    ("/readyz", "Jobs can be stored and run", "Needs no key. 503 names what is missing: the database, space on the disk, workers."),
+    ("/metrics", "Prometheus metrics", "Needs no key, and holds no user's data. Summed over the API processes of one server."),
+)
+
+
 def document(routes: Sequence[Route]) -> bytes:
     """The description as indented JSON."""
     return _document(tuple(routes))
@@ -41,12 +48,9 @@ def _document(routes: tuple[Route, ...]) -> bytes:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_type)
-    for path, summary in (
-        ("/healthz", "The process lives"),
-        ("/readyz", "The service can work"),
-        ("/metrics", "Prometheus metrics"),
-    ):
-        paths[path] = {"get": {"summary": summary, "security": [], "responses": {"200": {"description": "yes"}}}}
+    for path, summary, words in OPEN:
+        responses = {"200": {"description": "yes"}, "503": {"description": "no, and why"}}
+        paths[path] = {"get": {"summary": summary, "description": words, "security": [], "responses": responses}}
     description = {
         "openapi": "3.1.0",
         "info": {

@@ -16,6 +16,7 @@ log = logging.getLogger("qpeft.service")
 
 
 def problem(error: ServiceError) -> Response:
+    """The response of a refusal: its status, words, bound and hint, and when to come back."""
     status = error.status or 500
     content: dict[str, object] = {
         "type": f"urn:qpeft:problem:{error.code}",

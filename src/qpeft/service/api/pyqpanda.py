@@ -55,14 +55,20 @@ class Task(msgspec.Struct):
 
 
 class TaskId(msgspec.Struct):
+    """A task by its id, which is a batch's."""
+
     taskId: str
 
 
 class ChipId(msgspec.Struct):
+    """A chip by the vendor's name of it."""
+
     ChipID: str
 
 
 class Blocks(msgspec.Struct):
+    """How many lines of how many qubits are wanted."""
+
     chipId: str
     qubitNum: Annotated[int, Meta(ge=1, le=64)]
     qubitBlockNum: Annotated[int, Meta(ge=1, le=16)] = 1
@@ -278,6 +284,7 @@ def _columns(keys: list[str], values: list[Any]) -> str:
 
 
 async def cancel(context: Context) -> Response:
+    """Cancel every program of a task that has not ended."""
     task = decode(_TASK_ID, await context.request.body()).taskId
     await context.service.writer.call(lifecycle.cancel, lifecycle.Target("batch", task, context.owner))
     return _reply(None)

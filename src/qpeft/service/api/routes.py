@@ -32,6 +32,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "cursor": {"type": "integer", "minimum": 0, "maximum": 2**53 - 1, "description": "where to go on, from the answer before"},
     "state": {"type": "string", "enum": STATES, "description": "only jobs in this state"},
     "task_state": {"type": "string", "enum": TASK_STATES, "description": "only tasks in this state"},
+    "before": {"type": "string", "description": "the last id of the page before"},
     "device": {"type": "string", "description": "only jobs of this device"},
     "after": {
         "type": "string",

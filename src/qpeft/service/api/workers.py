@@ -54,6 +54,7 @@ def _answer(content: Any) -> Response:
 
 
 async def hello(context: Context) -> Response:
+    """Register a worker with its devices, and tell their limits and calibrations."""
     request: HelloRequest = await _read(context, _HELLO)
     service = context.service
     unknown = sorted(set(request.devices) - set(service.settings.devices))
@@ -112,6 +113,7 @@ def _lease_answer(given: leases.Lease) -> LeaseAnswer:
 
 
 async def calibration(context: Context) -> Response:
+    """The chip file of a calibration, for a worker that has to run under it."""
     request: CalibrationRequest = await _read(context, _CALIBRATION)
     row = await context.service.ask(context.service.queries.calibration, request.device, request.id)
     if row is None:
@@ -136,24 +138,28 @@ async def vendor_intent(context: Context) -> Response:
 
 
 async def vendor_update(context: Context) -> Response:
+    """What became of a task: sent, with the vendor's id; refused; or still unknown, with the reason."""
     request: VendorUpdate = await _read(context, _NEWS)
     news = vendor_tasks.VendorTaskUpdate(request.task, request.state, request.vendor_job, request.reason)
     return _answer({"state": await context.service.writer.call(vendor_tasks.settle, news)})
 
 
 async def vendor_status(context: Context) -> Response:
+    """A task's state, and whether one of its jobs is still wanted."""
     request: VendorTaskQuery = await _read(context, _LOOK)
     row, wanted = await context.service.ask(context.service.queries.vendor_task, request.task)
     return _answer(VendorTask(task=row.id, state=row.state, vendor_job=row.vendor_job, wanted=wanted))
 
 
 async def heartbeat(context: Context) -> Response:
+    """Say that the worker lives; answers which held jobs to stop."""
     request: HeartbeatRequest = await _read(context, _BEAT)
     beat = leases.Heartbeat(request.worker, context.owner, tuple(request.holding))
     return _answer({"drop": list(await context.service.writer.call(leases.heartbeat, beat))})
 
 
 async def complete(context: Context) -> Response:
+    """Hand in what became of leased jobs. Only those of the worker's own leases are taken; repeating it changes nothing."""
     request: CompleteRequest = await _read(context, _COMPLETE)
     service = context.service
     endings = tuple(

@@ -55,13 +55,16 @@ class PageContext:
 
     @property
     def owner(self) -> str:
+        """The id of the user who asks."""
         return self.principal.owner
 
     @property
     def is_admin(self) -> bool:
+        """Whether the session's key has the scope `admin`."""
         return "admin" in self.principal.scopes
 
     def render(self, template: str, status: int = 200, **values: Any) -> Response:
+        """A page of the session: what every page shows, and `values`."""
         common = {
             "user": self.principal.name,
             "admin": self.is_admin,
@@ -85,6 +88,7 @@ def _templates() -> Any:
 
 
 def page(template: str, status: int = 200, **values: Any) -> Response:
+    """A rendered template, with the policy that allows only this service's scripts and styles."""
     text = _templates().get_template(f"{template}.html.jinja").render(**values)
     return Response(text, status, {"content-security-policy": POLICY}, "text/html; charset=utf-8")
 
@@ -98,6 +102,7 @@ def _static(name: str) -> tuple[bytes, str]:
 
 
 async def static(request: Request) -> Response:
+    """A file of `dashboard/static/`; ServiceError 404 for any other name."""
     content, kind = _static(request.path_params["name"])
     return Response(content, media_type=kind)
 
@@ -211,16 +216,19 @@ def _labelled(endpoint: Endpoint) -> Handler:
 
 
 async def overview(context: PageContext) -> Response:
+    """The first page: devices, usage, the newest jobs."""
     return context.render(
         "overview", devices=await devices_view(context.service), jobs=await _jobs(context), **await _usage(context)
     )
 
 
 async def devices_part(context: PageContext) -> Response:
+    """The table of devices, which the overview refreshes."""
     return context.render("devices", devices=await devices_view(context.service))
 
 
 async def jobs_part(context: PageContext) -> Response:
+    """The table of jobs, which the overview refreshes."""
     return context.render("jobs", jobs=await _jobs(context))
 
 
@@ -253,6 +261,7 @@ async def usage_data(context: PageContext) -> Response:
 
 
 async def device_page(context: PageContext) -> Response:
+    """A device: its state, queue and calibration."""
     name = context.request.path_params["id"]
     device = next((one for one in await devices_view(context.service) if one["id"] == name), None)
     if device is None:
@@ -290,6 +299,7 @@ async def calibration_data(context: PageContext) -> Response:
 
 
 async def job_page(context: PageContext) -> Response:
+    """A job of the user's, with its counts or values."""
     queries, name = context.service.queries, context.request.path_params["id"]
     row = await context.service.ask(queries.job, context.owner, name)
     view = job_view(row, await context.service.ask(queries.position, row))
@@ -306,11 +316,13 @@ async def job_page(context: PageContext) -> Response:
 
 
 async def cancel_job(context: PageContext) -> Response:
+    """Cancel a job, then show the overview."""
     await context.service.writer.call(lifecycle.cancel, lifecycle.Target("job", context.request.path_params["id"], context.owner))
     return _to("/")
 
 
 async def admin_page(context: PageContext, new: str = "") -> Response:
+    """Keys, devices, workers and the audit log; `new` is a key that was just made, shown this once."""
     ask, queries = context.service.ask, context.service.queries
     keys = [{**row._mapping, "created": stamp(row.created_at), "revoked": stamp(row.revoked_at)} for row in await ask(queries.keys)]
     audit = [{**row._mapping, "when": stamp(row.at)} for row in await ask(queries.audit, 100)]
@@ -340,6 +352,7 @@ async def make_key(context: PageContext) -> Response:
 
 
 async def revoke(context: PageContext) -> Response:
+    """Revoke a key."""
     change = admin.Revoke(context.principal.prefix, context.request.path_params["prefix"])
     await context.service.writer.call(admin.revoke_key, change)
     context.auth.forget()
@@ -347,6 +360,7 @@ async def revoke(context: PageContext) -> Response:
 
 
 async def set_status(context: PageContext) -> Response:
+    """Set a device's state and reason."""
     status = context.form.get("status", "")
     if status not in admin.DEVICE_STATES:
         raise ServiceError("no such state", status=422, code="status", value=status[:20], bound=", ".join(admin.DEVICE_STATES))

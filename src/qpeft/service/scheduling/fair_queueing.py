@@ -22,6 +22,8 @@ SUSPECT_JOBS = 16  # jobs that lost a worker once are leased in groups of at mos
 
 @dataclass
 class Flow:
+    """One user's queue on one device in one lane: virtual time in device seconds per weight, jobs of this lease."""
+
     owner: str
     lane: int
     vtime: float
@@ -40,6 +42,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
+    """The jobs of a lease, in order, and what they are estimated to cost together in device seconds."""
+
     jobs: tuple[int, ...]
     cost_s: float
     start_tag: float | None

@@ -56,6 +56,11 @@ class Submission:
         return sum(item.rows for item in self.items)
 
     @property
+    def shots(self) -> int:
+        """Shots of all rows of all jobs together: what a vendor charges for."""
+        return sum(item.rows * (item.shots or 0) for item in self.items)
+
+    @property
     def bytes(self) -> int:
         """Bytes of parameters: what counts against the quota of stored bytes until results come."""
         return sum(len(item.params) for item in self.items)

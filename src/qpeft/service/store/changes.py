@@ -20,6 +20,7 @@ class ChangeHub:
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
 
     def changed(self, names: set[str]) -> None:
+        """Wake whoever listens to one of the names."""
         if self.loop is not None and not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._wake, names)
 

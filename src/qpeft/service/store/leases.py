@@ -59,6 +59,8 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class LeaseRequest:
+    """A worker asks for at most `max_jobs` jobs on its devices; `holding` is what it has, as in Heartbeat."""
+
     worker: str
     owner: str
     devices: tuple[str, ...]
@@ -94,6 +96,8 @@ class JobOutcome:
 
 @dataclass(frozen=True)
 class Completion:
+    """A worker hands in what became of jobs."""
+
     worker: str
     owner: str
     endings: tuple[JobOutcome, ...]
@@ -165,6 +169,7 @@ def _drop(held: Sequence[Row], holding: Sequence[tuple[int, int]]) -> tuple[int,
 
 
 def heartbeat(txn: Transaction, beats: Sequence[Heartbeat]) -> list[tuple[int, ...] | ServiceError]:
+    """Count signs of life; for each the held jobs to stop, or the refusal when the worker was given up."""
     outcomes: list[tuple[int, ...] | ServiceError] = []
     for beat in beats:
         refusal = alive(txn, beat.worker, beat.owner)

@@ -49,6 +49,7 @@ class Ledger:
         self._device_vtime: dict[str, float] = {}
         self._open: dict[str, int] = defaultdict(int)
         self._bytes: dict[str, int] = defaultdict(int)
+        self._vendor: dict[str, int] = defaultdict(int)
         self._usage: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0, 0.0])
 
     def owner(self, owner: str) -> Row:
@@ -124,6 +125,14 @@ class Ledger:
         """Bytes of parameters and results kept for the user, this operation's included."""
         return int(self.owner(owner).stored_bytes) + self._bytes[owner]
 
+    def vendor_shots(self, owner: str) -> int:
+        """Shots that the user has sent to vendors or reserved, this operation's included."""
+        return int(self.owner(owner).vendor_shots) + self._vendor[owner]
+
+    def spend(self, owner: str, shots: int) -> None:
+        """Count shots as sent to a vendor, or as soon to be (negative: they were not)."""
+        self._vendor[owner] += shots
+
     def store(self, owner: str, n: int) -> None:
         """Count `n` bytes as kept for the user (negative: as deleted)."""
         self._bytes[owner] += n
@@ -142,11 +151,11 @@ class Ledger:
             execute(flows.insert(), new)
         if old := [_bound(self._flow_values(key, flow)) for key, flow in self._flows.items() if flow.dirty and not flow.new]:
             execute(_SET_FLOW, old)
-        moved_owners = self._open.keys() | self._bytes.keys()
+        moved_owners = self._open.keys() | self._bytes.keys() | self._vendor.keys()
         if opened := [
-            {"owner": owner, "n": self._open[owner], "bytes": self._bytes[owner]}
+            {"owner": owner, "n": self._open[owner], "bytes": self._bytes[owner], "shots": self._vendor[owner]}
             for owner in sorted(moved_owners)
-            if self._open[owner] or self._bytes[owner]
+            if self._open[owner] or self._bytes[owner] or self._vendor[owner]
         ]:
             execute(_ADD_OPEN, opened)
         moved = [{"device": d, "v": v} for d, v in self._device_vtime.items() if v != self._devices[d].vtime]
@@ -192,6 +201,10 @@ _SET_FLOW = (
 _ADD_OPEN = (
     sa.update(owners)
     .where(owners.c.id == sa.bindparam("owner"))
-    .values(open_circuits=owners.c.open_circuits + sa.bindparam("n"), stored_bytes=owners.c.stored_bytes + sa.bindparam("bytes"))
+    .values(
+        open_circuits=owners.c.open_circuits + sa.bindparam("n"),
+        stored_bytes=owners.c.stored_bytes + sa.bindparam("bytes"),
+        vendor_shots=owners.c.vendor_shots + sa.bindparam("shots"),
+    )
 )
 _SET_DEVICE = sa.update(devices).where(devices.c.id == sa.bindparam("device")).values(vtime=sa.bindparam("v"))

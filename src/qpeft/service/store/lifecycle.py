@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from qpeft.backends.registry import is_origin_chip
 from qpeft.errors import ServiceError
 from qpeft.service.scheduling.fair_queueing import BULK, INTERACTIVE
 from qpeft.service.scheduling.submission import Submission
@@ -122,6 +123,23 @@ class SubmitJobs:
                 hint="delete finished jobs and batches",
                 retry_after_s=60,
             )
+        if is_origin_chip(submission.device):
+            self._reserve_vendor_shots(ledger, submission)
+
+    def _reserve_vendor_shots(self, ledger: Ledger, submission: Submission) -> None:
+        owner = ledger.owner(submission.owner)
+        bound = self.settings.user_vendor_shots if owner.max_vendor_shots is None else owner.max_vendor_shots
+        wanted = ledger.vendor_shots(submission.owner) + submission.shots
+        if bound is not None and wanted > bound:
+            raise ServiceError(
+                "this device costs money, and more than you may spend",
+                status=403,
+                code="vendor_shots",
+                value=f"{wanted} shots",
+                bound=bound,
+                hint="an administrator sets it: qpeft service set-user NAME --vendor-shots N",
+            )
+        ledger.spend(submission.owner, submission.shots)
 
     def _lane(self, ledger: Ledger, submission: Submission) -> int:
         if submission.kind != "job" or submission.items[0].estimate_s > self.settings.interactive_s:
@@ -229,6 +247,9 @@ def finish(txn: Transaction, ledger: Ledger, endings: Sequence[tuple[Any, str, s
         return
     changed = txn.ticks()
     updates = []
+    at_vendors = [row.seq for row, *_ in endings if is_origin_chip(row.device)]
+    sent = sa.select(vendor_members.c.seq).where(vendor_members.c.seq.in_(at_vendors))
+    unsent = set(at_vendors) - set(txn.connection.execute(sent).scalars()) if at_vendors else set()
     for row, state, reason, device_s, calibration in endings:
         key = (row.device, row.owner, row.lane)
         if row.state == "queued":
@@ -238,6 +259,8 @@ def finish(txn: Transaction, ledger: Ledger, endings: Sequence[tuple[Any, str, s
             shots = (row.shots or 0) * row.rows if state == "succeeded" else 0
             ledger.use(row.owner, row.device, jobs=1, circuits=row.rows, shots=shots, device_s=device_s)
         ledger.open(row.owner, -row.rows)
+        if row.seq in unsent:
+            ledger.spend(row.owner, -(row.shots or 0) * row.rows)
         txn.changed.update((row.id, row.batch or row.id, f"owner:{row.owner}"))
         updates.append(
             {

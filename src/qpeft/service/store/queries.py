@@ -38,8 +38,11 @@ def stamp(seconds: float | None) -> str | None:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def job_view(row: Row, position: int | None = None) -> dict[str, Any]:
-    """A job as the API shows it. `queue_position` is how many jobs are served before it if all users keep their share."""
+def job_view(row: Row, position: int | None = None, expected_start: float | None = None) -> dict[str, Any]:
+    """A job as the API shows it.
+
+    `queue_position` is how many jobs are served before it if all users keep their share, `expected_start` when it will start then.
+    """
     return {
         "id": row.id,
         "device": row.device,
@@ -54,6 +57,7 @@ def job_view(row: Row, position: int | None = None) -> dict[str, Any]:
         "lane": "interactive" if row.lane == 0 else "bulk",
         "attempt": row.attempt,
         "queue_position": position,
+        "expected_start": stamp(expected_start),
         "estimate_s": row.estimate_s,
         "device_s": row.device_s,
         "calibration": row.calibration,
@@ -71,6 +75,25 @@ class ResultPage:
     rows: list[tuple[Row, bytes | None]]
     following: int
     complete: bool
+
+
+def _batch_view(row: Row, groups: Sequence[Row]) -> dict[str, Any]:
+    states = {state: int(n) for _, state, n, _, _ in groups}
+    ended = not any(n for state, n in states.items() if state not in TERMINAL)
+    worst = next((state for state in ("failed", "cancelled", "expired") if states.get(state)), "succeeded")
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "device": row.device,
+        "state": worst if ended else "queued" if states.get("queued") == row.n_jobs else "running",
+        "name": row.name,
+        "jobs": row.n_jobs,
+        "circuits": row.n_circuits,
+        "states": states,
+        "finished_circuits": sum(int(circuits) for _, state, _, circuits, _ in groups if state in TERMINAL),
+        "device_s": float(sum(seconds for _, _, _, _, seconds in groups)),
+        "created_at": stamp(row.created_at),
+    }
 
 
 class Queries:
@@ -102,6 +125,7 @@ class Queries:
         return max((float(row[0] or 0.0) for query in newest if (row := self._first(query)) is not None), default=0.0)
 
     def ping(self) -> None:
+        """Whether the database answers."""
         self._all(sa.select(sa.literal(1)))
 
     def key(self, digest: bytes, now: float) -> Row | None:
@@ -113,10 +137,13 @@ class Queries:
         return self._first(_SESSION, {"digest": digest, "now": now})
 
     def keys(self) -> Sequence[Row]:
-        query = sa.select(api_keys.c.prefix, api_keys.c.scopes, api_keys.c.created_at, api_keys.c.revoked_at, owners.c.name)
+        """Every key with its user's name, the oldest first."""
+        columns = (api_keys.c.prefix, api_keys.c.scopes, api_keys.c.created_at, api_keys.c.revoked_at, api_keys.c.expires_at)
+        query = sa.select(*columns, owners.c.name)
         return self._all(query.join(owners, owners.c.id == api_keys.c.owner).order_by(api_keys.c.created_at))
 
     def job(self, owner: str, job: str) -> Row:
+        """A job of the user's; ServiceError 404 when there is none."""
         row = self._first(_JOB, {"id": job, "owner": owner})
         if row is None:
             raise ServiceError("no such job", status=404, code="not_found", value=job)
@@ -133,8 +160,26 @@ class Queries:
         return own + int(ahead)
 
     def job_view(self, owner: str, job: str) -> dict[str, Any]:
+        """A job of the user's as the API shows it; ServiceError 404 when there is none."""
         row = self.job(owner, job)
-        return job_view(row, self.position(row))
+        position = self.position(row)
+        return job_view(row, position, self.expected_start(row, position))
+
+    def expected_start(self, row: Row, position: int | None) -> float | None:
+        """When a queued job is expected to start, in seconds since 1970: the work before it, shared by the device's workers.
+
+        An estimate: from the mean of what is queued on the device, as if nothing came that is served earlier. None for what is not
+        queued, and where no worker is.
+        """
+        workers = sum(row.device in worker.devices.split("\n") for worker in self.alive_workers()) if position is not None else 0
+        if position is None or not workers:
+            return None
+        mean_s = float(self._all(_MEAN_COST, {"device": row.device})[0][0] or 0.0)
+        return max(self.last_written(), float(row.created_at)) + position * mean_s / workers
+
+    def users(self) -> Sequence[Row]:
+        """Every user, by name."""
+        return self._all(sa.select(owners).order_by(owners.c.name))
 
     def jobs(self, owner: str, *, state: str | None, device: str | None, before: int | None, limit: int) -> Sequence[Row]:
         """Newest first, those with `seq < before`."""
@@ -145,6 +190,7 @@ class Queries:
         return self._all(query if before is None else query.where(jobs.c.seq < before))
 
     def result(self, row: Row) -> bytes:
+        """The payload of a job's result; ServiceError 409 when there is none, with the reason."""
         if row.state not in TERMINAL:
             raise ServiceError("no result yet", status=409, code="not_terminal", value=row.state, hint="wait for it: ?wait=30")
         found = self._first(_RESULT, {"seq": row.seq}) if row.state == "succeeded" else None
@@ -153,6 +199,7 @@ class Queries:
         return bytes(found.payload)
 
     def batch(self, owner: str, batch: str) -> Row:
+        """A batch of the user's; ServiceError 404 when there is none."""
         row = self._first(sa.select(batches).where(batches.c.id == batch, batches.c.owner == owner))
         if row is None:
             raise ServiceError("no such batch", status=404, code="not_found", value=batch)
@@ -160,26 +207,23 @@ class Queries:
 
     def batch_view(self, owner: str, batch: str) -> dict[str, Any]:
         """A batch with its jobs counted by state; `state` is "queued", "running" or, when all ended, the worst ending."""
-        row = self.batch(owner, batch)
-        count = sa.select(jobs.c.state, sa.func.count(), sa.func.sum(jobs.c.rows), sa.func.sum(jobs.c.device_s))
-        groups = self._all(count.where(jobs.c.batch == batch).group_by(jobs.c.state))
-        states = {state: int(n) for state, n, _, _ in groups}
-        ended = not any(n for state, n in states.items() if state not in TERMINAL)
-        worst = next((state for state in ("failed", "cancelled", "expired") if states.get(state)), "succeeded")
-        state = worst if ended else "queued" if states.get("queued") == row.n_jobs else "running"
-        return {
-            "id": row.id,
-            "kind": row.kind,
-            "device": row.device,
-            "state": state,
-            "name": row.name,
-            "jobs": row.n_jobs,
-            "circuits": row.n_circuits,
-            "states": states,
-            "finished_circuits": sum(int(circuits) for state, _, circuits, _ in groups if state in TERMINAL),
-            "device_s": float(sum(seconds for _, _, _, seconds in groups)),
-            "created_at": stamp(row.created_at),
-        }
+        return self._batch_views([self.batch(owner, batch)])[0]
+
+    def batches(self, owner: str, before: str | None, limit: int) -> list[dict[str, Any]]:
+        """Batches as `batch_view` shows them, newest first: those made before the batch `before`."""
+        query = sa.select(batches).where(batches.c.owner == owner)
+        if before is not None:
+            made = sa.select(batches.c.created_at).where(batches.c.id == before, batches.c.owner == owner).scalar_subquery()
+            query = query.where(sa.tuple_(batches.c.created_at, batches.c.id) < sa.tuple_(made, before))
+        return self._batch_views(self._all(query.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(limit)))
+
+    def _batch_views(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        count = sa.select(jobs.c.batch, jobs.c.state, sa.func.count(), sa.func.sum(jobs.c.rows), sa.func.sum(jobs.c.device_s))
+        of_page = count.where(jobs.c.batch.in_([row.id for row in rows])).group_by(jobs.c.batch, jobs.c.state)
+        groups: dict[str, list[Row]] = {row.id: [] for row in rows}
+        for group in self._all(of_page) if rows else ():
+            groups[group.batch].append(group)
+        return [_batch_view(row, groups[row.id]) for row in rows]
 
     def batch_results(self, batch: str, position: int, limit: int, max_bytes: int) -> ResultPage:
         """Jobs of a batch with their results, in order from `position` on, up to the first that has not ended.
@@ -212,29 +256,36 @@ class Queries:
         return self._all(sa.select(jobs).where(jobs.c.owner == owner, place).order_by(jobs.c.changed, jobs.c.seq).limit(limit))
 
     def last_change(self, owner: str) -> tuple[int, int]:
+        """`(changed, seq)` of the user's newest change."""
         query = sa.select(jobs.c.changed, jobs.c.seq).where(jobs.c.owner == owner)
         row = self._first(query.order_by(jobs.c.changed.desc(), jobs.c.seq.desc()).limit(1))
         return (0, 0) if row is None else (int(row.changed), int(row.seq))
 
     def devices(self) -> Sequence[Row]:
+        """Every device with the number of jobs queued on it."""
         queued = sa.select(sa.func.coalesce(sa.func.sum(flows.c.queued), 0)).where(flows.c.device == devices.c.id).scalar_subquery()
         return self._all(sa.select(devices, queued.label("queued")).order_by(devices.c.id))
 
     def calibration(self, device: str, name: str | None = None) -> Row | None:
+        """The device's calibration now, or the one called `name`."""
         query = sa.select(calibrations).where(calibrations.c.device == device)
         chosen = query.where(calibrations.c.id == name) if name else query.join(devices, devices.c.calibration == calibrations.c.id)
         return self._first(chosen)
 
     def flows(self, device: str) -> Sequence[Row]:
+        """What is queued on the device, by user and lane."""
         return self._all(_FLOWS, {"device": device})
 
     def queued_devices(self) -> set[str]:
+        """Devices that have something queued."""
         return {row.device for row in self._all(sa.select(flows.c.device).where(flows.c.queued > 0).distinct())}
 
     def workers(self) -> Sequence[Row]:
+        """The last 200 workers, the newest first."""
         return self._all(sa.select(workers).order_by(workers.c.seen_at.desc()).limit(200))
 
     def alive_workers(self) -> Sequence[Row]:
+        """Workers that were not given up."""
         return self._all(
             sa.select(workers.c.id, workers.c.beats, workers.c.devices, workers.c.seen_at).where(workers.c.lost.is_(False))
         )
@@ -247,6 +298,7 @@ class Queries:
         return self._all(query.order_by(usage.c.day, owners.c.name, usage.c.device))
 
     def owner(self, owner: str) -> Row:
+        """The user's row."""
         return self._all(sa.select(owners).where(owners.c.id == owner))[0]
 
     def vendor_tasks(self, state: str | None, limit: int) -> Sequence[Row]:
@@ -268,6 +320,7 @@ class Queries:
         return row, bool(self._all(wanted))
 
     def audit(self, limit: int) -> Sequence[Row]:
+        """The last lines of the audit log, the newest first."""
         return self._all(sa.select(audit).order_by(audit.c.seq.desc()).limit(limit))
 
     def states(self, batch_ids: Sequence[str], job_ids: Sequence[str]) -> Sequence[Row]:
@@ -305,4 +358,6 @@ _EARLIER = (
     .limit(100_000)
     .subquery()
 )
+_SOME_QUEUED = sa.select(jobs.c.estimate_s).where(jobs.c.device == sa.bindparam("device"), QUEUED_SQL).limit(1000).subquery()
+_MEAN_COST = sa.select(sa.func.avg(_SOME_QUEUED.c.estimate_s))
 _AHEAD = sa.select(sa.func.count()).select_from(_EARLIER)

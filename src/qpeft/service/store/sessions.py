@@ -22,6 +22,8 @@ LIFE_S: Final = 12 * 3600.0
 
 @dataclass(frozen=True)
 class Login:
+    """A session to keep, by the SHA-256 of its cookie, and the key that it stands for."""
+
     digest: bytes
     prefix: str
 
@@ -32,6 +34,7 @@ def new_cookie() -> str:
 
 
 def digest_of(cookie: str) -> bytes:
+    """SHA-256 of a cookie: what is stored."""
     return hashlib.sha256(b"session\0" + cookie.encode()).digest()
 
 
@@ -41,6 +44,7 @@ def token_of(cookie: str) -> str:
 
 
 def token_is_right(cookie: str, token: str) -> bool:
+    """Whether a form's token belongs to the cookie, compared in constant time."""
     return hmac.compare_digest(token_of(cookie), token) if token.isascii() else False
 
 
@@ -53,5 +57,6 @@ def log_in(txn: Transaction, logins: Sequence[Login]) -> list[None]:
 
 
 def log_out(txn: Transaction, digests: Sequence[bytes]) -> list[None]:
+    """Forget sessions."""
     txn.connection.execute(sa.delete(sessions).where(sessions.c.digest.in_(list(digests))))
     return [None for _ in digests]

@@ -94,6 +94,7 @@ class Forwarder:
         return self._known
 
     def info(self) -> DeviceInfo:
+        """Limits and cost model; costs are the vendor's, by shot."""
         return DeviceInfo(
             max_qubits=self.n_qubits,
             simulated=False,
@@ -104,6 +105,7 @@ class Forwarder:
         )
 
     def calibration(self) -> Calibration:
+        """What the chip told of itself last."""
         return self._known
 
     def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
@@ -258,18 +260,22 @@ class ServiceLog:
     about: VendorIntent
 
     def intent(self) -> None:
+        """Store that the task is about to be sent; IntentRefusedError when it may not be."""
         try:
             self.context.call("vendor/intent", self.about, dict[str, Any])
         except ServiceError as error:
             raise IntentRefusedError(str(error), status=error.status, code=error.code) from error
 
     def sent(self, job: str) -> None:
+        """Store the vendor's id of it."""
         self._tell("sent", vendor_job=job)
 
     def refused(self, reason: str) -> None:
+        """Store that the vendor certainly did not take it."""
         self._tell("refused", reason=f"the vendor did not take it: {reason}")
 
     def ambiguous(self, reason: str) -> None:
+        """Store why nobody knows whether the vendor has it."""
         told = f"{reason}: the vendor may or may not have it, under batch number {self.about.task}"
         log.error("%s: %s; an administrator has to resolve it", self.about.device, told)
         self._tell("intent", reason=told)

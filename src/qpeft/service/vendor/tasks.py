@@ -52,6 +52,8 @@ class VendorTaskUpdate:
 
 @dataclass(frozen=True)
 class Resolution:
+    """An administrator's word for what became of a task: the vendor's id, or None when it never arrived."""
+
     actor: str
     task: str
     vendor_job: str | None

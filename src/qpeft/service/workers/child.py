@@ -35,7 +35,7 @@ class RunRequest(msgspec.Struct):
     jobs: list[LeasedJob]
     programs: dict[str, LeasedProgram]
     max_result_bytes: int
-    alone: bool = False
+    one_by_one: bool = False
     """Run every job by itself."""
 
 
@@ -76,7 +76,7 @@ def serve(connection: Connection, names: list[str]) -> None:
         chip = request.chip or b""
         device.max_result_bytes = request.max_result_bytes
         device.recalibrate(request.calibration, lambda _, chip=chip: chip)  # type: ignore[misc]
-        pieces = deque(device.pieces(request.jobs, request.alone))
+        pieces = deque(device.pieces(request.jobs, request.one_by_one))
         while pieces:
             piece = pieces.popleft()
             tell(Reply(started=[job.seq for job in piece.jobs]))

@@ -111,6 +111,7 @@ class Device:
         return self._shared
 
     def compiled(self, circuit: Circuit) -> CompiledCircuit:
+        """The circuit ready to run, kept for the next time."""
         kept = self._compiled.get(circuit.id)
         if kept is None:
             kept = self._compiled[circuit.id] = self.backend.compile(circuit)
@@ -118,9 +119,9 @@ class Device:
                 self._compiled.popitem(last=False)
         return kept
 
-    def pieces(self, jobs: Sequence[LeasedJob], alone: bool = False) -> list[Piece]:
-        """Jobs as they run: those that share a chip, those of one circuit together, or (`alone`) each by itself."""
-        if alone:
+    def pieces(self, jobs: Sequence[LeasedJob], one_by_one: bool = False) -> list[Piece]:
+        """Jobs as they run: those that share a chip, those of one circuit together, or (`one_by_one`) each by itself."""
+        if one_by_one:
             return [Piece((job,)) for job in jobs]
         if self.shared is None:
             return groups(jobs)
@@ -242,6 +243,7 @@ class Prepared:
     params: FloatArray
 
     def result(self, counts: Counts, qubits: tuple[int, ...] | None = None, tenants: int = 1) -> Result:
+        """The job's result from its counts; `qubits` are the chip's, `tenants` how many circuits shared it."""
         kept = counts
         if self.bits is not None:
             kept, qubits = counts.marginal(self.bits), qubits and tuple(qubits[q] for q in self.bits)

@@ -73,7 +73,7 @@ class ExecutorProcess:
         self._process = self._connection = None
 
     def run(
-        self, device: str, lease: LeaseAnswer, jobs: Sequence[LeasedJob], context: WorkerContext, alone: bool = False
+        self, device: str, lease: LeaseAnswer, jobs: Sequence[LeasedJob], context: WorkerContext, one_by_one: bool = False
     ) -> Iterator[list[FinishedJob]]:
         """Run jobs of a lease; yields what became of them. A process that dies takes only what it was running with it."""
         waiting = {job.seq: job for job in jobs}
@@ -81,7 +81,7 @@ class ExecutorProcess:
             current: list[LeasedJob] = []
             since = time.monotonic()
             try:
-                self._send(device, lease, list(waiting.values()), context, alone)
+                self._send(device, lease, list(waiting.values()), context, one_by_one)
                 while True:
                     reply = self._receive()
                     if reply is None:
@@ -106,7 +106,7 @@ class ExecutorProcess:
                     yield [released(job, verdict) for job in current]
                     for job in current:
                         del waiting[job.seq]
-                alone = True
+                one_by_one = True
                 self.close()
                 continue
             self.close()
@@ -115,14 +115,14 @@ class ExecutorProcess:
                 yield [released(job) for job in waiting.values()]
                 return
             if len(current) > 1 and verdict == "limit":
-                alone = True  # one of them takes too long: each by itself shows which
+                one_by_one = True  # one of them takes too long: each by itself shows which
                 continue
             reason = "cancelled" if verdict == "cancelled" else f"cut off after {seconds:.0f} s, bound {context.max_job_s:g} s"
             yield [failed(job, reason, seconds / len(current)) for job in current]
             for job in current:
                 del waiting[job.seq]
 
-    def _send(self, device: str, lease: LeaseAnswer, jobs: list[LeasedJob], context: WorkerContext, alone: bool) -> None:
+    def _send(self, device: str, lease: LeaseAnswer, jobs: list[LeasedJob], context: WorkerContext, one_by_one: bool) -> None:
         if self._connection is None:
             self._start()
         assert self._connection is not None
@@ -131,7 +131,7 @@ class ExecutorProcess:
         if lease.calibration is not None and lease.calibration not in (own.id if own else None, self._chips.get(device)):
             chip = context.calibration(device, lease.calibration)
         self._chips[device] = lease.calibration or ""
-        request = RunRequest(device, lease.calibration, chip, jobs, lease.programs, context.max_result_bytes, alone)
+        request = RunRequest(device, lease.calibration, chip, jobs, lease.programs, context.max_result_bytes, one_by_one)
         self._connection.send_bytes(encode(request))
 
     def _receive(self) -> Reply | None:

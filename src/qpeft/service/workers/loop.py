@@ -42,6 +42,7 @@ MSGPACK = "application/msgpack"
 WAIT_S = 20.0
 GOODBYE_S = 20.0
 RETRY_S, LONGEST_RETRY_S = 0.25, 5.0
+LONG_S = 0.5  # estimated; while a longer lease runs, no other is held in reserve
 LOOK_S = 0.2  # between two looks at whether a thread has failed
 COMPLETE_JOBS, COMPLETE_BYTES = 4096, 4 << 20  # of one request that hands results in; one job may be larger
 T = TypeVar("T")
@@ -77,6 +78,7 @@ class Worker:
         self._dropped: set[int] = set()
         self._leases: queue.Queue[LeaseAnswer | None] = queue.Queue(maxsize=1)
         self._ended: queue.Queue[CompleteRequest | None] = queue.Queue(maxsize=4)
+        self._idle = threading.Event()
         self._stopping, self._stopped_at = threading.Event(), 0.0
         self._failure: BaseException | None = None
 
@@ -96,6 +98,7 @@ class Worker:
             thread.start()
         while (lease := self._next_lease()) is not None:
             self._run_lease(lease)
+            self._idle.set()
             with self._lock:
                 self._dropped.difference_update(job.seq for job in lease.jobs if job.seq not in self._holding)
         self._offer(None)
@@ -189,7 +192,11 @@ class Worker:
                 self._holding.update((job.seq, job.attempt) for job in lease.jobs)
                 self._dropped.difference_update(job.seq for job in lease.jobs)
             if lease.jobs:
+                long = sum(job.estimate_s for job in lease.jobs) > LONG_S
+                self._idle.clear()
                 self._leases.put(lease)
+                while long and not self._idle.wait(LOOK_S) and not self._stopping.is_set():
+                    pass  # another's short job must not wait for a second long one, held in reserve
         self._leases.put(None)
 
     def _run_lease(self, lease: LeaseAnswer) -> None:

@@ -33,11 +33,15 @@ class DeviceInfo(Strict):
 
 
 class CalibrationRequest(Strict):
+    """A worker asks for a calibration that it has to run under."""
+
     device: Device
     id: Annotated[str, Meta(max_length=64)]
 
 
 class Calibration(Strict):
+    """A device's calibration: its id and its JSON."""
+
     device: Device
     id: Annotated[str, Meta(max_length=64)]
     data: bytes
@@ -64,6 +68,8 @@ class HelloAnswer(Strict):
 
 
 class LeaseRequest(Strict):
+    """A worker asks for jobs, and says what it holds as `(seq, attempt)`; the answer may take `wait_s` seconds."""
+
     worker: Annotated[str, Meta(max_length=32)]
     devices: Annotated[list[Device], Meta(min_length=1, max_length=64)]
     holding: list[tuple[int, int]] = field(default_factory=list)
@@ -72,11 +78,15 @@ class LeaseRequest(Strict):
 
 
 class HeartbeatRequest(Strict):
+    """A sign of life, with what the worker holds."""
+
     worker: Annotated[str, Meta(max_length=32)]
     holding: list[tuple[int, int]] = field(default_factory=list)
 
 
 class LeasedJob(Strict):
+    """A job as a worker gets it. `params` is `(rows, n_params)` little-endian float64."""
+
     seq: int
     attempt: int
     owner: str
@@ -121,6 +131,8 @@ class VendorUpdate(Strict):
 
 
 class VendorTaskQuery(Strict):
+    """What is known of a vendor's task?"""
+
     task: Annotated[str, Meta(max_length=32)]
 
 
@@ -134,11 +146,15 @@ class VendorTask(Strict):
 
 
 class LeasedProgram(Strict):
+    """A program in its stored form."""
+
     format: str
     text: bytes
 
 
 class LeaseAnswer(Strict):
+    """Jobs of one device with their programs; `drop` are held jobs to stop."""
+
     device: str | None
     jobs: list[LeasedJob]
     programs: dict[str, LeasedProgram]
@@ -149,6 +165,8 @@ class LeaseAnswer(Strict):
 
 
 class FinishedJob(Strict):
+    """What became of a job: `payload` is its result; without one it failed for `reason`, or (`released`) goes back to the queue."""
+
     seq: int
     attempt: int
     device_s: Annotated[float, Meta(ge=0, le=1e9)]

@@ -64,7 +64,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_bodies_are_refused_with_a_reason(http: httpx.Client, name: str) -> None:
+def test_guard_bodies_are_refused_with_a_reason(http: httpx.Client, name: str) -> None:
     content, status = HOSTILE[name]
     answer = http.post("/v1/jobs", content=content, headers={"content-type": "application/json"})
     assert answer.status_code == status, answer.text

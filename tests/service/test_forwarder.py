@@ -41,7 +41,9 @@ class Place:
     def __init__(self, folder: Path, **environment: str) -> None:
         self.cloud = FakeOriginCloud(VENDOR_KEY).__enter__()
         self.cloud.states = ["1"]
-        self.server = Server(folder, "--executors", "0", devices=(DEVICE,), environment=environment).start()
+        self.server = Server(
+            folder, "--executors", "0", devices=(DEVICE,), environment={"QPEFT_SERVICE_USER_VENDOR_SHOTS": "1000000", **environment}
+        ).start()
         self.proxy = Proxy(self.server.port).__enter__()
         self.key = self.server.new_key("workers", "worker")
         self.client: Client = self.server.client()
@@ -225,6 +227,25 @@ def test_what_the_vendor_refuses_costs_nothing(make_place: Callable[..., Place])
     beyond = place.client.wait(place.submit(), timeout_s=40)
     assert "budget" in beyond["reason"]
     assert place.cloud.circuits == 2
+
+
+@pytest.mark.slow
+def test_a_user_spends_no_more_than_he_may(make_place: Callable[..., Place]) -> None:
+    """Reserved at submission, given back by what was never sent, gone with what was."""
+    place = make_place(QPEFT_SERVICE_USER_VENDOR_SHOTS="0")
+    user = place.server.client(place.server.new_key("spender"))
+    with pytest.raises(ServiceError, match="costs money"):
+        user.submit(CIRCUIT, device=DEVICE, params=[0.7], shots=SHOTS)
+    place.client.set_user("spender", max_vendor_shots=2 * SHOTS)
+    jobs = [user.submit(CIRCUIT, device=DEVICE, params=[0.7], shots=SHOTS)["id"] for _ in range(2)]
+    with pytest.raises(ServiceError, match="costs money"):
+        user.submit(CIRCUIT, device=DEVICE, params=[0.7], shots=1)
+    user.cancel(jobs[1])
+    assert user.usage()["vendor_shots"] == SHOTS
+    place.worker()
+    user.result(jobs[0], timeout_s=60)
+    assert user.usage()["vendor_shots"] == SHOTS
+    assert place.cloud.circuits == 1
 
 
 @pytest.mark.slow

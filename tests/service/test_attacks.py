@@ -1,0 +1,149 @@
+"""Attacks on a real server: connections that say nothing, keys that are guessed, streams that are hoarded. Others are served."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import psutil
+import pytest
+
+from qpeft.circuits.ir import Circuit, Op
+from tests.service.checks import RY, until
+from tests.service.processes import Server
+
+
+@contextlib.contextmanager
+def silent(port: int, n: int) -> Iterator[list[socket.socket]]:
+    """`n` connections on which nothing is said."""
+    opened: list[socket.socket] = []
+    try:
+        for _ in range(n):
+            opened.append(socket.create_connection(("127.0.0.1", port), timeout=10))
+        yield opened
+    finally:
+        for one in opened:
+            one.close()
+
+
+def health_s(server: Server, n: int = 10) -> float:
+    """Median seconds of `GET /healthz` on a new connection each."""
+    seconds = []
+    for _ in range(n):
+        start = time.monotonic()
+        assert httpx.get(f"{server.url}/healthz", timeout=20).status_code == 200
+        seconds.append(time.monotonic() - start)
+    return statistics.median(seconds)
+
+
+def test_silent_connections_keep_nobody_out(fresh_server: Callable[..., Server]) -> None:
+    """Six hundred of one address: the oldest are closed, new ones are served, by key and without."""
+    server = fresh_server("--executors", "0", environment={"QPEFT_SERVICE_MAX_CONNECTIONS_PER_ADDRESS": "100"})
+    client = server.client()
+    with silent(server.port, 600) as connections:
+        assert health_s(server) < 2.0
+        assert client.devices()
+        assert connections[0].recv(1) == b""
+
+
+def test_forms_are_small_and_guessing_is_slowed_down(fresh_server: Callable[..., Server]) -> None:
+    """20 connections that post megabytes to the login page cost no memory and hold nobody up; wrong keys get 429 unread."""
+    server = fresh_server("--executors", "0", environment={"QPEFT_SERVICE_BAD_KEY_RATE_PER_S": "2"})
+    assert server.process is not None
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    stop, statuses = threading.Event(), set()
+
+    def post() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(httpx.TransportError):
+                statuses.add(httpx.post(f"{server.url}/login", data={"key": "x" * (8 << 20)}, timeout=20).status_code)
+
+    threads = [threading.Thread(target=post) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.0)
+    seconds = health_s(server)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert statuses <= {413}
+    assert seconds < 2.0
+    assert process.memory_info().rss - before < 64 << 20
+    guesses = {httpx.post(f"{server.url}/login", data={"key": f"qk{k}"}, timeout=20).status_code for k in range(60)}
+    assert guesses == {401, 429}
+    time.sleep(1.5)
+    assert server.client().devices()
+
+
+def test_streams_and_waits_of_one_key_are_bounded(fresh_server: Callable[..., Server]) -> None:
+    environment = {"QPEFT_SERVICE_MAX_STREAMS": "3", "QPEFT_SERVICE_MAX_WAITS": "2"}
+    server = fresh_server("--executors", "0", environment=environment)
+    client, http = server.client(), server.http()
+    job = client.submit(RY, device="simulator", params=[0.1], shots=5)["id"]
+    lines: list[Iterator[str]] = []
+    with contextlib.ExitStack() as open_streams:
+        for _ in range(3):
+            stream = open_streams.enter_context(http.stream("GET", "/v1/events"))
+            lines.append(stream.iter_lines())  # a reader that is dropped closes its stream
+            next(lines[-1])
+        with http.stream("GET", "/v1/events") as refused:
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+        with server.http(server.new_key("other")).stream("GET", "/v1/events") as others:
+            assert others.status_code == 200
+    until(lambda: can_stream(http))
+    statuses: list[int] = []
+    wait = lambda: statuses.append(http.get(f"/v1/jobs/{job}", params={"wait": 3}).status_code)  # noqa: E731
+    threads = [threading.Thread(target=wait) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200, 200, 429, 429]
+
+
+def can_stream(http: httpx.Client) -> bool:
+    with http.stream("GET", "/v1/events") as stream:
+        return stream.status_code == 200
+
+
+@pytest.mark.slow
+def test_another_users_small_job_waits_for_no_deep_program(fresh_server: Callable[..., Server]) -> None:
+    """Deep programs as text, whose cost nobody would see from their length, are costed and do not ride in the interactive lane."""
+    server = fresh_server(environment={"QPEFT_SERVICE_MAX_JOB_S": "60"})
+    attacker, user = server.client(server.new_key("attacker")), server.client(server.new_key("user"))
+    user.result(user.submit(RY, device="simulator", params=[0.1], shots=10)["id"])
+    body = "gate g a { h a; t a; h a; t a; h a; } " + "".join(f"g q[{k % 20}];" for k in range(120))
+    text = f'OPENQASM 3.0; include "stdgates.inc"; qubit[20] q; {body}'
+    jobs = [attacker.submit(text + "x q[0];" * k, device="simulator", shots=10) for k in range(4)]
+    assert {attacker.job(job["id"])["lane"] for job in jobs} == {"bulk"}
+    start = time.monotonic()
+    quick = user.submit(RY, device="simulator", params=[0.2], shots=10)
+    user.result(quick["id"], timeout_s=100)
+    assert time.monotonic() - start < 60
+    for job in jobs:
+        attacker.cancel(job["id"])
+    until(lambda: attacker.usage()["open_circuits"] == 0, 30)
+
+
+def test_a_crash_of_a_circuits_process_is_that_jobs_alone(fresh_server: Callable[..., Server]) -> None:
+    """The process that runs circuits is killed: the worker lives, the job runs again."""
+    server = fresh_server()
+    client = server.client()
+    long = Circuit(20, tuple(Op("h", (q % 20,)) for q in range(600)))
+    job = client.submit(long, device="simulator", output="expectations")["id"]
+    until(lambda: client.job(job)["state"] == "running")
+    assert server.process is not None
+    (worker,) = psutil.Process(server.process.pid).children()
+    (child,) = worker.children()
+    time.sleep(0.5)
+    child.kill()
+    done = client.wait(job, timeout_s=150)
+    assert (done["state"], done["attempt"]) == ("succeeded", 2)
+    assert worker.is_running()

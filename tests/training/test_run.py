@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.kills import kill_when_there
 
-from qpeft.errors import RunError
+from qpeft.errors import DivergedError, RunError
 from qpeft.files import lock_file
 from qpeft.records import RunRecord, read_records
 from qpeft.study.compare import compare
@@ -22,7 +23,7 @@ from qpeft.training.data.tokenization import IGNORED, collator, tokenize_all
 from qpeft.training.loop.checkpoints import held_out_losses
 from qpeft.training.loop.loaded_run import load_run
 from qpeft.training.loop.run import train
-from qpeft.training.loop.run_dir import read_record
+from qpeft.training.loop.run_dir import read_failure, read_record
 from qpeft.training.model.held_out_loss import evaluate
 from qpeft.training.recipe.config import load_recipe
 
@@ -144,6 +145,51 @@ def test_a_torn_checkpoint_is_thrown_away(recipe: Path, unkilled: Path, tmp_path
     train(load_recipe(recipe), unkilled)
     for name, tensor in weights(unkilled).items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_broken_checkpoint_falls_back_to_the_one_before(recipe: Path, unkilled: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (unkilled / "record.json").unlink()
+    expected = weights(unkilled)
+    newest = unkilled / "checkpoints" / "checkpoint-12" / "optimizer.pt"
+    newest.write_bytes(newest.read_bytes()[:100])  # marked as whole, and broken since
+    train(load_recipe(recipe), unkilled)
+    assert "has a broken file: optimizer.pt" in caplog.text
+    assert "checkpoint-8" in caplog.text
+    for name, tensor in weights(unkilled).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_checkpoints_without_an_optimizer_are_not_continued(recipe: Path, tmp_path: Path) -> None:
+    config = load_recipe(recipe, ["training.save_only_model=true"])
+    train(config, tmp_path / "run", until=4)
+    with pytest.raises(RunError, match="without the optimizer"):
+        train(config, tmp_path / "run")
+
+
+def test_a_run_that_diverges_leaves_its_record_and_the_batch(recipe: Path, tmp_path: Path) -> None:
+    lora = "adapter={peft_type: LORA, r: 2, target_modules: [q_proj, v_proj]}"
+    wild = ["training.learning_rate=1e30", "training.max_grad_norm=0", "training.warmup_steps=0", "training.logging_steps=1"]
+    config = load_recipe(recipe, [lora, *wild])
+    with pytest.raises(DivergedError, match=r"the loss of step \d+ is (nan|inf).*a smaller learning rate"):
+        train(config, tmp_path / "run")
+    batch = json.loads((tmp_path / "run" / "diverged-batch.json").read_text())
+    assert "Say" in batch["texts"][0]
+    assert len(batch["batch"]["input_ids"]) == 2
+    record = read_failure(tmp_path / "run", config)
+    assert record is not None
+    assert record.status == "failed"
+    assert "DivergedError" in record.error
+    assert record.train_curve[0].loss == pytest.approx(5.5, abs=0.3)  # what was logged before
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_progress_is_one_line(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(load_recipe(recipe, ["training.disable_tqdm=false"]), tmp_path / "run")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
+    assert lines[0].startswith("step 6: held-out loss 5.")
+    assert re.fullmatch(r"step 12/12, loss \d\.\d{4}, [\d,]+ tokens/s, 0:00 left", lines[1])
+    assert lines[2].startswith("step 12: held-out loss")
+    assert len(lines) == 3  # no dictionaries, and no line for each step where nobody watches
 
 
 def test_one_process_at_a_time(recipe: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -70,7 +71,9 @@ def merges(model: nn.Module) -> bool:
     """Whether the active adapter of a PEFT model, ours or PEFT's, merges into the base weights; tried on a copy of one layer."""
     layer: Any = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
     try:
-        copy.deepcopy(layer).merge()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of rounding, on quantised layers
+            copy.deepcopy(layer).merge()
     except (MergeError, NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError):
         return False
     return True

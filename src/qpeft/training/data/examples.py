@@ -217,21 +217,35 @@ def load_examples(
     is_file = Path(source).exists() or Path(source).suffix.lower() in READERS
     report = Report(source if is_file else f"{source} ({split})")
     rows = (read_rows(source) if is_file else _hub_rows(source, name, split, report))[:limit]
-    if format != "auto" and format not in FORMATS:
-        raise DataError(f"got {format!r}", field="data.format", expected=f"auto or one of {', '.join(FORMATS)}")
-    read = FORMATS[_detect(rows[0], report) if format == "auto" else format][1]
-    examples: list[Example] = []
-    for row in rows:
-        try:
-            example = read(row.values)
-        except _BadRow as bad:
-            at = bad.field if row.line else f"row {row.index}.{bad.field}"
-            report.add(bad.what, bad.expected, line=row.line, field=at)
-            continue
-        examples.append(_finished(example, system, f"{report.file}:{row.line}" if row.line else f"{report.file} row {row.index}"))
+    read = ExampleReader(report, format=format, system=system)
+    examples = [example for row in rows if (example := read(row)) is not None]
     if report.count:
         raise report.error()
     return examples
+
+
+class ExampleReader:
+    """Turns rows into examples; what is wrong with a row goes into `report`, and the reader returns None for it.
+
+    The first row decides the format where it is "auto".
+    """
+
+    def __init__(self, report: Report, *, format: str = "auto", system: str | None = None) -> None:
+        if format != "auto" and format not in FORMATS:
+            raise DataError(f"got {format!r}", field="data.format", expected=f"auto or one of {', '.join(FORMATS)}")
+        self.report, self.format, self.system = report, format, system
+
+    def __call__(self, row: Row) -> Example | None:
+        if self.format == "auto":
+            self.format = _detect(row, self.report)
+        try:
+            example = FORMATS[self.format][1](row.values)
+        except _BadRow as bad:
+            at = bad.field if row.line else f"row {row.index}.{bad.field}"
+            self.report.add(bad.what, bad.expected, line=row.line, field=at)
+            return None
+        place = f"{self.report.file}:{row.line}" if row.line else f"{self.report.file} row {row.index}"
+        return _finished(example, self.system, place)
 
 
 def _finished(example: Example, system: str | None, place: str) -> Example:

@@ -99,6 +99,24 @@ def read_jsonl(path: Path, report: Report) -> Iterator[Row]:
         index += 1
 
 
+def read_jsonl_lines(path: Path, report: Report) -> Iterator[Row]:
+    """Rows of a UTF-8 JSON Lines file, read line by line; a bad line raises DataError at once."""
+    index = 0
+    with path.open("rb") as stream:
+        for line, data in enumerate(stream, start=1):
+            try:
+                text = data.decode("utf-8-sig" if line == 1 else "utf-8")
+                if not text.strip():
+                    continue
+                value = _decoder.decode(text.strip())
+            except ValueError as error:
+                raise report.stop(_reason(error), "one JSON object per line, in UTF-8", line=line) from error
+            if not isinstance(value, dict):
+                raise report.stop(f"the row is {_kind(value)}", "one JSON object per line", line=line)
+            yield Row(index, line, value)
+            index += 1
+
+
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "an array", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")

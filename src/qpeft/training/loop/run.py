@@ -110,7 +110,7 @@ class Run:
         """Load, adapt, train, evaluate, save."""
         config = self.config
         tokenizer = loading.load_tokenizer(config.model)
-        data = load_run_data(config.data, tokenizer)
+        data = load_run_data(config.data, tokenizer, config.training.data_seed or config.training.seed)
         base = loading.load_model(config.model)
         hashes = {"model": loading.base_hash(config.model.model_name_or_path, base.config), **data.hashes}
         before = self._base_metrics(base, data, tokenizer, hashes, baseline)
@@ -194,7 +194,9 @@ class Run:
 
         if self.config.training.distributed == "fsdp2" and self.processes.count > 1:
             raise RunError("circuits on a backend do not train with sharded parameters", hint="training.distributed: ddp")
-        choice = self.processes.on_first(lambda: decided(self.config, model, data.train, data.held_out, self.folder).gradient)
+        rows = data.train
+        assert isinstance(rows, list)  # the recipe was checked: no stream with a backend
+        choice = self.processes.on_first(lambda: decided(self.config, model, rows, data.held_out, self.folder).gradient)
         section = self.config.backend.model_copy(update={"gradient": choice})
         return ChipSession(section, self.folder, model, self.processes)
 
@@ -275,6 +277,8 @@ def _start_from_gradients(config: RunConfig, model: Any, tokenizer: Any, data: R
     size, count = config.training.per_device_train_batch_size, gradient_batches(model)
     if not count:
         return 0.0
+    if not isinstance(data.train, list):
+        raise RunError("the method starts from gradients of training rows, which a stream does not give", hint="streaming: false")
     rows, started, collate, draw = data.train, time.monotonic(), collator(tokenizer), random.Random(config.training.seed)
     batches = (collate([rows[draw.randrange(len(rows))] for _ in range(size)]) for _ in range(count))
     model.train()

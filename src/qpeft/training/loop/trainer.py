@@ -21,6 +21,7 @@ from qpeft.training.loop.param_groups import scale_rates
 from qpeft.training.loop.progress import ProgressLine
 from qpeft.training.model.held_out_loss import Rows, evaluate
 from qpeft.training.model.label_logits import cross_entropy, keeps_logits, plain_loss
+from qpeft.training.model.packing import packed
 from qpeft.training.model.prefix_sharing import demand_trees, narrowed
 from qpeft.training.on_chip.session import CircuitSession
 from qpeft.training.processes import Processes
@@ -97,7 +98,10 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """transformers' loss, with logits for the labelled columns alone where the model can do that."""
         if self.compute_loss_func is not None:
-            inputs, following = narrowed(inputs, self.model, self.section.share_prefixes)
+            if self.section.packing:
+                inputs, following = packed(inputs, self.model)
+            else:
+                inputs, following = narrowed(inputs, self.model, self.section.share_prefixes)
             inputs["labels"] = following
         return super().compute_loss(model, inputs, *args, **kwargs)
 
@@ -240,10 +244,11 @@ def training_arguments(section: TrainingSection, folder: Path, processes: Proces
 def _spares_logits(model: Any, section: TrainingSection) -> bool:
     """Whether logits are computed for labelled tokens alone; ConfigError where shared prefixes need that and cannot have it."""
     spares = keeps_logits(model) and plain_loss(model) and not section.label_smoothing_factor
-    if section.share_prefixes:
-        demand_trees(model)
-        if not spares:
-            raise ConfigError("the loss of this model takes no shared prefixes", field="training.share_prefixes", hint="false")
+    for option in ("share_prefixes", "packing"):
+        if getattr(section, option):
+            demand_trees(model, option)
+            if not spares:
+                raise ConfigError("the loss of this model takes no shared sequences", field=f"training.{option}", hint="false")
     return spares
 
 

@@ -74,19 +74,19 @@ def takes_trees(model: Any) -> bool:
     return known and getattr(config, "_attn_implementation", None) in _IMPLEMENTATIONS
 
 
-def demand_trees(model: Any) -> None:
-    """Raises ConfigError where rows of a batch cannot share what they begin with."""
+def demand_trees(model: Any, option: str = "share_prefixes") -> None:
+    """Raises ConfigError where rows of a batch cannot share a sequence, as the recipe's `option` asks."""
     if not (keeps_logits(model) and plain_loss(model)):
         raise ConfigError(
             f"{model.config.model_type} has a loss of its own, or no logits to choose from",
-            field="training.share_prefixes",
+            field=f"training.{option}",
             expected="a model whose loss is the cross-entropy of its labelled tokens, and which takes logits_to_keep",
             hint="false",
         )
     if not takes_trees(model):
         raise ConfigError(
             f"{model.config.model_type} with {getattr(model.config, '_attn_implementation', None)} attention takes no trees",
-            field="training.share_prefixes",
+            field=f"training.{option}",
             expected=f"one of {', '.join(_FAMILIES)} without sliding windows, attention {' or '.join(_IMPLEMENTATIONS)}",
             hint="false",
         )
@@ -107,7 +107,7 @@ def narrowed(batch: dict[str, Any], model: Any, share_prefixes: bool) -> tuple[d
     less work: each token of the tree may see each, so that long rows are better by themselves.
     """
     if share_prefixes:
-        rows = _rows(batch)
+        rows = unpadded_rows(batch)
         tree, hidden = TokenTree.of([ids for ids, _ in rows]), int(model.config.hidden_size)
         count, longest = batch["input_ids"].shape
         if _work(1, len(tree.ids), hidden) < _work(count, longest, hidden):
@@ -116,7 +116,7 @@ def narrowed(batch: dict[str, Any], model: Any, share_prefixes: bool) -> tuple[d
     return {**{name: value for name, value in batch.items() if name != "labels"}, "logits_to_keep": columns}, following
 
 
-def _rows(batch: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
+def unpadded_rows(batch: dict[str, Any]) -> list[tuple[list[int], list[int]]]:
     """Ids and labels of each row, without padding."""
     given, masks, labels = (batch[name].tolist() for name in ("input_ids", "attention_mask", "labels"))
     return [

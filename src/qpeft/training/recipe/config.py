@@ -61,7 +61,8 @@ class DataSection(Section):
     `train` and `eval` are files (an absolute path once loaded) or dataset ids of the hub, there with a subset `name` and the
     splits `train_split` and `eval_split`. `eval_size` rows are split off `train` instead, chosen by `split_seed` alone, so
     that every arm and seed is judged on the same rows. `max_length` counts tokens. `system` precedes conversations that
-    have no system message of their own.
+    have no system message of their own. `streaming` reads training rows while training goes on, for JSON Lines and hub data sets
+    larger than memory; it needs `training.max_steps`, and rows are shuffled within a buffer.
     """
 
     train: Annotated[str, Field(min_length=1, description="a data file or the id of a dataset on the hub")]
@@ -76,9 +77,14 @@ class DataSection(Section):
     max_train_rows: Count | None = None
     max_eval_rows: Count | None = None
     system: str | None = None
+    streaming: bool = False
 
     def inconsistencies(self) -> Iterable[Problem]:
-        """`eval` and `eval_size` exclude each other."""
+        """`eval` and `eval_size` exclude each other; streamed rows cannot be split."""
+        if self.streaming and self.eval_size is not None:
+            yield Problem(("eval_size",), "streamed rows cannot be split", "data.eval, a file of its own")
+        if self.streaming and Path(self.train).suffix.lower() in READERS and Path(self.train).suffix.lower() != ".jsonl":
+            yield Problem(("streaming",), f"{Path(self.train).suffix} files are not streamed", "JSON Lines, or a hub data set")
         if self.eval is not None and self.eval_size is not None:
             yield Problem(("eval_size",), "given together with eval", "one of the two")
 
@@ -177,11 +183,17 @@ class RunConfig(Section):
         """What concerns more than one section."""
         if self.adapter is None and self.compare is None:
             yield Problem(("adapter",), "missing", "an adapter section, or compare with arms")
+        if self.data.streaming and self.backend is not None:
+            yield Problem(("data", "streaming"), "a backend's work is planned from all rows", "false, or no backend section")
         held_out = self.data.eval is not None or self.data.eval_size is not None
         for path, training, given in self._trainings():
             if isinstance(training, ValidationError):
                 yield from explain(training, TrainingSection, path)
                 continue
+            if self.data.streaming and training.max_steps is None:
+                yield Problem((*path, "max_steps"), "missing", "a number of steps: a stream has no length")
+            if training.packing and self.backend is not None:
+                yield Problem((*path, "packing"), "a backend's work is planned row by row", "false, or no backend section")
             if training.share_prefixes and self.backend is not None:
                 yield Problem((*path, "share_prefixes"), "a backend's work is planned row by row", "false, or no backend section")
             if not held_out:

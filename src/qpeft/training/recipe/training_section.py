@@ -43,14 +43,14 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
 
 
-OURS = ("learning_rate_factors", "share_prefixes", "global_batch_size", "distributed")
+OURS = ("learning_rate_factors", "share_prefixes", "global_batch_size", "distributed", "packing")
 """Arguments that transformers does not have."""
 
 
 class TrainingSection(Section):
     """Arguments of transformers.Trainer under their own names. `Steps` below 1 are a share of all steps.
 
-    Four are ours:
+    Five are ours:
 
     * `global_batch_size`: rows of an optimizer step over all processes, instead of `gradient_accumulation_steps`; the same recipe
       then trains alike on any number of processes.
@@ -59,6 +59,7 @@ class TrainingSection(Section):
       learning rate.
     * `share_prefixes`: what rows of a batch begin with, such as one instruction for all, is computed once where that is less work,
       in training and evaluation; losses are the same to rounding.
+    * `packing`: short rows of a batch share sequences no longer than its longest row; losses are the same to rounding.
 
     `max_steps` counts optimizer steps and excludes `num_train_epochs`; with neither, three epochs are trained. `bf16` and `fp16`
     switch on autocast and say nothing of the dtype of the base weights (`model.dtype`). The folder of the run and what belongs to
@@ -84,6 +85,7 @@ class TrainingSection(Section):
     per_device_train_batch_size: Count = 4
     per_device_eval_batch_size: Count = 8
     share_prefixes: bool = False
+    packing: bool = False
     gradient_accumulation_steps: Count = 1
     global_batch_size: Count | None = None
     distributed: Literal["ddp", "fsdp2"] = "ddp"
@@ -119,6 +121,10 @@ class TrainingSection(Section):
     logging_steps: Steps = 10
     logging_first_step: bool = True
     report_to: Names = ()
+    run_name: str | None = None
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool | None = None
     disable_tqdm: bool | None = None
 
     eval_strategy: Literal["no", "steps", "epoch"] = "no"
@@ -156,6 +162,9 @@ class TrainingSection(Section):
             yield Problem(("global_batch_size",), f"is {self.global_batch_size}", expected)
         if self.bf16 and self.fp16:
             yield Problem(("fp16",), "true together with bf16", "one of the two")
+        if self.packing and (self.share_prefixes or self.label_smoothing_factor):
+            other = "share_prefixes" if self.share_prefixes else "label_smoothing_factor"
+            yield Problem(("packing",), f"true together with {other}", "one of the two")
         if self.share_prefixes and self.label_smoothing_factor:
             yield Problem(("share_prefixes",), "true together with label_smoothing_factor", "one of the two")
         if self.dataloader_num_workers == 0:

@@ -34,8 +34,8 @@ class Executor(Protocol):
 
         Returns:
             A function of `inputs (..., n_inputs)`, one row per sample, and `angles (n_angles,)`, shared by all samples, both
-            in radians, that returns expectation values `(..., n_observables)`, differentiable in both where the executor
-            says so.
+            in radians, that returns expectation values `(..., n_observables)`, differentiable in both unless the executor's
+            own docstring excludes one.
         """
         ...
 

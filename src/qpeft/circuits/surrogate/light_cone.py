@@ -2,7 +2,7 @@
 
 The observable is carried backward through the circuit. A gate that acts on none of its qubits, or that commutes with it, leaves
 it as it is and is not part of the cone. A diagonal gate commutes with an observable that is diagonal (I or Z) on every qubit of
-the gate; beside a qubit that is not, it spreads the observable to its other qubits, where it stays diagonal. QTHA's circuit with
+the gate; next to a qubit that is not, it spreads the observable to its other qubits, where it stays diagonal. QTHA's circuit with
 one layer gives cones of five qubits whatever its width.
 
 Noise that acts on single qubits or as Pauli errors on the qubits of a gate does not widen a cone. What a chip adds beyond that

@@ -2,7 +2,7 @@
 
 A product of a block needs its states as `(pre, K, post)`, in real numbers for a real block. Those views, and what an adjoint and a
 batched product make of a matrix, are made once; and the calls of torch that take the first chunk of samples through the circuit
-are recorded and made again for the others, on the same memory.
+are recorded and repeated for the others, on the same memory.
 """
 
 from __future__ import annotations

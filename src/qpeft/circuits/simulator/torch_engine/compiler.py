@@ -226,7 +226,7 @@ def _fixed(matrix: ComplexArray, qubit: int) -> Gate:
 
 
 def _commuting_neighbours(circuit: Circuit) -> set[int]:
-    """Positions of single-qubit gates next to an upload whose basis they share: they become phases beside it."""
+    """Positions of single-qubit gates next to an upload whose basis they share: they become phases next to it."""
     chosen: set[int] = set()
     for q in range(circuit.n_qubits):
         line = [i for i, op in enumerate(circuit.ops) if q in op.qubits and op.gate != "id"]
@@ -264,14 +264,14 @@ def _gates(circuit: Circuit, dense: bool) -> list[Gate]:
             line[q].append(len(out))
         out.append(gate)
 
-    beside = set() if dense else _commuting_neighbours(circuit)
+    neighbours = set() if dense else _commuting_neighbours(circuit)
     for position, op in enumerate(circuit.ops):
         data, spec = circuit.is_input(op), op.spec
         if op.gate == "id":
             continue
         if spec.n_qubits > 1 and spec.permutation:
             add(Gate("perm", op.qubits, _parts(spec), 1.0, None))
-        elif spec.n_qubits == 1 and not data and position not in beside:
+        elif spec.n_qubits == 1 and not data and position not in neighbours:
             add(Gate("local", op.qubits, _parts(spec), spec.frequency, op.angle))
         else:
             letters, parts = diagonal_basis(spec)

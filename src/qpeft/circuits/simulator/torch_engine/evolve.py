@@ -1,4 +1,4 @@
-"""State evolution in torch: the forward pass, and the adjoint pass that undoes it beside a costate.
+"""State evolution in torch: the forward pass, and the adjoint pass that undoes it together with a costate.
 
 A state is a complex tensor `(D, B)`: `D = 2^n` amplitudes, B samples last, so that a per-sample phase is one elementwise product
 over contiguous samples and a block is one matrix product. A real block multiplies real and imaginary parts alike.
@@ -129,7 +129,7 @@ def start(prepared: PreparedEvolution, inputs: Tensor, prefix: Sequence[Tensor])
 
 
 def factored_start(prepared: PreparedEvolution, inputs: Tensor, prefix: Sequence[Tensor]) -> list[Factored]:
-    """What `start` returns, by halves where it is a product: `2^(n / 2 + 1)` numbers a sample instead of `2^n`."""
+    """What `start` returns, by halves where it is a product: `2^(n / 2 + 1)` numbers per sample instead of `2^n`."""
     qubits = [upload.of_qubits(inputs) if upload.has_single else None for upload in prepared.uploads]
     state, own = prepared.ground, iter(prefix)
     for which in prepared.prefix_upload:
@@ -309,7 +309,7 @@ def gradients(sums: Sums, tensors: Sequence[Tensor]) -> list[Tensor | None]:
     """The gradient of each tensor from the sums of `undo`, None for those without one."""
     grads: list[Tensor | None] = [None] * len(tensors)
     for (place, *_), total in sums.items():
-        if total.dim() == 1:  # of lam conj(psi), beside phases
+        if total.dim() == 1:  # of lam conj(psi), for phases
             total = total[:, None] * tensors[place]
         else:
             total = total.sum(0) if total.dim() == 3 else total

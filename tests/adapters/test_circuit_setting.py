@@ -48,6 +48,7 @@ OWN = Circuit(
     n_inputs=2,
     n_params=4,
 )
+SLOWER = pytest.mark.slow
 FAST = (
     "starts_as_no_op",
     "gradients_stay_in_the_adapter",
@@ -79,8 +80,18 @@ def test_qtha_runs_the_circuit_that_it_is_given() -> None:
     torch.testing.assert_close(delta(x), 2.0 * v @ delta.mlp_b.weight.T, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("peft_type", ["QTHA", "QCORE"])
-@pytest.mark.parametrize("qnn", ["circuit", "product", "frozen", "mlp", "mlp3", "stored"])
+@pytest.mark.parametrize(
+    ("peft_type", "qnn"),
+    [
+        ("QTHA", "circuit"),
+        ("QCORE", "circuit"),
+        *(
+            pytest.param(name, qnn, marks=pytest.mark.slow)
+            for name in ("QTHA", "QCORE")
+            for qnn in ("product", "frozen", "mlp", "stored")
+        ),
+    ],
+)
 def test_the_contract_holds_for_an_own_circuit_and_its_controls(peft_type: str, qnn: str) -> None:
     settings = {"circuit": OWN, "observables": OBSERVABLES, "qnn": qnn}
     check_adapter(lambda **more: config_class(peft_type)(**settings, **more), only=FAST)

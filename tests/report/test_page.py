@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import re
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def test_what_the_page_says(eight: Built, kind: str) -> None:
         "Circuits simulated exactly: QTHA r=8, Quantum-PEFT L=3",
         "134,515,008 parameters",
         "train 3f3f3f3f3f3f3f3f",
-        "200 steps, 204,800 tokens a run",
+        "200 steps, 204,800 tokens per run",
         "0, 1, 2, 3, 4",
         "torch 2.6.0",
         "cpu Example CPU",
@@ -131,16 +132,29 @@ def test_runs_that_differ_in_seed_alone_share_their_settings(eight: Built) -> No
     assert "Settings 9 (" not in text
 
 
-def test_html_needs_no_network_and_runs_no_script(eight: Built) -> None:
+def test_html_needs_no_network_and_runs_its_own_script_alone(eight: Built) -> None:
     text = eight.html.read_text(encoding="utf-8")
     page = Page(text)
-    assert not {"script", "link", "iframe", "object"} & set(page.tags)
-    assert all(link.startswith(("data:image/svg+xml;base64,", "#")) for link in page.links)
-    assert "url(" not in text
-    assert "default-src 'none'" in text
-    pictures = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", text)
-    assert len(pictures) == 4  # curves and trade-off, each for a light and a dark page
-    assert all(b"<svg" in base64.b64decode(picture, validate=True) for picture in pictures)
+    assert not {"link", "iframe", "object", "img"} & set(page.tags)
+    assert all(link.startswith("#") for link in page.links)
+    assert not re.search(r"url\((?!#)|src=|href=\"(?!#)", text)
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'")
+    [script] = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy[1]
+    assert text.count('<div class="plot"') == 2  # curves and trade-off
+    assert len(text) < 1_000_000
+
+
+def test_a_row_picks_its_arm_out_of_the_plots(eight: Built) -> None:
+    text = eight.html.read_text(encoding="utf-8")
+    numbers = re.findall(r'<tr data-arm="(\d+)">', text)
+    assert numbers == [str(number) for number in range(8)]
+    for number in numbers:
+        assert f'class="arm arm-{number}"' in text
+        assert f"tr[data-arm='{number}']:hover) .arm-{number}" in text
 
 
 def test_markdown_links_to_the_plots(eight: Built) -> None:
@@ -165,7 +179,7 @@ def test_the_way_through_a_file_changes_nothing(two_by_two: list[RunRecord], tmp
 
 def test_html_shows_hostile_text_as_text(hostile: Built) -> None:
     page = Page(hostile.html.read_text(encoding="utf-8"))
-    assert "script" not in page.tags
+    assert page.tags.count("script") == 1  # its own
     assert "alert" in page.text
     names = [row[0] for row in page.rows]
     assert HOSTILE in names

@@ -57,10 +57,12 @@ def test_figures_of_a_comparison(eight_by_five: list[RunRecord]) -> None:
     width, height = png_size(found["hero"].png)
     assert width > 2.2 * height
     for plot in found.values():
-        for svg in (plot.svg, plot.svg_dark):
-            assert ElementTree.fromstring(svg).tag.endswith("svg")
-        assert style.LIGHT.paper.encode() in plot.svg
-        assert style.DARK.paper.encode() in plot.svg_dark
+        assert ElementTree.fromstring(plot.svg).tag.endswith("svg")
+        assert style.LIGHT.paper not in plot.svg
+        assert "var(--plot-paper)" in plot.svg
+        assert all(f'class="arm arm-{number}"' in plot.svg for number in range(8))
+        assert plot.title.split()[0] in plot.svg  # text is text
+    assert "3.4120" in found["curves"].svg
     assert found["curves"].title.startswith("Held-out loss: 3.4120 before training, 2.2")
     assert "intervals overlap" in found["tradeoff"].title
     assert "4 to 5 seeds" in found["tradeoff"].caption
@@ -105,10 +107,10 @@ def test_marks_tell_up_to_32_arms_apart_and_repeat_colours_last() -> None:
 
 
 def test_short() -> None:
-    assert style.short("LoRA  r=8\n") == "LoRA r=8"
-    assert style.short(" ") == "(no label)"
-    cut = style.short("Quantum-PEFT with a very long name r=16")
-    assert len(cut) == 26
+    assert style.shorten_label("LoRA  r=8\n") == "LoRA r=8"
+    assert style.shorten_label(" ") == "(no label)"
+    cut = style.shorten_label("Quantum-PEFT with a very long name r=16")
+    assert len(cut) == 30
     assert cut.startswith("Quantum-PEFT")
     assert cut.endswith("r=16")
 

@@ -186,8 +186,8 @@ def test_cautions_about_seeds(record: Record) -> None:
     def cautions(**seeds: list[int]) -> str:
         return " ".join(notes.cautions(sections([record(label=a, seed=s) for a, ss in seeds.items() for s in ss])[0]))
 
-    assert "One seed an arm" in cautions(a=[0], b=[0])
-    assert "3 seeds an arm" in cautions(a=[0, 1, 2], b=[0, 1, 2])
+    assert "One seed per arm" in cautions(a=[0], b=[0])
+    assert "3 seeds per arm" in cautions(a=[0, 1, 2], b=[0, 1, 2])
     assert "fewer finished seeds than the others: b (4 of 5)" in cautions(a=[0, 1, 2, 3, 4], b=[0, 1, 2, 3])
     assert "other seeds than a: b" in cautions(a=[0, 1, 2, 3, 4], b=[5, 6, 7, 8, 9])
 

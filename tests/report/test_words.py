@@ -11,7 +11,7 @@ from qpeft.report.statistics import Estimate
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (words.bare("loss"), "Held-out loss"),
+        (words.metric_name("loss"), "Held-out loss"),
         (words.heading("token_accuracy"), "Token accuracy\u00a0↑"),
         (words.heading("perplexity"), "Perplexity\u00a0↓"),
         (words.heading("tokens"), "Tokens"),

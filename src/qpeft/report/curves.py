@@ -1,4 +1,4 @@
-"""Loss while training: one line an arm, a band over its seeds, and its name at the end of the line."""
+"""Loss while training: one line per arm, a band over its seeds, and its name at the end of the line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from qpeft.records import Measurement
 from qpeft.report import words
-from qpeft.report.style import FONT, Mark, Panel, Theme, short, spread
+from qpeft.report.style import FONT, Mark, Panel, Theme, shorten_label, spread
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,26 @@ def panel(curves: Mapping[str, Curve], marks: Mapping[str, Mark], ylabel: str, *
         axes.xaxis.get_major_locator().set_params(integer=True)
         for label, line in curves.items():
             mark, color = marks[label], marks[label].color(theme)
-            axes.fill_between(line.steps, line.low, line.high, color=color, alpha=0.16 if len(curves) <= 6 else 0.09, linewidth=0)
+            band = axes.fill_between(line.steps, line.low, line.high, color=color, alpha=min(0.16, 0.6 / len(curves)), linewidth=0)
             marker = {"marker": mark.marker, "markersize": 4} if few else {}
-            axes.plot(line.steps, line.mean, color=color, linestyle=mark.dash, linewidth=1.7, **marker)
+            mark.tag(band, *axes.plot(line.steps, line.mean, color=color, linestyle=mark.dash, linewidth=1.7, **marker))
         if start is not None:
             note = f"starts at {words.number(start)}, above this plot"
             axes.annotate(
                 note,
-                (1, 1),
-                (-4, -3),
+                (0, 0),
+                (5, 5),
                 xycoords="axes fraction",
                 textcoords="offset points",
                 size=8,
                 color=theme.muted,
-                ha="right",
-                va="top",
+                ha="left",
+                va="bottom",
             )
         if labels:
             _label_ends(axes, curves, marks, theme)
 
-    width = max((len(short(label)) for label in curves), default=0) * FONT * 0.6 / 72 + 0.45
+    width = max((len(shorten_label(label)) for label in curves), default=0) * FONT * 0.6 / 72 + 0.45
     return Panel(4.4, width if labels else 0.0, len(curves) if labels else 0, draw)
 
 
@@ -91,7 +91,8 @@ def limits(curves: Sequence[Curve]) -> tuple[float, float, float | None]:
         top = min(top, 2 * usual - low)
     late = [high for line in curves for step, high in zip(line.steps, line.high, strict=True) if step >= 0.15 * last]
     settled = min(max(late), top) - low
-    if len(curves) > 1 and start - low > 3 * settled > 0:
+    few = max(len(line.steps) for line in curves) < 4  # with so few points a cut leaves nothing but steep lines
+    if len(curves) > 1 and not few and start - low > 3 * settled > 0:
         return low - 0.1 * settled, low + 2 * settled, start
     pad = 0.06 * (top - low) or 0.05 * abs(top) or 1.0
     return low - pad, top + pad, None
@@ -110,6 +111,11 @@ def _label_ends(axes: Any, curves: Mapping[str, Curve], marks: Mapping[str, Mark
         level = (y - frame.y0) / frame.height
         end = (line.steps[-1], min(max(line.mean[-1], axes.get_ylim()[0]), axes.get_ylim()[1]))
         leader = {"arrowstyle": "-", "color": color, "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", end, (1 + 0.24 * inch, level), textcoords="axes fraction", arrowprops=leader, annotation_clip=False)
-        axes.plot([1 + 0.27 * inch], [level], mark.marker, color=color, markersize=5, transform=axes.transAxes, clip_on=False)
-        axes.text(1 + 0.36 * inch, level, short(label), transform=axes.transAxes, size=FONT, va="center_baseline")
+        line_to = axes.annotate(
+            "", end, (1 + 0.24 * inch, level), textcoords="axes fraction", arrowprops=leader, annotation_clip=False
+        )
+        points = axes.plot(
+            [1 + 0.27 * inch], [level], mark.marker, color=color, markersize=5, transform=axes.transAxes, clip_on=False
+        )
+        name = axes.text(1 + 0.36 * inch, level, shorten_label(label), transform=axes.transAxes, size=FONT, va="center_baseline")
+        mark.tag(line_to.arrow_patch, *points, name)

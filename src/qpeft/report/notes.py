@@ -21,7 +21,7 @@ def overlap_note(arms: Sequence[ArmSummary], metric: str = "loss") -> str:
     top = best(arms, metric)
     if top is None:
         return ""
-    name, mine = words.bare(metric).lower(), top.after[metric]
+    name, mine = words.metric_name(metric).lower(), top.after[metric]
     others = [arm for arm in arms if arm is not top and metric in arm.after]
     if mine.half_width is None or all(arm.after[metric].half_width is None for arm in others):
         return f"The best mean {name} is that of {top.label}. With one seed there is no interval, so the order is no ranking."
@@ -67,9 +67,9 @@ def cautions(section: Section) -> list[str]:
     elif unlike := [arm.label for arm in summary.values() if set(arm.seeds) != set(most)]:
         notes.append(f"Arms with other seeds than {next(iter(summary))}: {words.listing(unlike)}.")
     if len(most) == 1:
-        notes.append("One seed an arm: there is no interval, and a difference may be chance.")
+        notes.append("One seed per arm: there is no interval, and a difference may be chance.")
     elif 1 < len(most) < MIN_SEEDS:
-        notes.append(f"{len(most)} seeds an arm: intervals from fewer than {MIN_SEEDS} seeds are wide and rough.")
+        notes.append(f"{len(most)} seeds per arm: intervals from fewer than {MIN_SEEDS} seeds are wide and rough.")
 
     for arm in arms:
         runs = arm.finished

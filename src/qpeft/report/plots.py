@@ -11,7 +11,8 @@ from statistics import fmean
 from qpeft.report import curves, tradeoff, words
 from qpeft.report.sections import Section
 from qpeft.report.statistics import direction
-from qpeft.report.style import DARK, LIGHT, Mark, Panel, drawing
+from qpeft.report.style import LIGHT, Mark, Panel, drawing
+from qpeft.report.svg import page_svg
 from qpeft.report.tables import ArmSummary, summaries
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 0.85, 0.3, 0.3, 0.62  # inches around the axes
@@ -20,14 +21,13 @@ _DPI = 160
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure: `name` (file stem), `title` and `caption` in words, PNG bytes, and SVG bytes for a light and a dark page."""
+    """One figure: `name` (file stem), `title` and `caption` in words, PNG bytes, and SVG for a page of either theme (see `svg`)."""
 
     name: str
     title: str
     caption: str
     png: bytes
-    svg: bytes
-    svg_dark: bytes
+    svg: str
 
 
 def plots(section: Section, marks: Mapping[str, Mark]) -> list[Plot]:
@@ -43,6 +43,11 @@ def plots(section: Section, marks: Mapping[str, Mark]) -> list[Plot]:
         if line := curves.curve([curves.smooth(run.train_curve, window, stride) for run in arm.finished]):
             training[arm.label] = line
 
+    if training and held_out and max(len(line.steps) for line in held_out.values()) < 3:
+        held_out = {}  # two points are no curve; the title has them, and the points of the trade-off
+        ends_only = " Held-out loss was measured before and after training only."
+    else:
+        ends_only = ""
     panels, result = [], []
     if training:
         panels.append(curves.panel(training, marks, "Training loss (nats/token)", labels=not held_out))
@@ -52,8 +57,8 @@ def plots(section: Section, marks: Mapping[str, Mark]) -> list[Plot]:
         "mean over seeds, band from the lowest to the highest seed" if any(len(arm.seeds) > 1 for arm in numbers) else "one seed"
     )
     if panels:
-        smoothed = f" Training loss: moving average over {words.plural(window, 'logged point')}." if training else ""
-        result.append(_figure("curves", _fall(numbers), f"Lines: {lines}.{smoothed}", panels))
+        smoothed = f" Training loss: moving average over {window:,} logged points." if training and window > 1 else ""
+        result.append(_figure("curves", _fall(numbers), f"Lines: {lines}.{smoothed}{ends_only}", panels))
     for metric in section.metrics:
         if (metric == "loss" or (direction(metric) > 0 and metric != "token_accuracy")) and len(
             tradeoff.drawable(numbers, metric)
@@ -76,8 +81,8 @@ def _figure(name: str, title: str, caption: str, panels: Sequence[Panel]) -> Plo
     body = textwrap.wrap(caption, int(width * 14), max_lines=3, placeholder=" …")
     words_height = 0.2 + 0.25 * len(head) + 0.18 * len(body)
     total = words_height + _TOP + height + _BOTTOM
-    files = []
-    for theme, kind in ((LIGHT, "png"), (LIGHT, "svg"), (DARK, "svg")):
+    theme, files = LIGHT, {}
+    for kind in ("png", "svg"):
         with drawing(theme):
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
@@ -93,10 +98,13 @@ def _figure(name: str, title: str, caption: str, panels: Sequence[Panel]) -> Plo
             figure.text(0.2 / width, 1 - 0.2 / total, "\n".join(head), size=13, weight="bold", va="top", linespacing=1.25)
             below = 1 - (0.25 + 0.25 * len(head)) / total
             figure.text(0.2 / width, below, "\n".join(body), size=9, color=theme.muted, va="top", linespacing=1.35)
+            if kind == "svg":  # a page draws the halo of its text by CSS; as paths it would take half the file
+                for text in figure.findobj(lambda artist: hasattr(artist, "get_text")):
+                    text.set_path_effects([])
             stream = io.BytesIO()
             figure.savefig(stream, format=kind, dpi=_DPI, metadata={"Software": None} if kind == "png" else {"Date": None})
-            files.append(stream.getvalue())
-    return Plot(name, title, caption, *files)
+            files[kind] = stream.getvalue()
+    return Plot(name, title, caption, files["png"], page_svg(files["svg"].decode()))
 
 
 def _fall(numbers: Sequence[ArmSummary]) -> str:

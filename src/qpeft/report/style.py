@@ -1,4 +1,4 @@
-"""How a plot looks: colours for light and dark pages, one mark for each arm, and labels that stand beside what they name."""
+"""How a plot looks: colours for light and dark pages, one mark for each arm, and labels next to what they name."""
 
 from __future__ import annotations
 
@@ -46,15 +46,21 @@ DARK = Theme(
 
 @dataclass(frozen=True)
 class Mark:
-    """What an arm looks like in every plot: place in the palette, marker and dash."""
+    """What an arm looks like in every plot: place in the palette, marker and dash. `number` counts arms from 0."""
 
     index: int
     marker: str
     dash: Any
+    number: int = 0
 
     def color(self, theme: Theme) -> str:
         """The arm's colour on a page of that theme."""
         return theme.palette[self.index]
+
+    def tag(self, *artists: Any) -> None:
+        """Mark what is drawn of the arm, so that a page can pick it out (see `svg`)."""
+        for artist in artists:
+            artist.set_gid(f"arm-{self.number}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def marks(labels: Iterable[str]) -> dict[str, Mark]:
     """A mark for each distinct label, in order: colours first, then the same colours with other dashes and markers."""
     n = len(LIGHT.palette)
     return {
-        label: Mark(i % n, _MARKERS[(i + i // n) % len(_MARKERS)], _DASHES[i // n % len(_DASHES)])
+        label: Mark(i % n, _MARKERS[(i + i // n) % len(_MARKERS)], _DASHES[i // n % len(_DASHES)], i)
         for i, label in enumerate(dict.fromkeys(labels))
     }
 
@@ -107,13 +113,14 @@ def drawing(theme: Theme) -> Iterator[Any]:
         "font.family": ["DejaVu Sans"],
         "font.size": 9.5,
         "svg.hashsalt": "qpeft",
+        "svg.fonttype": "none",
     }
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield matplotlib
 
 
-def short(text: str, length: int = 26) -> str:
+def shorten_label(text: str, length: int = 30) -> str:
     """A label on one line, cut in the middle when it is longer than `length` characters."""
     line = " ".join(text.split()) or "(no label)"
     if len(line) <= length:
@@ -152,12 +159,13 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Name:
-    """What stands beside a point at x, y (in the units of the data): the text, and the colour of the line to it."""
+    """What stands next to a point at x, y (in the units of the data): text, colour of the line to it, mark of the arm."""
 
     text: str
     x: float
     y: float
     color: str
+    mark: Mark | None = None
 
 
 def name_points(axes: Any, names: Iterable[Name], taken: list[Box], theme: Theme, size: float = FONT) -> None:
@@ -175,11 +183,15 @@ def name_points(axes: Any, names: Iterable[Name], taken: list[Box], theme: Theme
         extent = text.get_window_extent(renderer)
         box = free_place((x, y), (extent.width, extent.height), frame, taken, clear=_NEAR)
         taken.append(box)
+        if name.mark is not None:
+            name.mark.tag(text)
         text.set_position(to_data((box[0], box[1])))
         near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
         if math.dist(near, (x, y)) > _FAR:
             ends = zip(*(to_data(end) for end in ((x, y), near)), strict=True)
-            axes.plot(*ends, color=name.color, linewidth=0.7, alpha=0.8, zorder=1.5)
+            lines = axes.plot(*ends, color=name.color, linewidth=0.7, alpha=0.8, zorder=1.5)
+            if name.mark is not None:
+                name.mark.tag(*lines)
 
 
 def free_place(point: tuple[float, float], size: tuple[float, float], frame: Box, taken: Sequence[Box], clear: float) -> Box:

@@ -130,13 +130,16 @@ def unbeaten(arms: Sequence[ArmSummary], metric: str) -> set[str]:
 
 
 def reference_lora(section: Section) -> str:
-    """What the share column is a share of: "LoRA r=8", or its parameters when no arm is it; "" when no record names one."""
+    """What the share column is a share of: "LoRA r=8", or its parameters when no arm is it; "" when no record names one.
+
+    Where arms have different references it is "the reference LoRA".
+    """
     references = dict.fromkeys(run.reference_lora_parameters for run in section.runs if run.reference_lora_parameters)
     names = []
     for size in references:
-        twin = next((run.label for run in section.runs if run.method.lower() == "lora" and run.trainable_parameters == size), None)
-        names.append(twin or f"the reference LoRA ({words.count(size)} parameters)")
-    return " or ".join(names)
+        label = next((run.label for run in section.runs if run.method.lower() == "lora" and run.trainable_parameters == size), None)
+        names.append(label or f"the reference LoRA ({words.count(size)} parameters)")
+    return names[0] if len(names) == 1 else "the reference LoRA" if names else ""
 
 
 def console_table(summaries: Sequence[ArmSummary]) -> Table:

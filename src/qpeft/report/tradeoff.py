@@ -1,4 +1,4 @@
-"""Held-out metric against trainable parameters: a point an arm, its interval, its seeds, and the Pareto front of the means."""
+"""Held-out metric against trainable parameters: a point per arm, its interval, its seeds, and the Pareto front of the means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from qpeft.report import words
 from qpeft.report.sections import Section
 from qpeft.report.statistics import Estimate, direction, pareto
-from qpeft.report.style import Box, Mark, Name, Panel, Theme, name_points, short
+from qpeft.report.style import Box, Mark, Name, Panel, Theme, name_points, shorten_label
 from qpeft.report.tables import ArmSummary, best
 
 
@@ -33,15 +33,16 @@ def panel(section: Section, arms: Sequence[ArmSummary], metric: str, marks: Mapp
             xlim=(min(sizes) / margin, max(sizes) * margin),
             ylim=extent([value for arm in shown for value in seeds[arm.label]], [arm.after[metric] for arm in shown]),
             xlabel="Trainable parameters (log scale)",
-            ylabel=f"{words.bare(metric)} ({', '.join(filter(None, details))})".removesuffix(" ()"),
+            ylabel=f"{words.metric_name(metric)} ({', '.join(filter(None, details))})".removesuffix(" ()"),
         )
         round_ticks(axes)
         taken = _draw_front(axes, shown, metric, theme) if len(shown) > 2 and direction(metric) else []
         for arm in shown:
             taken += _draw_point(axes, arm, seeds[arm.label], metric, marks[arm.label], theme)
-        names = [
-            Name(short(arm.label), arm.trainable_parameters, arm.after[metric].mean, marks[arm.label].color(theme)) for arm in shown
-        ]
+        names = []
+        for arm in shown:
+            mark, mean = marks[arm.label], arm.after[metric].mean
+            names.append(Name(shorten_label(arm.label), arm.trainable_parameters, mean, mark.color(theme), mark))
         name_points(axes, names, taken, theme)
 
     return Panel(5.4, 0.0, 0, draw)
@@ -64,11 +65,11 @@ def extent(values: Sequence[float], estimates: Sequence[Estimate]) -> tuple[floa
 
 def title(arms: Sequence[ArmSummary], metric: str) -> str:
     """What is seen: the best mean, and how many arms it is not separated from."""
-    name, top = words.bare(metric), best(arms, metric)
+    name, top = words.metric_name(metric), best(arms, metric)
     if top is None:
         return f"{name} against trainable parameters"
     after, others = top.after[metric], [arm.after[metric] for arm in arms if arm is not top and metric in arm.after]
-    text = f"Best mean {name[:1].lower()}{name[1:]}: {short(top.label)}, {words.number(after.mean)}"
+    text = f"Best mean {name[:1].lower()}{name[1:]}: {shorten_label(top.label)}, {words.number(after.mean)}"
     text += f" with {words.compact(top.trainable_parameters)} parameters"
     overlapping = [after.overlaps(other) for other in others]
     if None in overlapping:
@@ -91,7 +92,7 @@ def legend(section: Section, arms: Sequence[ArmSummary], metric: str) -> str:
             text += " Bars that leave the plot are longer than shown."
     if len(shown) > 2 and direction(metric):
         text += " Grey line: Pareto front of the means."
-    frozen = [short(arm.label) for arm in arms if metric in arm.after and arm not in shown]
+    frozen = [shorten_label(arm.label) for arm in arms if metric in arm.after and arm not in shown]
     return text + (f" Not drawn, no trainable parameters: {words.listing(frozen)}." if frozen else "")
 
 
@@ -116,15 +117,18 @@ def _draw_point(axes: Any, arm: ArmSummary, seeds: Sequence[float], metric: str,
     (px, top), (_, centre), (_, bottom) = (axes.transData.transform((x, value)) for value in (after.high, after.mean, after.low))
     covered = [(px - 6.0, centre - 6.0, px + 6.0, centre + 6.0)]
     if after.half_width is not None:
-        axes.errorbar(x, after.mean, yerr=after.half_width, color=color, linewidth=1.3, capsize=3, zorder=2)
+        _, caps, bars = axes.errorbar(x, after.mean, yerr=after.half_width, color=color, linewidth=1.3, capsize=3, zorder=2)
+        mark.tag(*caps, *bars)
         beside = axes.transData + ScaledTranslation(-0.085, 0, axes.get_figure().dpi_scale_trans)
-        axes.plot(
+        dots = axes.plot(
             [x] * len(seeds), seeds, "o", color=color, alpha=0.5, markersize=2.8, zorder=2, markeredgewidth=0, transform=beside
         )
+        mark.tag(*dots)
         covered.append((px - 10.0, bottom, px + 4.0, top))
-    axes.plot(
+    points = axes.plot(
         [x], [after.mean], mark.marker, color=color, markersize=7.5, zorder=3, markeredgecolor=theme.paper, markeredgewidth=0.8
     )
+    mark.tag(*points)
     return covered
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from qpeft.report import notes, words
 from qpeft.report.plots import Plot
 from qpeft.report.sections import Section, flat
 from qpeft.report.statistics import PairedDifference
-from qpeft.report.style import DARK, LIGHT, Mark
+from qpeft.report.style import Mark
 from qpeft.report.tables import ArmSummary, costs, paired, reference_lora, summaries, unbeaten
 
 
@@ -61,8 +60,7 @@ def section_view(number: int, section: Section, look: Mapping[str, Mark], figure
             {
                 "file": file,
                 "alt": f"{plot.title}. {plot.caption}",
-                "light": base64.b64encode(plot.svg).decode(),
-                "dark": base64.b64encode(plot.svg_dark).decode(),
+                "svg": plot.svg,
             }
             for file, plot in figures.items()
             if plot.name != "hero"
@@ -116,7 +114,7 @@ def _row(
         cells.append(Cell(f"simulated, {shots}" if arm.simulated else f"hardware, {shots}", remark=executions))
     elif circuits:
         cells.append(Cell(words.NONE))
-    return {"label": arm.label, "light": look[arm.label].color(LIGHT), "dark": look[arm.label].color(DARK), "cells": cells}
+    return {"label": arm.label, "arm": look[arm.label].number, "colour": look[arm.label].index, "cells": cells}
 
 
 def _pair(row: PairedDifference) -> list[str]:
@@ -139,7 +137,7 @@ def _facts(section: Section) -> list[tuple[str, str]]:
     facts = {
         "Base model": section.model + (f", {words.listing(map(words.count, sorted(sizes)))} parameters" if sizes else ""),
         "Hashes": ", ".join(f"{name} {value[:16]}" for name, value in section.hashes.items()),
-        "Training": f"{_range([run.steps for run in runs])} steps, {_range([run.train_tokens for run in runs])} tokens a run",
+        "Training": f"{_range([run.steps for run in runs])} steps, {_range([run.train_tokens for run in runs])} tokens per run",
         "Seeds": ", ".join(map(str, sorted({run.seed for run in section.runs}))),
         "Runs": f"{len(finished)} finished, {len(section.runs) - len(finished)} failed",
         "Made": " to ".join(dict.fromkeys((made[0], made[-1]))) if made else "",

@@ -9,10 +9,18 @@ from qpeft.report.statistics import Estimate, direction
 
 NONE = "–"
 
-_NAMES = {"loss": "Held-out loss", "f1": "F1"}
+_NAMES = {
+    "loss": "Held-out loss",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "ece": "Calibration error (ECE)",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+}
 
 
-def bare(metric: str) -> str:
+def metric_name(metric: str) -> str:
     """The metric's name: "token_accuracy" is shown as "Token accuracy"."""
     words = _NAMES.get(metric) or metric.replace("_", " ").replace("/", ": ").strip()
     return f"{words[:1].upper()}{words[1:]}"
@@ -20,7 +28,7 @@ def bare(metric: str) -> str:
 
 def heading(metric: str) -> str:
     """The metric's name with an arrow in the direction in which it is better: "Token accuracy ↑"."""
-    return bare(metric) + {-1: "\u00a0↓", 1: "\u00a0↑", 0: ""}[direction(metric)]
+    return metric_name(metric) + {-1: "\u00a0↓", 1: "\u00a0↑", 0: ""}[direction(metric)]
 
 
 def unit(metric: str) -> str:

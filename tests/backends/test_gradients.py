@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
+from qpeft.backends import executor as executor_module
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.gradients import shift_rule
 from qpeft.backends.simulator import SimulatorBackend
+from qpeft.backends.spending.budget import Budget, Ledger
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import GATES, Angle, Circuit, Observable, Op, commuting_groups
 from qpeft.circuits.simulator.simulate import expectations
-from qpeft.errors import BackendError
+from qpeft.errors import BackendError, BudgetError
 from tests.reference import expectation
 
 DOUBLE = torch.float64
@@ -194,3 +197,37 @@ def test_parameter_shift_is_exact_with_noise_inside() -> None:
     through = torch.autograd.grad((table @ signs).square().sum(), (inputs, angles))
     for mine, theirs in zip(shifted, through, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-8)
+
+
+def test_parameter_shift_in_blocks_is_the_same_and_costs_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of one chunk instead of one call for everything: equal gradients, equal circuits, rows repeated or not."""
+    circuit = ansatz.qtha(3, 1)
+    inputs = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inputs = torch.cat([inputs, inputs[:8]])
+    weight = torch.randn(48, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found, spent = [], []
+    for block in (executor_module.BLOCK_BYTES, 1):
+        monkeypatch.setattr(executor_module, "CHUNK", 16)
+        monkeypatch.setattr(executor_module, "BLOCK_BYTES", block)
+        executor = BackendExecutor(SimulatorBackend())
+        x, angles = inputs.clone().requires_grad_(), torch.full((circuit.n_angles,), 0.4, dtype=torch.float64, requires_grad=True)
+        (executor.compile(circuit)(x, angles) * weight).sum().backward()
+        found.append((x.grad, angles.grad))
+        spent.append(executor.ledger.spent.circuits)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+    assert spent[0] <= spent[1] <= 1.1 * spent[0]  # a repeated row runs twice only where it meets a block's end
+
+
+def test_the_budget_is_asked_before_a_gradient_takes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    circuit = ansatz.qtha(4, 2)
+    prepared = BackendExecutor(SimulatorBackend(), ledger=Ledger(Budget(circuits=300_000))).prepare(circuit)
+    rows = np.random.default_rng(0).normal(size=(200_000, circuit.n_params))
+    wanted = np.ones(circuit.n_params, dtype=bool)
+    monkeypatch.setattr(prepared, "evaluate", lambda *_: pytest.fail("something ran"))
+    tracemalloc.start()
+    with pytest.raises(BudgetError, match="300,000 circuits"):
+        prepared.gradient(rows, np.ones((len(rows), 4)), wanted)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20 * rows.nbytes

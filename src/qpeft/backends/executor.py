@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 Gradient = Literal["parameter-shift", "spsa", "adjoint"]
 
 CHUNK = 4096  # rows of one run: what is charged, cached and shown at a time
+BLOCK_BYTES = 1 << 28  # of the shifted rows of a gradient that are made at a time
 LONG = 256  # rows that make a progress bar worth while
 
 
@@ -204,8 +205,7 @@ class CompiledExpectations:
             return 0
         if executor.gradient == "spsa":
             return 2 * executor.spsa_directions * rows
-        gates = zip(self.unrolled.gates, self.unrolled.index, self.unrolled.scale, strict=True)
-        return rows * sum(2 * len(shift_rule(gate)) for gate, index, scale in gates if wanted[index] and scale)
+        return self._shifted_rows(rows, wanted)
 
     def evaluate(self, gate_angles: FloatArray) -> FloatArray:
         """`(rows, n_observables)`; equal rows run once."""
@@ -226,11 +226,30 @@ class CompiledExpectations:
         """`(rows, n_params)`: each row's gradient, or with SPSA the sum over rows in row 0 for the angles."""
         executor, n_inputs = self.executor, self.circuit.n_inputs
         if executor.gradient == "parameter-shift":
-            return parameter_shift(self.evaluate, self.unrolled, params, grad, wanted)
+            return self._shift(params, grad, wanted)
         shared = np.arange(self.circuit.n_params) >= n_inputs
         random = np.random.default_rng(executor.next_seed())
         signs = [random.choice((-1.0, 1.0), size=params.shape) for _ in range(executor.spsa_directions)]
         return spsa(self.evaluate, self.unrolled, params, grad, wanted, shared, signs, executor.spsa_step)
+
+    def _shift(self, params: FloatArray, grad: FloatArray, wanted: npt_bool) -> FloatArray:
+        """Parameter shift in blocks of bounded memory, after the budget was asked for all of it. Equal rows come together, so that
+        a block runs them once."""
+        executor = self.executor
+        if executor.cache is None and executor.backend.journal is None:  # else much of it may be paid for
+            executor.ledger.budget.check(
+                executor.ledger.spent, self.cost(self._shifted_rows(len(np.unique(params, axis=0)), wanted))
+            )
+        order = np.lexsort(params.T) if params.size else np.arange(len(params))
+        block = max(1, BLOCK_BYTES // (8 * max(len(self.unrolled.gates), 1) * CHUNK)) * CHUNK
+        out = np.zeros_like(params)
+        out[order] = parameter_shift(self.evaluate, self.unrolled, params[order], grad[order], wanted, block)
+        return out
+
+    def _shifted_rows(self, rows: int, wanted: Sequence[bool] | npt_bool) -> int:
+        """How many rows parameter shift runs for `rows` different rows."""
+        gates = zip(self.unrolled.gates, self.unrolled.index, self.unrolled.scale, strict=True)
+        return rows * sum(2 * len(shift_rule(gate)) for gate, index, scale in gates if wanted[index] and scale)
 
 
 npt_bool = np.ndarray[Any, np.dtype[np.bool_]]

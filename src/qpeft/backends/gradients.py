@@ -88,15 +88,23 @@ class Unrolled:
         return out
 
 
-def parameter_shift(evaluate: Evaluate, unrolled: Unrolled, params: FloatArray, grad: FloatArray, wanted: BoolArray) -> FloatArray:
+def parameter_shift(
+    evaluate: Evaluate,
+    unrolled: Unrolled,
+    params: FloatArray,
+    grad: FloatArray,
+    wanted: BoolArray,
+    block_rows: int | None = None,
+) -> FloatArray:
     """Gradient of `sum_k grad[b, k] z_k(params[b])` in each row's parameters, exact in the exact limit and unbiased with shots.
 
     Args:
         params: `(rows, n_params)`. grad: `(rows, n_observables)`.
         wanted: `(n_params,)`, which parameters to differentiate; the others get 0 and cost nothing.
+        block_rows: the most rows of one call of `evaluate`, which bounds the memory; default all in one call.
 
     Returns:
-        `(rows, n_params)`, from one evaluation of `2 R` rows for each row and wanted gate.
+        `(rows, n_params)`, from `2 R` evaluations of each row for each wanted gate.
     """
     angles = unrolled.gate_angles(params)
     jobs = [
@@ -106,14 +114,16 @@ def parameter_shift(evaluate: Evaluate, unrolled: Unrolled, params: FloatArray, 
         for s, c in shift_rule(name)
         for shift, coefficient in ((s, c), (-s, -c))
     ]
-    shifted = np.repeat(angles[None], len(jobs), axis=0)  # (jobs, rows, gates)
-    for row, (gate, shift, _) in zip(shifted, jobs, strict=True):
-        row[:, gate] += shift
-    values = evaluate(shifted.reshape(-1, angles.shape[1])).reshape(len(jobs), *grad.shape)
-    slopes = np.einsum("jbk,bk->jb", values, grad)
-    by_gate = np.zeros_like(angles)
-    for (gate, _, coefficient), slope in zip(jobs, slopes, strict=True):
-        by_gate[:, gate] += coefficient * slope
+    gates = np.array([gate for gate, _, _ in jobs], dtype=np.int64)
+    shifts, coefficients = (np.array([job[k] for job in jobs], dtype=np.float64) for k in (1, 2))
+    by_gate, rows = np.zeros_like(angles), len(angles)
+    total = len(jobs) * rows
+    for start in range(0, total, block_rows or max(total, 1)):
+        job, row = np.divmod(np.arange(start, min(start + (block_rows or total), total)), max(rows, 1))
+        shifted = angles[row]
+        shifted[np.arange(len(row)), gates[job]] += shifts[job]
+        slopes = (evaluate(shifted) * grad[row]).sum(axis=1)
+        np.add.at(by_gate, (row, gates[job]), coefficients[job] * slopes)
     return unrolled.to_params(by_gate, params.shape[1])
 
 

@@ -99,6 +99,15 @@ BACKENDS: Registry[BackendKind] = Registry(
             ),
             planned=UNKNOWN,
         ),
+        "qbraid": BackendKind(
+            open="qpeft.backends.vendors.qbraid:QBraidBackend",
+            summary="any device that qBraid reaches: IonQ, IBM, AWS, Azure, OQC, AQT, QUDORA, Rigetti, Quantinuum, Origin",
+            argument="PROVIDER:DEVICE",
+            extra="qbraid",
+            simulated=False,
+            paid=True,
+            planned=UNKNOWN,
+        ),
         "remote": BackendKind(
             open="qpeft.backends.vendors.remote:RemoteBackend",
             summary="a device of a qpeft task service",

@@ -11,11 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from qiskit import QuantumCircuit, transpile
-from qiskit.providers.fake_provider import GenericBackendV2
 from typer.testing import CliRunner
 
-from qpeft.backends.emulator import chip_formats, synthetic
+from qpeft.backends.emulator import synthetic
 from qpeft.backends.emulator.chip import DATA, MAX_BYTES, Chip, json_schema, load_chip, shipped_chips
 from qpeft.backends.emulator.drawing import draw_chip
 from qpeft.cli import devices
@@ -204,100 +202,6 @@ def test_in_python_a_bad_value_is_a_value_error() -> None:
         dataclasses.replace(chip.qubits[0], error_1q=0.7)
     with pytest.raises(AttributeError):
         chip.name = "other"  # type: ignore[misc]
-
-
-CHIP_INFO = {
-    "success": True,
-    "code": 10000,
-    "obj": {
-        "ChipID": "72",
-        "QubitCount": 4,
-        "adjMatrix": {
-            "0": [{"v": 1, "w": 0.96}],
-            "1": [{"v": 0, "w": 0.96}, {"v": 2, "w": 0.0}],
-            "2": [{"v": 1, "w": 0.0}, {"v": 3, "w": 0.975}],
-            "3": [{"v": 2, "w": 0.975}],
-        },
-        "QubitParams": [
-            {"qubitId": q, "T1": 12.5, "T2": 1.4, "frequency": 4200.0, "ReadoutFidelity": 0.93, "SingleGateFidelity": 0.996}
-            for q in range(4)
-        ],
-        "AvailableQubits": [0, 1, 2],
-        "BasicQGate": ["RPhi", "CZ"],
-        "CompensateAngle": {},
-        "QGateClock": [{"gateType": "RPhi", "IntValue": 35}, {"gateType": "CZ", "IntValue": 45}],
-    },
-}
-
-
-def test_chip_info() -> None:
-    chip = chip_formats.from_chip_info(CHIP_INFO, name="WK_C72")
-    assert not chip.synthetic
-    assert (chip.native_gates.rphi.time_ns, chip.native_gates.cz.time_ns) == (35, 45)
-    assert chip.live_qubits == (0, 1, 2)
-    assert chip.neighbours == {0: {1: 0.04}, 1: {0: 0.04}, 2: {}}
-    assert len(chip.couplers) == 3
-    assert "dead" in str(chip.why_not(1, 2))
-    assert (chip.qubits[0].error_1q, chip.qubits[0].p1_given_0, chip.qubits[0].t1_us) == (0.004, 0.07, 12.5)
-    assert chip == chip_formats.from_chip_info(CHIP_INFO["obj"], name="WK_C72")  # type: ignore[arg-type]
-    impossible = json.loads(json.dumps(CHIP_INFO))
-    impossible["obj"]["QubitParams"][0]["T2"] = 99.0
-    assert chip_formats.from_chip_info(impossible, name="x").qubits[0].t2_us == 25.0
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "field"),
-    [
-        ("adjMatrix", {"0": [{"v": 9, "w": 0.9}]}, ""),
-        ("adjMatrix", {"zero": [{"v": 1, "w": 0.9}]}, "adjMatrix"),
-        ("adjMatrix", [], "adjMatrix"),
-        ("QubitParams", [{"T1": 1}], "QubitParams"),
-        ("QubitParams", None, "QubitParams"),
-        ("QubitCount", 10**12, "QubitCount"),
-        ("AvailableQubits", [-1], "AvailableQubits"),
-        ("QGateClock", [{"gateType": "CZ"}], "QGateClock"),
-    ],
-)
-def test_hostile_chip_info(key: str, value: Any, field: str) -> None:
-    reply = {"obj": {**CHIP_INFO["obj"], key: value}}  # type: ignore[dict-item]
-    with pytest.raises(ConfigError, match="chip_info") as caught:
-        chip_formats.from_chip_info(reply, name="x")
-    assert caught.value.field == field
-    for nonsense in (None, [], {}, {"obj": None}, {"obj": {}}):
-        with pytest.raises(ConfigError):
-            chip_formats.from_chip_info(nonsense, name="x")  # type: ignore[arg-type]
-
-
-def test_target_from_qiskit_and_back() -> None:
-    target = GenericBackendV2(5, coupling_map=[[0, 1], [1, 0], [1, 2], [2, 3], [3, 4]], seed=1).target
-    chip = chip_formats.from_target(target, name="generic", source="Qiskit's GenericBackendV2")
-    assert {tuple(c.qubits) for c in chip.couplers} == {(0, 1), (1, 2), (2, 3), (3, 4)}
-    for q, qubit in enumerate(chip.qubits):
-        assert qubit.t1_us == pytest.approx(target.qubit_properties[q].t1 * 1e6)
-        assert qubit.error_1q in [pytest.approx(target[name][(q,)].error) for name in ("x", "sx")]
-        assert qubit.p1_given_0 == qubit.p0_given_1 == pytest.approx(target["measure"][(q,)].error)
-    assert chip.neighbours[1][2] == pytest.approx(target["cx"][(1, 2)].error)
-
-    wukong = load_chip("wukong-72")
-    back = chip_formats.from_target(chip_formats.to_target(wukong), name="back", source="a test")
-    assert back.neighbours == wukong.neighbours
-    assert back.native_gates == wukong.native_gates
-    for new, old in zip(back.qubits, wukong.qubits, strict=True):
-        assert (new.t1_us, new.t2_us, new.error_1q, new.readout_error) == pytest.approx(
-            (old.t1_us, old.t2_us, old.error_1q, old.readout_error)
-        )
-
-
-def test_qiskit_compiles_for_the_target() -> None:
-    circuit = QuantumCircuit(4)
-    circuit.h(0)
-    for q in range(4):
-        circuit.cx(q, (q + 1) % 4)
-    chip = load_chip("wukong-72")
-    compiled = transpile(circuit, target=chip_formats.to_target(chip), seed_transpiler=1)
-    assert set(compiled.count_ops()) <= {"r", "rz", "cz"}
-    for instruction in compiled.get_instructions("cz"):
-        assert chip.why_not(*(compiled.find_bit(q).index for q in instruction.qubits)) is None
 
 
 def test_drift_is_one_walk_for_each_seed() -> None:

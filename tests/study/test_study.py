@@ -20,11 +20,8 @@ from qpeft.study.tuning import lowest
 from tests.command_line import Result, qpeft
 
 
-@pytest.fixture
-def plan(tmp_path: Path, tiny_model: Path, clinic: Path) -> Path:
-    file = tmp_path / "tiny.yaml"
-    file.write_text(
-        f"""
+def plan_text(tiny_model: Path, clinic: Path) -> str:
+    return f"""
 model: {{model_name_or_path: {tiny_model}, dtype: float32}}
 training: {{max_steps: 4, per_device_train_batch_size: 2}}
 tuning:
@@ -45,8 +42,27 @@ arms:
   - {{label: LoRA, kind: lora, adapter: {{peft_type: LORA, r: 1, target_modules: [q_proj]}}}}
   - {{label: QTHA, kind: quantum, of: LoRA, adapter: {{peft_type: QTHA, r: 2, hidden_size: 8, target_modules: [q_proj]}}}}
 """
-    )
+
+
+@pytest.fixture
+def plan(tmp_path: Path, tiny_model: Path, clinic: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(plan_text(tiny_model, clinic))
     return file
+
+
+@pytest.fixture(scope="module")
+def whole_study(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, clinic: Path) -> Path:
+    """The folder of a finished study."""
+    file = tmp_path_factory.mktemp("study") / "tiny.yaml"
+    file.write_text(plan_text(tiny_model, clinic))
+    return run(file).folder
+
+
+@pytest.fixture
+def finished(plan: Path, whole_study: Path) -> StudyRecords:
+    """A copy of the finished study's records, where `plan` has its own."""
+    return StudyRecords(Path(shutil.copytree(whole_study, plan.parent / "kept")), "tiny")
 
 
 def command(plan: Path, *more: object) -> Result:
@@ -74,8 +90,8 @@ def page_of(plan: Path) -> str:
     return (folder / "study-tiny.md").read_text()
 
 
-def test_every_arm_is_tuned_in_the_same_way_and_scored(plan: Path) -> None:
-    records = run(plan)
+def test_every_arm_is_tuned_in_the_same_way_and_scored(plan: Path, finished: StudyRecords) -> None:
+    records = finished
     for label in ("LoRA", "QTHA"):
         tried = [(t.learning_rate, t.step) for t in records.tuning.values() if t.arm == label]
         assert sorted(step for _, step in tried) == [1, 1, 1, 3, 3]
@@ -106,20 +122,19 @@ def test_every_arm_is_tuned_in_the_same_way_and_scored(plan: Path) -> None:
     assert len(list(read_records(records.runs_file))) == 4
 
 
-def test_an_interrupted_study_goes_on_from_its_files(plan: Path) -> None:
-    whole = run(plan)
-    tuning, runs = whole.tuning_file.read_text(), whole.runs_file.read_text()
-    losses = {(r.label, r.seed): r.metrics["loss"] for r in whole.runs.values()}
-    whole.tuning_file.write_text("".join(tuning.splitlines(keepends=True)[:2]))
-    whole.runs_file.write_text(runs.splitlines(keepends=True)[0])
+def test_an_interrupted_study_goes_on_from_its_files(plan: Path, finished: StudyRecords) -> None:
+    tuning, runs = finished.tuning_file.read_text(), finished.runs_file.read_text()
+    losses = {(r.label, r.seed): r.metrics["loss"] for r in finished.runs.values()}
+    finished.tuning_file.write_text("".join(tuning.splitlines(keepends=True)[:-2]))
+    finished.runs_file.write_text("".join(runs.splitlines(keepends=True)[:3]))
     later = run(plan)
     assert {(r.label, r.seed): r.metrics["loss"] for r in later.runs.values()} == losses
     lines = ([json.loads(line) | {"wall_s": 0} for line in text.splitlines()] for text in (later.tuning_file.read_text(), tuning))
     assert next(lines) == next(lines)
 
 
-def test_runs_at_a_learning_rate_that_lost_do_not_count(plan: Path) -> None:
-    records, found = run(plan), load_plan(plan)
+def test_runs_at_a_learning_rate_that_lost_do_not_count(plan: Path, finished: StudyRecords) -> None:
+    records, found = finished, load_plan(plan)
     task, arm = found.tasks[0], found.arms[0]
     counted = [(result.arm.label, result.values("loss")) for result in arm_results(found, records, task)]
     lost = next(rate for rate in found.tuning.learning_rates if rate != records.rate(found, task, arm))
@@ -131,8 +146,10 @@ def test_runs_at_a_learning_rate_that_lost_do_not_count(plan: Path) -> None:
     assert [(result.arm.label, result.values("loss")) for result in arm_results(found, later, task)] == counted
 
 
-def test_runs_are_repeated_at_their_learning_rates(plan: Path) -> None:
-    records = run(plan, "--seeds", "1")
+def test_runs_are_repeated_at_their_learning_rates(plan: Path, finished: StudyRecords) -> None:
+    records = finished
+    lines = [line for line in records.runs_file.read_text().splitlines(keepends=True) if json.loads(line)["seed"] == 0]
+    records.runs_file.write_text("".join(lines))
     recorded = [file.read_text() for file in (records.tuning_file, records.runs_file)]
     done = qpeft("study", "run", plan, "--records", plan.parent / "kept", "--arm", "LoRA", "--rerun", plan.parent / "rerun")
     assert done.returncode == 0, done.stderr
@@ -147,9 +164,10 @@ def test_runs_are_repeated_at_their_learning_rates(plan: Path) -> None:
     assert "recorded" not in lines[1]
 
 
-def test_a_method_with_fewer_seeds_is_not_compared(plan: Path) -> None:
-    run(plan, "--seeds", "1")
-    records, found = run(plan, "--arm", "LoRA"), load_plan(plan)
+def test_a_method_with_fewer_seeds_is_not_compared(plan: Path, finished: StudyRecords) -> None:
+    lines = finished.runs_file.read_text().splitlines(keepends=True)
+    finished.runs_file.write_text("".join(line for line in lines if '"label":"QTHA"' not in line or '"seed":1' not in line))
+    records, found = StudyRecords(finished.folder, "tiny"), load_plan(plan)
     whole, behind = by_progress(arm_results(found, records, found.tasks[0]))
     assert ([result.arm.label for result in whole], [result.arm.label for result in behind]) == (["LoRA"], ["QTHA"])
     page = page_of(plan)
@@ -159,7 +177,7 @@ def test_a_method_with_fewer_seeds_is_not_compared(plan: Path) -> None:
 
 def test_a_failed_run_is_recorded(plan: Path) -> None:
     plan.write_text(plan.read_text().replace("target_modules: [q_proj]}}\n  -", "target_modules: [no_such]}}\n  -", 1))
-    records = run(plan, "--seeds", "1")
+    records = run(plan, "--seeds", "1", "--arm", "LoRA")
     failed = [record for record in records.runs.values() if record.status == "failed"]
     assert [(r.label, "no_such" in r.error) for r in failed] == [("LoRA", True)]
     assert all(t.error and t.loss is None for t in records.tuning.values() if t.arm == "LoRA")
@@ -175,12 +193,11 @@ def test_shipped_plans_are_valid(name: str) -> None:
         assert len(found.tasks) >= 3
 
 
-def test_parts_share_the_arms_out(plan: Path) -> None:
-    first = run(plan, "--seeds", "0", "--part", "1/2")
-    assert not first.runs
+def test_parts_share_the_arms_out(plan: Path, finished: StudyRecords) -> None:
+    finished.runs_file.write_text("")
     arms = [arm.label for arm in load_plan(plan).arms]
-    assert {record.arm for record in first.tuning.values()} == set(arms[::2])
-    assert {record.arm for record in run(plan, "--seeds", "0", "--part", "2/2").tuning.values()} == set(arms)
+    for part, mine in (("1/2", arms[::2]), ("2/2", arms)):
+        assert {record.label for record in run(plan, "--seeds", "1", "--part", part).runs.values()} == set(mine)
 
 
 def test_a_search_reads_no_test_row(plan: Path, clinic: Path) -> None:

@@ -21,6 +21,7 @@ from qpeft.study.verdict import (
     standard_protocol,
     verdict_plan,
 )
+from qpeft.training.recipe.adapter_section import build_adapter_config
 from tests.command_line import qpeft
 from tests.study.records import finished_records
 
@@ -116,11 +117,26 @@ def test_few_seeds_prove_nothing(protocol: Path, tmp_path: Path) -> None:
 
 def test_controls_come_from_the_method() -> None:
     labels = [arm.label for arm in controls_of(Subject("mine", QTHA))]
-    assert labels == ["mine: none", "mine: cos", "mine: mlp2", "mine: product", "mine: frozen"]
+    assert labels == ["mine: none", "mine: cos", "mine: mlp", "mine: product", "mine: frozen"]
     assert [arm.label for arm in controls_of(Subject("turn", {"peft_type": "CAYLEY"}))] == ["turn: linear"]
     assert controls_of(Subject("lora", {"peft_type": "LORA"})) == []
     frozen = controls_of(Subject("mine", {**QTHA, "qnn": "frozen"}))
     assert "mine: frozen" not in [arm.label for arm in frozen]
+
+
+def test_a_circuit_from_a_file_takes_the_place_of_qthas(tmp_path: Path) -> None:
+    file = tmp_path / "mine.qasm"
+    file.write_text(
+        'OPENQASM 3.0;\ninclude "stdgates.inc";\ninput float u0;\ninput float u1;\ninput float w;\nqubit[2] q;\n'
+        "ry(u0) q[0];\nry(u1) q[1];\ncrz(w) q[0], q[1];\nrx(u0) q[1];\n"
+    )
+    subject = read_subject(str(file), ["u0", "u1"])
+    assert subject.name == "mine"
+    assert build_adapter_config(subject.adapter).r == 2
+    labels = [arm.label for arm in controls_of(subject)]
+    assert {"mine: none", "mine: mlp", "mine: product", "mine: frozen"} <= set(labels)
+    for arm in controls_of(subject):
+        build_adapter_config(arm.adapter)
 
 
 def test_the_standard_protocol_is_sound() -> None:

@@ -23,7 +23,7 @@ from qpeft.study.results import ArmResult, arm_results, paired_differences
 
 REFERENCE = "LoRA r=8"
 LEVEL = 0.05
-SKIPPED = ("mlp3", "mlp4")  # one MLP is control enough
+SKIPPED = ("mlp2", "mlp3", "mlp4")  # mlp, of equal size, is control enough
 CIRCUIT = {"peft_type": "QTHA", "hidden_size": 16, "bond_dim": 4, "target_modules": ["q_proj", "v_proj"]}
 QUICK_STEPS, QUICK_SEEDS, QUICK_RATES = 16, 2, 2
 

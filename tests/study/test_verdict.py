@@ -127,10 +127,10 @@ def test_controls_come_from_the_method() -> None:
 def test_a_circuit_from_a_file_takes_the_place_of_qthas(tmp_path: Path) -> None:
     file = tmp_path / "mine.qasm"
     file.write_text(
-        'OPENQASM 3.0;\ninclude "stdgates.inc";\ninput float u0;\ninput float u1;\ninput float w;\nqubit[2] q;\n'
-        "ry(u0) q[0];\nry(u1) q[1];\ncrz(w) q[0], q[1];\nrx(u0) q[1];\n"
+        'OPENQASM 3.0;\ninclude "stdgates.inc";\ninput float in_0;\ninput float in_1;\ninput float w;\nqubit[2] q;\n'
+        "ry(in_0) q[0];\nry(in_1) q[1];\ncrz(w) q[0], q[1];\nrx(in_0) q[1];\n"
     )
-    subject = read_subject(str(file), ["u0", "u1"])
+    subject = read_subject(str(file))
     assert subject.name == "mine"
     assert build_adapter_config(subject.adapter).r == 2
     labels = [arm.label for arm in controls_of(subject)]

@@ -132,6 +132,7 @@ def test_another_users_small_job_waits_for_no_deep_program(fresh_server: Callabl
     until(lambda: attacker.usage()["open_circuits"] == 0, 30)
 
 
+@pytest.mark.slow
 def test_a_crash_of_a_circuits_process_is_that_jobs_alone(fresh_server: Callable[..., Server]) -> None:
     """The process that runs circuits is killed: the worker lives, the job runs again."""
     server = fresh_server()

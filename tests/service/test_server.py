@@ -110,7 +110,7 @@ def test_it_is_ready_when_jobs_run(fresh_server: Callable[..., Server]) -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, "disk")
 
 
-@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])])
 def test_large_results_are_stored_and_larger_ones_refused(
     fresh_server: Callable[..., Server], backend: str, request: pytest.FixtureRequest
 ) -> None:
@@ -131,6 +131,7 @@ def test_large_results_are_stored_and_larger_ones_refused(
     assert (answer.status_code, answer.json()["code"], answer.json()["bound"]) == (422, "result", 12 << 20)
 
 
+@pytest.mark.slow
 def test_a_long_native_run_does_not_silence_its_worker(fresh_server: Callable[..., Server]) -> None:
     server = fresh_server(environment={"QPEFT_SERVICE_LEASE_S": "1.5", "QPEFT_SERVICE_MAX_JOB_S": "20"})
     client = server.client()

@@ -61,7 +61,7 @@ METHODS = {
     **{name: case for name, case in CASES.items() if name not in ("qtha-stored", "qcore-core-stored")},
     "qtha-by-layer": ("QTHA", {"r": 2, "hidden_size": 8, "bond_dim": 2, "share_circuit": "layer"}),
 }
-FEW = ("lora", "qtha-circuit", "qtha-shared", "qcore-side", "qpa")
+FEW = ("lora", "qtha-shared", "qcore-side")
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
@@ -75,7 +75,7 @@ def test_two_processes_train_as_one(recipe: Path, tmp_path: Path, strategy: str,
         assert_same_training(tmp_path / "one" / name, tmp_path / "two" / name)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
 def test_checkpoints_load_on_another_number_of_processes(recipe: Path, tmp_path: Path, strategy: str) -> None:
     settings = ["adapter.dropout=0.0", *GLOBAL, "training.global_batch_size=8", f"training.distributed={strategy}"]
     config = load_recipe(recipe, settings)
@@ -105,6 +105,7 @@ def test_a_chip_is_asked_once_for_all_processes(recipe: Path, tmp_path: Path, gr
         assert two.backend["circuits"] == one.backend["circuits"] > 0  # not once for each process
 
 
+@pytest.mark.slow
 def test_a_budget_that_ends_stops_every_process(recipe: Path, tmp_path: Path) -> None:
     backend = {"name": "simulator", "shots": 10, "gradient": "surrogate-shift", "budget": {"circuits": 500}}
     qtha = {"r": 2, "hidden_size": 8, "bond_dim": 2, "n_layers": 1, "share_circuit": "model"}
@@ -123,6 +124,14 @@ def test_data_parallel_is_refused_with_the_right_command(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(RunError, match=r"torchrun --nproc-per-node 2 -m qpeft.cli train"):
         start_processes()
+
+
+def test_strategies_of_accelerate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "true")
+            with pytest.raises(RunError, match=r"training\.distributed: fsdp2"):
+                start_processes()
 
 
 def test_a_global_batch_divides_among_the_processes(recipe: Path) -> None:

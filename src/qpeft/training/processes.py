@@ -79,10 +79,14 @@ def start_processes() -> Processes:
     """Join the processes that a launcher started, each on its own device; one process without a launcher.
 
     Raises RunError for one process that sees several GPUs: transformers would train it with `DataParallel`, which copies modules
-    without their parameters.
+    without their parameters; and for accelerate's own FSDP and DeepSpeed, whose checkpoints this trainer does not write.
     """
     import torch
 
+    for variable, what in (("ACCELERATE_USE_FSDP", "accelerate's FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            hint = "launch plain processes (torchrun, or accelerate launch --multi_gpu) with training.distributed: fsdp2"
+            raise RunError(f"qpeft train shards parameters itself, without {what}", value=variable, hint=hint)
     count = int(os.environ.get("WORLD_SIZE", "1"))
     gpus = torch.cuda.device_count()
     if count == 1:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.adapters.low_rank import LowRank
+from qpeft.adapters.saved import check_saved
 from qpeft.errors import DataError, MergeError, RunError
 from qpeft.plugins import load_plugins
 from qpeft.training.data.examples import load_data, load_examples
@@ -92,6 +93,7 @@ def open_run(folder: Path, adapter: str, *, calibration: str | None, calibration
         raise RunError("the run has no such adapter", value=adapter, bound=", ".join([*default, *found]) or "none")
     config = run_recipe(folder)
     load_plugins(config.plugins)
+    check_saved(source)
     tokenizer = loading.load_tokenizer(config.model)
     fit, held_out = _rows(config, tokenizer, calibration, calibration_rows)
     model = loading.load_model(config.model).eval()

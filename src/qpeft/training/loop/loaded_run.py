@@ -19,8 +19,10 @@ def load_run(folder: Path) -> tuple[RunConfig, Any, Any]:
     from peft import PeftModel
 
     import qpeft.adapters.peft  # noqa: F401  (makes the methods known)
+    from qpeft.adapters.saved import check_saved
 
     config = finished_config(folder)
+    check_saved(folder / ADAPTER)
     base, tokenizer = loading.load_model(config.model), loading.load_tokenizer(config.model)
     return config, PeftModel.from_pretrained(base, str(folder / ADAPTER)).eval(), tokenizer
 

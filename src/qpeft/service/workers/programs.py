@@ -32,7 +32,7 @@ def circuit_of(form: str, text: bytes) -> tuple[Circuit, tuple[int, ...] | None]
     if form == QASM:
         from qpeft.circuits.text.qasm import from_qasm
 
-        return from_qasm(text), None
+        return from_qasm(text, inputs=()), None  # a job gives one row of parameters: which of them are data is no matter
     if form == ORIGINIR:
         from qpeft.circuits.text.originir import from_originir
 

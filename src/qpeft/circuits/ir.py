@@ -11,179 +11,30 @@ are *inputs* (data, different for each sample of a batch), the rest *angles* (sh
 
 from __future__ import annotations
 
-import cmath
 import functools
 import hashlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from qpeft.circuits.gates import GATES as GATES
+from qpeft.circuits.gates import INVERSE
+from qpeft.circuits.gates import PAULI as PAULI
+from qpeft.circuits.gates import GateSpec as GateSpec
 from qpeft.errors import CircuitError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FORMAT, VERSION = "qpeft.circuit", 1
+PRODUCT_HINT = (
+    "make the product, or any other function, outside: give the circuit an input u and call it with u = x * w, "
+    "whose gradient torch carries on to both"
+)
 
-Matrix = tuple[tuple[complex, ...], ...]
 PauliString = tuple[tuple[int, str], ...]
-
-
-@dataclass(frozen=True)
-class GateSpec:
-    """One gate, the only place its facts are written.
-
-    The matrix is `M(t) = constant + cos(frequency * t) * cosine + sin(frequency * t) * sine`, t in radians; a gate without a
-    parameter has `constant` alone. `qasm` is the OpenQASM definition of a gate that OpenQASM 2's qelib1.inc lacks, exact to the
-    phase, written in gates that it has; `stdgates` is False where OpenQASM 3's stdgates.inc lacks the gate too.
-    """
-
-    name: str
-    n_qubits: int
-    constant: Matrix
-    cosine: Matrix | None = None
-    sine: Matrix | None = None
-    frequency: float = 0.5
-    qasm: str | None = None
-    stdgates: bool = True
-
-    @property
-    def parametrised(self) -> bool:
-        return self.cosine is not None
-
-    def matrix(self, angle: float = 0.0) -> Matrix:
-        """The unitary, `2^n_qubits` rows; `angle` in radians, ignored by fixed gates."""
-        if self.cosine is None or self.sine is None:
-            return self.constant
-        c, s = math.cos(self.frequency * angle), math.sin(self.frequency * angle)
-        return tuple(
-            tuple(a + c * b + s * d for a, b, d in zip(*rows, strict=True))
-            for rows in zip(self.constant, self.cosine, self.sine, strict=True)
-        )
-
-    def _parts(self) -> list[Matrix]:
-        return [part for part in (self.constant, self.cosine, self.sine) if part is not None]
-
-    @functools.cached_property
-    def diagonal(self) -> bool:
-        """True when the matrix is diagonal for every angle."""
-        return all(not v for part in self._parts() for i, row in enumerate(part) for j, v in enumerate(row) if i != j)
-
-    @functools.cached_property
-    def frequencies(self) -> tuple[float, ...]:
-        """The positive frequencies at which the angle enters expectation values, ascending: differences of the matrix's exponents.
-
-        A rotation has `(1,)`, a controlled rotation `(0.5, 1)`, a fixed gate none.
-        """
-        if self.cosine is None or self.sine is None:
-            return ()
-        pairs = [(b, d) for rows in zip(self.cosine, self.sine, strict=True) for b, d in zip(*rows, strict=True)]
-        parts = {0.0: any(v for row in self.constant for v in row)}  # exponent -> whether the matrix has it
-        parts[self.frequency], parts[-self.frequency] = (any(abs(b + s * d) > 0 for b, d in pairs) for s in (-1j, 1j))
-        exponents = [exponent for exponent, there in parts.items() if there]
-        return tuple(sorted({abs(a - b) for a in exponents for b in exponents} - {0.0}))
-
-    @functools.cached_property
-    def permutation(self) -> bool:
-        """True when the matrix only permutes basis states (entries 0 and 1)."""
-        return not self.parametrised and all(v in (0, 1) for row in self.constant for v in row)
-
-
-def _diagonal(*values: complex) -> Matrix:
-    return tuple(tuple(v if i == j else 0 for j in range(len(values))) for i, v in enumerate(values))
-
-
-def _block(upper: Matrix, lower: Matrix) -> Matrix:
-    """Block-diagonal matrix: `upper` where the first qubit is 0, `lower` where it is 1."""
-    k = len(upper)
-    return tuple(row + (0,) * k for row in upper) + tuple((0,) * k + row for row in lower)
-
-
-def _controlled(gate: Matrix, identity: bool) -> Matrix:
-    return _block(_I if identity else _O, gate)
-
-
-def _scaled(factor: complex, matrix: Matrix) -> Matrix:
-    return tuple(tuple(factor * v for v in row) for row in matrix)
-
-
-def _kron(a: Matrix, b: Matrix) -> Matrix:
-    return tuple(tuple(x * y for x in ra for y in rb) for ra in a for rb in b)
-
-
-_I, _O = _diagonal(1, 1), _diagonal(0, 0)
-_X: Matrix = ((0, 1), (1, 0))
-_Y: Matrix = ((0, -1j), (1j, 0))
-_Z = _diagonal(1, -1)
-_H: Matrix = _scaled(math.sqrt(0.5), ((1, 1), (1, -1)))
-_SX: Matrix = ((0.5 + 0.5j, 0.5 - 0.5j), (0.5 - 0.5j, 0.5 + 0.5j))
-_SXDG: Matrix = ((0.5 - 0.5j, 0.5 + 0.5j), (0.5 + 0.5j, 0.5 - 0.5j))
-PAULI: dict[str, Matrix] = {"I": _I, "X": _X, "Y": _Y, "Z": _Z}
-
-
-def _rotation(name: str, generator: Matrix, qasm: str | None = None, stdgates: bool = True) -> GateSpec:
-    """`exp(-i t/2 generator)` for a generator that squares to the identity."""
-    size = len(generator)
-    n = size.bit_length() - 1
-    return GateSpec(
-        name, n, _diagonal(*(0,) * size), _diagonal(*(1,) * size), _scaled(-1j, generator), qasm=qasm, stdgates=stdgates
-    )
-
-
-def _controlled_rotation(name: str, generator: Matrix, qasm: str | None = None) -> GateSpec:
-    constant, cosine, sine = _block(_I, _O), _controlled(_I, False), _controlled(_scaled(-1j, generator), False)
-    return GateSpec(name, 2, constant, cosine, sine, qasm=qasm)
-
-
-GATES: dict[str, GateSpec] = {
-    spec.name: spec
-    for spec in (
-        GateSpec("id", 1, _I),
-        GateSpec("x", 1, _X),
-        GateSpec("y", 1, _Y),
-        GateSpec("z", 1, _Z),
-        GateSpec("h", 1, _H),
-        GateSpec("s", 1, _diagonal(1, 1j)),
-        GateSpec("sdg", 1, _diagonal(1, -1j)),
-        GateSpec("t", 1, _diagonal(1, cmath.exp(0.25j * math.pi))),
-        GateSpec("tdg", 1, _diagonal(1, cmath.exp(-0.25j * math.pi))),
-        GateSpec("sx", 1, _SX, qasm="gate sx a { h a; s a; h a; }"),
-        GateSpec("sxdg", 1, _SXDG, qasm="gate sxdg a { h a; sdg a; h a; }", stdgates=False),
-        GateSpec("cx", 2, _controlled(_X, True)),
-        GateSpec("cy", 2, _controlled(_Y, True)),
-        GateSpec("cz", 2, _controlled(_Z, True)),
-        GateSpec("ch", 2, _controlled(_H, True)),
-        GateSpec(
-            "swap",
-            2,
-            ((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, 1)),
-            qasm="gate swap a, b { cx a, b; cx b, a; cx a, b; }",
-        ),
-        _rotation("rx", _X),
-        _rotation("ry", _Y),
-        _rotation("rz", _Z),
-        GateSpec("p", 1, _diagonal(1, 0), _diagonal(0, 1), _diagonal(0, 1j), 1.0, "gate p(t) a { u1(t) a; }"),
-        _controlled_rotation("crx", _X, "gate crx(t) a, b { h b; crz(t) a, b; h b; }"),
-        _controlled_rotation("cry", _Y, "gate cry(t) a, b { ry(t/2) b; cx a, b; ry(-t/2) b; cx a, b; }"),
-        _controlled_rotation("crz", _Z),
-        GateSpec(
-            "cp",
-            2,
-            _diagonal(1, 1, 1, 0),
-            _diagonal(0, 0, 0, 1),
-            _diagonal(0, 0, 0, 1j),
-            frequency=1.0,
-            qasm="gate cp(t) a, b { cu1(t) a, b; }",
-        ),
-        _rotation("rxx", _kron(_X, _X), "gate rxx(t) a, b { h a; h b; cx a, b; rz(t) b; cx a, b; h b; h a; }", False),
-        _rotation(
-            "ryy",
-            _kron(_Y, _Y),
-            "gate ryy(t) a, b { sdg a; h a; sdg b; h b; cx a, b; rz(t) b; cx a, b; h b; s b; h a; s a; }",
-            False,
-        ),
-        _rotation("rzz", _kron(_Z, _Z), "gate rzz(t) a, b { cx a, b; rz(t) b; cx a, b; }", False),
-    )
-}
 
 
 def _is_index(value: object) -> bool:
@@ -219,6 +70,7 @@ class Angle:
             object.__setattr__(self, "scale", 1.0)
 
     def value(self, params: Sequence[float]) -> float:
+        """The angle in radians for these parameters."""
         return self.shift if self.index is None else self.scale * params[self.index] + self.shift
 
 
@@ -242,7 +94,13 @@ class Op:
 
     @property
     def spec(self) -> GateSpec:
+        """The gate's entry in the table."""
         return GATES[self.gate]
+
+    def inverse(self) -> Op:
+        """The gate that undoes this one."""
+        angle = None if self.angle is None else Angle(self.angle.index, -self.angle.scale, -self.angle.shift)
+        return Op(INVERSE.get(self.gate, self.gate), self.qubits, angle)
 
 
 @dataclass(frozen=True)
@@ -273,6 +131,7 @@ class Observable:
 
     @classmethod
     def z(cls, qubit: int) -> Observable:
+        """`Z` on one qubit."""
         return cls(((1.0, ((qubit, "Z"),)),))
 
 
@@ -319,6 +178,7 @@ class Circuit:
 
     @property
     def n_angles(self) -> int:
+        """How many parameters are angles, shared by the batch and trainable."""
         return self.n_params - self.n_inputs
 
     @functools.cached_property
@@ -342,6 +202,136 @@ class Circuit:
             raise CircuitError("wrong number of parameters", value=len(params), bound=self.n_params)
         ops = (Op(op.gate, op.qubits, None if op.angle is None else Angle(shift=op.angle.value(params))) for op in self.ops)
         return Circuit(self.n_qubits, tuple(ops))
+
+    def inverse(self) -> Circuit:
+        """The circuit that undoes this one, with the same parameters."""
+        return Circuit(self.n_qubits, tuple(op.inverse() for op in reversed(self.ops)), self.n_inputs, self.n_params)
+
+    def compose(self, other: Circuit, qubits: Sequence[int] | None = None, *, share_inputs: bool = False) -> Circuit:
+        """This circuit, then another one.
+
+        Args:
+            other: has at most as many qubits.
+            qubits: which qubit of this circuit each qubit of `other` is; default the first ones.
+            share_inputs: give both the same inputs (data re-uploading); else those of `other` come after this one's.
+
+        Returns:
+            A circuit with the angles of this one, then those of `other`.
+
+        Raises:
+            CircuitError: qubits that do not fit, or shared inputs of different number.
+        """
+        places = tuple(range(other.n_qubits)) if qubits is None else tuple(qubits)
+        if len(places) != other.n_qubits or len(set(places)) != len(places) or not set(places) <= set(range(self.n_qubits)):
+            raise CircuitError("a place for every qubit of the other circuit", value=places, bound=f"0..{self.n_qubits - 1}")
+        if share_inputs and self.n_inputs != other.n_inputs:
+            raise CircuitError("circuits that share inputs take as many", value=other.n_inputs, bound=self.n_inputs)
+        own_inputs = 0 if share_inputs else self.n_inputs
+        n_inputs = own_inputs + other.n_inputs
+
+        def moved(op: Op, before_inputs: int, before_angles: int, n: int, places: Sequence[int]) -> Op:
+            angle = op.angle
+            if angle is not None and angle.index is not None:
+                index = angle.index + (before_inputs if angle.index < n else n_inputs - n + before_angles)
+                angle = Angle(index, angle.scale, angle.shift)
+            return Op(op.gate, tuple(places[q] for q in op.qubits), angle)
+
+        first = [moved(op, 0, 0, self.n_inputs, range(self.n_qubits)) for op in self.ops]
+        second = [moved(op, own_inputs, self.n_angles, other.n_inputs, places) for op in other.ops]
+        return Circuit(self.n_qubits, (*first, *second), n_inputs, n_inputs + self.n_angles + other.n_angles)
+
+    def statevector(self, params: Sequence[float] = ()) -> Tensor:
+        """The exact final state: complex128 `(2^n,)`, qubit 0 as the most significant bit of the index.
+
+        Args:
+            params: inputs, then angles, radians, `n_params` of them.
+
+        Raises:
+            CircuitError: the wrong number of parameters. ResourceError: the state does not fit into memory.
+        """
+        import torch
+
+        from qpeft.circuits.simulator.statevector import amplitudes
+
+        return torch.complex(*amplitudes(self.bind([float(value) for value in params]), torch.zeros(0, dtype=torch.float64)))
+
+    def draw(self, style: Literal["text", "picture"] = "text", *, fold: int = 100) -> Any:
+        """The circuit drawn: a string, or a Matplotlib figure (extra `report`).
+
+        Inputs are written `x0, x1, ..`, angles `w0, w1, ..`. `fold` is the longest line of text.
+        """
+        from qpeft.circuits.text.drawing import draw_picture, draw_text
+
+        return draw_text(self, fold) if style == "text" else draw_picture(self)
+
+    # Conversions: each is in a module of its own in circuits/text
+
+    @classmethod
+    def from_qasm(cls, text: str | bytes, inputs: Sequence[str] | None = None, **limits: int) -> Circuit:
+        """Read OpenQASM 2 or 3: see `qpeft.circuits.text.qasm.from_qasm` (extra `qasm`).
+
+        Circuit.from_qasm(text, inputs=["x"])  # x, or x[0], x[1], .. are data; every other parameter is an angle
+        """
+        from qpeft.circuits.text.qasm import from_qasm
+
+        return from_qasm(text, inputs=inputs, **limits)
+
+    @classmethod
+    def from_originir(cls, text: str, **limits: int) -> Circuit:
+        """Read OriginIR, whose angles are numbers: see `qpeft.circuits.text.originir.from_originir`. Measurements are left out."""
+        from qpeft.circuits.text.originir import from_originir
+
+        return from_originir(text, **limits).circuit
+
+    @classmethod
+    def from_qiskit(cls, circuit: Any, inputs: Any = None, angles: Any = None) -> Circuit:
+        """Read a Qiskit `QuantumCircuit`: see `qpeft.circuits.text.qiskit.from_qiskit` (extra `qiskit`).
+
+        Circuit.from_qiskit(qc, inputs=x, angles=w)  # ParameterVectors, lists of Parameters, or names
+        """
+        from qpeft.circuits.text.qiskit import from_qiskit
+
+        return from_qiskit(circuit, inputs, angles)
+
+    @classmethod
+    def from_pennylane(cls, function: Any, inputs: Any = 0, angles: Any = 0, *, wires: Sequence[Any] | None = None) -> Circuit:
+        """Read a PennyLane quantum function or QNode: see `qpeft.circuits.text.pennylane.from_pennylane` (extra `pennylane`).
+
+        Circuit.from_pennylane(lambda x, w: ..., inputs=4, angles=(2, 4))  # the shapes of its two arguments
+        """
+        from qpeft.circuits.text.pennylane import from_pennylane
+
+        return from_pennylane(function, inputs, angles, wires=wires)
+
+    def to_qasm2(self, params: Sequence[float] | None = None) -> str:
+        """OpenQASM 2 with numbers for `params`: see `qpeft.circuits.text.qasm.to_qasm2`."""
+        from qpeft.circuits.text.qasm import to_qasm2
+
+        return to_qasm2(self, params)
+
+    def to_qasm3(self, params: Sequence[float] | None = None) -> str:
+        """OpenQASM 3, with free parameters where `params` is None: see `qpeft.circuits.text.qasm.to_qasm3`."""
+        from qpeft.circuits.text.qasm import to_qasm3
+
+        return to_qasm3(self, params)
+
+    def to_originir(self, params: Sequence[float] = ()) -> str:
+        """OriginIR with numbers for `params`, every qubit measured: see `qpeft.circuits.text.originir.to_originir`."""
+        from qpeft.circuits.text.originir import to_originir
+
+        return to_originir(self, params)
+
+    def to_qiskit(self, params: Sequence[float] | None = None) -> Any:
+        """A Qiskit `QuantumCircuit`, with ParameterVectors `in` and `theta` where `params` is None (extra `qiskit`)."""
+        from qpeft.circuits.text.qiskit import to_qiskit
+
+        return to_qiskit(self, params)
+
+    def to_pennylane(self) -> Any:
+        """A PennyLane quantum function of inputs and angles, on wires 0 to n - 1 (extra `pennylane`)."""
+        from qpeft.circuits.text.pennylane import to_pennylane
+
+        return to_pennylane(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: an op is `[gate, [qubits]]` or `[gate, [qubits], [index, scale, shift]]`."""
@@ -386,6 +376,7 @@ class Circuit:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Circuit:
+        """Read what `to_json` wrote; CircuitError for anything else."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:

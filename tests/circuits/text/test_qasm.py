@@ -325,7 +325,8 @@ def test_parameters_are_inputs_by_name_and_affine() -> None:
         "const float c = 0.5;\ngate half(t) a { rx(t/2) a; }\n"
         "ry(in_0) q; rz(-(alpha - 2)*c/2) q; half(beta + 1) q; p(pi - beta) q; rx((alpha + 1) + (alpha - 1.5)) q;\n"
         "inv @ half(in_0) q; "
-        "ry(c) q; U(alpha, 0, 0) q;"
+        "ry(c) q; U(alpha, 0, 0) q;",
+        inputs=["in_0"],
     )
     assert (circuit.n_inputs, circuit.n_params) == (1, 3)
     angles = [op.angle for op in circuit.ops]
@@ -336,11 +337,62 @@ def test_parameters_are_inputs_by_name_and_affine() -> None:
     assert [(op.gate, op.angle) for op in circuit.ops[7:]] == [("rz", Angle(shift=0.0)), ("ry", Angle(1)), ("rz", Angle(shift=0.0))]
 
 
-@pytest.mark.parametrize("angle", ["a*b", "a + b", "sin(a)", "1/a", "a**2", "a/a", "2**a", "a*a", "a - b"])
-def test_angles_that_are_not_affine_are_refused(angle: str) -> None:
+@pytest.mark.parametrize("angle", ["a*b", "sin(a)", "1/a", "a**2", "a/a", "2**a", "a*a", "a*(b + 1)", "(a + b)/b"])
+def test_angles_that_are_not_linear_are_refused_with_the_rewriting(angle: str) -> None:
     text = f'include "stdgates.inc";\ninput float a;\ninput float b;\nqubit q;\nrx({angle}) q;'
-    with pytest.raises(QasmError, match=r"line 5: an angle must be scale.*one parameter.*hint: compute it outside"):
+    with pytest.raises(QasmError, match=r"line 5: an angle must be a sum of scale.*hint: make the product.*u = x \* w"):
+        from_qasm(text, inputs=["a"])
+
+
+def test_a_sum_of_datum_and_weight_is_a_gate_for_each() -> None:
+    text = V3 + "input float x;\ninput float w;\ninput float v;\ncrz(2*x - w/2 + 0.25) q[0], q[1]; ctrl @ rx(v + x) q[2], q[0];"
+    circuit = from_qasm(text, inputs=["x"])
+    assert [(op.gate, op.angle) for op in circuit.ops] == [
+        ("crz", Angle(0, 2.0, 0.25)), ("crz", Angle(1, -0.5)), ("crx", Angle(2)), ("crx", Angle(0)),
+    ]  # fmt: skip
+    params = [0.3, -0.7, 1.1]
+    numbers = V3 + f"crz({2 * 0.3 + 0.7 / 2 + 0.25!r}) q[0], q[1]; ctrl @ rx({1.1 + 0.3!r}) q[2], q[0];"
+    assert_same_up_to_phase(unitary(circuit.bind(params)), unitary(from_qasm(numbers)))
+
+
+def test_vectors_are_read_in_the_order_of_their_numbers() -> None:
+    """As Qiskit exports them: sorted as words, `in_10` before `in_2`, and its own `in[k]` as `_in_k_`."""
+    for form in ("{}_{}", "_{}_{}_"):
+        names = sorted(form.format(vector, k) for vector in ("in", "theta") for k in range(12))
+        assert names.index(form.format("in", 10)) < names.index(form.format("in", 2))
+        declared = "".join(f"input float[64] {name};\n" for name in names)
+        gates = "".join(f"ry({form.format(vector, k)}) q[0];\n" for vector in ("in", "theta") for k in range(12))
+        circuit = from_qasm(V3 + declared + gates)
+        assert (circuit.n_inputs, circuit.n_params) == (12, 24)
+        assert [op.angle for op in circuit.ops] == [Angle(k) for k in range(24)]
+
+
+def test_arrays() -> None:
+    text = V3 + "input array[float[64], 12] x;\ninput array[angle, 2] w;\nry(x[11]) q[0]; ry(2*w[1] + x[0]) q[1]; ry(w[-2]) q[2];"
+    circuit = from_qasm(text + "for int i in [0:1] { rz(w[i]) q[i]; }", inputs=["x"])
+    assert (circuit.n_inputs, circuit.n_params) == (12, 14)
+    assert [op.angle for op in circuit.ops] == [Angle(11), Angle(13, 2.0), Angle(0), Angle(12), Angle(12), Angle(13)]
+    for wrong, message in (
+        ("x[12]", r"no such element.*0\.\.11"),
+        ("x", "an array is not a number"),
+        ("q[0]", "only an `input array`"),
+    ):
+        with pytest.raises(QasmError, match=message):
+            from_qasm(text + f"ry({wrong}) q[0];", inputs=["x"])
+    with pytest.raises(QasmError, match="one dimension"):
+        from_qasm(V3 + "input array[float[64], 2, 2] x;", inputs=["x"])
+
+
+def test_data_of_other_names_is_named_and_never_trained_in_silence() -> None:
+    text = V3 + "input float pixel;\ninput float gain;\nry(pixel) q[0]; ry(gain) q[1];"
+    with pytest.raises(QasmError, match=r"data or trained angles.*pixel, gain.*inputs=\[\.\.\.\]"):
         from_qasm(text)
+    assert [op.angle for op in from_qasm(text, inputs=["gain"]).ops] == [Angle(1), Angle(0)]
+    assert from_qasm(text, inputs=[]).n_inputs == 0
+    for inputs in (["pixels"], ["pixel", "x"]):
+        with pytest.raises(QasmError, match=r"no parameter of this name.*pixel, gain"):
+            from_qasm(text, inputs=inputs)
+    assert Circuit.from_qasm(text, ["pixel", "gain"]).n_inputs == 2
 
 
 # What a definition means

@@ -80,7 +80,7 @@ V3 = 'OPENQASM 3.0;\ninclude "stdgates.inc";\nqubit[3] q;\n'
         (V3 + "gate a x { for int i in [0:1] { h x; } }", 4, "gate calls only|syntax"),
         (V3 + "input int n;", 4, "input float"),
         (V3 + "input bit n;", 4, "input float"),
-        (V3 + "input float t; const float c = 2*t;", 4, "cannot depend"),
+        (V3 + "input float theta; const float c = 2*theta;", 4, "cannot depend"),
         (V3 + "for float i in [0:1] { h q; }", 4, "loops run over integers"),
         (V3 + "for int i in [0:0:1] { h q; }", 4, "step 0"),
         (V3 + "for int i in [0:] { h q; }", 4, "constant integers"),
@@ -187,7 +187,7 @@ BOMBS = {
     "zero bytes": V3 + "\0" * 100_000,
     "strange digits": V3 + "x q[\u0661];",
     "overflow": V3 + "rx(1e308*10) q[0];",
-    "overflowing scale": V3 + "input float t; rx(1e300*t*1e300) q[0];",
+    "overflowing scale": V3 + "input float theta; rx(1e300*theta*1e300) q[0];",
     "long text": "x" * 10**7,
     "UTF-16": V3.encode("utf-16"),
 }  # fmt: skip

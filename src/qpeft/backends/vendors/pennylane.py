@@ -17,20 +17,11 @@ from qpeft.backends.spending.budget import Budget
 from qpeft.backends.spending.paid import SECONDS_PER_SHOT, JournalFile, PaidDevice, open_journal
 from qpeft.backends.spending.submission import CannotAttachError, JobStatus, VendorClient
 from qpeft.circuits.ir import Circuit
+from qpeft.circuits.text.pennylane import operators
 from qpeft.errors import BackendError, MissingDependencyError
 
 ANALYTIC = ("default.qubit", "default.mixed", "lightning.qubit", "lightning.kokkos", "lightning.gpu", "reference.qubit")
 QUBITS = {"default.mixed": 10}  # where 20 do not fit
-
-_FIXED = {
-    "id": "Identity", "x": "PauliX", "y": "PauliY", "z": "PauliZ", "h": "Hadamard", "s": "S", "t": "T", "sx": "SX", "cx": "CNOT",
-    "cy": "CY", "cz": "CZ", "ch": "CH", "swap": "SWAP",
-}  # fmt: skip
-_INVERSE = {"sdg": "S", "tdg": "T", "sxdg": "SX"}
-_TURNING = {
-    "rx": "RX", "ry": "RY", "rz": "RZ", "p": "PhaseShift", "crx": "CRX", "cry": "CRY", "crz": "CRZ", "cp": "ControlledPhaseShift",
-    "rxx": "IsingXX", "ryy": "IsingYY", "rzz": "IsingZZ",
-}  # fmt: skip
 
 
 class PennyLaneBackend(Backend):
@@ -118,24 +109,13 @@ class PennyLaneBackend(Backend):
             return []
         wires = range(circuit.n_qubits)
         measured = qml.probs(wires=wires) if shots is None else qml.sample(wires=wires)
-        tapes = [qml.tape.QuantumScript(self._gates(circuit, row), [measured], shots=shots) for row in rows]
+        tapes = [qml.tape.QuantumScript(operators(circuit, row.tolist()), [measured], shots=shots) for row in rows]
         device = self._device(circuit.n_qubits, seed)
         found = [np.asarray(result) for result in qml.execute(tapes, device, diff_method=None)]
         if shots is None:
             return [result.tolist() for result in found]
         samples = [result.reshape(shots, circuit.n_qubits).astype(np.int64).tolist() for result in found]
         return [dict(Counter("".join(map(str, bits)) for bits in row)) for row in samples]
-
-    def _gates(self, circuit: Circuit, row: FloatArray) -> list[Any]:
-        values, gates = row.tolist(), []
-        for op in circuit.ops:
-            if op.angle is not None:
-                gates.append(getattr(self._qml, _TURNING[op.gate])(op.angle.value(values), wires=op.qubits))
-            elif op.gate in _FIXED:
-                gates.append(getattr(self._qml, _FIXED[op.gate])(wires=op.qubits))
-            else:
-                gates.append(self._qml.adjoint(getattr(self._qml, _INVERSE[op.gate])(wires=op.qubits)))
-        return gates
 
 
 class PennyLaneClient(VendorClient):

@@ -28,6 +28,7 @@ from qpeft.backends.spending.budget import Budget
 from qpeft.backends.spending.paid import SECONDS_PER_SHOT, JournalFile, PaidDevice, open_journal
 from qpeft.backends.spending.submission import CannotAttachError, JobStatus, VendorClient
 from qpeft.circuits.ir import Circuit
+from qpeft.circuits.text.qiskit import parameter_place, to_qiskit
 from qpeft.errors import BackendError, MissingDependencyError, PluginError
 
 
@@ -196,7 +197,8 @@ class CompiledQiskit(CompiledCircuit):
 
     def __init__(self, backend: QiskitBackend, circuit: Circuit) -> None:
         self.backend, self.circuit = backend, circuit
-        self.quantum_circuit, self._parameters = to_qiskit(circuit)
+        self.quantum_circuit = to_qiskit(circuit)
+        self.quantum_circuit.measure_all()  # qubit k into bit k of register `meas`
         if backend.hardware is not None:
             from qiskit import transpile
 
@@ -227,7 +229,7 @@ class CompiledQiskit(CompiledCircuit):
 
     def sampler_job(self, rows: FloatArray, shots: int | None, seed: int | None = None) -> Any:
         """A sampler's job that runs every row of parameters."""
-        order = [self._parameters[p] for p in self.quantum_circuit.parameters]
+        order = [parameter_place(self.circuit, p) for p in self.quantum_circuit.parameters]
         return self.backend.sampler(seed).run([(self.quantum_circuit, rows[:, order])], shots=shots)
 
     def provider_job(self, rows: FloatArray, shots: int | None) -> Any:
@@ -235,7 +237,7 @@ class CompiledQiskit(CompiledCircuit):
         if self.backend.samples:
             return self.sampler_job(rows, shots)
         names = list(self.quantum_circuit.parameters)
-        values = [{p: row[self._parameters[p]] for p in names} for row in rows]
+        values = [{p: row[parameter_place(self.circuit, p)] for p in names} for row in rows]
         circuits = [self.quantum_circuit.assign_parameters(row) for row in values]
         return self.backend.hardware.run(circuits, shots=shots)
 
@@ -320,20 +322,3 @@ def _message(job: Any) -> str:
     """Why a job ended, as far as the provider says."""
     told = getattr(job, "error_message", None)
     return str(told() if callable(told) else told or "")
-
-
-def to_qiskit(circuit: Circuit) -> tuple[Any, dict[Any, int]]:
-    """A `QuantumCircuit` that measures qubit k into bit k of register `meas`, and which of its parameters is which of ours."""
-    from qiskit import QuantumCircuit
-    from qiskit.circuit import ParameterVector
-
-    vector = ParameterVector("params", circuit.n_params)
-    out = QuantumCircuit(circuit.n_qubits)
-    for op in circuit.ops:
-        angles = []
-        if op.angle is not None:
-            index = op.angle.index
-            angles = [op.angle.shift if index is None else op.angle.scale * vector[index] + op.angle.shift]
-        getattr(out, op.gate)(*angles, *op.qubits)
-    out.measure_all()
-    return out, {parameter: i for i, parameter in enumerate(vector)}

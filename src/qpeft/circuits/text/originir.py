@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from qpeft.circuits.gates import INVERSE
 from qpeft.circuits.ir import GATES, Angle, Circuit, Op
 from qpeft.errors import OriginIRError
 
@@ -88,13 +89,12 @@ _WRITE: dict[str, str] = {
 _WRITE_INVERSE = {"sdg": "S", "tdg": "T", "sxdg": "X1"}
 _WRITE_CONTROLLED = {"cy": "Y", "ch": "H", "crx": "RX", "cry": "RY", "crz": "RZ"}
 
-_INVERSE = {"s": "sdg", "sdg": "s", "t": "tdg", "tdg": "t", "sx": "sxdg", "sxdg": "sx"}  # other fixed gates are their own
 _PHASES = {"s": _PI / 2, "sdg": -_PI / 2, "t": _PI / 4, "tdg": -_PI / 4}
 _CONTROLLED = {"x": "cx", "y": "cy", "z": "cz", "h": "ch", "rx": "crx", "ry": "cry", "rz": "crz", "p": "cp"}
 
 
 def inverse(steps: Sequence[Step]) -> list[Step]:
-    return [(_INVERSE.get(name, name), places, -angle) for name, places, angle in reversed(steps)]
+    return [(INVERSE.get(name, name), places, -angle) for name, places, angle in reversed(steps)]
 
 
 def controlled(steps: Sequence[Step], control: int) -> list[Step]:

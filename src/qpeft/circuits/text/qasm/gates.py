@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qpeft.circuits.gates import INVERSE
 from qpeft.circuits.ir import GATES, Angle
 from qpeft.circuits.text.qasm.syntax_tree import located, parse
-from qpeft.circuits.text.qasm.values import Budget, Evaluator, Value
+from qpeft.circuits.text.qasm.values import Budget, Evaluator, Linear, Value
 from qpeft.errors import QasmError
 
 Step = tuple[str, tuple[int, ...], Angle | None]
@@ -49,8 +50,6 @@ gate ccx a, b, c {
 gate ccz a, b, c { h c; ccx a, b, c; h c; }
 gate cswap a, b, c { cx c, b; ccx a, b, c; cx c, b; }
 """
-
-_INVERSE = {"s": "sdg", "sdg": "s", "t": "tdg", "tdg": "t", "sx": "sxdg", "sxdg": "sx"}  # the other fixed gates are their own
 
 
 @dataclass(frozen=True)
@@ -156,11 +155,16 @@ class Expander:
                 controls -= count
         return steps
 
-    def expand(self, gate: Gate, values: Sequence[float | Angle], qubits: tuple[int, ...]) -> list[Step]:
+    def expand(self, gate: Gate, values: Sequence[float | Linear], qubits: tuple[int, ...]) -> list[Step]:
+        """The steps of a gate with these angles, radians. An angle that is a sum of parameters takes a step for each of them."""
         self.budget.spend()
         if gate.body is None:
-            angle = values[0] if values else None
-            return [(gate.name, qubits, Angle(shift=angle) if isinstance(angle, float) else angle)]
+            if not values:
+                return [(gate.name, qubits, None)]
+            angle = values[0]
+            angles = angle.angles() if isinstance(angle, Linear) else [Angle(shift=angle)]
+            self.budget.spend(len(angles) - 1)
+            return [(gate.name, qubits, each) for each in angles]
         arguments: dict[str, object] = dict(zip(gate.parameters, values, strict=True))
         names = ChainMap(arguments, self.constants)
         place = dict(zip(gate.qubits, qubits, strict=True))
@@ -174,7 +178,7 @@ class Expander:
         ours = _table_definitions().get(gate.name)
         if ours is None or (len(ours.parameters), len(ours.qubits)) != (len(gate.parameters), len(gate.qubits)):
             return gate
-        values, qubits = [Angle(k) for k in range(len(gate.parameters))], tuple(range(len(gate.qubits)))
+        values, qubits = [Linear(((k, 1.0),)) for k in range(len(gate.parameters))], tuple(range(len(gate.qubits)))
         try:
             same = self.expand(gate, values, qubits) == self.expand(ours, values, qubits)
         except QasmError:  # not affine in its parameter: it may still be called with constants
@@ -207,12 +211,12 @@ class Expander:
 
 def _inverse(step: Step) -> Step:
     name, qubits, angle = step
-    return _INVERSE.get(name, name), qubits, None if angle is None else Angle(angle.index, -angle.scale, -angle.shift)
+    return INVERSE.get(name, name), qubits, None if angle is None else Angle(angle.index, -angle.scale, -angle.shift)
 
 
-def _real(value: Value) -> float | Angle:
-    return value if isinstance(value, Angle) else float(value)
+def _real(value: Value) -> float | Linear:
+    return value if isinstance(value, Linear) else float(value)
 
 
-def _plain(angle: Angle) -> float | Angle:
-    return angle.shift if angle.index is None else angle
+def _plain(angle: Angle) -> float | Linear:
+    return angle.shift if angle.index is None else Linear(((angle.index, angle.scale),), angle.shift)

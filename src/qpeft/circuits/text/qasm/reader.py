@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from qpeft.circuits.ir import Angle, Circuit, Op
+from qpeft.circuits.ir import Circuit, Op
+from qpeft.circuits.text.names import order_parameters
 from qpeft.circuits.text.qasm.gates import Expander, Gate, define, find, library
 from qpeft.circuits.text.qasm.syntax_tree import located, parse
-from qpeft.circuits.text.qasm.values import Budget, Evaluator
-from qpeft.errors import QasmError
+from qpeft.circuits.text.qasm.values import Budget, Evaluator, Linear, Vector
+from qpeft.errors import CircuitError, QasmError
 
 Qubits = tuple[int, ...]
 
-_INPUT = re.compile(r"in_\d+")
 _REFUSED = {
     "BranchingStatement": "`if` depends on measured values",
     "SwitchStatement": "`switch` depends on measured values",
@@ -32,18 +31,29 @@ _REFUSED = {
 }
 
 
-def from_qasm(text: str | bytes, *, max_bytes: int = 2**18, max_ops: int = 20_000, max_qubits: int = 1024) -> Circuit:
+def from_qasm(
+    text: str | bytes,
+    *,
+    inputs: Sequence[str] | None = None,
+    max_bytes: int = 2**18,
+    max_ops: int = 20_000,
+    max_qubits: int = 1024,
+) -> Circuit:
     """Read OpenQASM 2 or 3 (no version line: 3).
 
     Registers are laid end to end in the order of their declarations: the first one's qubit 0 is qubit 0. `input` variables of
-    type float or angle become parameters: those named `in_0, in_1, ...` are the circuit's inputs, all others its angles, both
-    in the order of their declarations. An angle may be `scale * parameter + shift` in one parameter. Read are: constants and
+    type float, angle or array of these become parameters: first the circuit's inputs, then its angles, both in the order of their
+    declarations and, within an array or numbered names, in the order of the numbers (`x_2` before `x_10`). An angle may be a sum
+    of `scale * parameter` and a constant; a gate with several parameters becomes one gate for each. Read are: constants and
     arithmetic, `let`, `gate` definitions, `inv @`, `pow(integer) @`, `ctrl @` and `negctrl @` where the gate table has an exact
     form, `for` over integers; U, u1, u2, u3 and the like become rz, ry, p. Barriers, final measurements, pragmas, annotations
     and the bit widths of float and angle types are ignored; global phases are dropped. A gate defined as our own table defines
     it is read as that gate. Include files are known by name and never opened.
 
     Args:
+        inputs: names of the `input` variables that are data. `x` stands for an array `x` and for `x_0, x_1, ..` too; all others
+            are angles. Default: `in` is data and `theta` angles, as `to_qasm3` and Qiskit's exporter write ParameterVectors of
+            these names; another name is then an error.
         max_bytes: longest text in UTF-8 bytes (default 256 KiB; the parser reads 20 to 100 kB a second).
         max_ops: most gates in the result; the steps to reach them (calls, loop rounds, terms of expressions) are bounded too.
         max_qubits: most qubits declared.
@@ -53,7 +63,7 @@ def from_qasm(text: str | bytes, *, max_bytes: int = 2**18, max_ops: int = 20_00
         MissingDependencyError: without the package `openqasm3[parser]`.
     """
     program, version = parse(text, max_bytes=max_bytes)
-    reader = _Reader(program, version, Budget(max_ops), max_ops, max_qubits)
+    reader = _Reader(program, version, Budget(max_ops), max_ops, max_qubits, inputs)
     try:
         for statement in program.statements:
             reader.run(statement)
@@ -69,9 +79,11 @@ class _Bits:
 
 
 class _Reader:
-    """One program being read. `names` maps every visible name to a number, a parameter (Angle), qubits (tuple) or `_Bits`."""
+    """One program being read. `names` maps every visible name to a number, a parameter or array of them, qubits or `_Bits`."""
 
-    def __init__(self, program: Any, version: int, budget: Budget, max_ops: int, max_qubits: int) -> None:
+    def __init__(
+        self, program: Any, version: int, budget: Budget, max_ops: int, max_qubits: int, inputs: Sequence[str] | None
+    ) -> None:
         self.version, self.budget, self.max_ops, self.max_qubits = version, budget, max_ops, max_qubits
         self.names: dict[str, object] = {}
         self.constants: dict[str, object] = {}
@@ -85,10 +97,26 @@ class _Reader:
         self.n_qubits = 0
         self.ops: list[Op] = []
         self.measured: set[int] = set()
-        declared = [node.identifier.name for node in program.statements if _is_parameter(node)]
-        inputs = [name for name in declared if _INPUT.fullmatch(name)]
-        self.n_inputs = len(inputs)
-        self.parameters = {name: k for k, name in enumerate([*inputs, *(name for name in declared if name not in set(inputs))])}
+        self.sizes: dict[str, int | None] = {}  # of every parameter, in the order of declaration: its array's, None for a number
+        for node in program.statements:
+            if _is_parameter(node):
+                with located(node):
+                    self.sizes[node.identifier.name] = self._array_size(node.type)
+        elements = [name if size is None else f"{name}[{k}]" for name, size in self.sizes.items() for k in range(size or 1)]
+        try:
+            data, trained = order_parameters(elements, inputs)
+        except CircuitError as error:
+            raise QasmError(error.what, value=error.value, bound=error.bound, hint=error.hint) from error
+        self.n_inputs = len(data)
+        self.parameters = {name: k for k, name in enumerate([*data, *trained])}
+
+    def _array_size(self, kind: Any) -> int | None:
+        if type(kind).__name__ != "ArrayType":
+            return None
+        size = self.evaluate.whole(kind.dimensions[0], {}) if len(kind.dimensions) == 1 else 0
+        if not 1 <= size <= self.max_ops:
+            raise QasmError("an input array has one dimension", value=size, bound=f"1..{self.max_ops} elements")
+        return size
 
     def run(self, node: Any) -> None:
         """One statement."""
@@ -152,7 +180,7 @@ class _Reader:
                 raise QasmError("an unsigned constant is negative", value=value)
         elif kind in ("FloatType", "AngleType"):
             number = self.evaluate(node.init_expression, self.names)
-            if isinstance(number, Angle):
+            if isinstance(number, Linear):
                 raise QasmError("a constant cannot depend on a parameter", value=node.identifier.name)
             value = float(number)
         else:
@@ -165,10 +193,14 @@ class _Reader:
         name = node.identifier.name
         if node.io_identifier.name == "output" and type(node.type).__name__ == "BitType":
             self._declare(name, _Bits())
-        elif _is_parameter(node) and name in self.parameters:
-            self._declare(name, Angle(self.parameters[name]))
+        elif _is_parameter(node) and name in self.sizes:
+            size = self.sizes[name]
+            own = [name] if size is None else [f"{name}[{k}]" for k in range(size)]
+            values: Vector = tuple(Linear(((self.parameters[element], 1.0),)) for element in own)
+            self._declare(name, values[0] if size is None else values)
         else:
-            raise QasmError("parameters are `input float` or `input angle`", value=f"{node.io_identifier.name} {name}")
+            bound = "input float, input angle, input array[float, n]"
+            raise QasmError("parameters are numbers", value=f"{node.io_identifier.name} {name}", bound=bound)
 
     def _ClassicalDeclaration(self, node: Any) -> None:
         if type(node.type).__name__ != "BitType":
@@ -238,7 +270,7 @@ class _Reader:
         kind = type(node).__name__
         if kind == "Identifier":
             value = self.names.get(node.name)
-            if isinstance(value, tuple):
+            if isinstance(value, tuple) and all(isinstance(qubit, int) for qubit in value):
                 return value
             hint = "declare `qubit[n] q;` and use q[k]" if node.name.startswith("$") else "declare it with `qubit` or `qreg`"
             raise QasmError("no such qubits", value=node.name, hint=hint)
@@ -292,8 +324,7 @@ class _Reader:
 
 
 def _is_parameter(node: Any) -> bool:
-    return (
-        type(node).__name__ == "IODeclaration"
-        and node.io_identifier.name == "input"
-        and type(node.type).__name__ in ("FloatType", "AngleType")
-    )
+    if type(node).__name__ != "IODeclaration" or node.io_identifier.name != "input":
+        return False
+    kind = node.type.base_type if type(node.type).__name__ == "ArrayType" else node.type
+    return type(kind).__name__ in ("FloatType", "AngleType")

@@ -1,16 +1,32 @@
-"""Constant expressions of OpenQASM, and the one thing beyond constants that a circuit knows: `scale * parameter + shift`."""
+"""Expressions of OpenQASM: constants, and what a circuit knows beyond them, linear expressions of parameters."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from qpeft.circuits.ir import Angle
+from qpeft.circuits.ir import PRODUCT_HINT, Angle
 from qpeft.errors import CircuitError, QasmError
 
-Value = int | float | Angle  # an Angle here always has a parameter
+
+@dataclass(frozen=True)
+class Linear:
+    """`sum_k scale_k * params[index_k] + shift` in radians: `(index, scale)` terms with different indices, at least one."""
+
+    terms: tuple[tuple[int, float], ...]
+    shift: float = 0.0
+
+    def angles(self) -> list[Angle]:
+        """Angles of gates in a row that have together this one: a rotation by a sum is a product of rotations."""
+        (first, *others) = self.terms
+        return [Angle(first[0], first[1], self.shift), *(Angle(index, scale) for index, scale in others)]
+
+
+Value = int | float | Linear
+Vector = tuple[Linear, ...]  # an `input array`
 
 MAX_INT = 2**63
 STEPS_PER_OP = 10
@@ -68,14 +84,16 @@ class Evaluator:
         try:
             if kind == "UnaryExpression" and node.op.name == "-":
                 value = self(node.expression, names)
-                return _affine("*", value, -1) if isinstance(value, Angle) else -value
+                return _linear("*", value, -1) if isinstance(value, Linear) else -value
             if kind == "BinaryExpression":
                 return self._binary(node.op.name, self(node.lhs, names), self(node.rhs, names))
             if kind == "FunctionCall":
                 return self._function(node.name.name, [self(argument, names) for argument in node.arguments])
+            if kind == "IndexExpression":
+                return self._element(node, names)
             if kind == "Cast" and type(node.type).__name__ in ("FloatType", "AngleType"):
                 value = self(node.argument, names)
-                return value if isinstance(value, Angle) else float(value)
+                return value if isinstance(value, Linear) else float(value)
         except (ArithmeticError, ValueError) as error:
             if isinstance(error, CircuitError):
                 raise
@@ -93,13 +111,26 @@ class Evaluator:
         value = names.get(name, CONSTANTS.get(name))
         if value is None:
             raise QasmError("unknown name in an expression", value=name, hint="declare it as `const` or `input`")
-        if not isinstance(value, (int, float, Angle)):
+        if isinstance(value, tuple) and value and isinstance(value[0], Linear):
+            raise QasmError("an array is not a number", value=name, hint=f"name one of its elements: {name}[0]")
+        if not isinstance(value, (int, float, Linear)):
             raise QasmError("not a number", value=name, hint="angles and indices cannot depend on bits or qubits")
         return value
 
+    def _element(self, node: Any, names: Mapping[str, object]) -> Value:
+        """`x[k]` of an `input array`."""
+        array = names.get(getattr(node.collection, "name", ""))
+        if not isinstance(array, tuple) or not array or not isinstance(array[0], Linear):
+            raise QasmError("only an `input array` has elements that are numbers")
+        index = self.whole(node.index[0], names) if isinstance(node.index, list) and len(node.index) == 1 else len(array)
+        if not -len(array) <= index < len(array):
+            raise QasmError("no such element of the array", value=index, bound=f"0..{len(array) - 1}")
+        element: Linear = array[index]
+        return element
+
     def _binary(self, op: str, a: Value, b: Value) -> Value:
-        if isinstance(a, Angle) or isinstance(b, Angle):
-            return _affine(op, a, b)
+        if isinstance(a, Linear) or isinstance(b, Linear):
+            return _linear(op, a, b)
         if op in _ARITHMETIC:
             return _checked(_ARITHMETIC[op](a, b))
         if op == "/":
@@ -117,8 +148,8 @@ class Evaluator:
     def _function(self, name: str, arguments: list[Value]) -> Value:
         if name not in FUNCTIONS:
             raise QasmError("unknown function", value=name, bound=", ".join(FUNCTIONS))
-        if any(isinstance(argument, Angle) for argument in arguments):
-            raise _not_affine(name)
+        if any(isinstance(argument, Linear) for argument in arguments):
+            raise _not_linear(name)
         if len(arguments) != 1:
             raise QasmError(f"function {name} takes one argument", value=len(arguments))
         return _checked(FUNCTIONS[name](arguments[0]))
@@ -132,28 +163,26 @@ def _checked(value: int | float) -> int | float:
     return value
 
 
-def _affine(op: str, a: Value, b: Value) -> Value:
-    """`a op b` where at least one holds a parameter; the result must be affine in a single one."""
+def _linear(op: str, a: Value, b: Value) -> Value:
+    """`a op b` where at least one holds a parameter; the result must be linear in the parameters."""
     if op == "-":
-        op, b = "+", _affine("*", b, -1) if isinstance(b, Angle) else -b
-    if isinstance(b, Angle) and not isinstance(a, Angle) and op in "+*":
+        op, b = "+", _linear("*", b, -1) if isinstance(b, Linear) else -b
+    if isinstance(b, Linear) and not isinstance(a, Linear) and op in "+*":
         a, b = b, a
-    if isinstance(a, Angle):
-        if op == "+" and isinstance(b, Angle):
-            if a.index == b.index:
-                return Angle(a.index, a.scale + b.scale, a.shift + b.shift)
-        elif op == "+":
-            return Angle(a.index, a.scale, a.shift + b)  # type: ignore[operator]
-        elif op == "*" and not isinstance(b, Angle):
-            return Angle(a.index, a.scale * b, a.shift * b)
-        elif op == "/" and not isinstance(b, Angle):
-            return Angle(a.index, a.scale / b, a.shift / b)
-    raise _not_affine(op)
+    if isinstance(a, Linear):
+        if op == "+" and isinstance(b, Linear):
+            scales = dict(a.terms)
+            for index, scale in b.terms:
+                scales[index] = scales.get(index, 0.0) + scale
+            return Linear(tuple(scales.items()), a.shift + b.shift)
+        if op == "+":
+            return Linear(a.terms, a.shift + b)  # type: ignore[operator]
+        if op == "*" and not isinstance(b, Linear):
+            return Linear(tuple((index, scale * b) for index, scale in a.terms), a.shift * b)
+        if op == "/" and not isinstance(b, Linear):
+            return Linear(tuple((index, scale / b) for index, scale in a.terms), a.shift / b)
+    raise _not_linear(op)
 
 
-def _not_affine(what: str) -> QasmError:
-    return QasmError(
-        "an angle must be scale * parameter + shift in one parameter",
-        value=what,
-        hint="compute it outside the circuit and pass the result as an input of its own",
-    )
+def _not_linear(what: str) -> QasmError:
+    return QasmError("an angle must be a sum of scale * parameter and a constant", value=what, hint=PRODUCT_HINT)

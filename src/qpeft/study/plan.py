@@ -18,7 +18,18 @@ from qpeft.training.recipe.training_section import Count, Natural, Pattern, Posi
 from qpeft.training.recipe.validation import Problem, Section, explain
 from qpeft.training.recipe.yaml_source import read_yaml
 
-ADDED: dict[str, Any] = {"plugins": []}  # recipe fields younger than the first fingerprints, and their defaults
+ADDED: dict[tuple[str, ...], Any] = {  # recipe fields younger than the first fingerprints, and their defaults
+    ("plugins",): [],
+    ("model", "quantization"): None,
+    ("data", "streaming"): False,
+    ("training", "global_batch_size"): None,
+    ("training", "distributed"): "ddp",
+    ("training", "packing"): False,
+    ("training", "run_name"): None,
+    ("training", "push_to_hub"): False,
+    ("training", "hub_model_id"): None,
+    ("training", "hub_private_repo"): None,
+}
 Part = Literal["train", "validation", "test"]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -213,9 +224,12 @@ class StudyPlan(Section):
 def fingerprint(config: RunConfig) -> str:
     """What decides a run's result, as a hash: names of groups and arms do not. Tuning records hold it, so it must not change."""
     values = {key: value for key, value in config.resolved().items() if key not in ("name", "label")}
-    for name, default in ADDED.items():
-        if values.get(name) == default:
-            del values[name]
+    for (*sections, name), default in ADDED.items():
+        inside = values
+        for section in sections:
+            inside = inside[section]
+        if name in inside and inside[name] == default:
+            del inside[name]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

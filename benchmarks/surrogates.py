@@ -62,7 +62,7 @@ def with_shots(values: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def measured(surrogate: Any, circuit: Circuit, values: Callable[[Tensor, Tensor], Tensor], inputs: Tensor) -> dict[str, float]:
-    """Error and its estimate, root mean squares over DRAWS sets of random angles; the largest over observables beside them."""
+    """Error and its estimate, root mean squares over DRAWS sets of random angles; and the largest over observables."""
     found, told, largest, signal = [], [], 0.0, []
     for draw in range(DRAWS):
         rng = np.random.default_rng(draw)

@@ -18,7 +18,7 @@ def atomic_write(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """A scratch folder beside `path` that takes its place when the block ends, or is removed when the block raises.
+    """A scratch folder next to `path` that takes its place when the block ends, or is removed when the block raises.
 
     No system swaps two folders in one step: a process that is killed between the two renames leaves the old folder as
     `.NAME.replaced`, which the next call puts back.

@@ -41,10 +41,10 @@ class RunRecord:
 
     `label` is the arm's display name ("QTHA r=8"), `group` joins arms that answer one question (the recipe's name).
     `metrics` is measured on held-out rows after training, `metrics_before` on the same rows with the untouched model
-    (loss in nats a token, perplexity, token_accuracy in 0..1). `train_curve` holds logged training loss, `eval_curve`
+    (loss in nats/token, perplexity, token_accuracy in 0..1). `train_curve` holds logged training loss, `eval_curve`
     held-out loss by step, step 0 first. `wall_s` is training time alone; `train_tokens` counts non-padding tokens;
     `peak_memory_bytes` is the largest resident set while it ran. `stored_parameters` counts the numbers in the adapter's file,
-    frozen ones too; `inference_parameters` those that inference needs beside the base model: none where the adapter merges.
+    frozen ones too; `inference_parameters` those that inference needs in addition to the base model: none where the adapter merges.
     `config` is the resolved recipe, `versions` the packages, `hashes` the data and the base model. `simulated` is true when
     circuits ran and a classical simulator ran them.
     `status` is "ok", "failed" (then `error` says why: failures are published too) or "paused" (such a record is not kept).
@@ -124,7 +124,7 @@ class RunRecord:
 def append_record(path: str | os.PathLike[str], record: RunRecord) -> None:
     """Append one record and flush it to disk, so that a crash after the call loses nothing.
 
-    Several processes may append to one file: each holds the lock `.NAME.lock` beside it while it writes. A last line without its
+    Several processes may append to one file: each holds the lock `.NAME.lock` next to it while it writes. A last line without its
     newline was torn by a crash in mid-write and never acknowledged: it is cut off first.
     """
     target = Path(path)

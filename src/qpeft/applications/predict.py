@@ -27,7 +27,7 @@ def predict(
     label, its probability, its reasons where the task has them, and why the row was refused (then the others are empty). Columns
     of the input that have one of these names are not taken over.
 
-    Rows are written as they are answered, to a file beside the target that becomes the target in the end: killed, the same call
+    Rows are written as they are answered, to a file next to the target that becomes the target in the end: killed, the same call
     goes on after the last whole chunk of rows.
 
     Returns counts: {"rows", "refused"}.

@@ -133,6 +133,6 @@ class Task:
             given["limits"] = tuple(given.get("limits", ()))
             return cls(**given)
         except FileNotFoundError as error:
-            raise DataError("no such file", file=str(path), hint="qpeft data prepare writes it beside the rows") from error
+            raise DataError("no such file", file=str(path), hint="qpeft data prepare writes it next to the rows") from error
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"not a task: {error}", file=str(path), expected="what qpeft data prepare writes") from error

@@ -42,7 +42,7 @@ class BackendExecutor:
         backend: from `get_backend`.
         shots: of every circuit; None for exact probabilities, where the backend has them.
         gradient: "parameter-shift" is exact in the exact limit and unbiased with shots, at 2 or 4 circuits for each row and gate.
-            "spsa" is two circuits a row, noisy, biased by the square of its step. "adjoint" runs forward on the backend and takes
+            "spsa" is two circuits per row, noisy, biased by the square of its step. "adjoint" runs forward on the backend and takes
             the noiseless simulator's gradient.
         seed: makes simulated shots and SPSA's directions repeat; None draws fresh ones.
         cache: results to reuse and to add to.

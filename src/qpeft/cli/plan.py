@@ -59,7 +59,7 @@ def _show(found: dict[str, Any]) -> None:
     shots = found["shots_per_circuit"]
     print(
         f"{found['steps']:,} steps of about {found['positions_per_step']:,} token positions, {found['evaluations']} evaluations, "
-        f"{'exact probabilities' if shots is None else f'{shots:,} shots a circuit'} on {found['backend']}"
+        f"{'exact probabilities' if shots is None else f'{shots:,} shots per circuit'} on {found['backend']}"
     )
     rows = []
     for name, way in found["training"].items():

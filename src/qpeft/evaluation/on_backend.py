@@ -1,4 +1,4 @@
-"""A trained adapter evaluated with its circuits on a backend, beside their exact values; the cost is known before it arises."""
+"""A trained adapter evaluated with its circuits on a backend, vs. their exact values; the cost is known before it arises."""
 
 from __future__ import annotations
 

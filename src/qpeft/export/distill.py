@@ -78,7 +78,7 @@ def _groups(layers: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 def train_towards(
     student: Any, teacher: Any, rows: Rows, tokenizer: Any, *, steps: int, learning_rate: float, batch_size: int, seed: int
 ) -> list[float]:
-    """Train the student's LoRA for `steps` of AdamW on `KL(teacher || student)`, nats a token; the loss of each step.
+    """Train the student's LoRA for `steps` of AdamW on `KL(teacher || student)`, nats/token; the loss of each step.
 
     The learning rate falls linearly to zero. Rows come in an order that `seed` fixes. Nothing but `lora_` weights is trained.
     """
@@ -115,7 +115,7 @@ def distance(model: Any, other: Any, rows: Rows, tokenizer: Any, *, batch_size: 
     """How far `other` is from `model` on the rows, over every position that is not padding.
 
     Returns:
-        max_logit_difference: the largest `|logit - logit|`. kl: mean `KL(model || other)`, nats a token.
+        max_logit_difference: the largest `|logit - logit|`. kl: mean `KL(model || other)`, nats/token.
         top_token_agreement: share of positions with the same most likely token, 0..1.
     """
     import torch

@@ -1,4 +1,4 @@
-"""LoRA factors as a GGUF adapter file, which llama.cpp loads beside a GGUF base model (`--lora`).
+"""LoRA factors as a GGUF adapter file, which llama.cpp loads with a GGUF base model (`--lora`).
 
 The format: `general.type` "adapter", `adapter.type` "lora", `adapter.lora.alpha`, and for each base tensor T a pair
 `T.lora_a (rank, d_in)` and `T.lora_b (d_out, rank)`, applied as `alpha / rank * lora_b lora_a`.

@@ -1,4 +1,4 @@
-"""Ways out of an adapter: a run becomes a LoRA that stock PEFT loads, a plain merged model, a GGUF adapter, or an adapter whose
+"""Export: a run becomes a LoRA that stock PEFT loads, a plain merged model, a GGUF adapter, or an adapter whose
 circuits were measured.
 
 The folder is written whole or not at all. Its `export.json` says what was lost, measured on what the folder holds when it is
@@ -128,7 +128,7 @@ def _check_adapter(run: AdaptedRun, options: Options) -> None:
     start = getattr(settings, "init_lora_weights", True)
     if start not in (True, False, "gaussian", "eva", "orthogonal"):
         raise AdapterError(
-            "the adapter changed the base weights when it began, so nothing equals it beside the original base model",
+            "the adapter changed the base weights when it began, so nothing equals it on the original base model",
             value=f"init_lora_weights={start}",
             hint="PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)",
         )

@@ -99,7 +99,7 @@ def limits(curves: Sequence[Curve]) -> tuple[float, float, float | None]:
 
 
 def _label_ends(axes: Any, curves: Mapping[str, Curve], marks: Mapping[str, Mark], theme: Theme) -> None:
-    """Each arm's name to the right of the axes, level with the end of its curve where there is room."""
+    """Each arm's name to the right of the axes, at the height of the end of its curve where there is room."""
     figure = axes.get_figure()
     frame = axes.get_window_extent()
     ends = [axes.transData.transform((line.steps[-1], line.mean[-1])) for line in curves.values()]

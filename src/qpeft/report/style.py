@@ -11,7 +11,7 @@ from typing import Any
 
 from qpeft.errors import MissingDependencyError
 
-FONT = 8.8  # points, of a name beside a curve or point
+FONT = 8.8  # points, of a name next to a curve or point
 _NEAR, _FAR = 9, 20  # pixels: between a point and its name; from where on a line joins them
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)))
@@ -65,7 +65,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes before it is drawn: its width beside another (inches), the inches and rows of labels to its right, and
+    """One pair of axes before it is drawn: its width next to another (inches), the inches and rows of labels to its right, and
     how to draw it."""
 
     width: float

@@ -119,9 +119,9 @@ def _draw_point(axes: Any, arm: ArmSummary, seeds: Sequence[float], metric: str,
     if after.half_width is not None:
         _, caps, bars = axes.errorbar(x, after.mean, yerr=after.half_width, color=color, linewidth=1.3, capsize=3, zorder=2)
         mark.tag(*caps, *bars)
-        beside = axes.transData + ScaledTranslation(-0.085, 0, axes.get_figure().dpi_scale_trans)
+        moved = axes.transData + ScaledTranslation(-0.085, 0, axes.get_figure().dpi_scale_trans)
         dots = axes.plot(
-            [x] * len(seeds), seeds, "o", color=color, alpha=0.5, markersize=2.8, zorder=2, markeredgewidth=0, transform=beside
+            [x] * len(seeds), seeds, "o", color=color, alpha=0.5, markersize=2.8, zorder=2, markeredgewidth=0, transform=moved
         )
         mark.tag(*dots)
         covered.append((px - 10.0, bottom, px + 4.0, top))

@@ -73,7 +73,7 @@ def read_subject(what: str, inputs: Sequence[str] = ()) -> Subject:
 
 
 def controls_of(subject: Subject) -> list[ArmSection]:
-    """The subject's classical twins and ablations, those that its settings allow."""
+    """The subject's classical controls and ablations, those that its settings allow."""
     from qpeft.adapters.registry import METHODS
     from qpeft.training.recipe.adapter_section import read_adapter
 

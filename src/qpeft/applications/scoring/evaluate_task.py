@@ -63,7 +63,7 @@ def evaluate_task(
     Returns (and writes) a dict: `models` (name -> measures), for classification also `difference` (accuracy of the adapter minus
     that of each other model, with the 95% bootstrap interval over rows), `groups` (group -> value -> model -> measures) and
     `reliability` (name -> curve), where the answers have reasons `reasons` (name -> measures of `score_reasons`), `unrelated`
-    (name -> loss in nats a token), and what identifies the run and the rows.
+    (name -> loss in nats/token), and what identifies the run and the rows.
     """
     task, place = find_task(run, folder)
     rows: list[Any] = (
@@ -179,7 +179,7 @@ def _classification(
 def subgroups(task: Task, rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any], truth: Any) -> dict[str, Any]:
     """Group -> value -> {"rows", "positive" (share of true positives labels), model -> measures}.
 
-    A model's measures are its accuracy and, where the task has a positive answer, how often it says so (`said`), of the truly
+    A model's measures are its accuracy and, where the task has a positive answer, how often it predicts it (`said`), of the truly
     positive (`true_positive_rate`) and of the truly negative (`false_positive_rate`); a rate over no rows is left out.
     """
     import numpy as np

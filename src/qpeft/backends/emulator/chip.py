@@ -5,7 +5,7 @@
 
 Units are in the names: `t1_us` microseconds, `time_ns` nanoseconds. Errors are probabilities: a gate error is the average gate
 infidelity `1 - F`, `p1_given_0` the probability to read 1 where the qubit was 0. Bounds, types and meanings are written once,
-in the fields below; the JSON schema beside the chip files is made from them (`python -m qpeft.backends.emulator.synthetic`).
+in the fields below; the JSON schema next to the chip files is made from them (`python -m qpeft.backends.emulator.synthetic`).
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class Timing:
     """What a job costs. The chip is busy for `circuit_s + shots * shot_us`; a job waits in queues besides."""
 
     shot_us: Annotated[float, Field(ge=0, description="one repetition, reset and readout included")]
-    circuit_s: Annotated[float, Field(ge=0, description="chip time of a circuit beside its shots")]
-    job_s: Annotated[float, Field(ge=0, description="time of a job beside its circuits, without a queue")]
+    circuit_s: Annotated[float, Field(ge=0, description="chip time of a circuit in addition to its shots")]
+    job_s: Annotated[float, Field(ge=0, description="time of a job in addition to its circuits, without a queue")]
     queue_s: Annotated[tuple[float, float], Field(description="shortest and longest wait seen")] | None = None
     max_shots: Annotated[int, Field(ge=1)] | None = None
     max_circuits_per_job: Annotated[int, Field(ge=1)] | None = None

@@ -34,7 +34,7 @@ class ReadoutCorrection:
     Attributes:
         groups: qubits of each group; the first is the most significant bit of its matrix's indices.
         matrices: `(2^k, 2^k)` each, `A[read, prepared]`, columns sum to 1.
-        place: the chip's qubits that were calibrated, where the backend says so; () where it does not.
+        place: the chip's qubits that were calibrated, where the backend names them; () where it does not.
         shots: spent on the calibration.
     """
 

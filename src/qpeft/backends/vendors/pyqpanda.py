@@ -248,7 +248,7 @@ class CompiledCloud(CompiledCircuit):
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
-        assert shots is not None  # the limits say so
+        assert shots is not None  # the limits require them
         program = folded(self.circuit, self.backend.noise_scale)
         texts = [to_originir(program, row.tolist()) for row in rows]
         return self.backend.run(texts, self.circuit.n_qubits, shots)

@@ -97,7 +97,7 @@ async def set_device(context: Context) -> Response:
 
 
 async def set_calibration(context: Context) -> Response:
-    """What is leased from now on runs under it, on every worker, and says so; queued jobs are not asked again."""
+    """What is leased from now on runs under it and records it, on every worker; queued jobs are not asked again."""
     request, _ = await context.json(_CALIBRATION)
     service, device = context.service, context.path("id")
     info = service.catalog.info.get(device)

@@ -1,4 +1,4 @@
-"""Accounts kept beside the jobs, gathered in memory during an operation and written once at its end.
+"""Accounts kept next to the jobs, gathered in memory during an operation and written once at its end.
 
 `flows`: how much each user has queued on each device in each lane, and its virtual time. `owners.open_circuits`: what counts
 against a user's quota. `usage`: jobs, circuits, shots and device seconds by day, user and device.

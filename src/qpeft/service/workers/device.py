@@ -200,7 +200,7 @@ class Device:
         return _split_counts(piece.jobs, counts, qubits)
 
     def _qubits(self, circuit: Circuit) -> tuple[int, ...] | None:
-        """The chip's qubits that a circuit is measured on, where the backend says so."""
+        """The chip's qubits that a circuit is measured on, where the backend names them."""
         return self.compiled(circuit).qubits
 
     def _expectations(self, job: LeasedJob, circuit: Circuit, params: FloatArray) -> FloatArray:

@@ -1,7 +1,7 @@
 """Base weights of 16 bits on processors: products in float32 where the processor's 16-bit arithmetic is slower.
 
 Without instructions for it torch's bfloat16 products are several times slower than float32 ones, with slow ones twice, and a model
-in float32 takes twice the memory. Widening a weight block by block as it is used costs little beside a product with many rows.
+in float32 takes twice the memory. Widening a weight block by block as it is used costs little vs. a product with many rows.
 Sums are float32's, outputs the model's dtype.
 """
 

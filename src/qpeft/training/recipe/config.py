@@ -253,7 +253,7 @@ class RunConfig(Section):
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read and check a recipe; `overrides` are `dotted.path=value` with a YAML value, applied in order.
 
-    A section with nothing below it means its defaults. Files are looked up beside the recipe, then in the working folder,
+    A section with nothing below it means its defaults. Files are looked up next to the recipe, then in the working folder,
     and become absolute paths. Every problem found is in
     the one ConfigError raised, sorted by line. Names of methods, optimizers and schedules and the fields of an adapter need
     peft and transformers; they are checked once all else is right, so that other mistakes are told at once.
@@ -338,7 +338,7 @@ def _locate(values: dict[str, Any], folder: Path) -> Iterable[Problem]:
     if isinstance(backend, dict) and kind == "emulator" and chip.endswith(".json"):
         found = _first_existing(chip, (folder, Path.cwd()))
         if found is None or not found.is_file():
-            yield Problem(("backend", "name"), f"no such file: {chip!r}", "a chip file beside the recipe or in the working folder")
+            yield Problem(("backend", "name"), f"no such file: {chip!r}", "a chip file next to the recipe or in the working folder")
         else:
             backend["name"] = f"emulator:{found}"
     for section, key in (("model", "model_name_or_path"), ("data", "train"), ("data", "eval")):

@@ -11,6 +11,7 @@ A fenced block is run, or has `<!-- not run: WHY -->` on the line above it:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -30,6 +31,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from qpeft.adapters.base import AdapterConfig
 from qpeft.adapters.registry import METHODS
 from qpeft.cli import app, reference
 
@@ -176,8 +178,19 @@ def test_data_blocks_parse(page: Path) -> None:
             path.unlink()
 
 
+# pages whose blocks are the files of a package: a test of their own installs it
+PACKAGES = {page for page in PAGES if page.parent.name == "extending"}
+
+
+def test_every_page_with_a_package_has_a_test_of_its_own() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__))
+    assert [page.name for page in PACKAGES if blocks(page, "python") and page.name not in tests and page.stem not in tests] == []
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if any(not b.not_run for b in blocks(p, "python"))], ids=lambda p: p.stem)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page in PACKAGES:
+        pytest.skip("a test of its own installs the package of this page")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": f"docs_{page.stem}"}
     for block in blocks(page, "python"):
@@ -227,6 +240,14 @@ def test_every_method_has_a_page(name: str) -> None:
     assert METHODS[name].paper.removeprefix("arXiv ") in text
     for control in METHODS[name].controls:
         assert control in text, f"control {control}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_setting_of_a_method_is_on_its_page(name: str) -> None:
+    text = (ROOT / "docs" / "methods" / f"{name.lower()}.md").read_text(encoding="utf-8")
+    common = {field.name for field in dataclasses.fields(AdapterConfig)}
+    own = [field.name for field in dataclasses.fields(METHODS[name].config) if field.name not in common]
+    assert [setting for setting in own if not re.search(rf"`{setting}\b", text)] == []
 
 
 def test_the_page_of_commands_is_fresh_and_says_what_help_says() -> None:

@@ -40,6 +40,7 @@ from qpeft.cli import app, reference
 ROOT = Path(__file__).parent.parent
 TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 PAGES = [*(ROOT / name for name in TOP if (ROOT / name).exists()), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [path for path in PAGES if not {"_build", "project"} & set(path.parts)]  # what the site is made of or from
 HUB_MODEL = (
     "HuggingFaceTB/SmolLM2-135M-Instruct"  # on the pages; its weights come from a package here, since no test uses a network
 )

@@ -64,7 +64,8 @@ MODULES = {"trees", "wide", "rates", "adapted", "transfer", "harness", "kit", "d
 def _files() -> list[Path]:
     found = [ROOT / place for place in PLACES]
     found = [path for place in found for path in ([place] if place.is_file() else sorted(place.rglob("*")))]
-    return [path for path in found if path.suffix in KINDS and "_build" not in path.parts and "egg-info" not in str(path)]
+    made = {"_build", "project"}  # by the site
+    return [path for path in found if path.suffix in KINDS and not made & set(path.parts) and "egg-info" not in str(path)]
 
 
 def _not_done() -> set[str]:

@@ -79,7 +79,8 @@ def test_train_eval_chat_report(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = qpeft("train", recipe, "--output", run, "--set", "training.max_steps=4", "--set", "training.eval_steps=2")
     assert done.returncode == 0, done.stderr
-    assert "held-out loss" in done.stdout
+    assert "held-out" in done.stdout
+    assert "with adapter" in done.stdout
     assert (run / "adapter" / "adapter_config.json").exists()
     measured = json.loads(qpeft("eval", run, "--json").stdout)
     assert measured["rows"] == 8

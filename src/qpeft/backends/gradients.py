@@ -61,6 +61,14 @@ class Unrolled:
 
     @classmethod
     def of(cls, circuit: Circuit) -> Unrolled:
+        """Unroll a circuit: the k-th gate that depends on a parameter gets parameter k as its angle, with scale 1 and shift 0.
+
+        Args:
+            circuit: its inputs count as parameters too. Gates with a fixed angle, or with none, stay as they are.
+
+        Returns:
+            The unrolled circuit; `index` int64, `scale` and `shift` (radians) float64, each `(n_gates,)` in the order of the gates.
+        """
         ops: list[Op] = []
         angles: list[tuple[str, Angle]] = []
         for op in circuit.ops:

@@ -31,10 +31,12 @@ class SimulatorBackend(Backend):
     calibration: str = "exact"
 
     def compile(self, circuit: Circuit) -> CompiledSimulation:
+        """See `Backend.compile`. Raises BackendError for more than `limits.max_qubits` qubits."""
         check_circuit(self.name, self.limits, circuit)
         return CompiledSimulation(self, circuit)
 
     def with_noise_scale(self, scale: int) -> SimulatorBackend:
+        """This backend itself, which has no noise. Raises BackendError for a `scale` that is not 1, 3, 5, ..."""
         check_scale(scale)
         return self  # there is no noise
 
@@ -46,6 +48,11 @@ class CompiledSimulation(CompiledCircuit):
         self.backend, self.circuit = backend, circuit
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        """See `CompiledCircuit.run`: the exact table of all outcomes, or with `shots` a multinomial draw from it.
+
+        Raises:
+            ResourceError: the table `(batch, 2^n)` needs more memory than is available.
+        """
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
         dimension = 2**self.circuit.n_qubits
         required, available = len(rows) * dimension * 8 * 2, psutil.virtual_memory().available

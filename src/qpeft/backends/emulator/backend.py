@@ -72,6 +72,7 @@ class Component:
 
     @functools.cached_property
     def plan(self) -> pauli_transfer.EvolutionPlan:
+        """The component's noise schedule, arranged in groups for pauli_transfer.py."""
         return pauli_transfer.arrange(self.schedule, frozenset(self.measured))
 
     def rotation_angles(self, rows: Tensor) -> Tensor:
@@ -144,6 +145,11 @@ class EmulatorBackend(Backend):
         self.calibration = f"{self.chip.id}:{options}{scaled}"
 
     def with_noise_scale(self, scale: int) -> EmulatorBackend:
+        """A new backend: same chip and options, `scale` times this one's noise.
+
+        Raises:
+            BackendError: a `scale` that is not 1, 3, 5, ...
+        """
         options: dict[str, Any] = {"native": self.native, "layout": self.layout, "pack": self.pack, "guard": self.guard}
         return EmulatorBackend(self.chip, **options, seed=self.seed, noise_scale=scale * self.noise_scale)
 
@@ -195,6 +201,13 @@ class EmulatedCircuit(CompiledCircuit):
         return [_joined(parts, group) for parts in _evaluate([self], [params]) for group in groups]
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        """See `CompiledCircuit.run`. With `shots`, components too large for pauli_transfer.py are sampled with Qiskit Aer.
+
+        Raises:
+            BackendError: `shots=None` and a component is too large to be exact, or Aer cannot run it.
+            ResourceError: `shots=None` and more than `DENSE_QUBITS` qubits.
+            MissingDependencyError: Aer is needed and not installed.
+        """
         backend, n = self.backend, self.circuit.n_qubits
         rows = check_run(backend.name, backend.limits, self.circuit, params, shots)
         if shots is None:

@@ -157,6 +157,7 @@ class Chip:
 
     @property
     def n_qubits(self) -> int:
+        """Number of qubits, disabled ones included."""
         return len(self.qubits)
 
     @functools.cached_property

@@ -51,6 +51,12 @@ class InteractionGraph:
 
     @classmethod
     def of(cls, circuit: Circuit, measured: Collection[int]) -> InteractionGraph:
+        """Count the gates and readouts of a native circuit.
+
+        Args:
+            circuit: in native gates; every two-qubit gate counts as a CZ, RX and RY count as pulses, RZ does not count.
+            measured: the circuit's qubits that are read out.
+        """
         pairs = Counter(tuple(sorted(op.qubits)) for op in circuit.ops if len(op.qubits) == 2)
         pulses = Counter(op.qubits[0] for op in circuit.ops if op.gate in PULSES)
         n = circuit.n_qubits

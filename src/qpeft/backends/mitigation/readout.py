@@ -54,6 +54,7 @@ class ReadoutCorrection:
 
     @property
     def n_qubits(self) -> int:
+        """Number of qubits in all groups together."""
         return sum(map(len, self.groups))
 
     @classmethod
@@ -184,20 +185,30 @@ class MitigatedBackend(Backend):
         self.calibration = f"{backend.calibration}+{matrices}"
 
     def compile(self, circuit: Circuit) -> CompiledMitigated:
+        """See `Backend.compile`.
+
+        Raises:
+            BackendError: the circuit has another number of qubits than the correction, is measured on other qubits of the chip than
+                were calibrated, or cannot run on the inner backend.
+        """
         if circuit.n_qubits != self.correction.n_qubits:
             raise BackendError("the correction is for another register", value=circuit.n_qubits, bound=self.correction.n_qubits)
         return CompiledMitigated(self, self.backend.compile(circuit))
 
     def estimate(self, programs: int, shots: int) -> float:
+        """See `Backend.estimate`: that of the inner backend, calibration not counted."""
         return self.backend.estimate(programs, shots)
 
     def with_noise_scale(self, scale: int) -> MitigatedBackend:
+        """The inner backend at `scale` times its noise, with the same readout correction."""
         return MitigatedBackend(self.backend.with_noise_scale(scale), self.correction)
 
     def begin(self, sample: str) -> None:
+        """See `Backend.begin`; passed on to the inner backend."""
         self.backend.begin(sample)
 
     def close(self) -> None:
+        """Close the inner backend."""
         self.backend.close()
 
 
@@ -216,4 +227,9 @@ class CompiledMitigated(CompiledCircuit):
             )
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        """See `CompiledCircuit.run`: outcomes of the inner backend after `ReadoutCorrection.correct`, weights of type float64.
+
+        Raises:
+            BackendError: the readout errors are too large to be corrected (more than `DENSE` qubits).
+        """
         return self.backend.correction.correct(self.inner.run(params, shots, seed))

@@ -71,6 +71,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
+        """Close the file and release its lock; closing twice is allowed."""
         self._held.close()
 
     def __del__(self) -> None:
@@ -97,6 +98,7 @@ class Journal:
         self._delivered.update(key.rpartition("-")[0] for key in keys)
 
     def entry(self, key: str) -> JournalEntry | None:
+        """The job of this name, None where the journal does not have it."""
         return self.entries.get(key)
 
     def state(self, key: str) -> str:

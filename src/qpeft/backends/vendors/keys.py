@@ -21,6 +21,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
+        """The key in clear text."""
         return self._value
 
     def __repr__(self) -> str:

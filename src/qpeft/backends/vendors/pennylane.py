@@ -73,14 +73,21 @@ class PennyLaneBackend(Backend):
             self.device = PaidDevice(self.client, self.journal, budget, per_job=None, seconds=self.estimate)
 
     def with_noise_scale(self, scale: int) -> Backend:
+        """This backend itself where it is one of PennyLane's own simulators, given by name.
+
+        Raises:
+            BackendError: another device, or a `scale` that is not 1, 3, 5, ...
+        """
         check_scale(scale)
         return self if self.simulated and self._given in ANALYTIC else super().with_noise_scale(scale)
 
     def begin(self, sample: str) -> None:
+        """See `Backend.begin`. Does nothing on a simulator."""
         if self.device is not None:
             self.device.sample = sample
 
     def close(self) -> None:
+        """Close the journal. A simulator has none; closing twice is allowed."""
         if self.device is not None:
             self.device.close()
 
@@ -96,10 +103,12 @@ class PennyLaneBackend(Backend):
             raise BackendError("PennyLane does not give this device", value=f"{self._given}: {error}") from error
 
     def compile(self, circuit: Circuit) -> CompiledPennyLane:
+        """See `Backend.compile`. Raises BackendError for more than `limits.max_qubits` qubits."""
         check_circuit(self.name, self.limits, circuit)
         return CompiledPennyLane(self, circuit)
 
     def estimate(self, programs: int, shots: int) -> float:
+        """Seconds of chip time: `programs * shots * SECONDS_PER_SHOT`; 0 for a simulator."""
         return 0.0 if self.simulated else programs * shots * SECONDS_PER_SHOT
 
     def results(self, circuit: Circuit, rows: FloatArray, shots: int | None, seed: int | None) -> list[Any]:
@@ -127,16 +136,19 @@ class PennyLaneClient(VendorClient):
         self.results: dict[str, list[Any]] = {}
 
     def submit(self, payload: Any, tag: str) -> str:
+        """Run the programs and wait for their results. Returns `tag` as the job's id."""
         rows = np.array(payload["programs"], dtype=np.float64)
         self.results[tag] = self.backend.results(self.circuits[payload["circuit"]], rows, payload["shots"], None)
         return tag
 
     def poll(self, job: str) -> JobStatus:
+        """The results of `submit`, once per job. Raises CannotAttachError for a job that this process did not run."""
         if job not in self.results:
             raise CannotAttachError("PennyLane gives jobs no names")
         return JobStatus("done", result=self.results.pop(job))
 
     def cancel(self, job: str) -> bool:
+        """Always False: a job has ended when `submit` returns."""
         return False
 
 
@@ -147,6 +159,11 @@ class CompiledPennyLane(CompiledCircuit):
         self.backend, self.circuit = backend, circuit
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        """See `CompiledCircuit.run`: one tape per row. `seed` reaches PennyLane's own simulators only, where given by name.
+
+        Raises:
+            BudgetError, JobError: on a device that is paid for; see `PaidDevice.run`.
+        """
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
         n = self.circuit.n_qubits
         device = self.backend.device

@@ -59,10 +59,12 @@ class LocalSimulator(Backend):
         self.limits = Limits(LOCAL[kind], exact=True)
 
     def with_noise_scale(self, scale: int) -> LocalSimulator:
+        """This backend itself, which has no noise. Raises BackendError for a `scale` that is not 1, 3, 5, ..."""
         check_scale(scale)
         return self  # there is no noise
 
     def compile(self, circuit: Circuit) -> CompiledLocal:
+        """See `Backend.compile`. Raises BackendError for more qubits than `LOCAL` lists for this simulator."""
         check_circuit(self.name, self.limits, circuit)
         return CompiledLocal(self, circuit)
 
@@ -88,6 +90,7 @@ class CompiledLocal(CompiledCircuit):
         self.backend, self.circuit = backend, circuit
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        """See `CompiledCircuit.run`: one simulation per row. Shots are drawn with numpy, so equal seeds give equal counts."""
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
         n = self.circuit.n_qubits
         table = np.empty((len(rows), 2**n))
@@ -198,6 +201,7 @@ class Cloud(Backend):
         return f"Cloud({self.chip_name!r}, journal={str(self.journal.path)!r})"
 
     def compile(self, circuit: Circuit) -> CompiledCloud:
+        """See `Backend.compile`; nothing is sent yet. Raises BackendError for more qubits than the chip has available."""
         check_circuit(self.name, self.limits, circuit)
         return CompiledCloud(self, circuit)
 
@@ -215,6 +219,7 @@ class Cloud(Backend):
         self.device.sample = sample
 
     def estimate(self, programs: int, shots: int) -> float:
+        """Seconds of chip time: `programs * shots * SECONDS_PER_SHOT`, for any circuit."""
         return programs * shots * SECONDS_PER_SHOT
 
     def cancel(self) -> list[str]:
@@ -247,6 +252,11 @@ class CompiledCloud(CompiledCircuit):
         self.backend, self.circuit = backend, circuit
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        """See `CompiledCircuit.run`: one OriginIR program per row, sent as paid jobs. `shots` is required, `seed` is ignored.
+
+        Raises:
+            BudgetError, JobError: see `PaidDevice.run`.
+        """
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
         assert shots is not None  # the limits require them
         program = folded(self.circuit, self.backend.noise_scale)

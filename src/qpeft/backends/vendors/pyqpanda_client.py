@@ -58,13 +58,21 @@ class Client(VendorClient):
         return str(self._call("submit", **sent, tag=tag))
 
     def poll(self, job: str) -> JobStatus:
+        """See `VendorClient.poll`. The result of a finished job holds lists `counts` and `probabilities`, qubit 0 rightmost.
+
+        Raises:
+            KeyRefusedError: the vendor does not take the key.
+            ConnectionError: the SDK failed, or gave no answer within `timeout_s`.
+        """
         state, detail, result = self._call("poll", job=job)
         return JobStatus(_STATES.get(state, "waiting"), detail, result)  # type: ignore[arg-type]
 
     def cancel(self, job: str) -> bool:
+        """See `VendorClient.cancel`. Raises the errors of `poll`."""
         return bool(self._call("cancel", job=job))
 
     def close(self) -> None:
+        """End the SDK's process. The next call starts a new one; closing twice is allowed."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()

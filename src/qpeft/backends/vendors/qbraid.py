@@ -89,13 +89,16 @@ class QBraidBackend(Backend):
         )
 
     def compile(self, circuit: Circuit) -> CompiledQBraid:
+        """See `Backend.compile`; nothing is sent yet. Raises BackendError for more than `limits.max_qubits` qubits."""
         check_circuit(self.name, self.limits, circuit)
         return CompiledQBraid(self, circuit)
 
     def estimate(self, programs: int, shots: int) -> float:
+        """Seconds of chip time: `programs * shots * SECONDS_PER_SHOT`, for simulators as well."""
         return programs * shots * SECONDS_PER_SHOT
 
     def begin(self, sample: str) -> None:
+        """See `Backend.begin`."""
         self.paid.sample = sample
 
     def cancel(self) -> list[str]:
@@ -103,6 +106,7 @@ class QBraidBackend(Backend):
         return self.paid.cancel()
 
     def close(self) -> None:
+        """Close the journal; closing twice is allowed."""
         self.paid.close()
 
 
@@ -117,6 +121,11 @@ class CompiledQBraid(CompiledCircuit):
         self.backend, self.circuit = backend, circuit
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        """See `CompiledCircuit.run`: one OpenQASM 3 program per row, sent as jobs. `shots` is required, `seed` is ignored.
+
+        Raises:
+            BudgetError, JobError: see `PaidDevice.run`.
+        """
         backend, n = self.backend, self.circuit.n_qubits
         rows = check_run(backend.name, backend.limits, self.circuit, params, shots)
         programs = [program(self.circuit, row.tolist()) for row in rows]
@@ -141,6 +150,12 @@ class QBraidClient(VendorClient):
         self.jobs: dict[str, Any] = {}
 
     def submit(self, payload: Any, tag: str) -> str:
+        """See `VendorClient.submit`. Returns the job's id, or a JSON list of ids; `tag` is not sent.
+
+        Raises:
+            NotSentError: the programs do not fit the device, no connection was made, or HTTP refused the request.
+            KeyRefusedError: HTTP status 401 or 403.
+        """
         try:
             programs = [self.device.apply_runtime_profile(text) for text in payload["programs"]]
         except Exception as error:
@@ -156,6 +171,10 @@ class QBraidClient(VendorClient):
         return json.dumps([str(job.id) for job in made])
 
     def poll(self, job: str) -> JobStatus:
+        """See `VendorClient.poll`. The result is one mapping of counts per program, bits in the provider's order.
+
+        A submission with several jobs is done when all are, and failed or cancelled as soon as one is.
+        """
         found = [self._job(name) for name in _names(job)]
         states = [STATES.get(str(each.status().name), "waiting") for each in found]
         for state in ("failed", "cancelled"):
@@ -170,6 +189,7 @@ class QBraidClient(VendorClient):
         return JobStatus("done", result=[{str(bits): int(count) for bits, count in row.items()} for row in counts])
 
     def cancel(self, job: str) -> bool:
+        """Ask the provider to cancel every job of the submission. True unless a request raises."""
         for name in _names(job):
             self._job(name).cancel()
         return True

@@ -112,6 +112,7 @@ class QpeftDevice(QuantumDevice):  # type: ignore[misc]
         self.connection = connection
 
     def status(self) -> DeviceStatus:
+        """Whether the device is online, as the service reports it; devices of this machine always are."""
         if self.connection is None:
             return DeviceStatus.ONLINE
         row = self.connection.request("GET", f"/v1/devices/{self.id.removeprefix('service:')}").json()
@@ -149,6 +150,7 @@ class QpeftJob(QuantumJob):  # type: ignore[misc]
         return [str(batch) for batch in json.loads(self.id)[1:]]
 
     def status(self) -> JobStatus:
+        """State of the first batch that is not completed, else COMPLETED; jobs of this machine always are."""
         if self.connection is None:
             return JobStatus.COMPLETED
         states = []
@@ -176,6 +178,7 @@ class QpeftJob(QuantumJob):  # type: ignore[misc]
         return Result(device_id=device, job_id=self.id, success=True, data=data)
 
     def cancel(self) -> None:
+        """Ask the service to cancel every batch of the job; nothing for a job of this machine, which has ended."""
         if self.connection is not None:
             for batch in self._batches():
                 self.connection.request("POST", f"/v1/batches/{batch}/cancel")

@@ -138,10 +138,16 @@ class QiskitBackend(Backend):
             )
 
     def compile(self, circuit: Circuit) -> CompiledQiskit:
+        """Translate a circuit to Qiskit and transpile it, for the hardware where that is known.
+
+        Raises:
+            BackendError: too many qubits, or noise is scaled and a gate cannot be undone with the backend's gates.
+        """
         check_circuit(self.name, self.limits, circuit)
         return CompiledQiskit(self, circuit)
 
     def with_noise_scale(self, scale: int) -> QiskitBackend:
+        """See `Backend.with_noise_scale`: the gates are folded after transpilation, when a circuit is compiled."""
         check_scale(scale)
         other = copy.copy(self)
         other.noise_scale = scale * self.noise_scale
@@ -149,13 +155,16 @@ class QiskitBackend(Backend):
         return other
 
     def begin(self, sample: str) -> None:
+        """See `Backend.begin`. Does nothing on a simulator."""
         if self.device is not None:
             self.device.sample = sample
 
     def estimate(self, programs: int, shots: int) -> float:
+        """Seconds of chip time: `programs * shots * SECONDS_PER_SHOT`; 0 for a simulator."""
         return 0.0 if self.simulated else programs * shots * SECONDS_PER_SHOT
 
     def close(self) -> None:
+        """Close the journal. A simulator has none; closing twice is allowed."""
         if self.device is not None:
             self.device.close()
 
@@ -214,6 +223,13 @@ class CompiledQiskit(CompiledCircuit):
         self.key = f"{circuit.id}@{backend.noise_scale}"
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        """See `CompiledCircuit.run`: all rows in one sampler job on a simulator, in paid jobs on a device. `shots` is required.
+
+        `seed` reaches the simulator of a BackendV2; a sampler that was given and a device ignore it.
+
+        Raises:
+            BudgetError, JobError: on a device; see `PaidDevice.run`.
+        """
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
         n = self.circuit.n_qubits
         if len(rows) == 0:
@@ -288,6 +304,7 @@ class QiskitClient(VendorClient):
         self.jobs: dict[str, Any] = {}
 
     def submit(self, payload: Any, tag: str) -> str:
+        """See `VendorClient.submit`. Returns the provider's job id; `tag` is not sent."""
         compiled = self.compiled[payload["circuit"]]
         job = compiled.provider_job(np.array(payload["programs"], dtype=np.float64), payload["shots"])
         name = str(job.job_id())
@@ -295,6 +312,7 @@ class QiskitClient(VendorClient):
         return name
 
     def poll(self, job: str) -> JobStatus:
+        """See `VendorClient.poll`. The result of a finished job is one mapping of counts per row, qubit 0 rightmost."""
         found = self._job(job)
         status = found.status()
         state = str(getattr(status, "name", status)).upper()
@@ -305,6 +323,7 @@ class QiskitClient(VendorClient):
         return JobStatus("running" if state == "RUNNING" else "waiting")
 
     def cancel(self, job: str) -> bool:
+        """See `VendorClient.cancel`. A provider that returns None counts as having agreed."""
         answer = self._job(job).cancel()
         return answer is None or bool(answer)
 

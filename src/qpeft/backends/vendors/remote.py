@@ -86,6 +86,7 @@ def to_error(status: int, body: bytes, retry_after: str | None) -> ServiceError:
 
 
 def unreachable(url: str, error: Exception) -> ServiceError:
+    """The ServiceError (status 0, code `unreachable`) for a transport error at `url`; returned, not raised."""
     what = f"the service at {url} does not answer ({type(error).__name__})"
     return ServiceError(what, status=0, code="unreachable", hint="check the address and that the service runs")
 
@@ -137,6 +138,7 @@ class Connection:
         return f"Connection({self.url!r})"
 
     def close(self) -> None:
+        """Close the HTTP client and its connections."""
         self._client.close()
 
     def request(
@@ -234,15 +236,18 @@ class RemoteBackend(Backend):
         return found
 
     def begin(self, sample: str) -> None:
+        """See `Backend.begin`. Does nothing where runs are not kept in a journal."""
         if self.paid is not None:
             self.paid.sample = sample
 
     def close(self) -> None:
+        """Close the connection to the service, and the journal if there is one."""
         self.connection.close()
         if self.journal is not None:
             self.journal.close()
 
     def compile(self, circuit: Circuit) -> CompiledRemote:
+        """See `Backend.compile`; nothing is sent yet. Raises BackendError for more qubits than the device takes."""
         check_circuit(self.name, self.limits, circuit)
         return CompiledRemote(self, circuit)
 
@@ -260,6 +265,15 @@ class CompiledRemote(CompiledCircuit):
         self.backend, self.circuit = backend, circuit
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
+        """See `CompiledCircuit.run`: sweeps of at most `ROWS` rows each, waited for up to `timeout_s` of the backend.
+
+        The sweep that starts at row i has the seed `seed + i` (modulo 2^63). Runs kept in a journal ignore `seed`.
+
+        Raises:
+            ServiceError: the service cannot be reached or refuses the request.
+            BackendError: a job did not succeed, or the results did not arrive in time.
+            BudgetError, JobError: runs kept in a journal; see `PaidDevice.run`.
+        """
         rows = check_run(self.backend.name, self.backend.limits, self.circuit, params, shots)
         n = self.circuit.n_qubits
         if self.backend.paid is not None:
@@ -303,6 +317,13 @@ class ServiceClient(VendorClient):
         self.lines: dict[str, list[dict[str, Any]]] = {}
 
     def submit(self, payload: Any, tag: str) -> str:
+        """See `VendorClient.submit`. Returns the batch id; the idempotency key is a hash of the address, `tag` and the sample.
+
+        Raises:
+            KeyRefusedError: status 401 or 403.
+            NotSentError: another status from 400 to 499 that is not in `RETRIED`.
+            ServiceError: any other failure; it is not known whether the service has the sweep.
+        """
         content = sweep_request(payload["device"], payload["circuit"], payload["programs"], payload["shots"])
         key = hashlib.sha256(f"{self.connection.url}|{tag}|{payload.get('sample', '')}".encode()).hexdigest()
         try:
@@ -315,6 +336,10 @@ class ServiceClient(VendorClient):
             raise
 
     def poll(self, job: str) -> JobStatus:
+        """See `VendorClient.poll`. Waits at the service for up to `POLL_S` seconds for further results of the batch.
+
+        A finished job's result has one entry per row: probabilities, or counts by bit string with qubit 0 leftmost.
+        """
         known = self.lines.setdefault(job, [])
         fresh, complete = read_lines(self.connection, job, len(known), POLL_S)
         known += fresh
@@ -326,6 +351,7 @@ class ServiceClient(VendorClient):
         return JobStatus("done", result=outcomes(self.lines.pop(job)))
 
     def cancel(self, job: str) -> bool:
+        """See `VendorClient.cancel`. Always True; raises ServiceError where the request fails."""
         self.connection.request("POST", f"/v1/batches/{job}/cancel")
         return True
 

@@ -121,6 +121,7 @@ class Task:
         return (answer, found) if well_formed else None
 
     def write(self, folder: Path) -> None:
+        """Write the task as JSON to `task.json` in an existing folder; `read` loads it."""
         (folder / FILE).write_text(json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod

@@ -32,6 +32,16 @@ class Counting:
         self.executor, self.cost = executor, Cost()
 
     def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
+        """Compile for the exact simulator; each call of the result adds its rows, equal ones once, to `cost`.
+
+        Args:
+            circuit: with `n_inputs` inputs and `n_angles` angles.
+            observables: default `<Z_k>` for every qubit k.
+
+        Returns:
+            A function of `inputs (..., n_inputs)` and `angles (n_angles,)`, radians, that returns exact expectation values
+            `(..., n_observables)`.
+        """
         prepared, exact = self.executor.prepare(circuit, observables), Simulator().compile(circuit, observables)
 
         def run(inputs: Tensor, angles: Tensor) -> Tensor:

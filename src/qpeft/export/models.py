@@ -48,6 +48,7 @@ class AdaptedRun:
 
     @property
     def batch_size(self) -> int:
+        """Rows per forward pass of an evaluation: `training.per_device_eval_batch_size` of the recipe."""
         return self.config.training.per_device_eval_batch_size
 
     def layers(self) -> dict[str, Any]:
@@ -57,6 +58,11 @@ class AdaptedRun:
         return {name: m for name, m in self.model.get_base_model().named_modules() if isinstance(m, BaseTunerLayer)}
 
     def rows_to_fit(self) -> Rows:
+        """The calibration rows, tokenised.
+
+        Raises:
+            DataError: there are none.
+        """
         if not self.calibration:
             raise DataError("this adapter has to be fitted, and there is no text to fit it on", hint="--calibration FILE")
         return self.calibration

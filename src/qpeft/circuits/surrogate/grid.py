@@ -67,6 +67,7 @@ class FourierGrid:
 
     @property
     def size(self) -> int:
+        """Points of the grid, `prod_q (2 D_q + 1)`: the circuits that an evaluation runs."""
         return math.prod(self.shape)
 
     @functools.cached_property

@@ -94,6 +94,7 @@ _CONTROLLED = {"x": "cx", "y": "cy", "z": "cz", "h": "ch", "rx": "crx", "ry": "c
 
 
 def inverse(steps: Sequence[Step]) -> list[Step]:
+    """The inverse of a product of gates: each gate inverted, in reverse order. Angles in radians."""
     return [(INVERSE.get(name, name), places, -angle) for name, places, angle in reversed(steps)]
 
 

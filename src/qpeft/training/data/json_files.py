@@ -32,6 +32,15 @@ def _reason(error: ValueError) -> str:
 
 
 def read_json(path: Path, report: Report) -> Iterator[Row]:
+    """Rows of a JSON file: an array of objects, decoded one at a time.
+
+    Args:
+        path: the file; encodings as in `read_text`.
+        report: gets a problem for each element that is no object; such elements yield no row.
+
+    Raises:
+        DataError: the file is empty, not text, not JSON or not one array. Raised while the rows are iterated.
+    """
     text = read_text(path, report)
     position = _skip_space(text, 0)
     if text[position] != "[":
@@ -81,6 +90,15 @@ def _not_an_array(text: str, position: int, report: Report) -> DataError:
 
 
 def read_jsonl(path: Path, report: Report) -> Iterator[Row]:
+    """Rows of a JSON Lines file, one object per line; blank lines are skipped.
+
+    Args:
+        path: the file; encodings as in `read_text`.
+        report: gets a problem for each line that is not JSON or no object; such lines yield no row.
+
+    Raises:
+        DataError: the file is empty, not text, or a JSON array over several lines. Raised while the rows are iterated.
+    """
     index = 0
     for line, text in enumerate(read_text(path, report).split("\n"), start=1):
         if not text.strip():

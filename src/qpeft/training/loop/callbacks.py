@@ -39,10 +39,12 @@ class LogSpeed(TrainerCallback):  # type: ignore[misc]
         self.seen_s, self.seen_tokens = 0.0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock, and count time and tokens from here."""
         self.clock.start()
         self.seen_s, self.seen_tokens = time.monotonic(), int(state.num_input_tokens_seen)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Add `tokens_per_s`, the session's costs and `peak_memory_gib` (GiB) to `logs` in place, if it has a `loss`."""
         if logs is None or "loss" not in logs:
             return
         now, tokens = time.monotonic(), int(state.num_input_tokens_seen)
@@ -59,6 +61,7 @@ class CircuitSteps(TrainerCallback):  # type: ignore[misc]
         self.circuits = circuits
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Call `begin_step` of the circuits' session; BudgetError if the step would break the budget."""
         self.circuits.begin_step(int(state.global_step))
 
 
@@ -69,6 +72,7 @@ class PauseAfter(TrainerCallback):  # type: ignore[misc]
         self.step, self.evaluates = step, evaluates
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """From step `step` on, ask the trainer to save and stop, and to evaluate only with `evaluates`."""
         if state.global_step >= self.step:
             control.should_training_stop = control.should_save = True
             control.should_evaluate = self.evaluates
@@ -92,6 +96,7 @@ class RememberStep(TrainerCallback):  # type: ignore[misc]
         self.last = LastStep()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Set `last` to this step, its tokens and the states of Python's, NumPy's and torch's CPU generators."""
         import numpy as np
         import torch
 
@@ -106,6 +111,7 @@ class MarkCheckpoints(TrainerCallback):  # type: ignore[misc]
         self.clock, self.processes = clock, processes
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Wait for every process, then mark the step's checkpoint as whole in the first one."""
         self.processes.wait()
         if self.processes.first:
             mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}", wall_s=self.clock.elapsed_s())

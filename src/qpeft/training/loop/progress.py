@@ -24,24 +24,29 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
         self.section = section
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock and the count of steps from which the time left is estimated."""
         self.began_s = self.last_s = time.monotonic()
         self.began_step = int(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write the line: after each step on a terminal, elsewhere every `EVERY_S` seconds and after the last step."""
         now = time.monotonic()
         if self.live or now - self.last_s > EVERY_S or state.global_step >= state.max_steps:
             self.last_s = now
             self._write(self.line(int(state.global_step), int(state.max_steps), now))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Remember the numbers of a log entry for the next line."""
         self.shown |= {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
+        """Write a line with the held-out loss in nats/token, if the metrics have `eval_loss`."""
         if metrics and "eval_loss" in metrics:
             line = f"step {state.global_step:,}: held-out loss {metrics['eval_loss']:.4f} nats/token"
             self._write(line, ends=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Clear the line on a terminal."""
         if self.live:
             self._write("", ends=False)
 

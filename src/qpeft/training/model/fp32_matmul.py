@@ -27,6 +27,11 @@ class WideLinear(nn.Linear):
     few: int
 
     def forward(self, input: Tensor) -> Tensor:
+        """`x W^T + b` for inputs `(..., in_features)`: `(..., out_features)` in the input's dtype.
+
+        Sums are float32 from `few` rows on; below that, while the weight is trained and while torch.compile traces, it is
+        `nn.Linear`'s product.
+        """
         learns = self.weight.requires_grad and torch.is_grad_enabled()
         if learns or input.shape[:-1].numel() < self.few or torch.compiler.is_compiling():
             return super().forward(input)

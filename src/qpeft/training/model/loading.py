@@ -61,6 +61,12 @@ def empty_model(model: ModelSection) -> Any:
 
 
 def load_tokenizer(model: ModelSection) -> Any:
+    """The tokenizer of the section's model, at its revision.
+
+    Raises:
+        ModelError: the tokenizer cannot be loaded.
+        MissingDependencyError: a packaged model that is not converted yet, without the package `gguf`.
+    """
     from transformers import AutoTokenizer
 
     with _explained(model):

@@ -305,9 +305,11 @@ class PlannedDevice(Backend):
         self.name, self.limits = name, limits
 
     def compile(self, circuit: Circuit) -> CompiledCircuit:
+        """A circuit for cost estimates only: its `run` raises RunError."""
         return _Shape(circuit)
 
     def estimate(self, programs: int, shots: int) -> float:
+        """Seconds of chip time for `programs` programs of `shots` each, at `SECONDS_PER_SHOT`; queue not counted."""
         return programs * shots * SECONDS_PER_SHOT
 
 

@@ -171,6 +171,11 @@ class ChipSession(CircuitSession):
             self.backend.close()
 
     def begin_step(self, step: int) -> None:
+        """Prepare the step after `step` steps: recalibrate if it is due, select the step's seeds, check the budget.
+
+        Raises:
+            BudgetError: what was spent plus `step_cost()` is over the budget. Nothing was run.
+        """
         if step and self.section.recalibrate and step % self.section.recalibrate == 0:
             self._close()
             self._open()
@@ -183,6 +188,7 @@ class ChipSession(CircuitSession):
         self.processes.on_first(check)
 
     def begin_evaluation(self, step: int) -> None:
+        """Select the seeds of the evaluation after `step` steps, and forget the surrogates' values."""
         self._begin(step, 1)
 
     def _begin(self, *sample: int) -> None:
@@ -193,6 +199,7 @@ class ChipSession(CircuitSession):
             self.surrogate.forget()
 
     def flush(self) -> None:
+        """Run the surrogates' deferred gradients, add them to `angles.grad`, and note what the step cost."""
         if self.surrogate is not None:
             self.surrogate.flush()
         self._last_step = self.spent + self._before * -1
@@ -215,9 +222,11 @@ class ChipSession(CircuitSession):
 
     @property
     def simulated(self) -> bool:
+        """Whether the backend is simulated, as the first process knows it. Read it in every process."""
         return self.processes.on_first(lambda: bool(self.backend is not None and self.backend.simulated))
 
     def explain(self, error: BudgetError, step: int) -> BudgetError:
+        """A BudgetError with the step, what was spent over all sessions, and how to continue."""
         return BudgetError(
             f"{error.what}: stopped after step {step}, spent {self.spent}",
             value=error.value,
@@ -226,10 +235,18 @@ class ChipSession(CircuitSession):
         )
 
     def shown(self) -> dict[str, int | float]:
+        """Spent over all sessions: `circuits`, `shots`, `jobs`, and `chip_s`, seconds of chip time."""
         spent = self.spent
         return {"circuits": spent.circuits, "shots": spent.shots, "jobs": spent.jobs, "chip_s": round(spent.seconds, 1)}
 
     def to_record(self) -> dict[str, Any]:
+        """`RunRecord.backend`, from the first process. Call it in every process.
+
+        Returns:
+            `name`, `calibrations`, `shots_per_circuit` (None for exact probabilities), `gradient`; what was spent over all
+            sessions: `circuits`, `shots`, `programs`, `jobs`, `chip_s` in seconds; circuits that were not run: `cached`,
+            `deduplicated`.
+        """
         return self.processes.on_first(self._record)
 
     def _record(self) -> dict[str, Any]:

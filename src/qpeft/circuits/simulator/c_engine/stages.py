@@ -83,6 +83,14 @@ class DataPhase:
 
 @dataclass
 class Stage:
+    """Primitives applied in the order `mono`, `data`, `segments`.
+
+    Attributes:
+        mono: in order, shared diagonal gates (`Phase`), and permutations as `(2^n,)` int64 with `new[j] = old[index[j]]`.
+        data: diagonal gates whose angle is an input.
+        segments: by qubit, its run of rotations in order.
+    """
+
     mono: list[Phase | npt.NDArray[np.int64]] = field(default_factory=list)
     data: list[DataPhase] = field(default_factory=list)
     segments: dict[int, list[Rotation]] = field(default_factory=dict)  # by qubit

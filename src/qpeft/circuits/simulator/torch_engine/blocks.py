@@ -146,6 +146,14 @@ class Phases:
 
     @classmethod
     def of(cls, steps: Sequence[Step], n: int, first: int, like: Tensor) -> Phases:
+        """The phases of these steps.
+
+        Args:
+            steps: of kind "phase", also those inside dense steps.
+            n: qubits of the register, `D = 2^n`.
+            first: index of the first angle among the circuit's parameters.
+            like: gives device and real dtype.
+        """
         most = max((len(step.gates) for step in steps), default=0)
         values = GateAngles.of([g for s in steps for g in [*s.gates, *[None] * (most - len(s.gates))]], first, like)
         offset = np.zeros((len(steps), 2**n))
@@ -173,6 +181,7 @@ class Phases:
         return cls(values, None if table is None else like.new_tensor(table), tuple(shaped), like.new_tensor(offset))
 
     def factors(self, angles: Tensor) -> Tensor:
+        """The diagonals `exp(i exponent)`, `(steps, D)` complex, at `angles (n_angles,)` in radians."""
         steps, size = self.offset.shape
         values = self.values(angles).view(steps, -1)
         if self.table is None:

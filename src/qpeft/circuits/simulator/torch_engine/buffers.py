@@ -43,6 +43,7 @@ class StateBuffers:
 
     @property
     def states(self) -> Tensor:
+        """The buffer that holds the current states, `(count, D, B)` complex."""
         return self._buffers[self._now]
 
     def call(self, function: Callable[..., object], *arguments: Any, **named: Any) -> None:

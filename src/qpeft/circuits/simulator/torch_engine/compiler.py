@@ -52,17 +52,21 @@ class Gate:
 
     @functools.cached_property
     def diagonal(self) -> bool:
+        """Whether the matrix is diagonal at every angle."""
         return not bool((self.parts * (1 - np.eye(self.parts.shape[1]))).any())
 
     @functools.cached_property
     def real(self) -> bool:
+        """Whether the matrix is real at every angle."""
         return not self.parts.imag.any()
 
     @property
     def trainable(self) -> bool:
+        """Whether the angle depends on a parameter of the circuit."""
         return self.angle is not None and self.angle.index is not None
 
     def matrix(self, angle: float) -> ComplexArray:
+        """The gate's matrix `(d, d)` at `angle` in radians; a fixed gate's is the same at every angle."""
         c, s = math.cos(self.frequency * angle), math.sin(self.frequency * angle)
         out: ComplexArray = self.parts[0] + c * self.parts[1] + s * self.parts[2]
         return out
@@ -73,6 +77,7 @@ class Gate:
         return (at_one - at_zero, at_zero) if self.angle is not None else (np.zeros_like(at_zero), at_zero)
 
     def key(self) -> tuple[object, ...]:
+        """A hashable value, equal for gates with the same qubits, matrix and angle."""
         return (self.qubits, self.parts.tobytes(), self.frequency, self.angle)
 
 
@@ -91,6 +96,7 @@ class Step:
 
     @functools.cached_property
     def key(self) -> tuple[object, ...]:
+        """A hashable value, equal for steps of the same kind and gates; the steps of a dense step are not compared."""
         return (self.kind, tuple(gate.key() for gate in self.gates))
 
 

@@ -59,6 +59,11 @@ class Budget:
         self.max_ops, self.left = max_ops, STEPS_PER_OP * max_ops
 
     def spend(self, steps: int = 1) -> None:
+        """Count `steps` more steps.
+
+        Raises:
+            QasmError: more than `STEPS_PER_OP * max_ops` steps in all.
+        """
         self.left -= steps
         if self.left < 0:
             raise QasmError("the program takes too many steps", bound=f"max_ops={self.max_ops}", hint="raise max_ops")

@@ -123,6 +123,7 @@ class RankConfig(AdapterConfig):
     )
 
     def check(self) -> None:
+        """Extends the base class's checks: AdapterError unless all ranks are whole numbers of at least 1 and `0 <= dropout < 1`."""
         super().check()
         positive("r", self.r)
         probability("dropout", self.dropout)
@@ -286,6 +287,7 @@ class Delta(nn.Module):
         return next((tensor for tensor in self.parameters() if tensor.is_floating_point()), self.reference)
 
     def extra_repr(self) -> str:
+        """`d_in -> d_out`, as `print(model)` shows it."""
         return f"{self.d_in} -> {self.d_out}"
 
 

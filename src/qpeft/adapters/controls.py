@@ -37,6 +37,7 @@ class Cosine(nn.Module):
     """`z = cos(u)`, element-wise."""
 
     def forward(self, u: Tensor) -> Tensor:
+        """`z (..., n)` from `u (..., n)`, in radians."""
         return torch.cos(u)
 
 
@@ -55,6 +56,7 @@ class Perceptron(nn.Module):
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, u: Tensor) -> Tensor:
+        """`z (..., sizes[-1])` from `u (..., sizes[0])`."""
         out: Tensor = self.layers(u)
         return out
 
@@ -66,6 +68,7 @@ class Linear(nn.Linear):
         super().__init__(d_in, d_out, bias=False)
 
     def reset_parameters(self) -> None:
+        """Draw the weight uniform within `sqrt(6 / in_features)` of zero."""
         bound = math.sqrt(6.0 / self.in_features)
         nn.init.uniform_(self.weight, -bound, bound)
 

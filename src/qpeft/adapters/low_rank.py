@@ -34,6 +34,7 @@ class LowRank:
 
     @property
     def rank(self) -> int:
+        """The rank k: columns of `up`, rows of `down`."""
         return int(self.down.shape[0])
 
 
@@ -105,6 +106,12 @@ class Moments:
 
     @torch.no_grad()
     def add(self, x: Tensor, y: Tensor) -> None:
+        """Add a batch of rows to the sums, in float64.
+
+        Args:
+            x: inputs of the layer `(n, d_in)`.
+            y: what the adapter adds to the outputs for them, `(n, d_out)`.
+        """
         x, y = x.double(), y.double()
         self.count += len(x)
         self.x += x.sum(0)

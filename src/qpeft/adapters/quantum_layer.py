@@ -51,6 +51,7 @@ class CircuitLayer(nn.Module):
         self.angles.uniform_(-math.pi, math.pi)
 
     def extra_repr(self) -> str:
+        """Numbers of qubits, gates and angles, as `print(model)` shows them."""
         return f"{self.circuit.n_qubits} qubits, {len(self.circuit.ops)} gates, {self.circuit.n_angles} angles"
 
 
@@ -75,9 +76,15 @@ class QuantumLayer(CircuitLayer):
         return self.circuit.n_qubits if self.observables is None else len(self.observables)
 
     def set_executor(self, executor: Executor) -> None:
+        """Compile the circuit and its observables on `executor`, which runs them from now on."""
         self.run = executor.compile(self.circuit, self.observables)
 
     def forward(self, u: Tensor) -> Tensor:
+        """Expectation values `(..., n_observables)` for inputs `u (..., n_inputs)` in radians.
+
+        Raises:
+            CircuitError: inputs of another last size, or not real.
+        """
         return self.run(u, self.angles)
 
 
@@ -106,6 +113,7 @@ class StateLayer(CircuitLayer):
             )
 
     def forward(self) -> tuple[Tensor, Tensor]:
+        """Real and imaginary parts of the circuit's first k columns, `(2^n, k)` each, float32 or float64."""
         return statevector.run(self.compiled, self.angles, self.k)
 
 
@@ -128,6 +136,7 @@ class ProbabilityLayer(CircuitLayer):
         self.run = executor.compile(self.circuit, [Observable.pauli(string) for string in strings])
 
     def forward(self) -> Tensor:
+        """Probabilities `(2^n,)` of the basis states, exact or from measured expectation values."""
         if self.run is None:
             re, im = statevector.run(self.compiled, self.angles, 1)
             return (re.square() + im.square())[:, 0]

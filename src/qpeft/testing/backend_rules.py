@@ -1,4 +1,7 @@
-"""The contract of a backend: a function for each rule, and `BACKEND_RULES`, the list of them."""
+"""The contract of a backend: a function for each rule, and `BACKEND_RULES`, the list of them.
+
+A rule raises AssertionError with the reason where the backend breaks it.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,7 @@ class BackendSubject:
         return self.backend.compile(circuit).run(rows, chosen, self.seed if seed is None else seed)
 
     def parameters(self, circuit: Circuit, rows: int) -> FloatArray:
+        """Random parameters of a circuit, uniform in (-3, 3) radians: `(rows, n_params)` float64, equal for equal `seed`."""
         return np.random.default_rng(self.seed).uniform(-3, 3, size=(rows, circuit.n_params))
 
 
@@ -76,6 +80,7 @@ def _reference(subject: BackendSubject, circuit: Circuit, rows: FloatArray) -> F
 
 
 def describes_itself(subject: BackendSubject) -> None:
+    """The backend implements the protocol: name, calibration, limits that JSON can hold, an estimate of at least 0 seconds."""
     backend = subject.backend
     assert isinstance(backend, Backend), "an attribute or method of the Backend protocol is missing"
     assert backend.name, "no name"
@@ -89,6 +94,7 @@ def describes_itself(subject: BackendSubject) -> None:
 
 
 def bit_order(subject: BackendSubject) -> None:
+    """Qubit 0 is the leftmost bit of an outcome and the first column of `expectations()`."""
     circuit = _asymmetric(3)
     counts = subject.run(circuit, np.zeros((1, 2)))
     z = counts.expectations()[0]
@@ -103,6 +109,11 @@ def bit_order(subject: BackendSubject) -> None:
 
 
 def every_gate(subject: BackendSubject) -> None:
+    """Every gate of `GATES` gives the right distribution.
+
+    Exact probabilities of a noiseless backend are within 1e-6, frequencies within `SIGMAS` standard deviations. A noisy backend's
+    frequencies are compared with its own exact probabilities; where it has none, nothing is checked.
+    """
     circuit = _every_gate()
     rows = subject.parameters(circuit, 2)
     if subject.backend.limits.exact and not subject.noisy:
@@ -114,6 +125,7 @@ def every_gate(subject: BackendSubject) -> None:
 
 
 def exact_where_it_says(subject: BackendSubject) -> None:
+    """`shots=None` gives probabilities of sum 1 where `limits.exact`, and is refused elsewhere."""
     circuit = _asymmetric(2)
     if subject.backend.limits.exact:
         table = subject.run(circuit, np.zeros((2, 1)), None)
@@ -125,12 +137,17 @@ def exact_where_it_says(subject: BackendSubject) -> None:
 
 
 def shots_are_counted(subject: BackendSubject) -> None:
+    """100 shots per row give `Counts.shots == 100` and counts that sum to 100 in each row."""
     counts = subject.run(_asymmetric(2), np.zeros((3, 1)), 100)
     assert counts.shots == 100, f"100 shots were asked, {counts.shots} are claimed"
     assert [sum(row.values()) for row in counts.counts] == [100] * 3, "counts of a row do not add up to its shots"
 
 
 def seeds_repeat(subject: BackendSubject) -> None:
+    """Equal seeds give equal outcomes, different seeds different ones; equal rows of a batch are sampled independently.
+
+    Checked for seeded backends only.
+    """
     if not subject.seeded:
         return
     circuit, rows = _asymmetric(3), np.full((4, 2), 3.0)
@@ -141,6 +158,11 @@ def seeds_repeat(subject: BackendSubject) -> None:
 
 
 def batch_equals_single_runs(subject: BackendSubject) -> None:
+    """A row of parameters gives the same distribution in a batch as in a run of its own.
+
+    Exact probabilities agree within 1e-9 where a program carries one row. Otherwise each row of a noiseless backend is run by
+    itself and compared with the exact distribution, within `SIGMAS` standard deviations.
+    """
     circuit = _every_gate()
     rows = subject.parameters(circuit, 3)
     if subject.backend.limits.exact and subject.backend.compile(circuit).per_program == 1:
@@ -154,6 +176,7 @@ def batch_equals_single_runs(subject: BackendSubject) -> None:
 
 
 def empty_batch(subject: BackendSubject) -> None:
+    """A batch of no rows gives `Counts` of length 0 and expectation values of shape `(0, n_qubits)`."""
     counts = subject.run(_asymmetric(2), np.empty((0, 1)))
     assert len(counts) == 0, f"no rows gave {len(counts)}"
     assert counts.expectations().shape == (0, 2), f"no rows have expectation values of shape {counts.expectations().shape}"
@@ -177,17 +200,20 @@ def _refused(subject: BackendSubject, what: str, circuit: Circuit, rows: Any, sh
 
 
 def refuses_too_many_qubits(subject: BackendSubject) -> None:
+    """`compile` refuses a circuit of `limits.max_qubits + 1` qubits with a BackendError or CircuitError."""
     size = subject.backend.limits.max_qubits + 1
     _refused(subject, f"{size} qubits", Circuit(size, ()), np.empty((1, 0)), 10, compiling=True)
 
 
 def refuses_bad_shots(subject: BackendSubject) -> None:
+    """Shots that are not a whole number from 1 to `limits.max_shots` (if set) raise a BackendError or CircuitError."""
     most = subject.backend.limits.max_shots
     for shots in (0, -1, 1.5, True, "many", *(() if most is None else (most + 1,))):
         _refused(subject, f"shots={shots!r}", _asymmetric(2), np.zeros((1, 1)), shots)
 
 
 def refuses_bad_parameters(subject: BackendSubject) -> None:
+    """Parameters that are not a `(batch, n_params)` array of finite numbers raise a BackendError or CircuitError."""
     bad: Sequence[tuple[str, Any]] = (
         ("one column too many", np.zeros((1, 2))),
         ("a vector", np.zeros(1)),
@@ -220,6 +246,7 @@ def measures_observables(subject: BackendSubject) -> None:
 
 
 def raises_our_errors_alone(subject: BackendSubject) -> None:
+    """An observable on a qubit that the circuit does not have raises a QpeftError in BackendExecutor."""
     try:
         BackendExecutor(subject.backend, subject.shots).compile(_asymmetric(2), [Observable.z(5)])
     except QpeftError:

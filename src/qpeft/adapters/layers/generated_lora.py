@@ -44,9 +44,11 @@ class Hashed(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
+        """Draw the trained numbers uniform in (-pi, pi), as angles are."""
         self.numbers.uniform_(-math.pi, math.pi)  # as angles start
 
     def forward(self) -> Tensor:
+        """The unit vector `(size,)`."""
         v: Tensor = self.numbers[self.get_buffer("place")] * self.get_buffer("sign")
         return v / v.square().sum().sqrt()
 
@@ -59,6 +61,7 @@ class RealState(nn.Module):
         self.source = _source(kind, n_qubits, n_layers, StateLayer)
 
     def forward(self) -> Tensor:
+        """Real amplitudes `(2^n,)`, a unit vector."""
         made = self.source()
         amplitudes: Tensor = made if isinstance(made, Tensor) else made[0][:, 0]
         return amplitudes
@@ -72,6 +75,7 @@ class Probabilities(nn.Module):
         self.source = _source(kind, n_qubits, n_layers, ProbabilityLayer)
 
     def forward(self) -> Tensor:
+        """Probabilities `(2^n,)`, of sum 1; a hashed generator's are the squares of its unit vector."""
         made: Tensor = self.source()
         return made.square() if isinstance(self.source, Hashed) else made
 
@@ -97,6 +101,7 @@ class GeneratedLora(Delta):
 
     @property
     def linear(self) -> bool:
+        """True: the delta is the matrix `scale B diag(gate) A`."""
         return True
 
     def numbers(self) -> Tensor:
@@ -104,11 +109,13 @@ class GeneratedLora(Delta):
         raise NotImplementedError
 
     def factors(self) -> tuple[Tensor, Tensor]:
+        """`scale B diag(gate)`, shape `(d_out, r)`, and A, shape `(r, d_in)`, in the gate's dtype."""
         numbers = self.numbers().to(self.gate.dtype)
         of_a = self.r * self.d_in
         down = numbers[:of_a].reshape(self.r, self.d_in) / math.sqrt(self.d_in)
         return numbers[of_a:].reshape(self.d_out, self.r) * (self.scale * self.gate), down
 
     def forward(self, x: Tensor) -> Tensor:
+        """`scale B diag(gate) A dropout(x)`: `(..., d_in) -> (..., d_out)`."""
         up, down = self.factors()
         return nn.functional.linear(nn.functional.linear(self.dropout(x), down), up)

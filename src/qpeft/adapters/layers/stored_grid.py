@@ -36,4 +36,5 @@ class StoredGrid(nn.Module):
             return self.grid.evaluate(self.coefficients.to(dtype), flat).reshape(*u.shape[:-1], -1)
 
     def extra_repr(self) -> str:
+        """Number of grid points that were measured, as `print(model)` shows it."""
         return f"{self.grid.size} points measured"

@@ -30,12 +30,14 @@ class AmplitudeConfig(RankConfig):
     )
 
     def check(self) -> None:
+        """Extends the base class's checks: AdapterError for `n_layers` below 1 or an unknown generator."""
         super().check()
         positive("n_layers", self.n_layers)
         one_of("generator", self.generator, GENERATORS)
 
     @classmethod
     def budget_grid(cls, rank: int) -> list[dict[str, Any]]:
+        """From 1 to 64 layers at LoRA's rank."""
         return [{"r": rank, "n_layers": n} for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)]
 
 
@@ -48,5 +50,6 @@ class Amplitude(GeneratedLora):
         self.state = RealState(config.generator, qubits_for(self.size), config.n_layers)
 
     def numbers(self) -> Tensor:
+        """The first `r (d_in + d_out)` amplitudes of the state, times `sqrt(2^n)`: `(r (d_in + d_out),)`."""
         state: Tensor = self.cached("amplitudes", self.state)
         return state[: self.size] * math.sqrt(len(state))

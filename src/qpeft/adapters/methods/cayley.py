@@ -29,6 +29,7 @@ class CayleyConfig(AdapterConfig):
     )
 
     def check(self) -> None:
+        """Extends the base class's checks: AdapterError for `block_size` below 2 or an unknown transform."""
         super().check()
         positive("block_size", self.block_size)
         one_of("transform", self.transform, ("cayley", "linear"))
@@ -55,6 +56,7 @@ class CayleyUnitary(Delta):
 
     @property
     def linear(self) -> bool:
+        """True: the delta is the block-diagonal matrix `U - I`."""
         return True
 
     def matrices(self) -> Tensor:
@@ -64,6 +66,7 @@ class CayleyUnitary(Delta):
         return cayley(a) if self.transform == "cayley" else -2.0 * a
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(U - I) x`, `(..., d_in)` both (arXiv 2605.05914)."""
         padded = nn.functional.pad(x, (0, self.blocks * self.size - self.d_in)).reshape(*x.shape[:-1], self.blocks, self.size)
         rotated = torch.einsum("bij,...bj->...bi", self.cached("matrices", self.matrices).to(x.dtype), padded)
         return rotated.flatten(-2)[..., : self.d_in]

@@ -41,6 +41,7 @@ class QAAConfig(RankConfig):
     )
 
     def check(self) -> None:
+        """Extends the base class's checks: AdapterError for `n_layers` below 1 or an unknown unitary."""
         super().check()
         positive("n_layers", self.n_layers)
         one_of("unitary", self.unitary, GENERATORS)
@@ -86,6 +87,7 @@ class QAA(Delta):
         return z
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(alpha / r) B z` with z of `embed(A dropout(x))`: `(..., d_in) -> (..., d_out)` (arXiv 2509.16244)."""
         h = self.down(self.dropout(x))
         out: Tensor = self.up(self.embed(h).to(h.dtype))
         return self.scale * out

@@ -82,6 +82,13 @@ class QCoreConfig(RankConfig):
     normalize: bool = field(default=False, metadata={"help": "Give the circuit u / sqrt(mean(u^2) + 0.001): angles of one scale."})
 
     def check(self) -> None:
+        """Extends the base class's checks; reads `circuit` and `observables`, and takes `qubits` from the circuit if left out.
+
+        Raises:
+            AdapterError: a setting out of range, a circuit without inputs or of another number of qubits, or settings that exclude
+                each other.
+            CircuitError: a file that cannot be read as a circuit.
+        """
         self.circuit, self.circuit_inputs = read_circuit(self.circuit, self.circuit_inputs), None
         if self.trained == "side":  # its name in what was saved before
             self.trained = "factor"
@@ -136,9 +143,11 @@ class QCoreConfig(RankConfig):
         return z_and_zz(self.qubits) if self.zz else self.observables
 
     def to_save(self) -> dict[str, Any]:
+        """JSON forms of `circuit` and `observables`, by name."""
         return {"circuit": save_circuit(self.circuit), "observables": save_observables(self.observables)}
 
     def gradient_batches(self) -> int:
+        """`batches` for gradient frames; 0 for other frames."""
         return self.batches if self.frames == "gradient" else 0
 
     @classmethod
@@ -214,6 +223,7 @@ class QCore(Delta):
 
     @property
     def linear(self) -> bool:
+        """Whether the delta has no circuit and no module in its place (`qubits=0` or `qnn="none"`)."""
         return self.qnn is None
 
     def factors(self) -> tuple[Tensor, Tensor] | None:
@@ -226,6 +236,12 @@ class QCore(Delta):
         return self.up, self.scale * self.core @ self.down
 
     def forward(self, x: Tensor) -> Tensor:
+        """The delta of QCORE: `(..., d_in) -> (..., d_out)`.
+
+            (alpha / r) U (M u + K z(G u)),  u = V^T dropout(x)
+
+        M is the identity with `trained="factor"`. With `fusion="multiply"`, `M u` is weighted by `1 + K z(G u)`, element-wise.
+        """
         u = nn.functional.linear(self.dropout(x), self.down)
         v = u if self.one_sided else nn.functional.linear(u, self.core) if self.core is not None else None
         if self.qnn is not None:

@@ -53,6 +53,11 @@ class QPAConfig(RankConfig):
     )
 
     def check(self) -> None:
+        """Extends the base class's checks.
+
+        Raises:
+            AdapterError: a size or number of layers below 1, no hidden layer, or an unknown activation, share or generator.
+        """
         super().check()
         for name in ("chunk_size", "n_layers", "map_width"):
             positive(name, getattr(self, name))
@@ -65,6 +70,7 @@ class QPAConfig(RankConfig):
         one_of("generator", self.generator, GENERATORS)
 
     def sharing_scope(self) -> str:
+        """The setting `share`: modules of one scope with equal numbers of qubits have one mapping network."""
         return self.share
 
     @classmethod
@@ -91,6 +97,7 @@ class MappingNetwork(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Chunks `(nb, chunk_size)` from `x (nb, n + 1)`: the bits of i as +-1, then the centred `s_i`."""
         for k, layer in enumerate(self.layers):
             x = layer(nn.functional.silu(x) if self.silu and k else x)
         return x
@@ -117,6 +124,7 @@ class QPA(GeneratedLora):
             scope[name] = self.mapping
 
     def numbers(self) -> Tensor:
+        """Entries of A, then of B, `(r (d_in + d_out),)`: the chunks in order, without the last one's surplus."""
         # The cache does not see a shared network change
         return self._generate() if self.shared else self.cached("numbers", self._generate)
 

@@ -85,6 +85,12 @@ class QTHAConfig(RankConfig):
     )
 
     def check(self) -> None:
+        """Extends the base class's checks; reads `circuit` and `observables`, and takes `r` from the circuit if left out.
+
+        Raises:
+            AdapterError: a setting out of range, a circuit whose inputs are not r, or settings that exclude each other.
+            CircuitError: a file that cannot be read as a circuit.
+        """
         self.circuit, self.circuit_inputs = read_circuit(self.circuit, self.circuit_inputs), None
         if isinstance(self.circuit, Circuit):
             if self.n_layers is not None:
@@ -135,9 +141,11 @@ class QTHAConfig(RankConfig):
         return build(self.circuit, self.r, self.depth)
 
     def to_save(self) -> dict[str, Any]:
+        """JSON forms of `circuit` and `observables`, by name."""
         return {"circuit": save_circuit(self.circuit), "observables": save_observables(self.observables)}
 
     def sharing_scope(self) -> str:
+        """The setting `share_circuit`: modules of one scope have one circuit for each rank."""
         return self.share_circuit
 
     @classmethod
@@ -149,6 +157,7 @@ class QTHAConfig(RankConfig):
 
     @property
     def scale(self) -> float:
+        """The factor of the delta: `alpha / r`, or 2 (published) where alpha is not set."""
         return 2.0 if self.alpha is None else self.alpha / self.r
 
     @property
@@ -241,6 +250,7 @@ class QTHA(Delta):
 
     @property
     def linear(self) -> bool:
+        """Whether the delta has no circuit and no module in its place (`qnn="none"`)."""
         return self.qnn is None and not self.shared
 
     def down(self) -> Tensor:
@@ -260,6 +270,12 @@ class QTHA(Delta):
         return self.up(), self.classical_map.weight @ self.down()
 
     def forward(self, x: Tensor) -> Tensor:
+        """The delta of QTHA (arXiv 2503.12790): `(..., d_in) -> (..., d_out)`.
+
+            (alpha / r) TT_B MLP_B v,  v = QW z + CW u,  z = QNN(u),  u = MLP_A TT_A dropout(x)
+
+        With `fusion="multiply"`, v is the element-wise product `z * (CW u)`.
+        """
         down, up = self.cached("ends", self._ends)
         return nn.functional.linear(self.mix(nn.functional.linear(self.dropout(x), down)), up)
 

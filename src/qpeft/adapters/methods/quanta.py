@@ -58,6 +58,12 @@ class QuanTAConfig(AdapterConfig):
     )
 
     def check(self) -> None:
+        """Extends the base class's checks.
+
+        Raises:
+            AdapterError: fewer than two axes, an axis below 1, dropout outside [0, 1), an unknown init or wiring, or a seed outside
+                [0, 2^63).
+        """
         super().check()
         if self.axes is not None:
             for size in self.axes:
@@ -75,6 +81,7 @@ class QuanTAConfig(AdapterConfig):
 
     @classmethod
     def budget_grid(cls, rank: int) -> list[dict[str, Any]]:
+        """From 12 axes down to 2: fewer axes have larger gates, so more parameters. `rank` has no effect."""
         return [{"n_axes": n} for n in range(12, 1, -1)]
 
 
@@ -123,6 +130,7 @@ class QuanTA(Delta):
 
     @property
     def linear(self) -> bool:
+        """True: the delta is the matrix `T - S`, cropped to `(d_out, d_in)`."""
         return True
 
     def _apart(self, states: Tensor, m: int, n: int) -> Tensor:
@@ -143,6 +151,7 @@ class QuanTA(Delta):
         return flat.view(count, width, self.size // width, rows).transpose(1, 2).reshape(count, *self.axes, rows)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(T - S) dropout(x)`, gate by gate: `(..., d_in) -> (..., d_out)` (arXiv 2406.00132)."""
         count = x.shape[:-1].numel()
         rows = self.dropout(x).reshape(count, self.d_in)
         states = nn.functional.pad(rows, (0, self.size - self.d_in)).T.reshape(1, *self.axes, count)  # p, then p and d

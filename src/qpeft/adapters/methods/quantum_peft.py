@@ -50,6 +50,11 @@ class QuantumPEFTConfig(RankConfig):
     )
 
     def check(self) -> None:
+        """Extends the base class's checks.
+
+        Raises:
+            AdapterError: `n_layers` or `order` below 1, an unknown parametrisation, or `entangling=False` without a circuit.
+        """
         super().check()
         for name in ("n_layers", "order"):
             positive(name, getattr(self, name))
@@ -73,6 +78,7 @@ class CircuitColumns(nn.Module):
         self.state = StateLayer(simplified_two_design(qubits_for(size), n_layers, entangling=entangling), k)
 
     def forward(self) -> Tensor:
+        """The first `size` rows and k columns of the circuit's matrix, which is real: `(size, k)`."""
         real, _ = self.state()
         columns: Tensor = real[: self.size]
         return columns
@@ -87,6 +93,7 @@ class StiefelColumns(nn.Module):
         self.entries = nn.Parameter(torch.randn(size * k - k * (k + 1) // 2) / math.sqrt(size))
 
     def forward(self) -> Tensor:
+        """The first k columns of exp(A), up to the term `order`, or of the Cayley map: `(size, k)`, at least float32."""
         entries, k = at_least_float32(self.entries), self.k
         with torch.autocast(entries.device.type, enabled=False):
             i, j = torch.tril_indices(self.size, k, -1, device=entries.device)
@@ -123,6 +130,7 @@ class QuantumPEFT(Delta):
 
     @property
     def linear(self) -> bool:
+        """True: the delta is the matrix `(alpha / r) U diag(lambda) V^T`."""
         return True
 
     def up(self) -> Tensor:
@@ -136,9 +144,11 @@ class QuantumPEFT(Delta):
         return columns.T.to(self.dtype)
 
     def factors(self) -> tuple[Tensor, Tensor]:
+        """`(alpha / r) U diag(lambda)`, shape `(d_out, K)`, and `V^T`, shape `(K, d_in)`."""
         return self.up(), self.down()
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(alpha / r) U diag(lambda) V^T dropout(x)`: `(..., d_in) -> (..., d_out)` (arXiv 2503.05431)."""
         return nn.functional.linear(
             nn.functional.linear(self.dropout(x), self.cached("down", self.down)), self.cached("up", self.up)
         )

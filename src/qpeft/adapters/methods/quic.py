@@ -48,6 +48,7 @@ class QuICConfig(AdapterConfig):
     )
 
     def check(self) -> None:
+        """Extends the base class's checks: AdapterError for `n_blocks` or `max_order` below 1, an unknown rotation or structure."""
         super().check()
         positive("n_blocks", self.n_blocks)
         positive("max_order", self.max_order)
@@ -124,6 +125,7 @@ class QuIC(Delta):
 
     @property
     def linear(self) -> bool:
+        """True: the delta is the matrix `Q - I`."""
         return True
 
     def rotation_minus_identity(self) -> Tensor:
@@ -136,6 +138,7 @@ class QuIC(Delta):
         return change.to(self.angles.dtype).expand(self.blocks, -1, -1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(Q - I) x` of the base layer's outputs x without bias, `(..., d_out)` both (arXiv 2502.06916)."""
         change = self.cached("rotation", self.rotation_minus_identity).to(x.dtype)
         rows = x.reshape(x.shape[:-1].numel(), self.d_out)
         blocks = rows[:, : self.blocks * self.block].T.reshape(self.blocks, self.block, len(rows))  # rows last, for large products

@@ -26,6 +26,7 @@ class MethodName(str):
 
     @property
     def value(self) -> str:
+        """The name as a plain string, as members of `peft.PeftType` have it."""
         return str(self)
 
 

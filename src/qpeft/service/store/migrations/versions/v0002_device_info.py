@@ -12,8 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     op.add_column("devices", sa.Column("info", sa.LargeBinary(), nullable=True))
 
 
 def downgrade() -> None:
+    """Undo this migration."""
     op.drop_column("devices", "info")

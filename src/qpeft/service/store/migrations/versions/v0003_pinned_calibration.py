@@ -12,8 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     op.add_column("devices", sa.Column("pinned", sa.Boolean(), nullable=False, server_default=sa.false()))
 
 
 def downgrade() -> None:
+    """Undo this migration."""
     op.drop_column("devices", "pinned")

@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     op.create_table(
         "sessions",
         sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
@@ -22,4 +23,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Undo this migration."""
     op.drop_table("sessions")

@@ -14,6 +14,7 @@ Big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     op.create_table(
         "vendor_tasks",
         sa.Column("id", sa.String(length=32), nullable=False),
@@ -39,6 +40,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Undo this migration."""
     at_vendor = sa.text(
         "SELECT count(*) FROM vendor_members JOIN jobs ON jobs.seq = vendor_members.seq "
         "WHERE jobs.state IN ('queued', 'running', 'cancelling')"

@@ -25,6 +25,7 @@ INDEXES = (
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     op.add_column("jobs", sa.Column("bytes", Big, nullable=False, server_default="0"))
     op.add_column("owners", sa.Column("stored_bytes", Big, nullable=False, server_default="0"))
     op.add_column("owners", sa.Column("max_stored_bytes", Big, nullable=True))
@@ -39,6 +40,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Undo this migration."""
     shut = sa.text(
         "SELECT (SELECT count(*) FROM owners WHERE disabled_at IS NOT NULL) + "
         "(SELECT count(*) FROM api_keys WHERE expires_at IS NOT NULL AND revoked_at IS NULL)"

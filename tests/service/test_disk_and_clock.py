@@ -45,7 +45,7 @@ def refused(work: Callable[[], object]) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path, disk: Path) -> Iterator[Server]:
-    server = Server(tmp_path, "--executors", "0")
+    server = Server(tmp_path, "--executors", "0", environment={"QPEFT_SERVICE_MIN_FREE_BYTES": "0"})
     server.data_dir = disk / "data"
     server.start()
     yield server

@@ -127,8 +127,8 @@ def test_controls_come_from_the_method() -> None:
 def test_a_circuit_from_a_file_takes_the_place_of_qthas(tmp_path: Path) -> None:
     file = tmp_path / "mine.qasm"
     file.write_text(
-        'OPENQASM 3.0;\ninclude "stdgates.inc";\ninput float in_0;\ninput float in_1;\ninput float w;\nqubit[2] q;\n'
-        "ry(in_0) q[0];\nry(in_1) q[1];\ncrz(w) q[0], q[1];\nrx(in_0) q[1];\n"
+        'OPENQASM 3.0;\ninclude "stdgates.inc";\ninput float in_0;\ninput float in_1;\ninput float theta_0;\nqubit[2] q;\n'
+        "ry(in_0) q[0];\nry(in_1) q[1];\ncrz(theta_0) q[0], q[1];\nrx(in_0) q[1];\n"
     )
     subject = read_subject(str(file))
     assert subject.name == "mine"

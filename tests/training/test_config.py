@@ -210,7 +210,8 @@ def test_arguments_are_those_of_transformers():
     from transformers import TrainingArguments
 
     known = {field.name: field for field in dataclasses.fields(TrainingArguments)}
-    assert [name for name in TrainingSection.model_fields if name not in known] == ["share_prefixes", "learning_rate_factors"]
+    ours = ["share_prefixes", "packing", "global_batch_size", "distributed", "learning_rate_factors"]
+    assert [name for name in TrainingSection.model_fields if name not in known] == ours
 
 
 def test_kwargs_make_training_arguments(tmp_path: Path):

@@ -189,9 +189,7 @@ def test_aer_with_the_exported_noise_is_the_emulator(name: str, n: int) -> None:
     ours = emulated.run(row[None], None).probabilities()[0]
     assert 0.5 * np.abs(ours - distribution(chip, chip_formats.placed_circuit(emulated, row))).sum() <= 1e-6
 
-    program, parameters = to_qiskit(circuit)
-    bound = program.assign_parameters({parameter: row[i] for parameter, i in parameters.items()})
-    compiled = transpile(bound, target=chip_formats.to_target(chip), seed_transpiler=0)
+    compiled = transpile(to_qiskit(circuit, row), target=chip_formats.to_target(chip), seed_transpiler=0)
     native, layout = to_native_ops(compiled)
     again = EmulatorBackend(chip, native=True, layout=layout).compile(native).run(np.empty((1, 0)), None)
     marginal = again.marginal(range(n)).probabilities()[0]

@@ -128,7 +128,8 @@ def page(folder: Path) -> str:
         "model and data are Llama-3.2-3B and MetaMathQA, 5,000 steps; here each experiment's files were read by PEFT and took",
         f"{found[0]['train_info']['metrics'][0]['step']} steps of 4 rows of `{found[0]['run_info']['model']}` on word problems:",
         "which shows that they load, train and answer. The losses do not rank methods: learning rates are those of the",
-        f"files, chosen for the suite's model. {machine['processor']}, {machine['threads']} thread; measured while other programs ran.",
+        f"files, chosen for the suite's model. {machine['processor']}, {machine['threads']} thread; "
+        "measured while other programs ran.",
         "",
     ]
     cells = []

@@ -110,6 +110,7 @@ LICENCE_WORDS = {
     "GPL-3": "GNU GENERAL PUBLIC LICENSE\n                       Version 3",
     "AGPL-3+": "GNU Affero General Public License",
     "MIT": "Permission is hereby granted, free of charge",
+    "WordNet": "using\n and/or copying this software and database, you agree",
 }
 
 

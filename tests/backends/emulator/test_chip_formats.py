@@ -189,7 +189,9 @@ def test_aer_with_the_exported_noise_is_the_emulator(name: str, n: int) -> None:
     ours = emulated.run(row[None], None).probabilities()[0]
     assert 0.5 * np.abs(ours - distribution(chip, chip_formats.placed_circuit(emulated, row))).sum() <= 1e-6
 
-    compiled = transpile(to_qiskit(circuit, row), target=chip_formats.to_target(chip), seed_transpiler=0)
+    program = to_qiskit(circuit, row)
+    program.measure_all()
+    compiled = transpile(program, target=chip_formats.to_target(chip), seed_transpiler=0)
     native, layout = to_native_ops(compiled)
     again = EmulatorBackend(chip, native=True, layout=layout).compile(native).run(np.empty((1, 0)), None)
     marginal = again.marginal(range(n)).probabilities()[0]

@@ -49,4 +49,14 @@ class Surrogate(Protocol):
         ...
 
 
+def observables_of(circuit: Circuit, observables: Sequence[Observable] | None) -> tuple[Observable, ...]:
+    """The observables asked for; default `<Z_k>` for each qubit k."""
+    return tuple(Observable.z(k) for k in range(circuit.n_qubits)) if observables is None else tuple(observables)
+
+
+def shot_variance(values: Tensor, shots: int) -> Tensor:
+    """Variance of each value `z` in -1..1 when it is the mean of `shots` outcomes +1 or -1: `(1 - z^2) / shots`."""
+    return (1 - values.square()).clamp_min(0) / shots
+
+
 SurrogateMaker: TypeAlias = Callable[[Circuit, Sequence[Observable] | None], Surrogate]

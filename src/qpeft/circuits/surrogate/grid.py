@@ -29,6 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator import engine, transforms
+from qpeft.circuits.surrogate.base import shot_variance
 from qpeft.errors import CircuitError
 
 MAX_POINTS = 2**20
@@ -119,7 +120,7 @@ class FourierGrid:
         `sum_v weights(u)_v^2 (1 - z(v)^2) / shots`, `(B, K)`, at most `1 / shots`: no more than running the circuit at `u` itself
         may have. `values (size, K)` are the exact ones, or estimates of them.
         """
-        return self.weights(inputs).square() @ ((1 - values.square()).clamp_min(0) / shots)
+        return self.weights(inputs).square() @ shot_variance(values, shots)
 
     def error(self, values: Tensor) -> Tensor:
         """Zero for each observable: but for the shots of its values a grid is exact."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from qpeft.circuits.ir import Circuit, Observable
+from qpeft.circuits.surrogate.base import observables_of, shot_variance
 from qpeft.circuits.surrogate.grid import frequencies
 from qpeft.circuits.surrogate.light_cone import light_cone
 from qpeft.errors import CircuitError
@@ -80,7 +81,7 @@ class RegressionSurrogate:
                 "the number of points of a surrogate", value=points, bound=bound, hint="more inputs, or fewer points"
             )
         chosen = np.random.default_rng(seed).permutation(len(rows))[:points]
-        wanted = tuple(observables) if observables is not None else tuple(Observable.z(k) for k in range(circuit.n_qubits))
+        wanted = observables_of(circuit, observables)
         groups: dict[tuple[int, ...], list[int]] = {}
         for k, observable in enumerate(wanted):
             groups.setdefault(light_cone(circuit, observable).inputs, []).append(k)
@@ -128,7 +129,7 @@ class RegressionSurrogate:
             for k, (length, ratio) in zip(outputs, own, strict=True):
                 inverse = torch.linalg.inv(self._gram(cone, length, ratio))
                 left_out = (inverse @ (y[:, k] - y[:, k].mean())) / inverse.diagonal()
-                noise = 0.0 if self.shots is None else ((1 - y[:, k].square()).clamp_min(0) / self.shots).mean()
+                noise = 0.0 if self.shots is None else shot_variance(y[:, k], self.shots).mean()
                 found[k] = (left_out.square().mean() - noise).clamp_min(0)
         return found.sqrt()
 
@@ -140,7 +141,7 @@ class RegressionSurrogate:
             likeness = self._likeness(cone, inputs.detach().to(torch.float64))
             for k, (length, ratio) in zip(outputs, own, strict=True):
                 weights = torch.linalg.solve(self._gram(cone, length, ratio), _kernel(likeness, len(cone), length).T)
-                found[:, k] = weights.square().T @ ((1 - y[:, k].square()).clamp_min(0) / shots)
+                found[:, k] = weights.square().T @ shot_variance(y[:, k], shots)
         return found
 
     def forget(self) -> None:

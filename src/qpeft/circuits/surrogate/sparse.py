@@ -35,6 +35,7 @@ from torch import Tensor
 from qpeft.circuits.executor import Executor
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.surrogate.base import observables_of, shot_variance
 from qpeft.circuits.surrogate.grid import FourierGrid, frequencies
 from qpeft.circuits.surrogate.light_cone import LightCone, light_cone
 from qpeft.errors import CircuitError
@@ -147,12 +148,12 @@ class SparseSurrogate:
             CircuitError: an input's frequencies have no common base, a light cone's grid is larger than 2^19 points (a
                 regression on activations serves such circuits), or no number of points up to 2^15 reaches `error`.
         """
-        wanted = tuple(observables) if observables is not None else tuple(Observable.z(k) for k in range(circuit.n_qubits))
+        wanted = observables_of(circuit, observables)
         base, _ = frequencies(circuit)
         period = np.array([2 * math.pi / w for w in base])
         cones = _cones(circuit, wanted)
 
-        variance = EXACT_VARIANCE if shots is None else MEAN_VARIANCE / shots
+        variance = _mean_variance(shots)
         if points is None:
             priors = [_prior(_parts(own)) for own, _ in cones]
             terms = max((len(prior.terms) for prior in priors), default=1)
@@ -228,7 +229,7 @@ class SparseSurrogate:
             for k, output in enumerate(group.outputs):
                 inverse = torch.linalg.inv(self._gram(group, weight[:, k]))
                 left_out = (inverse @ y[:, k]) / inverse.diagonal()
-                own = 0.0 if self.shots is None else ((1 - y[:, k].square()).clamp_min(0) / self.shots).mean()
+                own = 0.0 if self.shots is None else shot_variance(y[:, k], self.shots).mean()
                 found[output] = (left_out.square().mean() - own).clamp_min(0)
         return found.sqrt()
 
@@ -241,7 +242,7 @@ class SparseSurrogate:
             test = _features(group.prior.grid, group.prior.terms, inputs[:, list(group.inputs)].detach().to(torch.float64))
             for k, output in enumerate(group.outputs):
                 across = torch.linalg.solve(self._gram(group, weight[:, k]), ((test * weight[:, k]) @ group.features.T).T)
-                found[:, output] = across.square().T @ ((1 - y[:, k].square()).clamp_min(0) / shots)
+                found[:, output] = across.square().T @ shot_variance(y[:, k], shots)
         return found
 
     def forget(self) -> None:
@@ -249,7 +250,7 @@ class SparseSurrogate:
         self._stale = [True] * len(self.groups)
 
     def _noise(self) -> float:
-        return EXACT_VARIANCE if self.shots is None else MEAN_VARIANCE / self.shots
+        return _mean_variance(self.shots)
 
     def _gram(self, group: _Group, weight: Tensor) -> Tensor:
         gram = (group.features * weight) @ group.features.T
@@ -285,6 +286,10 @@ class SparseSurrogate:
             share = second / prior.clamp_min(1e-300)
             factors = (torch.zeros_like(count).index_add_(0, group.factor_of, share) / count).clamp(1e-4, 1e4)
         return factors
+
+
+def _mean_variance(shots: int | None) -> float:
+    return EXACT_VARIANCE if shots is None else MEAN_VARIANCE / shots
 
 
 def _cones(circuit: Circuit, observables: Sequence[Observable]) -> list[tuple[list[LightCone], tuple[int, ...]]]:

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qpeft.circuits.ir import Circuit, Observable
+from qpeft.circuits.surrogate.base import observables_of, shot_variance
 from qpeft.circuits.surrogate.grid import frequencies
 from qpeft.circuits.surrogate.light_cone import light_cone
 from qpeft.errors import CircuitError
@@ -91,7 +92,7 @@ class TensorTrainSurrogate:
         """
         if not 16 <= points <= MAX_POINTS:
             raise CircuitError("the number of points of a surrogate", value=points, bound=f"16 to {MAX_POINTS:,}")
-        wanted = tuple(observables) if observables is not None else tuple(Observable.z(k) for k in range(circuit.n_qubits))
+        wanted = observables_of(circuit, observables)
         chains = []
         for k, observable in enumerate(wanted):
             cone = light_cone(circuit, observable)
@@ -141,7 +142,7 @@ class TensorTrainSurrogate:
         for chain, shapes in zip(self.chains, self.shapes, strict=True):
             own = y[:, chain.output]
             square = _unseen_square(chain.waves(points), own, shapes, self._ridge())
-            noise = 0.0 if self.shots is None else ((1 - own.square()).clamp_min(0) / self.shots).mean()
+            noise = 0.0 if self.shots is None else shot_variance(own, self.shots).mean()
             found[chain.output] = (square - noise).clamp_min(0)
         return found.sqrt()
 

@@ -54,7 +54,7 @@ class CompiledCircuit(Protocol):
 
     Attributes:
         circuit: as it was given to `Backend.compile`.
-        per_program: rows of parameters that one program of the chip carries; more than 1 when the backend packs circuits.
+        per_program: circuits in one program of the chip. It is above 1 only if the backend packs circuits.
         qubits: the chip's qubit on which each qubit of the circuit is measured; None where that is not known, or where rows of a
             packed batch are measured on different qubits.
     """

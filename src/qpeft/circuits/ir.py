@@ -136,7 +136,7 @@ class Observable:
 
 
 def commuting_groups(observables: Sequence[Observable]) -> list[tuple[dict[int, str], list[PauliString]]]:
-    """Distinct Pauli strings of all observables in groups that one basis per qubit measures: `(basis, strings)` pairs, greedy."""
+    """Group distinct Pauli strings greedily: the strings of a group share one basis per qubit. `(basis, strings)` pairs."""
     groups: list[tuple[dict[int, str], list[PauliString]]] = []
     strings = dict.fromkeys(string for observable in observables for _, string in observable.terms if string)
     for string in strings:

@@ -17,7 +17,7 @@ FAILED_STARTS = 5
 
 
 def end_with(parent: int) -> None:
-    """End this process half a second after `parent` is no longer its parent, also when that one was killed."""
+    """End this process within half a second of the end of its parent, process `parent`, even if the parent was killed."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -40,11 +40,11 @@ class Settings(BaseSettings):
     max_result_bytes: int = Field(default=64 << 20, ge=1024)
     """Bytes of one job's result, before it is written as JSON."""
     max_job_s: float = Field(default=600.0, gt=0)
-    """Seconds that one job may be expected to take, and after which it is cut off."""
+    """Bound on the estimated duration of a job (s), and the time after which a running job is cut off (s)."""
     max_jobs: int = Field(default=20_000, ge=1)
     """Jobs of one request: circuits of a batch, or slices of a sweep."""
     max_stored_bytes: int = Field(default=4 << 30, ge=1024)
-    """Bytes of parameters and results that one user may keep."""
+    """Bound on a user's stored parameters and results (bytes)."""
     user_vendor_shots: int | None = Field(default=0, ge=0)
     """Shots that a user without a bound of his own may send to vendors, ever; None sets no bound."""
     max_waits: int = Field(default=256, ge=1)

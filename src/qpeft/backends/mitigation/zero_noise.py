@@ -36,7 +36,7 @@ class BackendBound(Executor, Protocol):
 
 
 class ZeroNoise:
-    """An Executor that extrapolates another one's values to no noise, differentiable as far as that one is.
+    """An Executor that extrapolates the values of `inner` to zero noise. It is differentiable where `inner` is.
 
     Extrapolating multiplies the variance of shots by `sum weights^2`.
 

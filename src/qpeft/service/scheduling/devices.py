@@ -71,7 +71,7 @@ class DeviceCatalog:
         return self.info.get(device, UNKNOWN).lease_s or default
 
     def rows(self, device: str, default: int) -> int:
-        """Circuits that one job may hold."""
+        """Bound on the number of circuits in one job."""
         return min(self.info.get(device, UNKNOWN).max_rows or default, default)
 
     def learn(self, device: str, estimated_s: float, actual_s: float) -> None:

@@ -88,7 +88,7 @@ def serve(connection: Connection, names: list[str]) -> None:
 
 
 def main(descriptor: int, parent: int, names: list[str]) -> None:
-    """The process's whole life. It ends with its parent, however that one ends; signals are left to the parent."""
+    """Main function of the process. It ends when its parent ends, and leaves signals to the parent."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(AttributeError, OSError):

@@ -27,7 +27,7 @@ class DeviceInfo(Strict):
     gate_s: float = 0.0
     base: float = 2.0
     max_rows: int | None = None
-    """Circuits that one job may hold."""
+    """Bound on the number of circuits in one job."""
     lease_s: float | None = None
     """Device seconds to give out in one lease, where that is not the service's `lease_budget_s`."""
 

@@ -66,7 +66,8 @@ def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[objec
     cluster = Cluster(folder, tmp_path_factory.mktemp("postgres"))
     cluster.start()
     yield cluster
-    cluster.stop("immediate")
+    if cluster.running():
+        cluster.stop("immediate")
     cluster.remove()
 
 

@@ -50,7 +50,18 @@ class Cluster:
     def remove(self) -> None:
         shutil.rmtree(self.data)
 
+    def running(self) -> bool:
+        """Whether the server's process lives."""
+        return (self.data / "db" / "postmaster.pid").exists()
+
+    def ensure_running(self) -> None:
+        """Start the server when a test left it stopped: one failure must not fell the tests after it."""
+        if not self.running():
+            self.start()
+
     def create(self) -> str:
+        """The address of a new, empty database."""
+        self.ensure_running()
         name = f"t{uuid.uuid4().hex[:12]}"
         with psycopg.connect(f"host={self.data} user=qpeft dbname=postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")

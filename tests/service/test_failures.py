@@ -201,11 +201,12 @@ def test_many_api_processes_on_postgresql_killed_and_the_database_too(
         with pytest.raises(ServiceError, match=r"cannot|time|answer"):
             server.client(total_s=0.1).submit(RY, device="simulator", params=[0.1], shots=5)
         assert httpx.get(f"{server.url}/healthz", timeout=5).status_code == 200
-        assert httpx.get(f"{server.url}/readyz", timeout=20).status_code == 503
+        until(lambda: httpx.get(f"{server.url}/readyz", timeout=20).status_code == 503)  # looked at once a second
         postgres_cluster.start()
         job = client.submit(RY, device="simulator", params=[0.2], output="expectations")
         assert client.wait(job["id"], timeout_s=60)["state"] == "succeeded"
     finally:
+        postgres_cluster.ensure_running()
         worker.stop()
 
 

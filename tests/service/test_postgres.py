@@ -46,6 +46,7 @@ def test_postgresql_stopped_again_and_again_under_load(
             assert httpx.get(f"{server.url}/healthz", timeout=10).status_code == 200
             postgres_cluster.start()
     finally:
+        postgres_cluster.ensure_running()
         stop.set()
         for thread in threads:
             thread.join(120)

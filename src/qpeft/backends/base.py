@@ -126,6 +126,14 @@ class Backend(Protocol):
         """
         return
 
+    def compile_at(self, circuit: Circuit, layout: Sequence[int]) -> CompiledCircuit:
+        """Compile a circuit on the chip's qubits `layout[i]`; nothing is moved, and native gates run as they stand.
+
+        Raises:
+            BackendError: the chip has no such qubits or couplers, or the backend chooses the qubits itself.
+        """
+        raise BackendError(f"{self.name} chooses the qubits itself", hint="an emulated chip, or a circuit that names no qubits")
+
     def compile_packed(self, program: PackedProgram) -> CompiledCircuit:
         """Compile circuits that share a chip (packing.py); BackendError where the backend runs one circuit at a time."""
         raise BackendError(f"{self.name} runs one circuit at a time")

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 import qpeft
 from qpeft.errors import ServiceError
 from qpeft.service import metrics
-from qpeft.service.api import admin, devices, jobs, openapi, pyqpanda, workers
+from qpeft.service.api import admin, devices, iqm, jobs, openapi, pyqpanda, workers
 from qpeft.service.api.auth import Authenticator, require
 from qpeft.service.api.guard import Endpoint, Guard, Handler
 from qpeft.service.api.problems import as_refusal, problem
@@ -28,7 +28,7 @@ from qpeft.service.dashboard import pages
 log = logging.getLogger("qpeft.service")
 
 NO_BODY_BYTES = 4096  # what a request may bring although its route takes none
-ROUTES: list[Route] = [*jobs.ROUTES, *workers.ROUTES, *devices.ROUTES, *admin.ROUTES, *pyqpanda.ROUTES]
+ROUTES: list[Route] = [*jobs.ROUTES, *workers.ROUTES, *devices.ROUTES, *admin.ROUTES, *pyqpanda.ROUTES, *iqm.ROUTES]
 
 
 def app(service: Service) -> ASGIApp:

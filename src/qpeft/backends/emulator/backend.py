@@ -163,6 +163,11 @@ class EmulatorBackend(Backend):
             places = (route(circuit, self.chip, native=self.native, layout=self.layout, seed=self.seed),)
         return EmulatedCircuit(self, circuit, places)
 
+    def compile_at(self, circuit: Circuit, layout: Sequence[int]) -> EmulatedCircuit:
+        """See `Backend.compile_at`."""
+        native = all(op.gate in NATIVE for op in circuit.ops)
+        return EmulatedCircuit(self, circuit, (route(circuit, self.chip, native=native, layout=layout),))
+
     def compile_packed(self, program: PackedProgram) -> EmulatedCircuit:
         """A packed program, all its tenants together; its qubits and parameters are those of `program.circuit`."""
         circuit = program.circuit

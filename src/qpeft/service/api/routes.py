@@ -34,6 +34,9 @@ QUERY: dict[str, dict[str, Any]] = {
     "task_state": {"type": "string", "enum": TASK_STATES, "description": "only tasks in this state"},
     "before": {"type": "string", "description": "the last id of the page before"},
     "device": {"type": "string", "description": "only jobs of this device"},
+    "wait_until_terminal": {"type": "string", "enum": ["true", "false"], "description": "true: answer when the job has ended"},
+    "timeout_seconds": {"type": "number", "minimum": 0, "maximum": 60, "description": "... or after so many seconds"},
+    "tag": {"type": "string", "description": "a name for the job"},
     "after": {
         "type": "string",
         "pattern": r"^[0-9]{1,18}-[0-9]{1,18}$",
@@ -93,9 +96,9 @@ class Context:
         return text
 
     @contextlib.contextmanager
-    def waiting(self, name: str) -> Iterator[Waiting]:
-        """A wait of `?wait=` seconds for changes of `name`; ServiceError 429 when the key has too many."""
-        wait_s = self.number("wait", 0.0)
+    def waiting(self, name: str, wait_s: float | None = None) -> Iterator[Waiting]:
+        """A wait of so many seconds (default `?wait=`) for changes of `name`; ServiceError 429 when the key has too many."""
+        wait_s = self.number("wait", 0.0) if wait_s is None else wait_s
         loop = asyncio.get_running_loop()
         if wait_s <= 0:
             yield Waiting(self.service, asyncio.Event(), loop.time())

@@ -65,6 +65,21 @@ class Admission:
             items.append(item)
         return self._submission(owner, "batch", new_id("b"), request, tuple(items), tuple(programs.values()), key, digest)
 
+    def placed(
+        self, owner: str, request: BatchRequest, programs: Sequence[StoredProgram], key: str | None, digest: bytes
+    ) -> Submission:
+        """The submission of programs that are read and placed on a chip already; of `request` the rest counts."""
+        self._check_jobs(len(programs))
+        items = []
+        for number, program in enumerate(programs):
+            try:
+                items.append(self._item(request, program, b"", 1, request.shots, request.seed, None, new_id("j")))
+            except ServiceError as error:
+                error.args = (f"circuit {number}: {error}",)
+                raise
+        unique = {program.hash: program for program in programs}
+        return self._submission(owner, "batch", new_id("b"), request, tuple(items), tuple(unique.values()), key, digest)
+
     def sweep(self, owner: str, request: SweepRequest, matrix: bytes | None, key: str | None, digest: bytes) -> Submission:
         """`matrix` is the binary form's float32 part; None when the parameters are in the request."""
         program = self.programs.read(request)

@@ -22,6 +22,7 @@ from qpeft.service.store.schema import (
     flows,
     jobs,
     owners,
+    programs,
     results,
     sessions,
     usage,
@@ -209,6 +210,15 @@ class Queries:
         """A batch with its jobs counted by state; `state` is "queued", "running" or, when all ended, the worst ending."""
         return self._batch_views([self.batch(owner, batch)])[0]
 
+    def batch_jobs(self, batch: str) -> Sequence[Row]:
+        """The jobs of a batch in their order; whose it is has been asked before."""
+        return self._all(sa.select(jobs).where(jobs.c.batch == batch).order_by(jobs.c.position))
+
+    def batch_programs(self, batch: str) -> list[bytes]:
+        """The stored text of each job's program, in their order; whose the batch is has been asked before."""
+        query = sa.select(programs.c.text).join(jobs, jobs.c.program == programs.c.hash)
+        return [bytes(row.text) for row in self._all(query.where(jobs.c.batch == batch).order_by(jobs.c.position))]
+
     def batches(self, owner: str, before: str | None, limit: int) -> list[dict[str, Any]]:
         """Batches as `batch_view` shows them, newest first: those made before the batch `before`."""
         query = sa.select(batches).where(batches.c.owner == owner)
@@ -271,6 +281,11 @@ class Queries:
         query = sa.select(calibrations).where(calibrations.c.device == device)
         chosen = query.where(calibrations.c.id == name) if name else query.join(devices, devices.c.calibration == calibrations.c.id)
         return self._first(chosen)
+
+    def calibration_ids(self, device: str) -> list[str]:
+        """The names of the device's calibrations, the newest first."""
+        query = sa.select(calibrations.c.id).where(calibrations.c.device == device).order_by(calibrations.c.created_at.desc())
+        return [row.id for row in self._all(query.limit(1000))]
 
     def flows(self, device: str) -> Sequence[Row]:
         """What is queued on the device, by user and lane."""

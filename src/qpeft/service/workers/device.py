@@ -61,7 +61,7 @@ class Device:
         self.name, self.own, self.backend = name, backend, backend
         self.max_result_bytes = 64 << 20
         self._shared: SharedChip | None = None
-        self._compiled: OrderedDict[str, CompiledCircuit] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, tuple[int, ...] | None], CompiledCircuit] = OrderedDict()
 
     def info(self) -> DeviceInfo:
         """Limits, and the model of cost: a chip's own estimate, or what a simulator's kernels take at most."""
@@ -110,11 +110,13 @@ class Device:
             self._shared = SharedChip(self.backend)
         return self._shared
 
-    def compiled(self, circuit: Circuit) -> CompiledCircuit:
-        """The circuit ready to run, kept for the next time."""
-        kept = self._compiled.get(circuit.id)
+    def compiled(self, circuit: Circuit, layout: tuple[int, ...] | None = None) -> CompiledCircuit:
+        """The circuit ready to run, kept for the next time; on the chip's qubits `layout`, if they are given."""
+        kept = self._compiled.get((circuit.id, layout))
         if kept is None:
-            kept = self._compiled[circuit.id] = self.backend.compile(circuit)
+            backend = self.backend
+            kept = backend.compile(circuit) if layout is None else backend.compile_at(circuit, layout)
+            self._compiled[circuit.id, layout] = kept
             if len(self._compiled) > COMPILED:
                 self._compiled.popitem(last=False)
         return kept
@@ -181,7 +183,7 @@ class Device:
         return wall_s if self.backend.simulated else self.backend.estimate(rows, shots or 0)
 
     def _payloads(self, piece: Piece, program: LeasedProgram) -> list[bytes | None]:
-        circuit, bits = circuit_of(program.format, program.text)
+        circuit, bits, layout = circuit_of(program.format, program.text)
         first = piece.jobs[0]
         for job in piece.jobs:
             _check_params(job, circuit)
@@ -189,19 +191,15 @@ class Device:
         params = np.frombuffer(b"".join(job.params for job in piece.jobs), "<f8")
         params = params.reshape(sum(job.rows for job in piece.jobs), circuit.n_params)
         if first.output == "expectations":
-            return _split(piece.jobs, "expectations", self._expectations(first, circuit, params), self._qubits(circuit))
-        counts = self.compiled(circuit).run(params, first.shots, first.seed)
-        qubits = self._qubits(circuit)
+            return _split(piece.jobs, "expectations", self._expectations(first, circuit, params), self.compiled(circuit).qubits)
+        compiled = self.compiled(circuit, layout)
+        counts, qubits = compiled.run(params, first.shots, first.seed), compiled.qubits
         if bits is not None:
             counts = counts.marginal(bits)
             qubits = None if qubits is None else tuple(qubits[q] for q in bits)
         if first.output == "probabilities":
             return _split(piece.jobs, "probabilities", counts.probabilities(), qubits)
         return _split_counts(piece.jobs, counts, qubits)
-
-    def _qubits(self, circuit: Circuit) -> tuple[int, ...] | None:
-        """The chip's qubits that a circuit is measured on, where the backend names them."""
-        return self.compiled(circuit).qubits
 
     def _expectations(self, job: LeasedJob, circuit: Circuit, params: FloatArray) -> FloatArray:
         observables = _observables(job.observables, circuit)
@@ -257,7 +255,9 @@ class Prepared:
 
 def prepare(job: LeasedJob, program: LeasedProgram, max_bytes: int) -> Prepared:
     """Raises CircuitError for what cannot run, or needs X and Y measured."""
-    circuit, bits = circuit_of(program.format, program.text)
+    circuit, bits, layout = circuit_of(program.format, program.text)
+    if layout is not None:
+        raise CircuitError("a circuit on named qubits runs alone", value=list(layout), hint="an emulated chip's own program")
     _check_params(job, circuit)
     _check_size(job, circuit, _n_observables(job), max_bytes)
     observables = _observables(job.observables, circuit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import msgspec
 
@@ -11,34 +12,45 @@ from qpeft.errors import CircuitError
 from qpeft.service.messages import CIRCUIT, MEASURED, ORIGINIR, QASM
 
 
-class Measured(msgspec.Struct):
-    """A circuit in JSON, and which qubit each classical bit holds."""
+class Measured(msgspec.Struct, omit_defaults=True):
+    """A circuit in JSON, and which qubit each classical bit holds.
+
+    `layout` is the chip's qubit of each of the circuit's, for a circuit that must not be moved. `source` is what a client of
+    another protocol sent, kept to be told again.
+    """
 
     circuit: msgspec.Raw
     bits: tuple[int, ...]
+    layout: tuple[int, ...] | None = None
+    source: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Program(NamedTuple):
+    """A program as it runs: which qubit each classical bit holds (None: all qubits, in order), and `layout` as in Measured."""
+
+    circuit: Circuit
+    bits: tuple[int, ...] | None = None
+    layout: tuple[int, ...] | None = None
 
 
 @functools.lru_cache(maxsize=512)
-def circuit_of(form: str, text: bytes) -> tuple[Circuit, tuple[int, ...] | None]:
-    """The circuit of a program, and which qubit each classical bit holds (None: all qubits, in order).
-
-    Raises CircuitError when it is none.
-    """
+def circuit_of(form: str, text: bytes) -> Program:
+    """The program that a stored text is. Raises CircuitError when it is none."""
     if form == CIRCUIT:
-        return Circuit.from_json(text), None
+        return Program(Circuit.from_json(text))
     if form == MEASURED:
         measured = msgspec.json.decode(text, type=Measured)
-        return Circuit.from_json(bytes(measured.circuit)), measured.bits
+        return Program(Circuit.from_json(bytes(measured.circuit)), measured.bits, measured.layout)
     if form == QASM:
         from qpeft.circuits.text.qasm import from_qasm
 
-        return from_qasm(text, inputs=()), None  # a job gives one row of parameters: which of them are data is no matter
+        return Program(from_qasm(text, inputs=()))  # a job gives one row of parameters: which of them are data is no matter
     if form == ORIGINIR:
         from qpeft.circuits.text.originir import from_originir
 
         program = from_originir(text.decode())
         by_bit = dict(sorted((bit, qubit) for qubit, bit in program.measures))
-        return program.circuit, tuple(by_bit.values()) or None
+        return Program(program.circuit, tuple(by_bit.values()) or None)
     raise CircuitError("unknown form of program", value=form, bound=f"{CIRCUIT}, {MEASURED}, {QASM}, {ORIGINIR}")
 
 

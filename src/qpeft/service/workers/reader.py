@@ -125,7 +125,7 @@ def _answer(question: Question) -> Reading:
     try:
         if question.format in (PYQPANDA_BINARY, PYQPANDA_INSTRUCTIONS):
             return Reading(texts=_vendor_texts(question))
-        circuit, bits = circuit_of(question.format, question.text)
+        circuit, bits, _ = circuit_of(question.format, question.text)
     except QpeftError as error:
         return Reading(error=str(error)[:2000])
     except (RecursionError, MemoryError):

@@ -224,7 +224,7 @@ def _pairs(chip: Chip) -> list[list[str]]:
 
 
 def label(chip: Chip) -> str:
-    """The chip's name, which says so where its calibration was not measured."""
+    """The chip's name, with a note where its calibration was not measured."""
     return f"{chip.name} (emulated{', synthetic calibration' if chip.synthetic else ''})"
 
 

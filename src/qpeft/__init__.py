@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from qpeft.circuits.simulator.simulate import expectations as expectations
     from qpeft.records import RunRecord as RunRecord
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "AmplitudeConfig": "qpeft.adapters.peft",

@@ -1,4 +1,4 @@
-"""The pages docs/extending/backend.md and chip.md: their packages, installed as pip lays them out, do what the pages promise."""
+"""The pages docs/extending/backend.md and chip.md: their packages, installed by pip, do what the pages promise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,16 +21,15 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 def install(page: str, folder: Path, files: dict[str, str]) -> None:
-    """Lay the page's package out: `files`, and the metadata that its pyproject.toml asks for."""
-    project = tomllib.loads(next(text for language, text in blocks(page) if language == "toml"))["project"]
-    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    groups = project["entry-points"].items()
-    text = "".join(f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in found.items()) for group, found in groups)
-    (info / "entry_points.txt").write_text(text)
-    for name, content in files.items():
-        (folder / name).write_text(content)
+    """Write the page's package, `files` and its pyproject.toml, and let pip install it into `folder`."""
+    package = folder.parent / page.removesuffix(".md")
+    project = next(text for language, text in blocks(page) if language == "toml")
+    for name, content in {**files, "pyproject.toml": project}.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(content)
+    pip = (sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder))
+    done = subprocess.run([*pip, str(package)], cwd=folder.parent, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
@@ -66,8 +64,8 @@ print(abs(found - exact).max() < 1e-12)
 
 def test_the_page_s_chip(tmp_path: Path, python: Command) -> None:
     files = {
-        "my_chips.py": next(text for language, text in blocks("chip.md") if language == "python"),
-        "my-line-3.json": next(text for language, text in blocks("chip.md") if language == "json"),
+        "my_chips/__init__.py": next(text for language, text in blocks("chip.md") if language == "python"),
+        "my_chips/my-line-3.json": next(text for language, text in blocks("chip.md") if language == "json"),
     }
     install("chip.md", tmp_path / "site", files)
     assert "emulator:my-line-3" in python("-m", "qpeft.cli", "devices")

@@ -1,4 +1,4 @@
-"""What other packages and files add to qpeft: methods, circuit families, backends, chips and data sets.
+"""Plug-ins: methods, circuit families, backends, chips and data sets of other packages and files.
 
 A thing that qpeft knows by name stands in a `Registry`. There are three ways into one:
 

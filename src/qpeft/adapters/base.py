@@ -1,4 +1,4 @@
-"""What an adapter method is: a settings dataclass and a module that computes the change to one linear layer.
+"""Base classes of adapter methods: a settings dataclass, and a module that computes the change to one linear layer.
 
 A method's file holds both and nothing of PEFT. Names, dtypes, several adapters, merging and saving live once, in peft.py.
 """

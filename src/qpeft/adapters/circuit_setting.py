@@ -28,7 +28,7 @@ SUFFIXES = (".qasm", ".json")
 
 
 class Default(int):
-    """A default number that can be told from the same number given by a user."""
+    """A default number that is distinguishable from the same number given by a user."""
 
 
 def is_file_name(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""What may stand in a circuit's place: the circuit, or a classical control that shows the circuit's share of a result.
+"""Controls: classical replacements of a circuit, which show the circuit's share of a result.
 
 A result of a quantum adapter means little without its controls (arXiv 2403.07059, 2504.05336). All are made from the circuit:
 

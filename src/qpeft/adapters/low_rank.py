@@ -59,7 +59,7 @@ def exact(layer: Any, adapter: str) -> LowRank | None:
 
 @torch.no_grad()
 def delta_weight(layer: Any, adapter: str) -> Tensor | None:
-    """What the adapter adds to the layer's weight, `(d_out, d_in)`; None where no weight equals it.
+    """Change of the layer's weight, `(d_out, d_in)`; None for an adapter that is not linear.
 
     For qpeft's layers and for those of PEFT's methods that say they are additive.
     """
@@ -154,7 +154,7 @@ def fitted(moments: Moments, rank: int, *, ridge: float = 1e-5, bias: bool = Fal
 
 @torch.no_grad()
 def added(layer: Any, adapter: str, x: Tensor) -> Tensor:
-    """What the adapter adds to the layer's output for inputs `x (n, d_in)`: `(n, d_out)`, in the adapter's precision."""
+    """Change of the layer's output for inputs `x (n, d_in)`: `(n, d_out)`, in the adapter's precision."""
     if not isinstance(layer, DeltaLayer):
         change: Tensor = layer(x) - layer.base_layer(x)
         return change

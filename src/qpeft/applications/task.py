@@ -1,4 +1,4 @@
-"""What a model is asked about a row, and how its answers are scored: the `Task` that is kept next to the rows as task.json.
+"""The `Task` of a data set, stored next to the rows as task.json: the question about a row, and how answers are scored.
 
 A table's row becomes one sentence, "Age is 35 years; housing is own; ...", with field names and categories spelled out, and the
 label is the answer.
@@ -53,7 +53,7 @@ def group_order(name: str) -> tuple[float, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a model is asked, and how its answers are judged.
+    """A task: the question to the model, and how its answers are scored.
 
     `kind`: "classification" (the answer is one of `labels`), "number" (exact match of the last number) or "text" (ROUGE).
     `labels` maps a value of the column `target` to the answer. `positive` is the answer whose probability ranks rows, for two
@@ -103,7 +103,7 @@ class Task:
 
     @property
     def beginnings(self) -> list[str]:
-        """What the assistant begins with for each of the answers: all it says, or all up to its reasons."""
+        """Beginning of the assistant's turn for each answer: the whole turn, or the part before its reasons."""
         return [answer + BECAUSE.rstrip() for answer in self.answers] if self.reasons else self.answers
 
     def explained(self, answer: str, names: Sequence[str]) -> str:

@@ -1,1 +1,1 @@
-"""Where circuits run besides the simulator; see base.py for the seam and registry.py for the names."""
+"""Backends: where circuits run. The interface is in base.py, the names are in registry.py."""

@@ -1,4 +1,4 @@
-"""The interface between the library and whatever runs circuits and returns outcomes.
+"""The interface between the library and the backends that run circuits and return outcomes.
 
 A *backend* measures all qubits of a circuit in the Z basis: `backend.compile(circuit).run(params, shots)` returns a `Counts`, one
 distribution of outcomes per row of parameters. Observables with X and Y, gradients, caches and budgets are built on that, once for
@@ -33,7 +33,7 @@ DENSE_QUBITS = 20  # a distribution over more qubits is given by its observed ou
 
 @dataclass(frozen=True)
 class Limits:
-    """What a backend accepts; None is no limit.
+    """Limits of a backend; None is no limit.
 
     Attributes:
         max_qubits: of one circuit.
@@ -120,7 +120,7 @@ class Backend(Protocol):
         raise BackendError(f"{self.name} cannot scale its noise", value=scale, hint="a backend that runs the gates it is given")
 
     def begin(self, sample: str) -> None:
-        """What runs from here on belongs to this sample, such as a step of a training.
+        """Mark all following runs as part of this sample, such as a training step.
 
         A backend with a journal keeps samples apart, so that a step that is repeated after a crash finds the results it had.
         """

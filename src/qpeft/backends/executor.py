@@ -191,7 +191,7 @@ class CompiledExpectations:
         ]
 
     def cost(self, rows: int) -> Cost:
-        """What a forward pass of `rows` different rows costs, gradients not counted."""
+        """Cost of a forward pass of `rows` different rows, without gradients."""
         whole, rest = divmod(rows, CHUNK)
         backend, shots = self.executor.backend, self.executor.shots
         chunks = ((whole, CHUNK), (1, rest))

@@ -46,7 +46,7 @@ class BackendKind:
     planned: Limits | None = None
 
     def load(self) -> Callable[..., Backend]:
-        """What opens the backend, imported."""
+        """The function that opens the backend, imported."""
         if not isinstance(self.open, str):
             return self.open
         module, _, function = self.open.partition(":")
@@ -140,7 +140,7 @@ def get_backend(name: str, **options: Any) -> Backend:
 
 
 def check_name(name: str) -> None:
-    """Raise BackendError when no backend can have that name; what it stands for is not loaded."""
+    """Raise BackendError if no backend can have that name. Nothing is imported."""
     kind, argument = _split(name)
     if kind is BACKENDS["emulator"] and argument and not argument.endswith(".json"):
         from qpeft.backends.emulator.chip import known_chips

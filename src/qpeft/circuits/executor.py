@@ -1,4 +1,4 @@
-"""The seam between adapters and whatever runs circuits."""
+"""The interface between adapters and the engines and backends that run circuits."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_arguments(circuit: Circuit, inputs: Tensor, angles: Tensor) -> None:
 
 
 def working_dtype(inputs: Tensor, angles: Tensor) -> torch.dtype:
-    """What a circuit is computed in: float64 if an argument is, else float32, whatever the precision around it."""
+    """Dtype of a circuit's computation: float64 if an argument is float64, else float32, also under autocast."""
     return torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
 
 

@@ -1,4 +1,4 @@
-"""What commands share: the application and its panels, types of arguments, a table."""
+"""Shared by the commands: the application and its panels, argument types, a table."""
 
 from __future__ import annotations
 

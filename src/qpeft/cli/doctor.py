@@ -1,4 +1,4 @@
-"""`qpeft doctor`: what this installation uses and what it lacks."""
+"""`qpeft doctor`: versions, hardware, and missing extras of this installation."""
 
 from __future__ import annotations
 

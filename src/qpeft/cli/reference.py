@@ -54,7 +54,7 @@ def _paragraphs(function: Callable[..., Any]) -> list[str]:
 
 
 def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, str, ArgumentInfo | OptionInfo]]:
-    """(how it is written, what it does, its description), arguments first."""
+    """(syntax, effect, description) of each parameter, arguments first."""
     hints = typing.get_type_hints(function, include_extras=True)
     found = []
     for name, parameter in inspect.signature(function).parameters.items():

@@ -93,7 +93,7 @@ def _encode(
 
 
 def _cache_name(model: Any) -> str:
-    """What this transformers calls the argument that holds keys and values."""
+    """Name of the forward argument for the key-value cache in the installed transformers version."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
 

@@ -34,7 +34,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Options:
-    """What to export and how.
+    """Options of an export.
 
     Attributes:
         to: one of FORMATS.

@@ -103,7 +103,7 @@ def _report(backend: Backend, shots: int | None, ledger: Ledger, measured: list[
 
 
 def _card(found: Mapping[str, Any]) -> str:
-    """What the adapter's card says of where its circuits were measured."""
+    """Section of the adapter's card: where its circuits were measured."""
     kind = "a classical computer that emulates the chip" if found["simulated"] else "the vendor's machine"
     synthetic = ", a calibration made by a program and not measured on a chip" if found["synthetic_calibration"] else ""
     shots = found["shots_per_circuit"]

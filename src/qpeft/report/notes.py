@@ -35,7 +35,7 @@ def overlap_note(arms: Sequence[ArmSummary], metric: str = "loss") -> str:
 
 
 def pair_note(rows: Sequence[PairedDifference]) -> str:
-    """What the paired tests allow to say; nothing is concluded from fewer than MIN_SEEDS pairs."""
+    """Conclusion from the paired tests, as text. Fewer than MIN_SEEDS pairs give no conclusion."""
     reference = rows[0].reference
     enough = [row for row in rows if row.difference.n >= MIN_SEEDS]
     few = [row.label for row in rows if row.difference.n < MIN_SEEDS]

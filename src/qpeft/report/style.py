@@ -46,7 +46,7 @@ DARK = Theme(
 
 @dataclass(frozen=True)
 class Mark:
-    """What an arm looks like in every plot: place in the palette, marker and dash. `number` counts arms from 0."""
+    """Look of an arm in every plot: palette index, marker and dash. `number` counts arms from 0."""
 
     index: int
     marker: str
@@ -159,7 +159,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Name:
-    """What stands next to a point at x, y (in the units of the data): text, colour of the line to it, mark of the arm."""
+    """Label of a point at x, y (data units): text, colour of its leader line, mark of the arm."""
 
     text: str
     x: float

@@ -1,4 +1,4 @@
-"""What the runs say: a summary of each arm, paired differences between arms, and the table for the console."""
+"""Tables of results: a summary per arm, paired differences between arms, and the console table."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def unbeaten(arms: Sequence[ArmSummary], metric: str) -> set[str]:
 
 
 def reference_lora(section: Section) -> str:
-    """What the share column is a share of: "LoRA r=8", or its parameters when no arm is it; "" when no record names one.
+    """Reference of the share column: "LoRA r=8", or its parameter count when no arm is LoRA r=8; "" when no record names one.
 
     Where arms have different references it is "the reference LoRA".
     """

@@ -64,7 +64,7 @@ def extent(values: Sequence[float], estimates: Sequence[Estimate]) -> tuple[floa
 
 
 def title(arms: Sequence[ArmSummary], metric: str) -> str:
-    """What is seen: the best mean, and how many arms it is not separated from."""
+    """Title of the plot: the best mean, and the number of arms that are not separated from it."""
     name, top = words.metric_name(metric), best(arms, metric)
     if top is None:
         return f"{name} against trainable parameters"
@@ -80,7 +80,7 @@ def title(arms: Sequence[ArmSummary], metric: str) -> str:
 
 
 def legend(section: Section, arms: Sequence[ArmSummary], metric: str) -> str:
-    """What points, bars, dots and line are, what is cut off and what is not drawn."""
+    """Legend text: points, bars, dots and line; values that are cut off or not drawn."""
     shown = drawable(arms, metric)
     estimates, counts = [arm.after[metric] for arm in shown], sorted({arm.after[metric].n for arm in shown})
     text = "Points: one seed, no interval."

@@ -1,4 +1,4 @@
-"""What the page and the Markdown show of a section, as text: the templates only lay it out."""
+"""Text of a report section, for the HTML and Markdown templates."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _pair(row: PairedDifference) -> list[str]:
 
 
 def _facts(section: Section) -> list[tuple[str, str]]:
-    """What was run: name and value, without those that no record tells."""
+    """Settings of the runs as (name, value). Settings that no record holds are left out."""
     finished = [run for run in section.runs if run.status == "ok"]
     runs = finished or list(section.runs)
     sizes = {run.base_parameters for run in runs if run.base_parameters}

@@ -218,7 +218,7 @@ class Client:
         return self._get(f"/v1/devices/{device}/queue")
 
     def calibration(self, device: str) -> Json:
-        """What a device runs under now."""
+        """Current calibration of a device."""
         return self._get(f"/v1/devices/{device}/calibration")
 
     def usage(self, days: int = 30) -> Json:
@@ -259,7 +259,7 @@ class Client:
         self.connection.request("DELETE", f"/v1/keys/{prefix}", retry=False)
 
     def vendor_tasks(self, state: str | None = None, limit: int = 100) -> list[Json]:
-        """What was sent to vendors, newest first; state "intent": nobody knows whether it arrived."""
+        """Tasks sent to vendors, newest first. State "intent": it is unknown whether the task arrived."""
         query = {"limit": limit} if state is None else {"limit": limit, "state": state}
         found: list[Json] = self._get("/v1/vendor-tasks", query)["tasks"]
         return found

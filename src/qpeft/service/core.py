@@ -74,7 +74,7 @@ class Service:
         self.hub.changed(names)
 
     def load_devices(self) -> None:
-        """Read again what workers told of their devices."""
+        """Reload the workers' reports on their devices."""
         for row in self.queries.devices():
             self.catalog.load(row.id, row.info)
 
@@ -137,7 +137,7 @@ class Service:
         return workers
 
     async def refresh_metrics(self) -> None:
-        """Bring the gauges up to date, at most once a second: nobody has to have a key to ask for them."""
+        """Update the gauges, at most once a second, because `/metrics` needs no key."""
         async with self._looking:
             if time.monotonic() - self._measured_at < 1.0:
                 return

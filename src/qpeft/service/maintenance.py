@@ -1,4 +1,4 @@
-"""What is done from the database's side, with a server running or not: a key, migrating and going back, checking the accounts."""
+"""Maintenance of the database, with or without a running server: keys, migrations, consistency check."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def migrate(data_dir: Path | None, revision: str = "head") -> str:
 
 
 def verify(data_dir: Path | None) -> list[str]:
-    """What is wrong in a database, a line each; empty when everything agrees. The server may be running."""
+    """Inconsistencies of a database, one line each; empty if there are none. The server may be running."""
     wrong: list[str] = []
     with opened(data_dir) as database, database.reader.connect() as connection:
         if database.sqlite:

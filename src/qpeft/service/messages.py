@@ -27,7 +27,7 @@ CIRCUIT, MEASURED, QASM, ORIGINIR = "qpeft.circuit", "qpeft.measured", "openqasm
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A request: a field nobody knows is a mistake, said at once."""
+    """A request. Unknown fields are refused."""
 
 
 class Source(Strict):
@@ -57,7 +57,7 @@ class JobRequest(Source, kw_only=True):
 
 
 class BatchItem(Source, kw_only=True):
-    """One circuit of a batch; what it leaves out is the batch's."""
+    """One circuit of a batch. Fields that are left out have the batch's values."""
 
     params: list[float] = []
     shots: Shots | None = None
@@ -121,7 +121,7 @@ class UserRequest(Bounds, kw_only=True):
 
 
 class DeviceStatus(Strict):
-    """A device's state, and the reason that users are told."""
+    """A device's state, and the reason that users see."""
 
     status: Literal["online", "draining", "maintenance"]
     reason: Name = ""
@@ -135,7 +135,7 @@ class CalibrationChoice(Strict):
 
 
 class VendorResolution(Strict):
-    """What an administrator found out at the vendor's: its id of the task, or null when it never arrived."""
+    """An administrator's finding about a vendor task: the vendor's id, or null if the task never arrived."""
 
     vendor_job: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")] | None
 

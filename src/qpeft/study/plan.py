@@ -222,7 +222,7 @@ class StudyPlan(Section):
 
 
 def fingerprint(config: RunConfig) -> str:
-    """What decides a run's result, as a hash: names of groups and arms do not. Tuning records hold it, so it must not change."""
+    """Hash of everything that decides a run's result, without names of groups and arms. Records hold it: it must not change."""
     values = {key: value for key, value in config.resolved().items() if key not in ("name", "label")}
     for (*sections, name), default in ADDED.items():
         inside = values

@@ -1,4 +1,4 @@
-"""What a paired comparison over seeds can see: the power of the two-sided paired t-test."""
+"""Power of the two-sided paired t-test over seeds."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class TuningRecord:
 
 
 class StudyRecords:
-    """What is known of a study: `tuning` by fingerprint and step, `runs` by fingerprint.
+    """Records of a study: `tuning` by fingerprint and step, `runs` by fingerprint.
 
     Args:
         folder: where NAME.jsonl and NAME-tuning.jsonl are, or will be.

@@ -1,4 +1,4 @@
-"""What a study found: its run records by task and arm, compared pair by pair."""
+"""Results of a study: run records by task and arm, and paired comparisons."""
 
 from __future__ import annotations
 

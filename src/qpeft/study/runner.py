@@ -127,7 +127,7 @@ class StudyRunner:
 
 
 def _failure(problem: Exception) -> str:
-    """What the records say of a run that failed. An error of the folder, where another process is at work, is not the method's."""
+    """Failure text for the record of a run. A locked folder is no failure of the method and is raised."""
     if isinstance(problem, RunError):
         raise problem
     return f"{type(problem).__name__}: {problem}"

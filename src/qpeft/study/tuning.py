@@ -60,7 +60,7 @@ def _extended(tuning: TuningSection, best: float, loss_of: Callable[[float], flo
 
 
 def beyond(grid: Sequence[float]) -> float:
-    """The next rate after the last of a grid, in its rhythm: 0.01, 0.03, 0.1 goes on with 0.3."""
+    """The next rate after the last of a grid, with the grid's ratios: after 0.01, 0.03, 0.1 comes 0.3."""
     ratio = grid[-1] / grid[-3] if len(grid) > 2 else (grid[-1] / grid[-2]) ** 2
     return float(f"{grid[-2] * ratio:.3g}")
 

@@ -30,7 +30,7 @@ QUICK_STEPS, QUICK_SEEDS, QUICK_RATES = 16, 2, 2
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged: a name, its adapter section, and the plug-ins that bring its method."""
+    """Subject of a verdict: name, adapter section, and the plug-ins of its method."""
 
     name: str
     adapter: Mapping[str, Any]
@@ -134,7 +134,7 @@ def read_protocol(file: Path | None = None) -> StudyPlan:
 
 @dataclass(frozen=True)
 class Cost:
-    """What is left to run: training steps, runs, and seconds as estimated from timed steps."""
+    """Remaining work: training steps, runs, and seconds estimated from timed steps."""
 
     runs: int
     steps: int
@@ -193,7 +193,7 @@ def estimate_cost(plan: StudyPlan, records: StudyRecords, subject: str, rounds: 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the records say of the subject on one task.
+    """Result of the subject on one task.
 
     `rows` are its paired differences of held-out loss (subject minus other, nats/token), corrected over the whole verdict (Holm).
     `visible` is, by the other's label, the smallest true difference that so many seeds see with a power of 0.8 at the level of the

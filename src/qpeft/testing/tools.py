@@ -188,7 +188,7 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def deltas(model: Any, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What each adapted layer adds to its base layer for the inputs `x`."""
+    """Difference that each adapted layer adds to its base layer for the inputs `x`."""
     with torch.no_grad():
         return {name: layer(x[name]) - layer.base_layer(x[name]) for name, layer in layers(model).items()}
 

@@ -1,4 +1,4 @@
-"""What a record says of the place it was made in: package versions, machine, memory."""
+"""The environment of a run for its record: package versions, machine, memory."""
 
 from __future__ import annotations
 

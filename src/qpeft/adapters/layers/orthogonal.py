@@ -1,4 +1,4 @@
-"""Orthogonal matrices from free numbers, in float32 or better whatever surrounds them.
+"""Orthogonal matrices from free numbers, in float32 or float64, also under autocast.
 
 Angles at zero give the identity to the bit, so that adapters built on them start as exact no-ops.
 """

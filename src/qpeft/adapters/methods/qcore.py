@@ -139,7 +139,7 @@ class QCoreConfig(RankConfig):
         return build(self.circuit, self.qubits, self.n_layers)
 
     def outputs(self) -> tuple[Observable, ...] | None:
-        """What is measured; None for `<Z_k>` of every qubit."""
+        """Measured observables; None for `<Z_k>` of every qubit."""
         return z_and_zz(self.qubits) if self.zz else self.observables
 
     def to_save(self) -> dict[str, Any]:

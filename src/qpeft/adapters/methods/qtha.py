@@ -166,7 +166,7 @@ class QTHAConfig(RankConfig):
         return self.r if self.n_layers is None else self.n_layers
 
     def inner_parameters(self) -> int:
-        """Trainable parameters between the outer maps: QW, CW and what stands in the circuit's place."""
+        """Trainable parameters between the outer maps: QW, CW, and the circuit or its control."""
         circuit = self.built_circuit()
         with torch.device("meta"):
             qnn = make_qnn(self.qnn, circuit, self.observables)

@@ -101,7 +101,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             self.deltas[adapter_name].to(device=device or base_device, dtype=dtype)
 
     def device_and_dtype(self) -> tuple[torch.device, torch.dtype]:
-        """Of the base layer's weight, whatever its quantised form calls it."""
+        """Dtype of the base layer's weight, also of a quantised layer."""
         parameter = next(iter(self.get_base_layer().parameters()), None)
         if parameter is None:
             parameter = next(iter(self.get_base_layer().buffers()), torch.empty(0))
@@ -157,7 +157,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return y
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """What the adapter adds to the base layer's weight, in that weight's layout.
+        """Change of the base layer's weight, in the layout of that weight.
 
         Raises:
             MergeError: the delta is not linear, or it multiplies a quantised base weight.

@@ -1,4 +1,4 @@
-"""A data set: where it comes from, what is asked, how it is split, and what it may be used for."""
+"""A data set: source, question, splits, and permitted use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The card of a prepared data set: what it is, where it is from, how it was split, and what it must not be used for."""
+"""The card of a prepared data set: content, source, splits, and limits of use."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ CARD = "CARD.md"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What was written: rows and SHA-256 of each part, and the rows that were left out as copies or without a label."""
+    """Result of a preparation: rows and SHA-256 of each part, and the rows left out as copies or without a label."""
 
     folder: Path
     rows: Mapping[str, int]
@@ -111,7 +111,7 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
         _warn_of_identifiers(data.name, rows, columns)
 
     def prompt(row: Mapping[str, str]) -> str:
-        """What the model will read of the row: texts that are the same up to where they are cut are the same."""
+        """Prompt of a row as the model reads it, cut to its limit. Rows with equal cut prompts count as copies."""
         read = [cut(row[column], data.max_text) for column in columns]
         return normalised(read[0]) if len(read) == 1 else json.dumps(read)
 
@@ -168,7 +168,7 @@ def _warn_of_identifiers(name: str, rows: Sequence[Mapping[str, Any]], columns: 
 
 
 def _words(data: DataSet) -> dict[str, Any]:
-    """What a run's card says of its data."""
+    """Facts about the data for a run's card."""
     return {"licence": data.licence, "use": data.use, "limits": data.limits}
 
 

@@ -1,4 +1,4 @@
-"""Train, validation and test without leakage: grouped, stratified, deduplicated, and the same whatever the order of the rows."""
+"""Train, validation and test splits without leakage: grouped, stratified, deduplicated, independent of the order of rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARTS = ("train", "validation", "test")
 
 
 def normalised(text: str) -> str:
-    """What texts have in common that differ in case, punctuation and spacing alone."""
+    """Text without case, punctuation and spacing, to find copies."""
     return " ".join(re.findall(r"\w+(?:\.\d+)?", text.lower()))
 
 

@@ -127,7 +127,7 @@ def greedy_answers(model: Any, tokenizer: Any, conversations: Sequence[Sequence[
 
 
 class _Both:
-    """What the adapter and the base model answer; the base model's answers are kept in a file, if there is one, by what decides
+    """Answers of the adapter and of the base model; the base model's answers are kept in a file, if there is one, by what decides
     them: `same` and a key of each question.
     """
 
@@ -225,7 +225,7 @@ def _generation(
 
 
 def read_result(run: Path) -> dict[str, Any]:
-    """What `evaluate_task` wrote."""
+    """Result that `evaluate_task` wrote."""
     try:
         found: dict[str, Any] = json.loads((run / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

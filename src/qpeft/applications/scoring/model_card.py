@@ -1,4 +1,4 @@
-"""The card of a judged run: what it is, what it is for and not for, and how well it did."""
+"""The model card of an evaluated run: purpose, limits, and metrics."""
 
 from __future__ import annotations
 

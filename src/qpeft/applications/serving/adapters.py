@@ -43,7 +43,7 @@ class Adapters:
         self.load(name or run.resolve().name, run, inside=False)
 
     def names(self) -> list[str]:
-        """What can be asked: the base model and every adapter."""
+        """Names of the base model and of every adapter."""
         return list(self._served)
 
     def get(self, name: str) -> Served:

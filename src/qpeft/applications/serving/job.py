@@ -21,7 +21,7 @@ LOOK_S = 0.3  # how often it is looked whether a client still waits
 
 
 class Job:
-    """One answer in the making. It is `waiting` until it has ended or nobody holds it any more."""
+    """One answer in progress. It is `waiting` until it has ended or its client is gone."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What clients may ask, in the form of OpenAI's API."""
+"""Requests of clients, in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """What of OpenAI's request is understood. Other fields are refused unless they say nothing about the answer."""
+    """Supported fields of an OpenAI chat request. Other fields are refused, unless they cannot change the answer."""
 
     model_config = ConfigDict(extra="allow")
 

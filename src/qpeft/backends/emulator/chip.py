@@ -106,7 +106,7 @@ class NativeGates:
 
 @dataclass(frozen=True, config=_STRICT, kw_only=True)
 class Timing:
-    """What a job costs. The chip is busy for `circuit_s + shots * shot_us`; a job waits in queues besides."""
+    """Time model of a job. The chip is busy for `circuit_s + shots * shot_us`; a job waits in queues besides."""
 
     shot_us: Annotated[float, Field(ge=0, description="one repetition, reset and readout included")]
     circuit_s: Annotated[float, Field(ge=0, description="chip time of a circuit in addition to its shots")]

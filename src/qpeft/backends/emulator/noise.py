@@ -1,4 +1,4 @@
-"""What goes wrong on a chip and when: the schedule of a native circuit, and the numbers of its noise.
+"""Noise model: schedule of a native circuit, and the parameters of its noise.
 
 The model (docs/emulator.md derives it). Turns about x and y and CZ are pulses of the chip's times; a turn about z takes no time
 and has no error. Gates start as soon as their qubits are free; circuit parts that no gate joins end together, with the

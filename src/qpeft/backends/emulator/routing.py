@@ -42,7 +42,7 @@ class RoutedCircuit:
 
 @dataclass(frozen=True)
 class InteractionGraph:
-    """What placing needs to know of a native circuit: CZs of each pair, pulses and readouts of each qubit."""
+    """Interactions of a native circuit, for placement: CZs per pair, pulses and readouts per qubit."""
 
     n_qubits: int
     pairs: tuple[tuple[tuple[int, int], int], ...]

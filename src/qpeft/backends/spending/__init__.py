@@ -1,1 +1,1 @@
-"""What running costs: budgets, results kept on disk, and jobs that are sent once."""
+"""Costs of running circuits: budgets, result cache, and jobs that are sent once."""

@@ -1,4 +1,4 @@
-"""What running costs: an estimate, a hard budget that is checked before anything is sent, and a ledger of what was spent."""
+"""Costs: an estimate, a hard budget that is checked before anything is sent, and a ledger of what was spent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Cost:
 
 
 def cost_of(backend: Backend, compiled: CompiledCircuit, rows: int, shots: int | None) -> Cost:
-    """What `compiled.run` of `rows` rows would cost."""
+    """Cost of `compiled.run` for `rows` rows."""
     programs = -(-rows // compiled.per_program)
     per_job = backend.limits.max_circuits_per_job or max(programs, 1)
     return Cost(
@@ -72,7 +72,7 @@ class Budget:
 
 @dataclass
 class Ledger:
-    """What an executor has spent, and how much it did not need to: `deduplicated` and `cached` count circuits.
+    """Counts of what an executor has spent and saved: `deduplicated` and `cached` count circuits.
 
     `watch` is called with every cost that is charged, for a display.
     """

@@ -220,7 +220,7 @@ class _Worker:
 
 
 def main() -> None:
-    """Serve requests from standard input until it ends; whatever the SDK prints is thrown away."""
+    """Serve requests from standard input until it ends. Output of the SDK is discarded."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = _Worker()

@@ -216,7 +216,7 @@ def _reason(job: Any) -> str:
 
 
 def refusal(error: BaseException) -> Exception | None:
-    """What an error of a submission is known to mean, from the HTTP error behind it: None where its fate is open."""
+    """Meaning of a submission's error, from the HTTP error behind it; None if it is unknown whether the job arrived."""
     seen: BaseException | None = error
     while seen is not None:
         status = getattr(getattr(seen, "response", None), "status_code", None)

@@ -259,7 +259,7 @@ class CompiledQiskit(CompiledCircuit):
 
 
 def fold(circuit: Any, scale: int, operations: frozenset[str] | None) -> Any:
-    """A transpiled circuit at `scale` times the noise, in the gates of `operations`; nobody compiles it afterwards."""
+    """A transpiled circuit folded to `scale` times the noise, in the gates of `operations`. It must not be compiled again."""
     pairs, out = check_scale(scale), circuit.copy_empty_like()
     for item in circuit.data:
         out.append(item)

@@ -48,7 +48,7 @@ class Retries:
 
 
 class Attempts:
-    """What comes after each attempt at a request, the same for the client that waits and the one that does not."""
+    """Retry policy of requests, shared by the blocking and the asynchronous client."""
 
     def __init__(self, url: str, retries: Retries, wait_s: float = 0.0, retry: bool = True) -> None:
         self.url, self.retries, self.retry = url, retries, retry
@@ -92,7 +92,7 @@ def unreachable(url: str, error: Exception) -> ServiceError:
 
 
 def tls_context(ca: str | None, pinned_cert: str | None) -> Any:
-    """What verifies a service over https: the system's authorities, those in the file `ca`, or one certificate and no other."""
+    """TLS context: verifies with the system's authorities, with those in the file `ca`, or with one pinned certificate."""
     if pinned_cert is not None:
         context = ssl.create_default_context(cafile=pinned_cert)
         context.check_hostname = False  # the certificate itself is known, whatever name it has
@@ -287,7 +287,7 @@ class CompiledRemote(CompiledCircuit):
         return Counts.from_strings(n, found, shots)
 
     def _sweep(self, rows: FloatArray, shots: int | None, seed: int | None, first: int) -> list[Any]:
-        """What each row gave: probabilities, or counts by bit string."""
+        """Result of each row: probabilities, or counts by bit string."""
         chosen = None if seed is None else (seed + first) % 2**63
         content = sweep_request(self.backend.device, self.circuit.to_dict(), rows.tolist(), shots, chosen)
         connection = self.backend.connection

@@ -28,7 +28,7 @@ _WORKING = (torch.float32, torch.float64)
 
 
 class Simulator:
-    """The Executor on the exact state vector, on whatever device the tensors are.
+    """Executor on the exact state vector, on the device of the tensors.
 
     Args:
         gradient: `"adjoint"` (default) needs no memory for depth, and records the circuit only where a transform of torch.func,
@@ -46,7 +46,7 @@ class Simulator:
         self.gradient: Gradient = gradient
 
     def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
-        """A function of inputs and angles; see `expectations` for what it takes, returns and raises."""
+        """A function of inputs and angles; see `expectations` for arguments, result and errors."""
         compiled = compile_circuit(circuit, None if observables is None else tuple(observables))
         return functools.partial(run, compiled, gradient=self.gradient)
 

@@ -1,4 +1,4 @@
-"""What torch does around a call: transforms, forward-mode derivatives, compilation, and tensors that are not plain ones."""
+"""Tests of the torch context of a call: transforms, forward mode, compilation, tensor subclasses."""
 
 from __future__ import annotations
 

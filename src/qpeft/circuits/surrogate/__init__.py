@@ -3,4 +3,4 @@
 from typing import Literal
 
 SurrogateKind = Literal["auto", "grid", "sparse", "tensor-train"]
-"""What `choice.make_surrogate` makes: the exact Fourier grid, a sparse series, a tensor train, or the smaller of the first two."""
+"""Kind of surrogate: exact Fourier grid, sparse series, tensor train, or "auto", the smaller of the first two."""

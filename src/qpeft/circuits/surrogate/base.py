@@ -1,4 +1,4 @@
-"""What every surrogate of a circuit can do: say where the circuit runs, take the values, and stand for it at any input.
+"""Interface of surrogates: input points to run, fit to their values, evaluation at any input.
 
 | surrogate | points | for |
 |---|---|---|

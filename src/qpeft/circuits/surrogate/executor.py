@@ -1,4 +1,4 @@
-"""An Executor around another one that runs it at a surrogate's points only, whatever the number of samples.
+"""Executor that runs another executor at a surrogate's points only, for any number of samples.
 
 The gradient for inputs costs nothing more. That for angles goes through the points alone: the inner executor gets the gradient of
 the loss for its values at the points, a batch whose size never changes.
@@ -73,7 +73,7 @@ class SurrogateExecutor:
 
 @dataclass
 class _Measured:
-    """What was measured at some angles: the angles as given, a leaf that stands for them, values and coefficients as
+    """Measurement at one set of angles: the angles as given, a leaf that stands for them, values and coefficients as
     functions of the leaf, `plain` coefficients without their record. `waiting` is the gradient of the coefficients that has not
     been passed on."""
 

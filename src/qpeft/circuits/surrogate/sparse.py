@@ -55,7 +55,7 @@ MEAN_VARIANCE = 0.7  # of one outcome +-1, for values with a mean square of 0.3
 
 @dataclass(frozen=True, eq=False)
 class _Prior:
-    """What is known of a light cone's coefficients before it runs.
+    """Prior knowledge of a light cone's coefficients.
 
     Attributes:
         grid: the cone's Fourier grid; coefficients are laid out on it.

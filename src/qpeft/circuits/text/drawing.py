@@ -27,7 +27,7 @@ def columns(circuit: Circuit) -> list[list[Op]]:
 
 
 def labels(circuit: Circuit, op: Op) -> tuple[str, ...]:
-    """What stands on each of the gate's qubits; `●` is a control, `x` an end of a swap."""
+    """Label of the gate on each of its qubits; `●` is a control, `x` an end of a swap."""
     angle = "" if op.angle is None else f"({_angle(circuit, op.angle)})"
     if op.gate in _CONTROLLED:
         return "●", _CONTROLLED[op.gate] + angle

@@ -97,7 +97,7 @@ async def set_device(context: Context) -> Response:
 
 
 async def set_calibration(context: Context) -> Response:
-    """What is leased from now on runs under it and records it, on every worker; queued jobs are not asked again."""
+    """Set a device's calibration for all leases from now on, on every worker. Queued jobs are not checked again."""
     request, _ = await context.json(_CALIBRATION)
     service, device = context.service, context.path("id")
     info = service.catalog.info.get(device)
@@ -136,7 +136,7 @@ async def list_workers(context: Context) -> Response:
 
 
 async def list_vendor_tasks(context: Context) -> Response:
-    """What was sent to vendors, newest first; `?state=intent` are those whose fate is not known."""
+    """Tasks sent to vendors, newest first. `?state=intent` selects tasks whose arrival is unknown."""
     state = context.choice("state", "task_state")
     rows = await context.service.ask(context.service.queries.vendor_tasks, state, int(context.number("limit", 100)))
     names = ("id", "device", "state", "vendor_job", "reason", "circuits", "shots", "calibration")
@@ -152,7 +152,7 @@ async def resolve_vendor_task(context: Context) -> Response:
 
 
 async def read_audit(context: Context) -> Response:
-    """What administrators and the service itself did, the newest first."""
+    """Audit log: actions of administrators and of the service, newest first."""
     rows = await context.service.ask(context.service.queries.audit, int(context.number("limit", 100)))
     return answer({"audit": [{"at": stamp(row.at), "actor": row.actor, "act": row.act, "detail": row.detail} for row in rows]})
 

@@ -23,8 +23,10 @@ PAGE = 500
 
 
 async def events(context: Context) -> Response:
-    """Every change of the user's jobs from now on, or from `Last-Event-ID` on. A job that changed twice while nobody listened is
-    told once, in its latest state."""
+    """Server-sent events: changes of the user's jobs from now on, or after `Last-Event-ID`.
+
+    A job that changed twice while no client listened gives one event with its latest state.
+    """
     last = context.request.headers.get("last-event-id") or context.request.query_params.get("after")
     context.auth.streams.check(context.principal.prefix)
     start = await context.service.ask(context.service.queries.last_change, context.owner) if last is None else _place(last)

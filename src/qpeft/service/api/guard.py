@@ -1,4 +1,4 @@
-"""What every request meets first: bounds on its body before anyone asks who sent it, security headers, measurement."""
+"""Middleware for every request: body limits before authentication, security headers, metrics."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Guard:
         return endpoint
 
     def _methods(self, path: str) -> list[str]:
-        """What the path takes."""
+        """HTTP methods of the path."""
         exact = {method for method, known in self._exact if known == path}
         return sorted(exact.union(method for method, pattern, _ in self._patterns if pattern.fullmatch(path)))
 

@@ -165,7 +165,7 @@ def _result(row: Row, payload: bytes | None) -> dict[str, Any]:
 
 
 async def list_jobs(context: Context) -> Response:
-    """`?cursor=` goes on from the answer before."""
+    """Results in order. `?cursor=` continues after the previous answer."""
     state = context.choice("state")
     limit = int(context.number("limit", 100))
     before = int(context.number("cursor", 0)) or None
@@ -176,7 +176,7 @@ async def list_jobs(context: Context) -> Response:
 
 
 async def list_batches(context: Context) -> Response:
-    """Batches and sweeps with their jobs counted by state; `?before=` the last id of a page goes on from there."""
+    """Batches and sweeps with job counts by state. `?before=` with the last id of a page gives the next page."""
     limit, before = int(context.number("limit", 100)), context.query("before")
     found = await context.service.ask(context.service.queries.batches, context.owner, before, limit)
     return answer({"batches": found, "before": found[-1]["id"] if len(found) == limit else None})

@@ -37,7 +37,7 @@ def problem(error: ServiceError) -> Response:
 
 
 def as_refusal(error: Exception) -> ServiceError:
-    """Any error as what a user is told; what was not raised on purpose is logged and told nothing about."""
+    """Any error as a problem document. Unexpected errors are logged, and the user sees no details."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, QpeftError):

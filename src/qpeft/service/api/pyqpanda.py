@@ -35,7 +35,7 @@ _SUCCESS: Final = 10000
 
 
 class Configuration(msgspec.Struct):
-    """What of a task's settings this service reads; mapping and optimisation are the device's own."""
+    """Settings of a task that this service reads. The device does its own mapping and optimisation."""
 
     shot: int = 1000
     measure_type: int = 1
@@ -111,7 +111,7 @@ async def chip_info(context: Context) -> Response:
 
 
 async def _calibration(context: Context, chip: str) -> bytes:
-    """The chip file of what it runs under."""
+    """The chip file of the current calibration."""
     row = await context.service.ask(context.service.queries.calibration, _device(context, chip))
     if row is None or "qubits" not in msgspec.json.decode(row.data):
         raise ServiceError(
@@ -248,7 +248,7 @@ async def detail(context: Context) -> Response:
 
 
 def _results(rows: list[tuple[Row, bytes | None]]) -> dict[str, Any]:
-    """What `taskDetail` tells of ended programs, in their order; a program that failed has no outcomes, and its reason is told."""
+    """Reply of `taskDetail` for ended programs, in order. A failed program has a reason instead of outcomes."""
     counts = [_hexadecimal(payload) if payload is not None else ({}, 0) for _, payload in rows]
     told: dict[str, Any] = {
         "endTime": stamp(max((row.finished_at for row, _ in rows), default=None)),

@@ -1,4 +1,4 @@
-"""What one key or address may do: requests a second, and requests that wait at the same time. Bounds of one API process."""
+"""Rate limits per key and address: requests per second, and waiting requests. Bounds of one API process."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Slots:
 
 
 def network_of(address: str) -> str:
-    """What attempts are counted by: an IPv4 address, or the /64 network of an IPv6 address, which one host may own."""
+    """Unit in which attempts are counted: an IPv4 address, or the /64 network of an IPv6 address."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the files of routes share: a route as data, a request's context, reading bodies."""
+"""Shared by the route files: routes as data, request context, body parsing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "days": {"type": "integer", "minimum": 1, "maximum": 3660, "description": "how many days back"},
     "all": {"type": "integer", "minimum": 0, "maximum": 1, "description": "1: of every user (administrators)"},
 }
-"""What may be in a query, as JSON schemas. A whole number may be written as `3` or `3.0`."""
+"""Query parameters as JSON schemas. A whole number may be written as `3` or `3.0`."""
 
 
 @dataclass

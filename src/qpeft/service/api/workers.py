@@ -138,7 +138,7 @@ async def vendor_intent(context: Context) -> Response:
 
 
 async def vendor_update(context: Context) -> Response:
-    """What became of a task: sent, with the vendor's id; refused; or still unknown, with the reason."""
+    """Record a vendor task's state: sent (with the vendor's id), refused, or unknown (with the reason)."""
     request: VendorUpdate = await _read(context, _NEWS)
     news = vendor_tasks.VendorTaskUpdate(request.task, request.state, request.vendor_job, request.reason)
     return _answer({"state": await context.service.writer.call(vendor_tasks.settle, news)})

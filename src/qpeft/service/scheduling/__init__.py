@@ -1,1 +1,1 @@
-"""What a submission asks for, what it will cost, and who is served next. No database, no HTTP."""
+"""Submissions, their cost estimates, and the order of jobs. No database, no HTTP."""

@@ -178,7 +178,7 @@ class Admission:
 
 
 def body_digest(path: str, body: bytes) -> bytes:
-    """What an idempotency key stands for: the route and the body."""
+    """Digest of route and body, to which an idempotency key is bound."""
     return hashlib.sha256(path.encode() + b"\0" + body).digest()
 
 

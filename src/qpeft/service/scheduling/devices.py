@@ -1,4 +1,4 @@
-"""What the API knows of devices: their limits, told by workers, and what a job will cost there."""
+"""Devices as the API knows them: limits reported by workers, and cost estimates of jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DeviceCatalog:
     ratio: dict[str, float] = field(default_factory=dict)
 
     def load(self, device: str, data: bytes | None) -> None:
-        """Take what a worker told of the device (DeviceInfo in JSON)."""
+        """Set limits and costs from a worker's report (DeviceInfo in JSON)."""
         if data is not None:
             self.info[device] = msgspec.json.decode(data, type=DeviceInfo)
 

@@ -1,4 +1,4 @@
-"""What one request asks for, checked and costed: plain data between the API, which builds it, and the store, which keeps it."""
+"""A checked request with its cost estimate: plain data that the API builds and the store keeps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class Submission:
-    """What one request asks for. `kind` is "job" (one item, whose id it has), "batch" or "sweep"."""
+    """One request for circuits. `kind` is "job" (one item, whose id it has), "batch" or "sweep"."""
 
     id: str
     kind: str

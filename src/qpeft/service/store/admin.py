@@ -1,4 +1,4 @@
-"""What administrators and the service itself do: users and keys, devices, retention. Each function is an operation of writer.py.
+"""Operations of administrators and of the service: users and keys, devices, retention. Each function is an operation of writer.py.
 
 Every act of an administrator leaves a line in the audit log, in the same transaction.
 """
@@ -88,7 +88,7 @@ class Revoke:
 
 @dataclass(frozen=True)
 class SetDevice:
-    """Set a device to a state of `DEVICE_STATES`, with the reason that users are told."""
+    """Set a device to a state of `DEVICE_STATES`, with the reason that users see."""
 
     actor: str
     device: str
@@ -216,7 +216,7 @@ def set_device(txn: Transaction, arguments: Sequence[SetDevice]) -> list[Service
 
 
 def set_calibration(txn: Transaction, arguments: Sequence[SetCalibration]) -> list[ServiceError | None]:
-    """What is leased from now on runs under it; what is running ends under the one before."""
+    """Set calibrations. Running jobs end under the previous one; later leases use the new one."""
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         known = sa.select(calibrations.c.id).where(calibrations.c.device == argument.device, calibrations.c.id == argument.id)

@@ -1,4 +1,4 @@
-"""What workers do to jobs: register, lease, heartbeat, complete. Each function is an operation of writer.py.
+"""Operations of workers on jobs: register, lease, heartbeat, complete. Each function is an operation of writer.py.
 
 A lease is the pair (worker, attempt) in the job's row: every lease has a new attempt, so whoever comes back late writes nothing.
 A worker is alive while its `beats` grow. It says with each lease request what it still holds; jobs given to it that it does not
@@ -36,7 +36,7 @@ from qpeft.service.store.writer import Transaction
 
 @dataclass(frozen=True)
 class Hello:
-    """A worker introduces itself; `calibrations` are `(device, id, JSON)` of what it runs under."""
+    """A worker registers; `calibrations` are `(device, id, JSON)` of its current calibrations."""
 
     worker: str
     owner: str
@@ -59,7 +59,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class LeaseRequest:
-    """A worker asks for at most `max_jobs` jobs on its devices; `holding` is what it has, as in Heartbeat."""
+    """A worker asks for at most `max_jobs` jobs on its devices; `holding` lists its leased jobs, as in Heartbeat."""
 
     worker: str
     owner: str
@@ -82,7 +82,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """What became of one leased job. `payload` is its result (None: it failed, and `reason` says why)."""
+    """Outcome of one leased job. `payload` is its result (None: it failed, and `reason` says why)."""
 
     seq: int
     attempt: int
@@ -139,7 +139,7 @@ def _register(txn: Transaction, arguments: Sequence[Hello]) -> list[str]:
 
 
 def keep_calibration(txn: Transaction, device: str, name: str, data: bytes) -> None:
-    """What the device runs under from now on, unless an administrator has chosen."""
+    """Store a worker's calibration of a device. An administrator's calibration has priority."""
     known = sa.select(calibrations.c.id).where(calibrations.c.device == device, calibrations.c.id == name)
     if txn.connection.execute(known).first() is None:
         calibration = {"device": device, "id": name, "created_at": txn.now, "data": data}

@@ -1,4 +1,4 @@
-"""What users do to jobs: submit, cancel, delete. Each function is an operation of writer.py.
+"""Operations of users on jobs: submit, cancel, delete. Each function is an operation of writer.py.
 
 A job is one program with `rows >= 1` rows of parameters, run as one piece. A batch is an ordered list of jobs; a sweep is a
 batch whose jobs are slices of one matrix of parameters.
@@ -238,7 +238,7 @@ ACCOUNT: tuple[sa.Column[Any], ...] = (
     jobs.c.seq, jobs.c.id, jobs.c.owner, jobs.c.device, jobs.c.lane, jobs.c.batch, jobs.c.rows, jobs.c.shots,
     jobs.c.state, jobs.c.attempt, jobs.c.worker, jobs.c.estimate_s, jobs.c.bytes,
 )  # fmt: skip
-"""What has to be read of a job to move it."""
+"""Columns that a state change of a job reads."""
 
 
 def finish(txn: Transaction, ledger: Ledger, endings: Sequence[tuple[Any, str, str, float, str | None]]) -> None:
@@ -287,7 +287,7 @@ def not_found(target: Target) -> ServiceError:
 
 
 def cancel(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceError]:
-    """Cancel what is not finished; returns how many jobs that touched. Queued jobs end at once, running ones are told to stop."""
+    """Cancel unfinished jobs and return their number. Queued jobs end at once, running jobs are asked to stop."""
     ledger = Ledger(txn)
     outcomes: list[int | ServiceError] = []
     for target in targets:

@@ -288,7 +288,7 @@ class Queries:
         return [row.id for row in self._all(query.limit(1000))]
 
     def flows(self, device: str) -> Sequence[Row]:
-        """What is queued on the device, by user and lane."""
+        """Queued jobs of the device, by user and lane."""
         return self._all(_FLOWS, {"device": device})
 
     def queued_devices(self) -> set[str]:

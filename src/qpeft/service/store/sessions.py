@@ -39,7 +39,7 @@ def digest_of(cookie: str) -> bytes:
 
 
 def token_of(cookie: str) -> str:
-    """What a form of this session must bring."""
+    """CSRF token that forms of this session must send."""
     return hashlib.sha256(b"token\0" + cookie.encode()).hexdigest()
 
 

@@ -33,7 +33,7 @@ GROUP = 1024  # calls in one transaction
 
 @dataclass
 class Transaction:
-    """What an operation sees: the connection, the time, numbers that only grow, and what to tell readers after the commit."""
+    """Context of an operation: connection, time, sequence numbers, and notices to readers after the commit."""
 
     connection: sa.Connection
     now: float
@@ -42,7 +42,7 @@ class Transaction:
     """Ids of jobs and batches whose state changed, and "device:NAME" where work was queued."""
 
     def ticks(self, n: int = 1) -> int:
-        """The first of `n` numbers nobody had before; later transactions get larger ones."""
+        """The first of `n` unused sequence numbers; later transactions get larger ones."""
         first = self.tick
         self.tick += n
         return first

@@ -53,7 +53,7 @@ SETTINGS = {"amend": False, "mapping": True, "optimization": True, "block": []}
 
 
 class ChipClient(VendorClient, Protocol):
-    """A vendor's client that also tells of its chips."""
+    """A vendor's client that also reports its chips."""
 
     def chip_info(self, chip: str) -> dict[str, Any]:
         """A chip's calibration in the vendor's own form."""
@@ -76,7 +76,7 @@ class Forwarder:
         self._snapshot()
 
     def _snapshot(self) -> Calibration:
-        """What the chip tells of itself now."""
+        """Current calibration from the vendor."""
         from qpeft.backends.emulator.chip_formats import from_chip_info
 
         try:
@@ -105,7 +105,7 @@ class Forwarder:
         )
 
     def calibration(self) -> Calibration:
-        """What the chip told of itself last."""
+        """Latest calibration received from the vendor."""
         return self._known
 
     def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
@@ -144,7 +144,7 @@ class Forwarder:
         return one
 
     def _reach(self, context: WorkerContext) -> Calibration | None:
-        """What the chip runs under now, however long the vendor is away; None when the worker is to stop."""
+        """Current calibration, retried until the vendor answers; None when the worker is to stop."""
         pause = self.poll_s
         while not context.stopping():
             try:
@@ -200,7 +200,7 @@ class Forwarder:
                 context.pause(backoff.next_s())
 
     def _look(self, task: Task, context: WorkerContext) -> list[FinishedJob] | None:
-        """The ends of a task's jobs, None while it goes on."""
+        """Outcomes of a task's jobs; None while the task runs."""
         known = context.call("vendor/status", VendorTaskQuery(task=task.id), VendorTask)
         jobs = [one.job for one, _ in task.members]
         if known.state in ("refused", "absent"):
@@ -275,7 +275,7 @@ class ServiceLog:
         self._tell("refused", reason=f"the vendor did not take it: {reason}")
 
     def ambiguous(self, reason: str) -> None:
-        """Store why nobody knows whether the vendor has it."""
+        """Store the reason why the task's arrival is unknown."""
         told = f"{reason}: the vendor may or may not have it, under batch number {self.about.task}"
         log.error("%s: %s; an administrator has to resolve it", self.about.device, told)
         self._tell("intent", reason=told)

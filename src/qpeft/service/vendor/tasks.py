@@ -1,4 +1,4 @@
-"""What is sent to a vendor, stored before it is sent. Each function is an operation of store/writer.py.
+"""Vendor tasks, stored before they are sent. Each function is an operation of store/writer.py.
 
 A vendor's task holds the programs of some jobs. Its states and their steps are those of qpeft.backends.spending.submission:
 `intent`, then `sent` under `vendor_job`, `refused` or `absent` (how a sent task ends is stored with its jobs). While a task is an

@@ -1,1 +1,1 @@
-"""What a worker process does: lease jobs over HTTP, run circuits, hand results in. No database."""
+"""Worker processes: they lease jobs over HTTP, run circuits and send results. No database."""

@@ -40,7 +40,7 @@ class RunRequest(msgspec.Struct):
 
 
 class Reply(msgspec.Struct, omit_defaults=True):
-    """What the process tells, in this order: `devices` or `error` once at its start; then for each request jobs that are `started`
+    """Replies of the process, in this order: `devices` or `error` once at its start; then for each request jobs that are `started`
     together, those that are `finished`, and `done` at the end."""
 
     devices: list[tuple[DeviceInfo, Calibration | None]] | None = None

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class WorkerContext(Protocol):
-    """What a device may ask of the worker that runs it."""
+    """Interface of a worker, as its devices see it."""
 
     worker: str
     """The worker's id at the service."""
@@ -37,7 +37,7 @@ class WorkerContext(Protocol):
 
 
 class LeasedDevice(Protocol):
-    """What runs the jobs of a lease."""
+    """A device that runs the jobs of a lease."""
 
     name: str
 
@@ -45,14 +45,14 @@ class LeasedDevice(Protocol):
         """Limits and cost model."""
 
     def calibration(self) -> Calibration | None:
-        """What outcomes depend on now."""
+        """Current calibration."""
 
     def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
         """Run the lease's jobs; yields what became of them as they end. Never raises for what a job asks."""
 
 
 def released(job: LeasedJob, reason: str = "") -> FinishedJob:
-    """The job given back untouched; it goes on elsewhere."""
+    """Return the job unrun to the queue."""
     return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason, released=True)
 
 

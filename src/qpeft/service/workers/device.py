@@ -81,7 +81,7 @@ class Device:
         )
 
     def calibration(self) -> Calibration | None:
-        """What outcomes depend on, with the chip's own data where the backend has any."""
+        """Calibration, with the chip's data if the backend has them."""
         chip = self.backend.chip
         data = chip.to_json().encode() if chip is not None else msgspec.json.encode({"calibration": self.backend.calibration})
         return Calibration(device=self.name, id=self.backend.calibration[:64], data=data)
@@ -134,7 +134,7 @@ class Device:
         return together + groups(job for job in jobs if job.seq not in done)
 
     def run_piece(self, piece: Piece, programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
-        """What became of the piece's jobs, or nothing when it has to be split. Never raises for what a job asks."""
+        """Outcomes of the piece's jobs; empty if the piece has to be split. Errors of a job become outcomes."""
         return self._run_shared(piece, programs) if piece.shared else self._run_group(piece, programs)
 
     def _run_shared(self, piece: Piece, programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:

@@ -64,7 +64,7 @@ class ExecutorProcess:
         return reply.devices
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -75,7 +75,7 @@ class ExecutorProcess:
     def run(
         self, device: str, lease: LeaseAnswer, jobs: Sequence[LeasedJob], context: WorkerContext, one_by_one: bool = False
     ) -> Iterator[list[FinishedJob]]:
-        """Run jobs of a lease; yields what became of them. A process that dies takes only what it was running with it."""
+        """Run jobs of a lease and yield their outcomes. If the process dies, only its running job fails."""
         waiting = {job.seq: job for job in jobs}
         while waiting:
             current: list[LeasedJob] = []
@@ -159,11 +159,11 @@ class ChildDevice:
         self.name, self.process = name, process
 
     def info(self) -> DeviceInfo:
-        """Limits and cost model, as the process told them at its start."""
+        """Limits and cost model that the process reported at its start."""
         return self.process.devices[self.name][0]
 
     def calibration(self) -> Calibration | None:
-        """What the device's outcomes depend on unless an administrator has chosen another calibration."""
+        """Calibration of the device; an administrator's calibration has priority."""
         return self.process.devices[self.name][1]
 
     def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:

@@ -254,7 +254,7 @@ class Worker:
                     self._dropped.discard(job.seq)
 
     def _complete(self, request: CompleteRequest) -> None:
-        """Hand results in. What is refused is told again one by one, then as a failure with the reason."""
+        """Send results. A refused message is sent again job by job, then as a failure with the reason."""
         try:
             self.call("complete", request, dict[str, Any])
         except ServiceError as error:

@@ -10,7 +10,7 @@ from qpeft.service.messages import Device, Name, Output, Shots, Strict
 
 
 class DeviceInfo(Strict):
-    """What a worker tells of a device: its limits, and the model of its cost in device seconds.
+    """A worker's report on a device: limits, and the model of its cost in device seconds.
 
     Cost of a program run with s shots on n qubits and g gates: `program_s + s * shot_s + g * base^n * gate_s`, for each row.
     """
@@ -68,7 +68,7 @@ class HelloAnswer(Strict):
 
 
 class LeaseRequest(Strict):
-    """A worker asks for jobs, and says what it holds as `(seq, attempt)`; the answer may take `wait_s` seconds."""
+    """A worker asks for jobs and lists its leased jobs as `(seq, attempt)`; the answer may take `wait_s` seconds."""
 
     worker: Annotated[str, Meta(max_length=32)]
     devices: Annotated[list[Device], Meta(min_length=1, max_length=64)]
@@ -110,8 +110,11 @@ class VendorMember(Strict):
 
 
 class VendorIntent(Strict):
-    """What a worker is about to send to a vendor: `members` are `(seq, attempt, rows)` in the order of the programs. `task` is a
-    new random name, so that the same intent may be told again."""
+    """Announcement of a task before it is sent to a vendor.
+
+    `members` are `(seq, attempt, rows)` in the order of the programs.
+    `task` is a new random name, so a repeated announcement is recognised.
+    """
 
     worker: Annotated[str, Meta(max_length=32)]
     task: Annotated[str, Meta(pattern=r"^t[0-9a-z]{26}$")]
@@ -122,7 +125,7 @@ class VendorIntent(Strict):
 
 
 class VendorUpdate(Strict):
-    """What became of it: `state` "sent" with the vendor's id, "refused" (it cost nothing), or still "intent", with the reason."""
+    """State of a vendor task: "sent" with the vendor's id, "refused" (it cost nothing), or "intent" (unknown) with the reason."""
 
     task: Annotated[str, Meta(max_length=32)]
     state: Literal["intent", "sent", "refused"]
@@ -131,7 +134,7 @@ class VendorUpdate(Strict):
 
 
 class VendorTaskQuery(Strict):
-    """What is known of a vendor's task?"""
+    """Query for the state of a vendor task."""
 
     task: Annotated[str, Meta(max_length=32)]
 
@@ -161,11 +164,11 @@ class LeaseAnswer(Strict):
     drop: list[int]
     vendor: list[VendorMember] = field(default_factory=list)
     calibration: str | None = None
-    """What to run these jobs under; None is the worker's own."""
+    """Calibration for these jobs; None is the worker's own."""
 
 
 class FinishedJob(Strict):
-    """What became of a job: `payload` is its result; without one it failed for `reason`, or (`released`) goes back to the queue."""
+    """Outcome of a job: `payload` is its result. Without payload it failed for `reason`, or (`released`) returns to the queue."""
 
     seq: int
     attempt: int

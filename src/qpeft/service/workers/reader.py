@@ -93,7 +93,7 @@ class Reader:
         ours.recv_bytes()
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

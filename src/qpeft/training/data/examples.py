@@ -83,7 +83,7 @@ def data_hash(examples: Iterable[Example]) -> str:
 
 
 class _BadRow(Exception):
-    """A row that does not fit: the field (relative to the row), what it holds and what was expected."""
+    """Error of a row: the field (relative to the row), its value, and the expected type."""
 
     def __init__(self, field: str, what: str, expected: str) -> None:
         self.field, self.what, self.expected = field, what, expected
@@ -348,7 +348,7 @@ def _first(examples: list[Example], limit: int | None, name: str) -> list[Exampl
 
 
 def _answer(example: Example) -> str:
-    """What is learned last of an example."""
+    """The last trained text of an example."""
     match example:
         case Conversation(messages):
             return messages[-1].content

@@ -136,7 +136,7 @@ def collator(tokenizer: Any) -> Any:
 
 
 class _Encoder:
-    """What is the same for all examples of one tokenizer."""
+    """Tokenization settings shared by all examples of one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""What happens at the events of a training run, one class for each."""
+"""Trainer callbacks, one class per concern."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def _problem(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, None for a good one."""
+    """Description of a checkpoint's defect; None for a valid checkpoint."""
     if not is_whole(checkpoint):
         return "was not written to its end"
     try:

@@ -13,7 +13,7 @@ from qpeft.training.recipe.config import RunConfig
 
 @dataclass(frozen=True)
 class Counts:
-    """What is known of the adapted model before it may be sharded.
+    """Parameter counts of the adapted model, taken before it may be sharded.
 
     Parameters: trained ones, those of the base model, and of LoRA on the same modules. `merges`: whether inference needs nothing
     next to the base model. `circuits`: whether the adapter runs circuits.

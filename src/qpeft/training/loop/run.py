@@ -1,4 +1,4 @@
-"""One training run: a recipe and a folder in, an adapter and a record out, whatever happens in between.
+"""One training run: from a recipe and a folder to an adapter and a record. It survives interruptions.
 
 The folder holds `recipe.yaml` (resolved), `checkpoints/`, `tensorboard/`, and when done `adapter/` (a PEFT adapter folder) and
 `record.json`. Starting a run again in its folder continues from the newest whole checkpoint, with the same data order and random
@@ -103,7 +103,7 @@ class Run:
         self.trainer: Any = None
 
     def history(self) -> list[dict[str, Any]]:
-        """What was logged so far."""
+        """Entries logged so far."""
         return [] if self.trainer is None else list(self.trainer.state.log_history)
 
     def train(self, baseline: Path, until: int | None) -> RunRecord:

@@ -1,4 +1,4 @@
-"""The folder of a run: what it holds, who may write there, and what of it is whole."""
+"""The folder of a run: its files, its lock, and which checkpoints are complete."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
 
 
 CONTENTS = ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE, *BACKEND_FILES)
-"""What a run leaves in its folder, next to its recipe."""
+"""Files and folders of a run, besides its recipe."""
 
 
 def init_run_dir(config: RunConfig, folder: Path, overwrite: bool, contents: Sequence[str] = CONTENTS) -> None:

@@ -197,7 +197,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             self._save(output_dir, state_dict=state)
 
     def full_state_dict(self) -> dict[str, Any] | None:
-        """What `save_pretrained` needs of a sharded model; None where the model's own state dict will do."""
+        """Full state dict of a sharded model for `save_pretrained`; None for a model that is not sharded."""
         return sharding.full_state_dict(self.model) if self.sharded else None
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -23,7 +23,7 @@ def labelled(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def keeps_logits(model: Any) -> bool:
-    """Whether the model can be told for which columns it is to compute logits."""
+    """Whether the model's forward can be limited to logits of given columns."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 

@@ -34,7 +34,7 @@ def cache_dir() -> Path:
 
 
 def resolve(model_name_or_path: str) -> str:
-    """What transformers can load: the name itself, or the folder a packaged model was converted to (converting it first)."""
+    """Name or folder that transformers can load. A packaged model is converted into a folder first."""
     if not model_name_or_path.startswith(SCHEME):
         return model_name_or_path
     return str(_converted(model_name_or_path.removeprefix(SCHEME)))

@@ -100,7 +100,7 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def narrowed(batch: dict[str, Any], model: Any, share_prefixes: bool) -> tuple[dict[str, Any], Tensor]:
-    """What a model that keeps logits is called with, and the tokens that its columns of logits are to predict.
+    """Model inputs for logits at labelled positions only, and the target tokens of those logits.
 
     `batch` holds `input_ids`, `attention_mask` and `labels`, `(B, T)`. Rows by themselves have a column for each place of a
     label in some row, `(B, C)`. With `share_prefixes` they are one row, `(1, K)`, with a column for each label, where that is

@@ -1,1 +1,1 @@
-"""Training with circuits on a backend: the session of a run and what it will cost."""
+"""Training with circuits on a backend: the session of a run, and its cost estimate."""

@@ -1,4 +1,4 @@
-"""What a recipe would cost on a backend, before anything runs, and which way of running it is chosen.
+"""Cost estimate of a recipe on a backend, and the gradient method that is chosen. Nothing runs.
 
 Per step, with P points of a circuit's surrogate, G circuits for the gradient of one point (2 for each rotation, 4 for each
 controlled one; 2 with SPSA), M modules that share the circuit and T token positions:
@@ -43,7 +43,7 @@ TOKENS = 1000  # the unit in which inference is told
 
 @dataclass(frozen=True)
 class Usage:
-    """What a run does: its steps, evaluations, and the token positions (padding included) of the batches of either."""
+    """Size of a run: steps, evaluations, and their token positions per batch, padding included."""
 
     steps: int
     batches: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""What a model's circuits ask an executor for, found without changing the model."""
+"""Circuit requests of a model, found without changing it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Recorder:
 
 
 def circuit_requests(model: nn.Module) -> list[Request]:
-    """What every circuit of a model asks for, once however many modules share it.
+    """Requests of a model's circuits. A circuit that several modules share gives one request.
 
     Raises AdapterError for a circuit that no backend can run.
     """

@@ -62,7 +62,7 @@ def make_executor(backend: Backend, section: BackendSection, **options: Any) -> 
 
 
 class CircuitSession:
-    """What training calls while circuits run. This one leaves them on the exact simulator, which needs none of it."""
+    """Interface between the training loop and the circuits' backend. The base class, for the exact simulator, does nothing."""
 
     deferred_gradients: frozenset[str] = frozenset()
     """Names of parameters whose gradients `flush` adds, and which data-parallel training must not wait for."""
@@ -88,7 +88,7 @@ class CircuitSession:
         return error
 
     def shown(self) -> dict[str, int | float]:
-        """What the progress line shows of costs."""
+        """Costs for the progress line."""
         return {}
 
     def to_record(self) -> dict[str, Any]:
@@ -205,7 +205,7 @@ class ChipSession(CircuitSession):
         self._last_step = self.spent + self._before * -1
 
     def step_cost(self) -> Cost:
-        """What the next step will cost if nothing is cached: through a surrogate by the formula, direct what the last one cost."""
+        """Cost of the next step without cache hits. Surrogate: from the formula. Direct execution: the cost of the last step."""
         if self.runner is None or self.backend is None:
             return Cost()
         if self.cache is not None or self.backend.journal is not None:
@@ -216,7 +216,7 @@ class ChipSession(CircuitSession):
 
     @property
     def spent(self) -> Cost:
-        """What was spent over all sessions; with a vendor, what its journal says."""
+        """Cost over all sessions of the run. With a vendor: from the journal."""
         journal = None if self.backend is None else self.backend.journal
         return self.ledger.spent if journal is None else journal.spent
 
@@ -287,7 +287,7 @@ def surrogate_cost(runner: BackendExecutor, section: BackendSection, request: Re
 
 
 def chosen_gradient(folder: Path) -> str | None:
-    """What a run in this folder trains with, if it has begun."""
+    """Gradient method of the run in this folder; None before its first session."""
     found: str | None = current_gradient(_kept(folder).get("gradient"))
     return found
 

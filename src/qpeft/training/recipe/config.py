@@ -39,7 +39,7 @@ AdapterFields = Annotated[dict[str, Any], AfterValidator(_names_a_method)]
 
 
 class ModelSection(Section):
-    """What `from_pretrained` needs. `package:NAME` is a model that ships inside an installed Python package.
+    """Arguments of `from_pretrained`. `package:NAME` is a model that ships inside an installed Python package.
 
     `compute_dtype` is that of the base model's matrix products: the model's own ("native"), float32 for weights of 16 bits, widened
     block by block (wide.py), or by "auto" the latter on processors where it is faster, as those with no instructions for bfloat16
@@ -129,7 +129,7 @@ class BackendSection(Section):
     budget: BudgetSection = BudgetSection()
 
     def inconsistencies(self) -> Iterable[Problem]:
-        """What only emulators do."""
+        """Problems of keys that only emulators support."""
         emulator = self.name.startswith("emulator:")
         if self.pack and not emulator:
             yield Problem(("pack",), "only emulators pack circuits here", "an emulator, or false")
@@ -180,7 +180,7 @@ class RunConfig(Section):
     compare: CompareSection | None = None
 
     def inconsistencies(self) -> Iterable[Problem]:
-        """What concerns more than one section."""
+        """Problems between sections."""
         if self.adapter is None and self.compare is None:
             yield Problem(("adapter",), "missing", "an adapter section, or compare with arms")
         if self.data.streaming and self.backend is not None:

@@ -1,4 +1,4 @@
-"""Chips from `chip_info`, what Origin Quantum's cloud tells of a chip."""
+"""Chips from `chip_info`, the calibration reply of Origin Quantum's cloud."""
 
 from __future__ import annotations
 

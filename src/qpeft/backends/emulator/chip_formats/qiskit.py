@@ -313,7 +313,7 @@ def _decay_of(channel: Any, ns: float, qubit: int) -> dict[str, float]:
 
 
 def placed_circuit(compiled: Any, params: Any) -> Any:
-    """What an emulated circuit runs on the chip, as Qiskit's circuit on all of the chip's qubits.
+    """Native circuit of an emulated circuit, as a Qiskit circuit on all qubits of the chip.
 
     Args:
         compiled: an `EmulatedCircuit`, not packed.

@@ -29,7 +29,7 @@ STRINGS, SINGLE, PRODUCT = 0, 1, 2
 
 @dataclass(frozen=True)
 class Bytecode:
-    """What the C entry point reads (see bytecode.h), and the number of observables it returns."""
+    """Bytecode for the C entry point (see bytecode.h), and the number of observables it returns."""
 
     code: npt.NDArray[np.int32]
     numbers: npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""What does not depend on data: the matrices and phases of a evolution's steps, from the angles, in a fixed number of torch calls.
+"""Matrices and phases of an evolution's steps, from the angles, in a fixed number of torch calls. They do not depend on data.
 
 All gates of a evolution are evaluated together, multiplied along each qubit's run, and multiplied out to Kronecker blocks of
 equal size together, so the calls do not grow with depth. Tensors are complex inside the operator and never leave it.
@@ -52,7 +52,7 @@ class GateAngles:
 
 
 class FamilyKey(NamedTuple):
-    """What blocks must share to be evaluated together."""
+    """Key of blocks that are evaluated together."""
 
     qubits: int
     real: bool

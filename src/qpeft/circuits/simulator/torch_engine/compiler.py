@@ -102,7 +102,7 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Evolution:
-    """What an evolution applies: the prefix to each qubit by itself, then the steps to the register."""
+    """A compiled evolution: a prefix of one-qubit gates, then steps on the register."""
 
     n_qubits: int
     prefix: tuple[Step, ...]

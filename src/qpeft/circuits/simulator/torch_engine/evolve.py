@@ -129,7 +129,7 @@ def start(prepared: PreparedEvolution, inputs: Tensor, prefix: Sequence[Tensor])
 
 
 def factored_start(prepared: PreparedEvolution, inputs: Tensor, prefix: Sequence[Tensor]) -> list[Factored]:
-    """What `start` returns, by halves where it is a product: `2^(n / 2 + 1)` numbers per sample instead of `2^n`."""
+    """Start states as in `start`, product states as two halves: `2^(n / 2 + 1)` numbers per sample instead of `2^n`."""
     qubits = [upload.of_qubits(inputs) if upload.has_single else None for upload in prepared.uploads]
     state, own = prepared.ground, iter(prefix)
     for which in prepared.prefix_upload:

@@ -1,4 +1,4 @@
-"""What workers tell of their devices: limits and costs. Going back loses nothing: workers tell it again."""
+"""Device limits and costs reported by workers. The downgrade loses nothing: workers report them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was sent to vendors. Going back is refused while a vendor may still have unfinished, paid work: nobody would know of it."""
+"""Tables of vendor tasks. The downgrade is refused while paid tasks may be unfinished at a vendor."""
 
 from __future__ import annotations
 

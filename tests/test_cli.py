@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from qpeft.cli import app
-from qpeft.cli.common import Panel
+from qpeft.cli.common import HelpPanel
 from tests.command_line import qpeft
 
 HELP = "import sys; sys.argv = ['qpeft', '--help']\nfrom qpeft.cli import app\napp(standalone_mode=False)\n"
@@ -58,7 +58,7 @@ def test_help_is_one_screen_of_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {line.split()[0] for line in lines if line.startswith("  ") and "--" not in line}
     shown = {name for name, command in typer.main.get_command(app).commands.items() if not command.hidden}
     assert shown <= listed, "a command stands in no panel"
-    assert [line.rstrip(":") for line in lines if line.rstrip(":") in set(Panel)] == list(Panel)
+    assert [line.rstrip(":") for line in lines if line.rstrip(":") in set(HelpPanel)] == list(HelpPanel)
     assert qpeft("--version").stdout.startswith("qpeft 0.")
 
 

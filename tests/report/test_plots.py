@@ -16,7 +16,7 @@ from qpeft.errors import MissingDependencyError
 from qpeft.records import Measurement, RunRecord
 from qpeft.report import curves, style, summarise, tradeoff
 from qpeft.report.plots import Plot, plots
-from qpeft.report.sections import Section, sections
+from qpeft.report.sections import ComparableRuns, sections
 from qpeft.report.statistics import Estimate
 
 Record = Callable[..., RunRecord]
@@ -31,7 +31,7 @@ def legend(records: list[RunRecord]) -> str:
     return tradeoff.legend(sections(records)[0], summarise(records), "loss")
 
 
-def axes_of(section: Section, metric: str = "loss") -> object:
+def axes_of(section: ComparableRuns, metric: str = "loss") -> object:
     """The trade-off panel on real axes, to look at what stands on it."""
     with style.drawing(style.LIGHT):
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -6,7 +6,7 @@ import numpy as np
 
 from qpeft.service.clock import Clock
 from qpeft.service.ids import new_id, new_key
-from qpeft.service.scheduling.submission import JobSpec, StoredProgram, Submission
+from qpeft.service.scheduling.submission import JobSpec, StoredProgram, SubmissionRequest
 from qpeft.service.settings import Settings
 from qpeft.service.store import admin, leases, lifecycle
 from qpeft.service.store.database import Database
@@ -42,16 +42,16 @@ class Engine:
     def submission(
         self, owner: str, *, kind: str = "job", n: int = 1, rows: int = 1, estimate_s: float = 0.01, device: str = "simulator",
         key: str | None = None, digest: bytes = b"", expires_s: float | None = None,
-    ) -> Submission:  # fmt: skip
+    ) -> SubmissionRequest:  # fmt: skip
         params = np.zeros((rows, 1)).tobytes()
         target = new_id("j" if kind == "job" else "b")
         items = tuple(
             JobSpec(target if kind == "job" else new_id("j"), PROGRAM.hash, params, rows, 100, None, "counts", None, estimate_s)
             for _ in range(n)
         )
-        return Submission(target, kind, owner, device, items, (PROGRAM,), key=key, digest=digest, expires_s=expires_s)
+        return SubmissionRequest(target, kind, owner, device, items, (PROGRAM,), key=key, digest=digest, expires_s=expires_s)
 
-    def submit(self, submission: Submission) -> lifecycle.Receipt:
+    def submit(self, submission: SubmissionRequest) -> lifecycle.Receipt:
         return self._value(self.writer.call_sync(self.submit_operation, submission))  # type: ignore[return-value]
 
     def hello(self, owner: str, devices: tuple[str, ...] = ("simulator",), name: str | None = None) -> str:
@@ -63,11 +63,11 @@ class Engine:
 
     def lease(self, worker: str, owner: str, holding: tuple[tuple[int, int], ...] = (), max_jobs: int = 64,
               devices: tuple[str, ...] = ("simulator",)) -> leases.Lease:  # fmt: skip
-        request = leases.LeaseRequest(worker, owner, devices, holding, max_jobs)
+        request = leases.LeaseCommand(worker, owner, devices, holding, max_jobs)
         return self._value(self.writer.call_sync(self.lease_operation, request))  # type: ignore[return-value]
 
     def complete(self, worker: str, owner: str, endings: list[leases.JobOutcome]) -> list[bool]:
-        completion = leases.Completion(worker, owner, tuple(endings))
+        completion = leases.CompletionCommand(worker, owner, tuple(endings))
         return self._value(self.writer.call_sync(self.complete_operation, completion))  # type: ignore[return-value]
 
     def lose(self, worker: str) -> int:

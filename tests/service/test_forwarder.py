@@ -275,7 +275,7 @@ def test_cancelling_reaches_the_vendor(make_place: Callable[..., Place]) -> None
     assert place.cloud.cancelled == list(place.cloud.jobs)
 
 
-def forwarded(engine: Engine) -> tuple[str, str, leases.LeaseRequest]:
+def forwarded(engine: Engine) -> tuple[str, str, leases.LeaseCommand]:
     """A job that is with the vendor: its owner, task, and the request that leased it."""
     owner = engine.user("u")
     engine.submit(engine.submission(owner))
@@ -290,7 +290,7 @@ def forwarded(engine: Engine) -> tuple[str, str, leases.LeaseRequest]:
         engine._value(engine.writer.call_sync(operation, other))
     news = vendor_tasks.VendorTaskUpdate(intent.task, "sent", "V1", "")
     assert engine.writer.call_sync(vendor_tasks.settle, news) == "sent"
-    return owner, intent.task, leases.LeaseRequest(worker, owner, ("simulator",), (), 1)
+    return owner, intent.task, leases.LeaseCommand(worker, owner, ("simulator",), (), 1)
 
 
 def test_paid_work_outlives_any_number_of_workers(make_engine: Callable[..., Engine]) -> None:

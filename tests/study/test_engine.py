@@ -12,7 +12,7 @@ import pytest
 from qpeft.errors import RunError
 from qpeft.records import RunRecord, read_records
 from qpeft.study.compare import compare
-from qpeft.study.engine import Job, LocalEngine, RayEngine, make_engine
+from qpeft.study.engine import LocalEngine, RayEngine, RunSpec, make_engine
 from qpeft.training.loop.run_dir import FAILURE
 from qpeft.training.recipe.config import load_recipe
 
@@ -22,7 +22,7 @@ FEW = ["training.max_steps=2", "training.eval_steps=2", "compare.seeds=[0]"]
 class Killed:
     """An engine whose first process dies and whose second leaves a failure note, without a run."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int]]:
+    def run(self, jobs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, int]]:
         first, second = jobs
         yield first, -9
         (second.folder / FAILURE).write_text(json.dumps({"error": "DivergedError: the loss of step 3 is nan"}))

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, Panel, Run, app, examples, print_table
+from qpeft.cli.common import AsJson, HelpPanel, Run, app, examples, print_table
 
 
 @app.command(
     name="evaluate-task",
-    rich_help_panel=Panel.APPLICATIONS,
+    rich_help_panel=HelpPanel.APPLICATIONS,
     epilog=examples("qpeft evaluate-task runs/credit", "qpeft evaluate-task runs/credit --limit 200 --picture credit.png"),
 )
 def evaluate_task(
@@ -71,7 +71,9 @@ def print_task_evaluation(found: dict[str, Any], run: Path) -> None:
     print(f"written: {run / RESULT}, {run / CARD}")
 
 
-@app.command(rich_help_panel=Panel.APPLICATIONS, epilog=examples("qpeft predict runs/credit --input new.csv --output answers.csv"))
+@app.command(
+    rich_help_panel=HelpPanel.APPLICATIONS, epilog=examples("qpeft predict runs/credit --input new.csv --output answers.csv")
+)
 def predict(
     run: Run,
     input: Annotated[Path, typer.Option(help="Rows to answer: CSV, TSV, JSON, JSON Lines or Parquet, with the task's columns.")],
@@ -91,7 +93,7 @@ def predict(
 
 @app.command(
     name="serve-model",
-    rich_help_panel=Panel.APPLICATIONS,
+    rich_help_panel=HelpPanel.APPLICATIONS,
     epilog=examples("qpeft serve-model runs/chip --port 8000", "qpeft serve-model runs/credit --adapter news=runs/news"),
 )
 def serve_model(

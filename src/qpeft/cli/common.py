@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 
-class Panel(enum.StrEnum):
+class HelpPanel(enum.StrEnum):
     """Headings of `qpeft --help`, in order. A command names its own with `rich_help_panel`."""
 
     TRAIN = "Train and compare"
@@ -42,7 +42,7 @@ class PanelGroup(TyperGroup):
         listed = [(name, command) for name in self.list_commands(ctx) if not (command := self.commands[name]).hidden]
         width = max(len(name) for name, _ in listed)
         formatter.write_paragraph()
-        for panel in Panel:
+        for panel in HelpPanel:
             formatter.write(f"{panel}:\n")
             for name, command in listed:
                 if command.rich_help_panel == panel:  # type: ignore[attr-defined]

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from qpeft.cli.common import Panel, app, examples, print_table
+from qpeft.cli.common import HelpPanel, app, examples, print_table
 
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List data sets, and prepare one or your own table.")
-app.add_typer(data, name="data", rich_help_panel=Panel.APPLICATIONS)
+app.add_typer(data, name="data", rich_help_panel=HelpPanel.APPLICATIONS)
 
 
 @data.command(name="list", epilog=examples("qpeft data list"))

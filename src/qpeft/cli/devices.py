@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, Panel, app, examples, print_table
+from qpeft.cli.common import AsJson, HelpPanel, app, examples, print_table
 
 device = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show one chip in detail.")
-app.add_typer(device, name="device", rich_help_panel=Panel.CHIPS)
+app.add_typer(device, name="device", rich_help_panel=HelpPanel.CHIPS)
 
 
-@app.command(rich_help_panel=Panel.CHIPS, epilog=examples("qpeft devices"))
+@app.command(rich_help_panel=HelpPanel.CHIPS, epilog=examples("qpeft devices"))
 def devices(as_json: AsJson = False) -> None:
     """List the simulators, emulated chips and vendors.
 

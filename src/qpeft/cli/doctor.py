@@ -6,10 +6,10 @@ import json
 import re
 from importlib import metadata
 
-from qpeft.cli.common import AsJson, Panel, app, examples, print_table
+from qpeft.cli.common import AsJson, HelpPanel, app, examples, print_table
 
 
-@app.command(rich_help_panel=Panel.METHODS, epilog=examples("qpeft doctor"))
+@app.command(rich_help_panel=HelpPanel.METHODS, epilog=examples("qpeft doctor"))
 def doctor(as_json: AsJson = False) -> None:
     """Show versions, hardware and installed extras."""
     from qpeft.circuits.simulator.c_engine import library

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, Panel, Run, app, examples, print_table
+from qpeft.cli.common import AsJson, HelpPanel, Run, app, examples, print_table
 
 
 @app.command(
     name="eval",
-    rich_help_panel=Panel.TRAIN,
+    rich_help_panel=HelpPanel.TRAIN,
     epilog=examples(
         "qpeft eval runs/chip",
         "qpeft eval runs/demo --task",
@@ -145,7 +145,7 @@ def _harness(folders: list[Path], tasks: str, limit: int | None) -> None:
 @app.command(
     name="lm-eval",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    rich_help_panel=Panel.TRAIN,
+    rich_help_panel=HelpPanel.TRAIN,
     epilog=examples("qpeft lm-eval runs/chip --tasks arc_easy --limit 100"),
 )
 def lm_eval(

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from qpeft.cli.common import AsJson, Panel, Run, app, examples, print_table
+from qpeft.cli.common import AsJson, HelpPanel, Run, app, examples, print_table
 
 
 @app.command(
-    rich_help_panel=Panel.TRAIN,
+    rich_help_panel=HelpPanel.TRAIN,
     epilog=examples("qpeft export runs/chip --to lora", "qpeft export runs/chip --to gguf-lora --tolerance 0.01"),
 )
 def export(

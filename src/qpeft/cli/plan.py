@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, Panel, Recipe, Set, app, examples, print_table
+from qpeft.cli.common import AsJson, HelpPanel, Recipe, Set, app, examples, print_table
 
 
 @app.command(
-    rich_help_panel=Panel.CHIPS,
+    rich_help_panel=HelpPanel.CHIPS,
     epilog=examples("qpeft plan recipes/chip.yaml", "qpeft plan recipe.yaml --backend emulator:wukong-180 --shots 1000"),
 )
 def plan(

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qpeft.cli.common import AsJson, Overwrite, Panel, Recipe, Run, Set, app, examples, print_table
+from qpeft.cli.common import AsJson, HelpPanel, Overwrite, Recipe, Run, Set, app, examples, print_table
 
 if TYPE_CHECKING:
     from qpeft.records import RunRecord
 
 
 @app.command(
-    rich_help_panel=Panel.TRAIN,
+    rich_help_panel=HelpPanel.TRAIN,
     epilog=examples(
         "qpeft train recipes/chip.yaml",
         "qpeft train recipe.yaml --set training.seed=1 --output runs/seed1",
@@ -70,7 +70,8 @@ def _print_record(record: RunRecord, folder: Path) -> None:
 
 
 @app.command(
-    rich_help_panel=Panel.TRAIN, epilog=examples("qpeft compare recipes/demo.yaml", "qpeft compare recipes/demo.yaml --engine ray")
+    rich_help_panel=HelpPanel.TRAIN,
+    epilog=examples("qpeft compare recipes/demo.yaml", "qpeft compare recipes/demo.yaml --engine ray"),
 )
 def compare(
     recipe: Recipe,
@@ -95,7 +96,7 @@ def compare(
 
 
 @app.command(
-    rich_help_panel=Panel.TRAIN,
+    rich_help_panel=HelpPanel.TRAIN,
     epilog=examples("qpeft report runs/demo --out report", "qpeft report runs/lora runs/qtha --out report"),
 )
 def report(
@@ -127,7 +128,7 @@ def _report(paths: list[Path], out: Path, title: str | None) -> None:
 
 
 @app.command(
-    rich_help_panel=Panel.TRAIN,
+    rich_help_panel=HelpPanel.TRAIN,
     epilog=examples("qpeft chat runs/chip", 'qpeft chat runs/chip --prompt "What is a qubit?"'),
 )
 def chat(

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from qpeft.cli.common import AsJson, Panel, app, examples, print_table
+from qpeft.cli.common import AsJson, HelpPanel, app, examples, print_table
 from qpeft.errors import ServiceError
 
 keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, list and revoke the service's keys.")
-app.add_typer(keys_app, name="keys", rich_help_panel=Panel.SERVICE)
+app.add_typer(keys_app, name="keys", rich_help_panel=HelpPanel.SERVICE)
 
 service_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Operate the service: users, migration, backup.")
-app.add_typer(service_app, name="service", rich_help_panel=Panel.SERVICE)
+app.add_typer(service_app, name="service", rich_help_panel=HelpPanel.SERVICE)
 
 vendor_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List and resolve the tasks sent to vendors.")
 service_app.add_typer(vendor_app, name="vendor-tasks")
@@ -26,7 +26,9 @@ DataDir = Annotated[Path, typer.Option(help="Where the service keeps its databas
 Database = Annotated[str | None, typer.Option(help="postgresql+psycopg://...; default SQLite in --data-dir.")]
 
 
-@app.command(rich_help_panel=Panel.SERVICE, epilog=examples("qpeft serve --device emulator:wukong-72 --admin-key-file admin.key"))
+@app.command(
+    rich_help_panel=HelpPanel.SERVICE, epilog=examples("qpeft serve --device emulator:wukong-72 --admin-key-file admin.key")
+)
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one and prints it.")] = 8642,
@@ -73,7 +75,7 @@ def serve(
 
 
 @app.command(
-    rich_help_panel=Panel.SERVICE,
+    rich_help_panel=HelpPanel.SERVICE,
     epilog=examples("QPEFT_SERVICE_KEY=... qpeft worker --url http://127.0.0.1:8642 --device emulator:wukong-72"),
 )
 def worker(
@@ -94,7 +96,7 @@ def worker(
     run_worker(url, key, device or ["simulator"], max_jobs, name=name)
 
 
-@app.command(rich_help_panel=Panel.SERVICE, epilog=examples("qpeft jobs --state queued"))
+@app.command(rich_help_panel=HelpPanel.SERVICE, epilog=examples("qpeft jobs --state queued"))
 def jobs(
     url: Url = None,
     key: Key = None,
@@ -117,7 +119,7 @@ def jobs(
     print_table(columns, [tuple("" if job[c] is None else str(job[c]) for c in columns) for job in found])
 
 
-@app.command(rich_help_panel=Panel.SERVICE, epilog=examples("qpeft submit bell.qasm --device emulator:wukong-72 --shots 1000"))
+@app.command(rich_help_panel=HelpPanel.SERVICE, epilog=examples("qpeft submit bell.qasm --device emulator:wukong-72 --shots 1000"))
 def submit(
     file: Annotated[Path, typer.Argument(help="OpenQASM (.qasm), OriginIR (.ir, .originir) or qpeft's circuit JSON (.json).")],
     url: Url = None,

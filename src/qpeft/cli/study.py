@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from qpeft.cli.common import Panel, app, examples
+from qpeft.cli.common import HelpPanel, app, examples
 
 study = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compare methods over tasks and seeds, with equal tuning.")
-app.add_typer(study, name="study", rich_help_panel=Panel.TRAIN)
+app.add_typer(study, name="study", rich_help_panel=HelpPanel.TRAIN)
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan of a study (YAML).")]
 Records = Annotated[Path, typer.Option(help="Folder of the study's records.")]

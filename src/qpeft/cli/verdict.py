@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from qpeft.cli.common import Panel, app, examples
+from qpeft.cli.common import HelpPanel, app, examples
 
 STORED = (Path("recipes/studies/breadth.yaml"), Path("docs/benchmarks/study"))
 
 
 @app.command(
-    rich_help_panel=Panel.TRAIN,
+    rich_help_panel=HelpPanel.TRAIN,
     epilog=examples(
         "qpeft verdict QTHA --quick", "qpeft verdict my_circuit.qasm --input x0 --input x1", "qpeft verdict recipe.yaml"
     ),

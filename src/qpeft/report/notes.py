@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qpeft.report import words
-from qpeft.report.sections import Section, differing
+from qpeft.report.sections import ComparableRuns, differing
 from qpeft.report.statistics import MIN_SEEDS, PairedDifference
 from qpeft.report.tables import ArmSummary, best, summaries
 
@@ -49,7 +49,7 @@ def pair_note(rows: Sequence[PairedDifference]) -> str:
     return f"{text} Fewer than {MIN_SEEDS} paired seeds prove nothing, so nothing is said of {words.listing(few)}." if few else text
 
 
-def cautions(section: Section) -> list[str]:
+def cautions(section: ComparableRuns) -> list[str]:
     """Everything about the records that a reader must know before trusting a comparison."""
     notes: list[str] = []
     arms, summary = section.arms, {arm.label: arm for arm in summaries(section)}

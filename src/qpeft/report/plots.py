@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from qpeft.report import curves, tradeoff, words
-from qpeft.report.sections import Section
+from qpeft.report.sections import ComparableRuns
 from qpeft.report.statistics import direction
 from qpeft.report.style import LIGHT, Mark, Panel, drawing
 from qpeft.report.svg import page_svg
@@ -30,7 +30,7 @@ class Plot:
     svg: str
 
 
-def plots(section: Section, marks: Mapping[str, Mark]) -> list[Plot]:
+def plots(section: ComparableRuns, marks: Mapping[str, Mark]) -> list[Plot]:
     """The figures that the section's records can fill, the hero first: curves for any arm, points for two arms or more."""
     arms = [arm for arm in section.arms if arm.finished]
     numbers = [summary for summary in summaries(section) if summary.seeds]

@@ -15,7 +15,7 @@ _OWN_TO_A_RUN = {"seed", "seeds", "data_seed", "output", "output_dir", "run_dir"
 
 
 @dataclass(frozen=True)
-class Arm:
+class LabelRuns:
     """The runs of one label in one section, ascending in seed, one for each seed."""
 
     label: str
@@ -37,7 +37,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Section:
+class ComparableRuns:
     """Records that may be compared: same group, model and hashes. Arms stand in order of first appearance.
 
     `superseded` holds the older runs of a (label, seed) that was run again; they enter no number.
@@ -46,7 +46,7 @@ class Section:
     group: str
     model: str
     hashes: Mapping[str, str]
-    arms: tuple[Arm, ...]
+    arms: tuple[LabelRuns, ...]
     superseded: tuple[RunRecord, ...]
 
     @property
@@ -61,7 +61,7 @@ class Section:
         return tuple(sorted(names, key=lambda name: (name != "loss", name)))
 
 
-def sections(records: Iterable[RunRecord]) -> list[Section]:
+def sections(records: Iterable[RunRecord]) -> list[ComparableRuns]:
     """Sort records into sections, in order of first appearance.
 
     Records with equal id count once. Of several runs with equal (group, model, data, label, seed) the newest `created_at`
@@ -116,7 +116,7 @@ def differing(configs: Iterable[Mapping[str, Any]]) -> list[str]:
     return sorted(key for key in keys if len({json.dumps(leaves.get(key), sort_keys=True) for leaves in flats}) > 1)
 
 
-def _section(group: str, model: str, hashes: Mapping[str, str], runs: list[RunRecord]) -> Section:
+def _section(group: str, model: str, hashes: Mapping[str, str], runs: list[RunRecord]) -> ComparableRuns:
     newest: dict[tuple[str, int], RunRecord] = {}
     superseded: list[RunRecord] = []
     for run in sorted(runs, key=lambda run: _moment(run.created_at)):  # stable: equal times keep the file's order
@@ -125,10 +125,10 @@ def _section(group: str, model: str, hashes: Mapping[str, str], runs: list[RunRe
             superseded.append(older)
         newest[run.label, run.seed] = run
     arms = tuple(
-        Arm(label, tuple(sorted((run for run in newest.values() if run.label == label), key=lambda run: run.seed)))
+        LabelRuns(label, tuple(sorted((run for run in newest.values() if run.label == label), key=lambda run: run.seed)))
         for label in dict.fromkeys(run.label for run in runs)
     )
-    return Section(group, model, hashes, arms, tuple(superseded))
+    return ComparableRuns(group, model, hashes, arms, tuple(superseded))
 
 
 def _moment(text: str) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qpeft.records import RunRecord
 from qpeft.report import words
-from qpeft.report.sections import Arm, Section, sections
+from qpeft.report.sections import ComparableRuns, LabelRuns, sections
 from qpeft.report.statistics import Estimate, PairedDifference, corrected, direction, estimate, paired_difference
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def summarise(records: Iterable[RunRecord]) -> list[ArmSummary]:
     return [summary for section in sections(records) for summary in summaries(section)]
 
 
-def summaries(section: Section) -> list[ArmSummary]:
+def summaries(section: ComparableRuns) -> list[ArmSummary]:
     """One summary for each arm of a section."""
     return [_summary(section, arm) for arm in section.arms]
 
 
-def _summary(section: Section, arm: Arm) -> ArmSummary:
+def _summary(section: ComparableRuns, arm: LabelRuns) -> ArmSummary:
     runs = arm.finished
     shown = (runs or arm.runs)[0]
     before = {name: [run.metrics_before[name] for run in runs if name in run.metrics_before] for name in section.metrics}
@@ -93,7 +93,7 @@ def _summary(section: Section, arm: Arm) -> ArmSummary:
     )
 
 
-def paired(section: Section, metric: str = "loss") -> list[PairedDifference]:
+def paired(section: ComparableRuns, metric: str = "loss") -> list[PairedDifference]:
     """Differences from the reference arm: the first finished LoRA arm, else the first finished arm.
 
     One row for each other arm that shares at least two seeds with it; p values are corrected over these rows.
@@ -129,7 +129,7 @@ def unbeaten(arms: Sequence[ArmSummary], metric: str) -> set[str]:
     return {arm.label for arm in arms if metric in arm.after and arm.after[metric].overlaps(top.after[metric]) is not False}
 
 
-def reference_lora(section: Section) -> str:
+def reference_lora(section: ComparableRuns) -> str:
     """Reference of the share column: "LoRA r=8", or its parameter count when no arm is LoRA r=8; "" when no record names one.
 
     Where arms have different references it is "the reference LoRA".

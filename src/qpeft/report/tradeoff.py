@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from qpeft.report import words
-from qpeft.report.sections import Section
+from qpeft.report.sections import ComparableRuns
 from qpeft.report.statistics import Estimate, direction, pareto
 from qpeft.report.style import Box, Mark, Name, Panel, Theme, name_points, shorten_label
 from qpeft.report.tables import ArmSummary, best
@@ -19,7 +19,7 @@ def drawable(arms: Sequence[ArmSummary], metric: str) -> list[ArmSummary]:
     return [arm for arm in arms if metric in arm.after and arm.trainable_parameters > 0]
 
 
-def panel(section: Section, arms: Sequence[ArmSummary], metric: str, marks: Mapping[str, Mark]) -> Panel:
+def panel(section: ComparableRuns, arms: Sequence[ArmSummary], metric: str, marks: Mapping[str, Mark]) -> Panel:
     """Axes with one point for each drawable arm."""
     shown = drawable(arms, metric)
     seeds = {arm.label: list(arm.values(metric).values()) for arm in section.arms}
@@ -79,7 +79,7 @@ def title(arms: Sequence[ArmSummary], metric: str) -> str:
     return f"{text}; {sum(map(bool, overlapping)) or 'none'} of the {len(others)} other intervals overlap with its own"
 
 
-def legend(section: Section, arms: Sequence[ArmSummary], metric: str) -> str:
+def legend(section: ComparableRuns, arms: Sequence[ArmSummary], metric: str) -> str:
     """Legend text: points, bars, dots and line; values that are cut off or not drawn."""
     shown = drawable(arms, metric)
     estimates, counts = [arm.after[metric] for arm in shown], sorted({arm.after[metric].n for arm in shown})

@@ -12,7 +12,7 @@ import yaml
 from qpeft.records import RunRecord
 from qpeft.report import notes, words
 from qpeft.report.plots import Plot
-from qpeft.report.sections import Section, flat
+from qpeft.report.sections import ComparableRuns, flat
 from qpeft.report.statistics import PairedDifference
 from qpeft.report.style import Mark
 from qpeft.report.tables import ArmSummary, costs, paired, reference_lora, summaries, unbeaten
@@ -29,7 +29,7 @@ class Cell:
     bold: bool = False
 
 
-def section_view(number: int, section: Section, look: Mapping[str, Mark], figures: Mapping[str, Plot]) -> dict[str, Any]:
+def section_view(number: int, section: ComparableRuns, look: Mapping[str, Mark], figures: Mapping[str, Plot]) -> dict[str, Any]:
     """Everything the templates show of one section, as text; `figures` maps file names to plots."""
     numbers, pairs = summaries(section), paired(section)
     circuits = any(arm.runs_circuits for arm in numbers)
@@ -128,7 +128,7 @@ def _pair(row: PairedDifference) -> list[str]:
     ]
 
 
-def _facts(section: Section) -> list[tuple[str, str]]:
+def _facts(section: ComparableRuns) -> list[tuple[str, str]]:
     """Settings of the runs as (name, value). Settings that no record holds are left out."""
     finished = [run for run in section.runs if run.status == "ok"]
     runs = finished or list(section.runs)
@@ -163,7 +163,7 @@ def _run(run: RunRecord, metrics: Sequence[str], settings: Mapping[str, Any], st
     ]
 
 
-def _settings(section: Section) -> dict[str, Mapping[str, Any]]:
+def _settings(section: ComparableRuns) -> dict[str, Mapping[str, Any]]:
     """Each distinct configuration once; runs that differ in seed and folders alone share one, shown as the first of them has it."""
     settings: dict[str, Mapping[str, Any]] = {}
     for run in (*section.runs, *section.superseded):

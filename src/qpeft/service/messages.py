@@ -30,7 +30,7 @@ class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A request. Unknown fields are refused."""
 
 
-class Source(Strict):
+class CircuitSource(Strict):
     """A circuit in one of three forms: `circuit` (qpeft's JSON), `qasm` or `originir` (text)."""
 
     circuit: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -38,7 +38,7 @@ class Source(Strict):
     originir: Text | None = None
 
 
-class JobRequest(Source, kw_only=True):
+class JobRequest(CircuitSource, kw_only=True):
     """One circuit, run once for its `params`; with `shots` null the outcome is exact, on devices that can.
 
     `observables`, for `output: "expectations"`: each a list of `[coefficient, [[qubit, "X" | "Y" | "Z"], ...]]`; default Z of
@@ -56,7 +56,7 @@ class JobRequest(Source, kw_only=True):
     expires_s: Lifetime | None = None
 
 
-class BatchItem(Source, kw_only=True):
+class BatchItem(CircuitSource, kw_only=True):
     """One circuit of a batch. Fields that are left out have the batch's values."""
 
     params: list[float] = []
@@ -79,7 +79,7 @@ class BatchRequest(Strict):
     expires_s: Lifetime | None = None
 
 
-class SweepRequest(Source, kw_only=True):
+class SweepRequest(CircuitSource, kw_only=True):
     """One circuit and a matrix of parameters, a row for each run."""
 
     device: Device

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qpeft.errors import RunError
 from qpeft.records import RunRecord, append_record, read_records
-from qpeft.study.engine import Engine, Job, LocalEngine
+from qpeft.study.engine import Engine, LocalEngine, RunSpec
 from qpeft.training.loop.run_dir import BASELINE, failed_record, finished_record, init_run_dir, read_failure
 from qpeft.training.recipe.config import RunConfig
 
@@ -70,7 +70,7 @@ def _results(planned: Sequence[tuple[RunConfig, Path]], baseline: Path, engine: 
         request = place / "request.yaml"
         request.write_text(run.to_yaml(), encoding="utf-8")
         waiting[place] = run
-        jobs.append(Job(request, place, baseline))
+        jobs.append(RunSpec(request, place, baseline))
     for job, code in engine.run(jobs):
         run = waiting[job.folder]
         yield run, finished_record(job.folder) or _failure(run, job.folder, code)

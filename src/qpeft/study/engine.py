@@ -16,7 +16,7 @@ from qpeft.plugins import ALLOW
 
 
 @dataclass(frozen=True)
-class Job:
+class RunSpec:
     """One run: its recipe file, its folder, and the file in which runs share the base model's metrics."""
 
     recipe: Path
@@ -31,7 +31,7 @@ class Job:
 class Engine(Protocol):
     """Runs jobs, each in a process of its own, so that peak memory is the run's own and one that dies leaves the others."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int]]:
+    def run(self, jobs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, int]]:
         """Every job with the exit code of its process, negative for a signal, as it ends. KeyboardInterrupt stops all of them."""
         ...
 
@@ -39,7 +39,7 @@ class Engine(Protocol):
 class LocalEngine:
     """One process after another on this machine."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int]]:
+    def run(self, jobs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, int]]:
         """See `Engine.run`."""
         for job in jobs:
             code = subprocess.run(job.command()).returncode
@@ -61,7 +61,7 @@ class RayEngine:
     def __init__(self, *, cpus: float = 1.0, gpus: float = 0.0) -> None:
         self.cpus, self.gpus = cpus, gpus
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, int]]:
+    def run(self, jobs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, int]]:
         """See `Engine.run`."""
         try:
             import ray
@@ -73,7 +73,7 @@ class RayEngine:
             ray.init(log_to_driver=True, include_dashboard=False)
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_run_command)
         variables = {name: os.environ[name] for name in (ALLOW, "OMP_NUM_THREADS", "QPEFT_CACHE") if name in os.environ}
-        waiting: dict[Any, Job] = {}
+        waiting: dict[Any, RunSpec] = {}
         try:
             waiting = {remote.remote(job.command(), variables): job for job in jobs}
             while waiting:

@@ -133,7 +133,7 @@ def read_protocol(file: Path | None = None) -> StudyPlan:
 
 
 @dataclass(frozen=True)
-class Cost:
+class RemainingWork:
     """Remaining work: training steps, runs, and seconds estimated from timed steps."""
 
     runs: int
@@ -141,7 +141,7 @@ class Cost:
     seconds: float
 
 
-def estimate_cost(plan: StudyPlan, records: StudyRecords, subject: str, rounds: int = 2) -> Cost:
+def estimate_cost(plan: StudyPlan, records: StudyRecords, subject: str, rounds: int = 2) -> RemainingWork:
     """Time a few training steps of the subject on the first task's rows and multiply by what the records lack.
 
     Tuning beyond the grid and evaluation rows are counted; other arms are taken to be as fast as the subject.
@@ -188,7 +188,7 @@ def estimate_cost(plan: StudyPlan, records: StudyRecords, subject: str, rounds: 
             steps += left * last + len(seeds) * plan.max_steps
             rows_evaluated += left * (task.tuning_rows or 0) + len(seeds) * (task.test_rows or 0)
     seconds = steps * step_s + rows_evaluated * step_s / size / 3 + runs * load_s  # a forward pass is a third of a step
-    return Cost(runs, steps, seconds)
+    return RemainingWork(runs, steps, seconds)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 
 from qpeft.errors import AdapterError
 from qpeft.testing.adapter_rules import RULES
-from qpeft.testing.tools import SIZES, Subject, odd_sizes
+from qpeft.testing.tools import SIZES, MethodUnderTest, odd_sizes
 
 # Warnings that PEFT and transformers give on correct use, so that the suite runs under "warnings are errors".
 THIRD_PARTY_WARNINGS = (
@@ -72,7 +72,7 @@ def check_adapter(
     if unknown:
         raise AdapterError("unknown rules", value=sorted(unknown), bound=", ".join(RULES))
     sizes = (*SIZES, *odd_sizes(seed)) if sizes is None else tuple(sizes)
-    subject, broken, skipped = Subject(config_factory, additive, dead, sizes), [], dict[str, str]()
+    subject, broken, skipped = MethodUnderTest(config_factory, additive, dead, sizes), [], dict[str, str]()
     for name in RULES:
         if name in only and name not in skip:
             try:

@@ -21,7 +21,7 @@ from qpeft.errors import MergeError
 from qpeft.testing.tools import (
     LLAMA_TARGETS,
     QUANTISED,
-    Subject,
+    MethodUnderTest,
     activate,
     deltas,
     differ,
@@ -43,7 +43,7 @@ from qpeft.testing.tools import (
 )
 
 
-def starts_as_no_op(subject: Subject) -> None:
+def starts_as_no_op(subject: MethodUnderTest) -> None:
     """A fresh adapter leaves outputs as they are, to the bit, and on a bfloat16 base to one rounding."""
     for base in (llama(), gpt2(), llama(torch.bfloat16)):
         before = logits(base)
@@ -51,7 +51,7 @@ def starts_as_no_op(subject: Subject) -> None:
         same(logits(subject.adapt(base)), before, f"output of {type(base).__name__} ({base.dtype}) with a fresh adapter", rounding)
 
 
-def gradients_stay_in_the_adapter(subject: Subject) -> None:
+def gradients_stay_in_the_adapter(subject: MethodUnderTest) -> None:
     """Only parameters of the adapter train, and every adapted layer has a gradient at the start."""
     model = subject.adapt(llama())
     adapter = {f"{name}.{inner}" for name, layer in layers(model).items() for inner, _ in layer.named_parameters()}
@@ -65,7 +65,7 @@ def gradients_stay_in_the_adapter(subject: Subject) -> None:
         assert not own or any(g.abs().max() > 0 for g in own.values()), f"no gradient in any parameter of {name} at the start"
 
 
-def every_parameter_learns(subject: Subject) -> None:
+def every_parameter_learns(subject: MethodUnderTest) -> None:
     """Every trainable parameter has a gradient within 6 steps, the loss falls, and the base model stays as it was."""
     for base in (llama(), gpt2()):
         before = snapshot(base)
@@ -81,7 +81,7 @@ def every_parameter_learns(subject: Subject) -> None:
         identical(snapshot(model.unload()), before, "base model after training")
 
 
-def same_seed_same_adapter(subject: Subject) -> None:
+def same_seed_same_adapter(subject: MethodUnderTest) -> None:
     """Equal seeds give equal adapters, different seeds different ones."""
     first, again, other = (get_peft_model_state_dict(subject.adapt(llama(), seed=seed)) for seed in (1, 1, 2))
     identical(first, again, "two adapters of one seed")
@@ -102,7 +102,7 @@ def _load_all_ways(folder: str, base: Callable[[], Any], want: Mapping[str, Tens
     identical(got, want, "load_adapter of transformers")
 
 
-def saves_and_loads(subject: Subject) -> None:
+def saves_and_loads(subject: MethodUnderTest) -> None:
     """A saved adapter loads in every way that PEFT and transformers have, to the bit, also under another name."""
     for base in (llama, gpt2):
         model = subject.randomized(base(), adapter_name="harbour")
@@ -122,7 +122,7 @@ def saves_and_loads(subject: Subject) -> None:
             assert trainable(PeftModel.from_pretrained(base(), folder, is_trainable=True)).keys() == names, "is_trainable=True"
 
 
-def loading_keeps_precision(subject: Subject) -> None:
+def loading_keeps_precision(subject: MethodUnderTest) -> None:
     """float32 weights on a bfloat16 base are not rounded by saving and loading."""
     base = partial(llama, torch.bfloat16)
     model = subject.randomized(base())
@@ -131,7 +131,7 @@ def loading_keeps_precision(subject: Subject) -> None:
         _load_all_ways(folder, base, get_peft_model_state_dict(model))
 
 
-def two_adapters(subject: Subject) -> None:
+def two_adapters(subject: MethodUnderTest) -> None:
     """Two adapters change outputs each on its own, and both together by the sum of their deltas."""
     alone, model = logits(subject.randomized(llama(torch.float64))), subject.pair(llama(torch.float64))
     x, outputs, parts = layer_inputs(model), {}, {}
@@ -149,7 +149,7 @@ def two_adapters(subject: Subject) -> None:
         same(both[name], want, f"two active adapters in {name}", 1e-10 * (1 + want.abs().max().item()))
 
 
-def disabled_is_base(subject: Subject) -> None:
+def disabled_is_base(subject: MethodUnderTest) -> None:
     """With adapters disabled, outputs are those of the base model."""
     for base in (llama(), gpt2(), llama(torch.bfloat16)):
         before = logits(base)
@@ -161,7 +161,7 @@ def disabled_is_base(subject: Subject) -> None:
         same(logits(model), active, "output with adapters enabled again", 1e-5)
 
 
-def deletes(subject: Subject) -> None:
+def deletes(subject: MethodUnderTest) -> None:
     """A deleted adapter leaves nothing behind and the other one unchanged."""
     model = subject.pair(llama())
     activate(model, "other")
@@ -172,7 +172,7 @@ def deletes(subject: Subject) -> None:
     same(logits(model), other, "output of the adapter that was kept", 1e-5)
 
 
-def unloads(subject: Subject) -> None:
+def unloads(subject: MethodUnderTest) -> None:
     """`unload` gives the base model back, to the bit."""
     for base in (llama(), gpt2()):
         before, state = logits(base), snapshot(base)
@@ -182,7 +182,7 @@ def unloads(subject: Subject) -> None:
         same(logits(unloaded), before, "output after unload")
 
 
-def merges_when_linear(subject: Subject) -> None:
+def merges_when_linear(subject: MethodUnderTest) -> None:
     """A linear delta merges: merged and unmerged outputs agree, for one and for two adapters."""
     if not is_linear(subject):
         return
@@ -192,7 +192,7 @@ def merges_when_linear(subject: Subject) -> None:
                 _merge(subject, base(dtype), names, f"{base.__name__} in {dtype}, {len(names)} active")
 
 
-def _merge(subject: Subject, base: Any, names: list[str], what: str) -> None:
+def _merge(subject: MethodUnderTest, base: Any, names: list[str], what: str) -> None:
     eps = torch.finfo(base.dtype).eps * (2 if base.dtype == torch.bfloat16 else 64)
     model = subject.pair(base)
     activate(model, *names)
@@ -213,7 +213,7 @@ def _merge(subject: Subject, base: Any, names: list[str], what: str) -> None:
         same(logits(merged), before, f"{what}: output after merge_and_unload", 1e-9)
 
 
-def refuses_to_merge_otherwise(subject: Subject) -> None:
+def refuses_to_merge_otherwise(subject: MethodUnderTest) -> None:
     """A delta that is not linear refuses to merge with a MergeError and changes nothing."""
     if is_linear(subject):
         return
@@ -231,7 +231,7 @@ def refuses_to_merge_otherwise(subject: Subject) -> None:
         same(logits(model), before, "output after a refused merge", 1e-5)
 
 
-def learns_beside_a_quantised_base(subject: Subject) -> None:
+def learns_beside_a_quantised_base(subject: MethodUnderTest) -> None:
     """An adapter on bitsandbytes' 8 and 4 bits learns, and merges or says why not. Skipped where bitsandbytes does not run."""
     for kind in QUANTISED:
         base = quantised_llama(kind)
@@ -260,7 +260,7 @@ def learns_beside_a_quantised_base(subject: Subject) -> None:
             same(logits(model), trained, f"{kind}: merged output", 0.1 * trained.abs().max().item())
 
 
-def leaves_tied_embeddings_alone(subject: Subject) -> None:
+def leaves_tied_embeddings_alone(subject: MethodUnderTest) -> None:
     """Tied embeddings stay tied, unchanged and unsaved."""
     base = gpt2()
     before = base.lm_head.weight.clone()
@@ -272,7 +272,7 @@ def leaves_tied_embeddings_alone(subject: Subject) -> None:
     same(unloaded.lm_head.weight, before, "tied embedding")
 
 
-def chooses_its_dtype(subject: Subject) -> None:
+def chooses_its_dtype(subject: MethodUnderTest) -> None:
     """The adapter is float32, or float64 on a float64 base; outputs and gradients are finite."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         model, want = subject.randomized(llama(dtype)), torch.float64 if dtype == torch.float64 else torch.float32
@@ -285,7 +285,7 @@ def chooses_its_dtype(subject: Subject) -> None:
     same(logits(subject.randomized(llama())), logits(subject.randomized(llama(torch.float64))), "float32 against float64", 1e-3)
 
 
-def checkpoints_gradients(subject: Subject) -> None:
+def checkpoints_gradients(subject: MethodUnderTest) -> None:
     """Gradient checkpointing gives the same gradients."""
     want = gradients(subject.randomized(llama()).train())
     for reentrant in (True, False):
@@ -304,7 +304,7 @@ def checkpoints_gradients(subject: Subject) -> None:
             )
 
 
-def compiles(subject: Subject) -> None:
+def compiles(subject: MethodUnderTest) -> None:
     """`torch.compile` takes the model and a single layer, with the same outputs and gradients."""
     model = subject.randomized(llama(num_hidden_layers=1))
     want, output = gradients(model), logits(model)
@@ -325,7 +325,7 @@ def compiles(subject: Subject) -> None:
     same(got, plain, "gradient of a compiled layer's input", 1e-4 * (1 + plain.abs().max().item()))
 
 
-def runs_under_autocast(subject: Subject) -> None:
+def runs_under_autocast(subject: MethodUnderTest) -> None:
     """Under bfloat16 autocast the loss is finite and gradients are float32."""
     for base in (llama(), llama(torch.bfloat16)):
         model = subject.randomized(base)
@@ -338,7 +338,7 @@ def runs_under_autocast(subject: Subject) -> None:
             assert good, f"gradient of {name} under autocast: none, not float32 or not finite"
 
 
-def copies_and_pickles(subject: Subject) -> None:
+def copies_and_pickles(subject: MethodUnderTest) -> None:
     """A deep copy and a pickle are equal and independent."""
     model = subject.pair(llama())
     before = logits(model)
@@ -350,7 +350,7 @@ def copies_and_pickles(subject: Subject) -> None:
         same(logits(model), before, f"output of the original after changing its {how}")
 
 
-def takes_any_size_and_shape(subject: Subject) -> None:
+def takes_any_size_and_shape(subject: MethodUnderTest) -> None:
     """Layers of any size, nn.Linear and Conv1D, take inputs of any shape, an empty batch included."""
     for d_in, d_out in subject.sizes:
         for kind in (nn.Linear(d_in, d_out), Conv1D(d_out, d_in)):
@@ -370,17 +370,17 @@ def takes_any_size_and_shape(subject: Subject) -> None:
                 part.sum().backward()
 
 
-def saves_whole_modules(subject: Subject) -> None:
+def saves_whole_modules(subject: MethodUnderTest) -> None:
     """`modules_to_save` trains and saves further modules."""
     _with_more_trained(subject, llama, lambda name: "lm_head" in name, modules_to_save=["lm_head"])
 
 
-def trains_biases(subject: Subject) -> None:
+def trains_biases(subject: MethodUnderTest) -> None:
     """`bias="all"` trains and saves biases."""
     _with_more_trained(subject, gpt2, lambda name: name.endswith(".bias"), bias="all")
 
 
-def _with_more_trained(subject: Subject, base: Callable[[], Any], more: Callable[[str], bool], **settings: Any) -> None:
+def _with_more_trained(subject: MethodUnderTest, base: Callable[[], Any], more: Callable[[str], bool], **settings: Any) -> None:
     model = subject.randomized(base(), **settings)
     assert any(more(name) for name in trainable(model)), f"{settings}: nothing more is trained"
     want = get_peft_model_state_dict(model)
@@ -392,14 +392,14 @@ def _with_more_trained(subject: Subject, base: Callable[[], Any], more: Callable
     same(logits(loaded), logits(model), f"{settings}: output after loading", 1e-5)
 
 
-def transforms_chosen_layers(subject: Subject) -> None:
+def transforms_chosen_layers(subject: MethodUnderTest) -> None:
     """`layers_to_transform` adapts the layers that it names."""
     names = layers(subject.adapt(llama(), layers_to_transform=[1]))
     assert len(names) == len(LLAMA_TARGETS), f"layers_to_transform=[1] adapts {len(names)} modules"
     assert all(".layers.1." in name for name in names), f"layers_to_transform=[1] adapts {list(names)}"
 
 
-RULES: dict[str, Callable[[Subject], None]] = {
+RULES: dict[str, Callable[[MethodUnderTest], None]] = {
     rule.__name__: rule
     for rule in (
         starts_as_no_op,

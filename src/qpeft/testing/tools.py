@@ -32,7 +32,7 @@ def odd_sizes(seed: int) -> tuple[tuple[int, int], ...]:
 
 
 @dataclass(frozen=True)
-class Subject:
+class MethodUnderTest:
     """The method under test.
 
     Attributes:
@@ -201,7 +201,7 @@ def layer_inputs(model: Any, seed: int = 3) -> dict[str, Tensor]:
     }
 
 
-def is_linear(subject: Subject) -> bool:
+def is_linear(subject: MethodUnderTest) -> bool:
     """Whether the delta is a linear map of its input, measured in float64."""
     model = subject.randomized(llama(torch.float64))
     x, y = layer_inputs(model), layer_inputs(model, seed=4)

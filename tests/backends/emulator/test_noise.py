@@ -15,8 +15,8 @@ from qiskit_aer.noise import depolarizing_error, thermal_relaxation_error
 from qpeft.backends.emulator.noise import (
     CZPulse,
     Decay,
+    IdealRotation,
     NoiseParameters,
-    Rotation,
     check_native,
     components,
     depolarising_keep,
@@ -49,13 +49,13 @@ def test_a_waiting_qubit_decays_and_one_before_its_first_gate_does_not() -> None
     assert angles == (A,) * 4
     assert timeline.pairs == ((0, 1), (1, 2))
     assert waits(circuit) == [(1, 30.0), (0, 70.0)]  # 1 waits for 0's second pulse; 0 for the end; 2 waits in |0>
-    assert timeline.steps[0] == Rotation(0, "x", 0)
+    assert timeline.steps[0] == IdealRotation(0, "x", 0)
     assert timeline.steps[1] == Decay(0, 30.0, pulse=True)
 
 
 def test_a_turn_about_z_is_free() -> None:
     timeline, _ = schedule(Circuit(1, (Op("rz", (0,), A), Op("rx", (0,), A), Op("rz", (0,), A))), 30.0, 40.0)
-    assert [type(step) for step in timeline.steps] == [Rotation, Rotation, Decay, Rotation]
+    assert [type(step) for step in timeline.steps] == [IdealRotation, IdealRotation, Decay, IdealRotation]
     assert timeline.duration_ns == 30.0
 
 

@@ -23,7 +23,7 @@ from qpeft.backends.spending.journal import Journal
 from qpeft.backends.spending.submission import NotSentError
 from qpeft.backends.vendors.keys import Secret
 from qpeft.backends.vendors.pyqpanda import Cloud
-from qpeft.backends.vendors.pyqpanda_client import Client
+from qpeft.backends.vendors.pyqpanda_client import SdkClient
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import BackendError, BudgetError, JobError
@@ -45,9 +45,9 @@ def server() -> Iterator[FakeOriginCloud]:
 
 
 @pytest.fixture(scope="module")
-def client(server: FakeOriginCloud) -> Iterator[Client]:
+def client(server: FakeOriginCloud) -> Iterator[SdkClient]:
     """One process of the SDK for the tests that do not end it: starting it takes a second, for matplotlib that it imports."""
-    shared = Client(Secret(KEY), server.url, 20.0)
+    shared = SdkClient(Secret(KEY), server.url, 20.0)
     yield shared
     shared.close()
 
@@ -60,7 +60,7 @@ def cloud(server: FakeOriginCloud) -> FakeOriginCloud:
 
 
 @pytest.fixture
-def connect(cloud: FakeOriginCloud, client: Client, tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
+def connect(cloud: FakeOriginCloud, client: SdkClient, tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
     """Opens backends with the journal `jobs.jsonl`; the one before lets go of it, as when a process has ended."""
     opened: list[Cloud] = []
 
@@ -218,7 +218,7 @@ def test_an_unknown_wording_is_never_taken_for_not_sent(cloud: FakeOriginCloud, 
     assert backend.journal.spent.circuits == len(ROWS)
 
 
-def test_a_program_that_cannot_be_read_was_not_sent(cloud: FakeOriginCloud, client: Client) -> None:
+def test_a_program_that_cannot_be_read_was_not_sent(cloud: FakeOriginCloud, client: SdkClient) -> None:
     payload = {"chip": "72", "programs": ["QINIT nonsense"], "shots": 10, "amend": False, "mapping": True}
     with pytest.raises(NotSentError):
         client.submit({**payload, "optimization": True, "block": []}, "tag")

@@ -35,7 +35,7 @@ CARD = "CARD.md"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PreparedData:
     """Result of a preparation: rows and SHA-256 of each part, and the rows left out as copies or without a label."""
 
     folder: Path
@@ -44,7 +44,7 @@ class Prepared:
     left_out: int
 
 
-def prepare(data: DataSet, out: Path, *, file: Path | None = None, seed: int = 0, overwrite: bool = False) -> Prepared:
+def prepare(data: DataSet, out: Path, *, file: Path | None = None, seed: int = 0, overwrite: bool = False) -> PreparedData:
     """Read, check, split and write. `file` is a local copy to read instead of the hub's.
 
     Raises:
@@ -66,7 +66,7 @@ def prepare(data: DataSet, out: Path, *, file: Path | None = None, seed: int = 0
         task.write(new)
         counts = {part: Counter(row.get("label", "") for row in made.parts[part]) for part in PARTS}
         (new / CARD).write_text(card(data, task, counts, hashes, made.left_out, seed), encoding="utf-8")
-    return Prepared(folder=out, rows={part: len(made.parts[part]) for part in PARTS}, hashes=hashes, left_out=made.left_out)
+    return PreparedData(folder=out, rows={part: len(made.parts[part]) for part in PARTS}, hashes=hashes, left_out=made.left_out)
 
 
 def read(data: DataSet, file: Path | None = None) -> list[Mapping[str, Any]]:

@@ -20,7 +20,7 @@ from qpeft.evaluation.generate import Generated
 LOOK_S = 0.3  # how often it is looked whether a client still waits
 
 
-class Job:
+class PendingAnswer:
     """One answer in progress. It is `waiting` until it has ended or its client is gone."""
 
     def __init__(
@@ -30,7 +30,7 @@ class Job:
         ids: list[int],
         max_new_tokens: int,
         given: ChatRequest,
-        waiting: weakref.WeakSet[Job],
+        waiting: weakref.WeakSet[PendingAnswer],
     ) -> None:
         self.adapters, self.served, self.ids, self.max_new_tokens, self.given = adapters, served, ids, max_new_tokens, given
         self.id, self.created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())

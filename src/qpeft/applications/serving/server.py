@@ -31,7 +31,7 @@ except ImportError as error:
     raise MissingDependencyError("starlette", "serve", "qpeft serve-model") from error
 
 from qpeft.applications.serving.adapters import Adapters
-from qpeft.applications.serving.job import Job, usage_of
+from qpeft.applications.serving.job import PendingAnswer, usage_of
 from qpeft.applications.serving.requests import AdapterRequest, ChatRequest
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def create_app(
         max_body: bytes of a request; larger ones get status 413.
         max_waiting: answers in the making or waiting; a request beyond them gets status 429.
     """
-    waiting: weakref.WeakSet[Job] = weakref.WeakSet()
+    waiting: weakref.WeakSet[PendingAnswer] = weakref.WeakSet()
 
     def with_key(endpoint: Endpoint) -> Endpoint:
         async def checked(request: Request) -> Response:
@@ -111,7 +111,7 @@ def create_app(
         room = int(getattr(served.model.config, "max_position_embeddings", 0)) or len(ids) + wanted
         if len(ids) >= room:
             return _refused(400, f"the conversation has {len(ids)} tokens, the model takes {room}", "context_length_exceeded")
-        job = Job(adapters, served, ids, min(wanted, room - len(ids)), given, waiting)
+        job = PendingAnswer(adapters, served, ids, min(wanted, room - len(ids)), given, waiting)
         if given.stream:
             usage = given.stream_options is not None and given.stream_options.include_usage
             return StreamingResponse(job.events(usage), media_type="text/event-stream", headers={"cache-control": "no-store"})

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qpeft.backends.emulator.noise import CZPulse, Decay, NoiseParameters, NoiseSchedule, Rotation, Step
+from qpeft.backends.emulator.noise import CZPulse, Decay, IdealRotation, NoiseParameters, NoiseSchedule, Step
 from qpeft.circuits.ir import Angle, Circuit
 from qpeft.errors import BackendError, MissingDependencyError
 
@@ -115,7 +115,7 @@ def _programs(
     for row in rows:
         out = QuantumCircuit(circuit.n_qubits)
         for step in schedule.steps:
-            if isinstance(step, Rotation):
+            if isinstance(step, IdealRotation):
                 getattr(out, f"r{step.axis}")(angles[step.slot].value(row.tolist()), step.qubit)
                 continue
             if isinstance(step, CZPulse):

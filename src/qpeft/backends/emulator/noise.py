@@ -26,7 +26,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Rotation:
+class IdealRotation:
     """The ideal rotation of one qubit about x, y or z by the schedule's angle number `slot`."""
 
     qubit: int
@@ -51,7 +51,7 @@ class CZPulse:
     pair: int
 
 
-Step = Rotation | Decay | CZPulse
+Step = IdealRotation | Decay | CZPulse
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def schedule(circuit: Circuit, rphi_ns: float, cz_ns: float) -> tuple[NoiseSched
         elif op.angle is not None:
             (qubit,) = op.qubits
             used[qubit] = True
-            steps.append(Rotation(qubit, op.gate[1], len(angles)))
+            steps.append(IdealRotation(qubit, op.gate[1], len(angles)))
             angles.append(op.angle)
             if op.gate in PULSES:
                 steps.append(Decay(qubit, rphi_ns, pulse=True))

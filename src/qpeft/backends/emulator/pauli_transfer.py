@@ -19,10 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qpeft.backends.emulator.noise import CZPulse, Decay, NoiseSchedule, Rotation
+from qpeft.backends.emulator.noise import CZPulse, Decay, IdealRotation, NoiseSchedule
 from qpeft.circuits.ir import GATES, PAULI
 
-Chain = tuple[Rotation | Decay, ...]
+Chain = tuple[IdealRotation | Decay, ...]
 Factor = tuple[tuple[int, ...], Tensor]  # qubits, and outcomes `(rows or 1, 2, ..., 2)`, an axis for each of them
 
 
@@ -57,7 +57,7 @@ class EvolutionPlan:
 
     groups: tuple[PairGroup, ...]
     alone: tuple[tuple[int, Chain], ...]
-    rotations: tuple[Rotation, ...]
+    rotations: tuple[IdealRotation, ...]
     decays: tuple[Decay, ...]
     measured: frozenset[int]
     peak: int
@@ -66,7 +66,7 @@ class EvolutionPlan:
 @functools.lru_cache(maxsize=512)
 def arrange(schedule: NoiseSchedule, measured: frozenset[int]) -> EvolutionPlan:
     """PairGroup a schedule's steps; qubits that are not in `measured` are traced out."""
-    pending: dict[int, list[Rotation | Decay]] = {q: [] for q in range(schedule.n_qubits)}
+    pending: dict[int, list[IdealRotation | Decay]] = {q: [] for q in range(schedule.n_qubits)}
     rounds: list[tuple[tuple[int, int], list[CZRound]]] = []
     latest: dict[int, int] = {}
     first: dict[int, int] = {}
@@ -94,7 +94,7 @@ def arrange(schedule: NoiseSchedule, measured: frozenset[int]) -> EvolutionPlan:
     chains = [chain for group in groups for one in group.rounds for chain in one.before]
     chains += [chain for group in groups for chain in group.last if chain is not None] + [chain for _, chain in alone]
     steps = dict.fromkeys(step for chain in chains for step in chain)
-    rotations = tuple(step for step in steps if isinstance(step, Rotation))
+    rotations = tuple(step for step in steps if isinstance(step, IdealRotation))
     decays = tuple(step for step in steps if isinstance(step, Decay))
     return EvolutionPlan(tuple(groups), alone, rotations, decays, measured, _peak(groups, measured))
 
@@ -147,7 +147,7 @@ def evolve(plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping[s
         noise.
     """
     like = noise["t1_ns"]
-    matrices: dict[Rotation | Decay, Tensor] = dict(zip(plan.decays, _decay_matrices(plan.decays, noise), strict=True))
+    matrices: dict[IdealRotation | Decay, Tensor] = dict(zip(plan.decays, _decay_matrices(plan.decays, noise), strict=True))
     matrices.update(zip(plan.rotations, _rotation_matrices(plan.rotations, angle, like), strict=True))
 
     def chain(steps: Chain) -> Tensor | None:
@@ -222,7 +222,7 @@ def _kron(a: Tensor, b: Tensor) -> Tensor:
     return product.reshape(product.shape[0], a.shape[1] * b.shape[1], a.shape[2] * b.shape[2])
 
 
-def _rotation_matrices(rotations: Sequence[Rotation], angle: Callable[[int], Tensor], like: Tensor) -> list[Tensor]:
+def _rotation_matrices(rotations: Sequence[IdealRotation], angle: Callable[[int], Tensor], like: Tensor) -> list[Tensor]:
     """`(rows or 1, 4, 4)` for each rotation, made together for those that the rows share and for the others."""
     constant, cosine, sine = like.new_tensor(_ROTATIONS)
     made: dict[int, Tensor] = {}

@@ -26,7 +26,7 @@ from qpeft.backends.spending.budget import Budget
 from qpeft.backends.spending.journal import Journal
 from qpeft.backends.spending.paid import SECONDS_PER_SHOT, PaidDevice, open_journal
 from qpeft.backends.vendors.keys import Secret, find_key, warn_if_unencrypted
-from qpeft.backends.vendors.pyqpanda_client import Client, sdk
+from qpeft.backends.vendors.pyqpanda_client import SdkClient, sdk
 from qpeft.circuits.ir import Circuit
 from qpeft.circuits.text.originir import to_originir
 from qpeft.errors import BackendError, ConfigError, MissingDependencyError, QpeftError
@@ -138,7 +138,7 @@ class Cloud(Backend):
         poll_s: float = 1.0,
         patience_s: float = 600.0,
         timeout_s: float = 24 * 3600.0,
-        client: Client | None = None,
+        client: SdkClient | None = None,
     ) -> None:
         if readout_correction not in ("none", "server"):
             raise BackendError("unknown readout correction", value=readout_correction, bound="none, server")
@@ -150,7 +150,7 @@ class Cloud(Backend):
             key = Secret(api_key) if api_key is not None else find_key(KEY_VARIABLES, "pyqpanda")
             url = url or os.environ.get(URL_VARIABLE) or None
             warn_if_unencrypted(DEFAULT_ADDRESS if url is None else url)
-            client = Client(key, url, call_timeout_s)
+            client = SdkClient(key, url, call_timeout_s)
         self.client = client
         try:
             self._check_name()

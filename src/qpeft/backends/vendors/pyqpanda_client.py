@@ -37,7 +37,7 @@ def sdk(module: str) -> Any:
     return importlib.import_module(f"pyqpanda3.{module}")
 
 
-class Client(VendorClient):
+class SdkClient(VendorClient):
     """Calls of the SDK, each within `timeout_s` (its process is ended if not); see `VendorClient`."""
 
     def __init__(self, key: Secret, url: str | None, timeout_s: float = 60.0) -> None:

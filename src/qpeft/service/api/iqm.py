@@ -21,7 +21,7 @@ from qpeft.backends.emulator.chip import Chip
 from qpeft.errors import ServiceError
 from qpeft.service import metrics
 from qpeft.service.api import iqm_circuits as words
-from qpeft.service.api.iqm_circuits import Submission, identifier
+from qpeft.service.api.iqm_circuits import CircuitsRequest, identifier
 from qpeft.service.api.routes import JSON, Context, Route, answer
 from qpeft.service.ids import ALPHABET
 from qpeft.service.messages import BatchRequest, unpack_result
@@ -35,7 +35,7 @@ MAX_BITS: Final = 1 << 25
 """Measured bits of one job, over all its circuits and shots: they are sent one by one."""
 _STATES: Final = {"queued": "waiting", "running": "processing", "succeeded": "completed", "cancelled": "cancelled"}
 _OLDER: Final = {"waiting": "waiting", "processing": "pending execution", "completed": "ready", "cancelled": "aborted"}
-_SUBMISSION = msgspec.json.Decoder(Submission)
+_SUBMISSION = msgspec.json.Decoder(CircuitsRequest)
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _CIRCUIT = msgspec.json.Decoder(words.IqmCircuit)
@@ -195,11 +195,11 @@ async def _accept(context: Context, device: str) -> str:
 
 
 def _programs(
-    _owner: str, chip: Chip, request: Submission, body: bytes, most_ops: int, most: int
+    _owner: str, chip: Chip, request: CircuitsRequest, body: bytes, most_ops: int, most: int
 ) -> list[scheduling.StoredProgram]:
     if len(request.circuits) > most:
         raise ServiceError("too many circuits in one job", status=422, code="jobs", value=len(request.circuits), bound=most)
-    reading = words.Reading(chip, request)
+    reading = words.IqmReading(chip, request)
     rest = _RAW.decode(body)
     texts = _LIST.decode(rest.pop("circuits"))
     around = msgspec.Raw(msgspec.json.encode(rest))
@@ -399,7 +399,14 @@ ROUTES = [
     Route("GET", _C, "read", calibration_set, "IQM: a calibration"),
     Route("GET", _C + "/metrics", "read", calibration_metrics, "IQM: fidelities under a calibration"),
     Route(
-        "POST", "/api/v1/jobs/{computer}/circuit", "submit", submit, "IQM: submit circuits", Submission, status=201, query=("tag",)
+        "POST",
+        "/api/v1/jobs/{computer}/circuit",
+        "submit",
+        submit,
+        "IQM: submit circuits",
+        CircuitsRequest,
+        status=201,
+        query=("tag",),
     ),
     Route("GET", _J, "read", get_job, "IQM: a job", query=_POLL),
     Route("GET", _J + "/payload", "read", payload, "IQM: what was submitted"),
@@ -408,6 +415,6 @@ ROUTES = [
     Route("POST", _J + "/cancel", "submit", cancel, "IQM: cancel a job"),
     Route("DELETE", _J, "submit", delete, "IQM: delete a job that has ended", status=204),
     Route("GET", "/calibration-sets/default/dynamic-quantum-architecture", "read", older_architecture, "CUDA-Q: qubits and gates"),
-    Route("POST", "/circuits", "submit", older_submit, "CUDA-Q: submit a circuit", Submission, status=201),
+    Route("POST", "/circuits", "submit", older_submit, "CUDA-Q: submit a circuit", CircuitsRequest, status=201),
     Route("GET", "/circuits/{job}/counts", "read", older_counts, "CUDA-Q: state and counts of a job"),
 ]

@@ -53,7 +53,7 @@ class QubitName(msgspec.Struct):
     physical_name: Word
 
 
-class Submission(msgspec.Struct):
+class CircuitsRequest(msgspec.Struct):
     """A batch of circuits. A circuit that is a string is QIR, which is refused."""
 
     circuits: Annotated[list[IqmCircuit | str], Meta(min_length=1)]
@@ -79,7 +79,7 @@ def _refused(what: str, value: object, bound: str = "", hint: str | None = None)
     return ServiceError(what, status=422, code="circuit", value=str(value)[:200], bound=bound or None, hint=hint)
 
 
-def check_options(submission: Submission) -> None:
+def check_options(submission: CircuitsRequest) -> None:
     """Refuse what this service cannot honour, before any circuit is read."""
     for name, allowed in (("heralding_mode", (None, "none")), ("dd_mode", (None, "disabled")), ("active_reset_cycles", (None,))):
         value = getattr(submission, name)
@@ -87,7 +87,7 @@ def check_options(submission: Submission) -> None:
             raise _refused(f"{name} is not honoured here", value, " or ".join(map(str, allowed)))
 
 
-class Reading:
+class IqmReading:
     """Reads the circuits of one submission for a chip.
 
     Args:
@@ -95,7 +95,7 @@ class Reading:
         submission: with the names of qubits.
     """
 
-    def __init__(self, chip: Chip, submission: Submission) -> None:
+    def __init__(self, chip: Chip, submission: CircuitsRequest) -> None:
         self.chip = chip
         self.known = {qubit_name(q): q for q in range(chip.n_qubits)}
         self.names = dict(self.known)

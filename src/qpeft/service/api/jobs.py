@@ -12,9 +12,9 @@ from starlette.responses import Response
 from qpeft.errors import ServiceError
 from qpeft.service import metrics
 from qpeft.service.api.routes import BINARY, JSON, NDJSON, Context, Route, answer, decode, encode
-from qpeft.service.messages import BatchRequest, JobRequest, Source, SweepRequest, unpack_result
+from qpeft.service.messages import BatchRequest, CircuitSource, JobRequest, SweepRequest, unpack_result
 from qpeft.service.scheduling.admission import body_digest
-from qpeft.service.scheduling.submission import Submission
+from qpeft.service.scheduling.submission import SubmissionRequest
 from qpeft.service.store import lifecycle
 from qpeft.service.store.queries import job_view, stamp
 from qpeft.service.store.schema import TERMINAL, Row
@@ -27,12 +27,12 @@ PAGE_BYTES = 8 << 20
 T = TypeVar("T")
 
 
-def has_text(source: Source) -> bool:
+def has_text(source: CircuitSource) -> bool:
     """Whether a program has to be read in a process of its own."""
     return source.qasm is not None or source.originir is not None
 
 
-async def _accepted(context: Context, submission: Submission, view: dict[str, Any] | None = None) -> Response:
+async def _accepted(context: Context, submission: SubmissionRequest, view: dict[str, Any] | None = None) -> Response:
     """Store a submission and answer: 201 with the job or batch, or 200 with the first answer's when the key was used before."""
     service = context.service
     receipt = await service.writer.call(service.submit, submission)

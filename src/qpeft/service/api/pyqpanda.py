@@ -43,7 +43,7 @@ class Configuration(msgspec.Struct):
     qubits: list[Annotated[int, Meta(ge=0, le=1023)]] = msgspec.field(default_factory=list)
 
 
-class Task(msgspec.Struct):
+class QCloudTask(msgspec.Struct):
     """A task in one of three forms: OriginIR text, the vendor's binary form of several programs, or native instructions."""
 
     Configuration: Configuration
@@ -75,7 +75,7 @@ class Blocks(msgspec.Struct):
     label: Annotated[int, Meta(ge=0, le=1000)] = 1
 
 
-_TASK = msgspec.json.Decoder(Task)
+_TASK = msgspec.json.Decoder(QCloudTask)
 _TASK_ID = msgspec.json.Decoder(TaskId)
 _BLOCKS = msgspec.json.Decoder(Blocks)
 _CHIP_ID = msgspec.json.Decoder(ChipId)
@@ -215,7 +215,7 @@ async def submit(context: Context) -> Response:
     return _reply({"taskId": receipt.id})
 
 
-def _programs(service: Service, _owner: str, task: Task) -> list[str]:
+def _programs(service: Service, _owner: str, task: QCloudTask) -> list[str]:
     """The task's programs as OriginIR text."""
     if task.QProg is not None:
         return [task.QProg] if isinstance(task.QProg, str) else task.QProg
@@ -296,7 +296,7 @@ ROUTES = [
     Route(
         "POST", "/oqcs/task/management/bestQubitBlocks.json", "read", best_blocks, "pyqpanda3: a chip's best qubits", Blocks, JSON
     ),
-    Route("POST", "/oqcs/task/origin/submit.json", "submit", submit, "pyqpanda3: submit a task", Task, JSON),
+    Route("POST", "/oqcs/task/origin/submit.json", "submit", submit, "pyqpanda3: submit a task", QCloudTask, JSON),
     Route("POST", "/oqcs/task/origin/taskDetail.json", "read", detail, "pyqpanda3: state and results of a task", TaskId, JSON),
     Route("POST", "/oqcs/task/cancelTask.json", "submit", cancel, "pyqpanda3: cancel a task", TaskId, JSON),
 ]

@@ -84,7 +84,7 @@ async def lease(context: Context) -> Response:
     request: LeaseRequest = await _read(context, _LEASE)
     service, loop = context.service, asyncio.get_running_loop()
     deadline = loop.time() + request.wait_s
-    asked = leases.LeaseRequest(request.worker, context.owner, tuple(request.devices), tuple(request.holding), request.max_jobs)
+    asked = leases.LeaseCommand(request.worker, context.owner, tuple(request.devices), tuple(request.holding), request.max_jobs)
     names = [f"device:{name}" for name in request.devices] + [f"worker:{request.worker}"]
     with service.hub.listen(*names) as event:
         while True:
@@ -166,7 +166,7 @@ async def complete(context: Context) -> Response:
         leases.JobOutcome(job.seq, job.attempt, job.payload, job.reason, job.device_s, job.calibration, job.released)
         for job in request.jobs
     )
-    accepted = await service.writer.call(service.complete, leases.Completion(request.worker, context.owner, endings))
+    accepted = await service.writer.call(service.complete, leases.CompletionCommand(request.worker, context.owner, endings))
     done = [job for job in request.jobs if not job.released]
     service.catalog.learn(request.device, request.estimate_s, sum(job.device_s for job in done))
     metrics.JOBS_FINISHED.labels(request.device, "succeeded").inc(sum(job.payload is not None for job in done))

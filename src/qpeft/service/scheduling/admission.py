@@ -19,7 +19,7 @@ from qpeft.service.ids import new_id
 from qpeft.service.messages import BatchRequest, JobRequest, SweepRequest, result_bytes
 from qpeft.service.scheduling.devices import DeviceCatalog
 from qpeft.service.scheduling.programs import ProgramReader
-from qpeft.service.scheduling.submission import JobSpec, StoredProgram, Submission
+from qpeft.service.scheduling.submission import JobSpec, StoredProgram, SubmissionRequest
 from qpeft.service.settings import Settings
 
 
@@ -35,7 +35,7 @@ class Admission:
         self._settings, self.catalog = settings, catalog
         self.programs = ProgramReader(settings)
 
-    def job(self, owner: str, request: JobRequest, key: str | None, digest: bytes) -> Submission:
+    def job(self, owner: str, request: JobRequest, key: str | None, digest: bytes) -> SubmissionRequest:
         """The submission of one circuit. `digest` is what an idempotency key `key` stands for."""
         program = self.programs.read(request)
         params = _params([request.params], program)
@@ -43,7 +43,7 @@ class Admission:
         item = self._item(request, program, params, 1, request.shots, request.seed, _observables(request, self._settings), target)
         return self._submission(owner, "job", target, request, (item,), (program,), key, digest)
 
-    def batch(self, owner: str, request: BatchRequest, key: str | None, digest: bytes) -> Submission:
+    def batch(self, owner: str, request: BatchRequest, key: str | None, digest: bytes) -> SubmissionRequest:
         """The submission of many circuits, each a job. A refusal names the circuit by its number, from 0."""
         self._check_rows(len(request.circuits))
         self._check_jobs(len(request.circuits))
@@ -67,7 +67,7 @@ class Admission:
 
     def placed(
         self, owner: str, request: BatchRequest, programs: Sequence[StoredProgram], key: str | None, digest: bytes
-    ) -> Submission:
+    ) -> SubmissionRequest:
         """The submission of programs that are read and placed on a chip already; of `request` the rest counts."""
         self._check_jobs(len(programs))
         items = []
@@ -80,7 +80,7 @@ class Admission:
         unique = {program.hash: program for program in programs}
         return self._submission(owner, "batch", new_id("b"), request, tuple(items), tuple(unique.values()), key, digest)
 
-    def sweep(self, owner: str, request: SweepRequest, matrix: bytes | None, key: str | None, digest: bytes) -> Submission:
+    def sweep(self, owner: str, request: SweepRequest, matrix: bytes | None, key: str | None, digest: bytes) -> SubmissionRequest:
         """`matrix` is the binary form's float32 part; None when the parameters are in the request."""
         program = self.programs.read(request)
         rows, params = _matrix(request, matrix, program)
@@ -171,8 +171,8 @@ class Admission:
         programs: tuple[StoredProgram, ...],
         key: str | None,
         digest: bytes,
-    ) -> Submission:
-        return Submission(
+    ) -> SubmissionRequest:
+        return SubmissionRequest(
             target, kind, owner, request.device, items, programs, request.name, request.exclusive, request.expires_s, key, digest
         )
 

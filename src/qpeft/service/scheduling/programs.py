@@ -15,7 +15,7 @@ import msgspec
 
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import CircuitError, ServiceError
-from qpeft.service.messages import CIRCUIT, ORIGINIR, QASM, Source
+from qpeft.service.messages import CIRCUIT, ORIGINIR, QASM, CircuitSource
 from qpeft.service.scheduling.submission import StoredProgram
 from qpeft.service.settings import Settings
 from qpeft.service.workers.reader import VENDOR_S, Reader
@@ -46,7 +46,7 @@ class ProgramReader:
             raise ServiceError("the program is too long", status=413, code="program", value=len(content), bound=f"{bound} bytes")
         return self._reader().read(form, content, VENDOR_S).texts
 
-    def read(self, source: Source, deadline: float | None = None) -> StoredProgram:
+    def read(self, source: CircuitSource, deadline: float | None = None) -> StoredProgram:
         """The program of a request.
 
         Args:

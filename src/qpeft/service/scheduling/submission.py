@@ -34,7 +34,7 @@ class JobSpec:
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmissionRequest:
     """One request for circuits. `kind` is "job" (one item, whose id it has), "batch" or "sweep"."""
 
     id: str

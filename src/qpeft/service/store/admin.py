@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
 from qpeft.service.ids import new_id
-from qpeft.service.store.ledger import Ledger
+from qpeft.service.store.ledger import AccountLedger
 from qpeft.service.store.lifecycle import remove
 from qpeft.service.store.schema import (
     TERMINAL,
@@ -245,7 +245,7 @@ def _purge(txn: Transaction, argument: Purge) -> int:
     old = sa.select(jobs.c.seq, jobs.c.owner, jobs.c.bytes).where(jobs.c.seq < first_kept, jobs.c.state.in_(TERMINAL))
     rows = execute(old.order_by(jobs.c.seq).limit(PURGED)).all()
     remove(txn, [row.seq for row in rows])
-    ledger = Ledger(txn)
+    ledger = AccountLedger(txn)
     for row in rows:
         ledger.store(row.owner, -row.bytes)
     ledger.close()

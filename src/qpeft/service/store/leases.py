@@ -17,7 +17,7 @@ from qpeft.errors import ServiceError
 from qpeft.service.scheduling.fair_queueing import Candidate, Flow, select
 from qpeft.service.settings import Settings
 from qpeft.service.store.bulk import execute_many
-from qpeft.service.store.ledger import Ledger
+from qpeft.service.store.ledger import AccountLedger
 from qpeft.service.store.lifecycle import ACCOUNT, finish
 from qpeft.service.store.schema import (
     HELD_SQL,
@@ -58,7 +58,7 @@ class Heartbeat:
 
 
 @dataclass(frozen=True)
-class LeaseRequest:
+class LeaseCommand:
     """A worker asks for at most `max_jobs` jobs on its devices; `holding` lists its leased jobs, as in Heartbeat."""
 
     worker: str
@@ -95,7 +95,7 @@ class JobOutcome:
 
 
 @dataclass(frozen=True)
-class Completion:
+class CompletionCommand:
     """A worker hands in what became of jobs."""
 
     worker: str
@@ -119,7 +119,7 @@ class RegisterWorkers:
         mine = (workers.c.owner == argument.owner, workers.c.name == argument.name, workers.c.lost.is_(False))
         for worker in txn.connection.execute(sa.select(workers.c.id).where(*mine)).scalars().all():
             txn.connection.execute(sa.update(workers).where(workers.c.id == worker).values(lost=True))
-            ledger = Ledger(txn)
+            ledger = AccountLedger(txn)
             release(txn, ledger, _held(txn, worker), "its worker was started anew", self.settings.max_attempts)
             ledger.close()
 
@@ -181,7 +181,7 @@ def _members(txn: Transaction, seqs: Sequence[int]) -> Sequence[Row]:
     return txn.connection.execute(sa.select(vendor_members).where(vendor_members.c.seq.in_(seqs))).all()
 
 
-def release(txn: Transaction, ledger: Ledger, rows: Sequence[Row], why: str, max_attempts: int) -> None:
+def release(txn: Transaction, ledger: AccountLedger, rows: Sequence[Row], why: str, max_attempts: int) -> None:
     """Take jobs from a worker: back to the queue, or to their end when they were being cancelled or were tried often enough.
 
     What a vendor has is taken up again however often workers were lost meanwhile: giving it up would lose what was paid for.
@@ -219,15 +219,15 @@ class LeaseJobs:
     """Device seconds to give out in one lease on a device."""
     turn: int = 0
 
-    def __call__(self, txn: Transaction, requests: Sequence[LeaseRequest]) -> list[Lease | ServiceError]:
+    def __call__(self, txn: Transaction, requests: Sequence[LeaseCommand]) -> list[Lease | ServiceError]:
         outcomes: list[Lease | ServiceError] = []
         for request in requests:
             refusal = alive(txn, request.worker, request.owner)
             outcomes.append(refusal or self._lease(txn, request))
         return outcomes
 
-    def _lease(self, txn: Transaction, request: LeaseRequest) -> Lease:
-        ledger = Ledger(txn)
+    def _lease(self, txn: Transaction, request: LeaseCommand) -> Lease:
+        ledger = AccountLedger(txn)
         held, holding = _held(txn, request.worker), set(request.holding)
         if lost := [row for row in held if (row.seq, row.attempt) not in holding]:
             release(txn, ledger, lost, "the lease did not reach the worker", self.settings.max_attempts)
@@ -244,7 +244,7 @@ class LeaseJobs:
         sent = tuple(_members(txn, [row.seq for row in leased])) if leased and is_origin_chip(leased[0].device) else ()
         return Lease(leased, {row.hash: row for row in found}, _drop(held, request.holding), pinned, sent)
 
-    def _lease_device(self, txn: Transaction, ledger: Ledger, request: LeaseRequest, device: str) -> tuple[Row, ...]:
+    def _lease_device(self, txn: Transaction, ledger: AccountLedger, request: LeaseCommand, device: str) -> tuple[Row, ...]:
         status = txn.connection.execute(_STATUS, {"device": device}).scalar_one_or_none()
         if status not in ("online", "draining"):
             return ()
@@ -315,8 +315,8 @@ class CompleteJobs:
 
     settings: Settings
 
-    def __call__(self, txn: Transaction, completions: Sequence[Completion]) -> list[list[bool] | ServiceError]:
-        ledger = Ledger(txn)
+    def __call__(self, txn: Transaction, completions: Sequence[CompletionCommand]) -> list[list[bool] | ServiceError]:
+        ledger = AccountLedger(txn)
         outcomes: list[list[bool] | ServiceError] = []
         for completion in completions:
             refusal = alive(txn, completion.worker, completion.owner)
@@ -324,7 +324,7 @@ class CompleteJobs:
         ledger.close()
         return outcomes
 
-    def _complete(self, txn: Transaction, ledger: Ledger, completion: Completion) -> list[bool]:
+    def _complete(self, txn: Transaction, ledger: AccountLedger, completion: CompletionCommand) -> list[bool]:
         seqs = [ending.seq for ending in completion.endings]
         rows = {row.seq: row for row in txn.connection.execute(_ACCOUNTS, {"seqs": seqs})}
         accepted, endings, payloads = [], [], []
@@ -369,7 +369,7 @@ class ExpireLease:
             if not txn.connection.execute(lost.values(lost=True)).rowcount:
                 outcomes.append(0)
                 continue
-            ledger = Ledger(txn)
+            ledger = AccountLedger(txn)
             held = _held(txn, worker)
             release(txn, ledger, held, "its worker was lost", self.settings.max_attempts)
             ledger.close()

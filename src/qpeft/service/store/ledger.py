@@ -38,7 +38,7 @@ class FlowState:
     dirty: bool = False
 
 
-class Ledger:
+class AccountLedger:
     """`with` nothing: call its methods, then `close()` once."""
 
     def __init__(self, txn: Transaction) -> None:

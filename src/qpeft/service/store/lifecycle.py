@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from qpeft.backends.registry import is_origin_chip
 from qpeft.errors import ServiceError
 from qpeft.service.scheduling.fair_queueing import BULK, INTERACTIVE
-from qpeft.service.scheduling.submission import Submission
+from qpeft.service.scheduling.submission import SubmissionRequest
 from qpeft.service.settings import Settings
 from qpeft.service.store.bulk import execute_many
-from qpeft.service.store.ledger import Ledger, upsert
+from qpeft.service.store.ledger import AccountLedger, upsert
 from qpeft.service.store.schema import TERMINAL, batches, idempotency, jobs, programs, results, storable, vendor_members
 from qpeft.service.store.writer import Transaction
 
@@ -48,8 +48,8 @@ class SubmitJobs:
 
     settings: Settings
 
-    def __call__(self, txn: Transaction, submissions: Sequence[Submission]) -> list[Receipt | ServiceError]:
-        ledger = Ledger(txn)
+    def __call__(self, txn: Transaction, submissions: Sequence[SubmissionRequest]) -> list[Receipt | ServiceError]:
+        ledger = AccountLedger(txn)
         seen = _earlier(txn, submissions)
         outcomes: list[Receipt | ServiceError] = []
         rows: dict[str, list[dict[str, Any]]] = {"jobs": [], "batches": [], "keys": [], "programs": []}
@@ -65,8 +65,8 @@ class SubmitJobs:
     def _accept(
         self,
         txn: Transaction,
-        ledger: Ledger,
-        submission: Submission,
+        ledger: AccountLedger,
+        submission: SubmissionRequest,
         seen: dict[tuple[str, str], tuple[bytes, str]],
         rows: dict[str, list[dict[str, Any]]],
     ) -> Receipt:
@@ -98,7 +98,7 @@ class SubmitJobs:
         rows["jobs"] += _job_rows(txn, submission, lane)
         return Receipt(submission.id, False, ahead, txn.now)
 
-    def _check_quota(self, ledger: Ledger, submission: Submission) -> None:
+    def _check_quota(self, ledger: AccountLedger, submission: SubmissionRequest) -> None:
         bound = ledger.owner(submission.owner).max_open_circuits or self.settings.max_open_circuits
         used = ledger.open_circuits(submission.owner)
         if used + submission.circuits > bound:
@@ -126,7 +126,7 @@ class SubmitJobs:
         if is_origin_chip(submission.device):
             self._reserve_vendor_shots(ledger, submission)
 
-    def _reserve_vendor_shots(self, ledger: Ledger, submission: Submission) -> None:
+    def _reserve_vendor_shots(self, ledger: AccountLedger, submission: SubmissionRequest) -> None:
         owner = ledger.owner(submission.owner)
         bound = self.settings.user_vendor_shots if owner.max_vendor_shots is None else owner.max_vendor_shots
         wanted = ledger.vendor_shots(submission.owner) + submission.shots
@@ -141,7 +141,7 @@ class SubmitJobs:
             )
         ledger.spend(submission.owner, submission.shots)
 
-    def _lane(self, ledger: Ledger, submission: Submission) -> int:
+    def _lane(self, ledger: AccountLedger, submission: SubmissionRequest) -> int:
         if submission.kind != "job" or submission.items[0].estimate_s > self.settings.interactive_s:
             return BULK
         queued = ledger.flow((submission.device, submission.owner, INTERACTIVE)).queued
@@ -161,7 +161,7 @@ class SubmitJobs:
             execute_many(txn.connection, _INSERT_JOB, rows["jobs"])
 
 
-def _earlier(txn: Transaction, submissions: Sequence[Submission]) -> dict[tuple[str, str], tuple[bytes, str]]:
+def _earlier(txn: Transaction, submissions: Sequence[SubmissionRequest]) -> dict[tuple[str, str], tuple[bytes, str]]:
     keys: dict[str, list[str]] = {}
     for submission in submissions:
         if submission.key is not None:
@@ -181,7 +181,7 @@ _KEYS = sa.select(idempotency.c.key, idempotency.c.digest, idempotency.c.target)
 _INSERT_JOB, _INSERT_KEY = jobs.insert(), idempotency.insert()
 
 
-def _batch_row(submission: Submission, now: float) -> dict[str, Any]:
+def _batch_row(submission: SubmissionRequest, now: float) -> dict[str, Any]:
     return {
         "id": submission.id,
         "owner": submission.owner,
@@ -194,7 +194,7 @@ def _batch_row(submission: Submission, now: float) -> dict[str, Any]:
     }
 
 
-def _job_rows(txn: Transaction, submission: Submission, lane: int) -> list[dict[str, Any]]:
+def _job_rows(txn: Transaction, submission: SubmissionRequest, lane: int) -> list[dict[str, Any]]:
     first = txn.ticks(len(submission.items))
     common = {
         "owner": submission.owner,
@@ -241,7 +241,7 @@ ACCOUNT: tuple[sa.Column[Any], ...] = (
 """Columns that a state change of a job reads."""
 
 
-def finish(txn: Transaction, ledger: Ledger, endings: Sequence[tuple[Any, str, str, float, str | None]]) -> None:
+def finish(txn: Transaction, ledger: AccountLedger, endings: Sequence[tuple[Any, str, str, float, str | None]]) -> None:
     """Move jobs to a terminal state: `(row of ACCOUNT, state, reason, device_s, calibration)` each. The one place that does."""
     if not endings:
         return
@@ -288,7 +288,7 @@ def not_found(target: Target) -> ServiceError:
 
 def cancel(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceError]:
     """Cancel unfinished jobs and return their number. Queued jobs end at once, running jobs are asked to stop."""
-    ledger = Ledger(txn)
+    ledger = AccountLedger(txn)
     outcomes: list[int | ServiceError] = []
     for target in targets:
         alive = txn.connection.execute(sa.select(*ACCOUNT).where(_of(target), jobs.c.state.not_in(TERMINAL))).all()
@@ -338,7 +338,7 @@ def delete(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceErr
 
 
 def _free(txn: Transaction, owner: str, n: int) -> None:
-    ledger = Ledger(txn)
+    ledger = AccountLedger(txn)
     ledger.store(owner, -n)
     ledger.close()
 
@@ -354,7 +354,7 @@ def remove(txn: Transaction, seqs: Sequence[int]) -> None:
 
 def expire(txn: Transaction, arguments: Sequence[None]) -> list[int | ServiceError]:
     """End queued jobs whose time to wait is over."""
-    ledger = Ledger(txn)
+    ledger = AccountLedger(txn)
     due = sa.select(*ACCOUNT).where(sa.text("state = 'queued' AND expires_at IS NOT NULL"), jobs.c.expires_at < txn.now).limit(5000)
     rows = txn.connection.execute(due).all()
     finish(txn, ledger, [(row, "expired", "nobody ran it before its time to wait was over", 0.0, None) for row in rows])

@@ -26,13 +26,13 @@ from qpeft.backends.vendors.pyqpanda import (
     URL_VARIABLE,
     counts_of,
 )
-from qpeft.backends.vendors.pyqpanda_client import Client
+from qpeft.backends.vendors.pyqpanda_client import SdkClient
 from qpeft.circuits.text.originir import to_originir
 from qpeft.errors import BackendError, CircuitError, ConfigError, QpeftError, ServiceError
 from qpeft.service.ids import new_id
 from qpeft.service.messages import pack
 from qpeft.service.workers.context import WorkerContext, failed, released
-from qpeft.service.workers.device import Prepared, prepare
+from qpeft.service.workers.device import PreparedJob, prepare
 from qpeft.service.workers.messages import (
     Calibration,
     DeviceInfo,
@@ -61,11 +61,11 @@ class ChipClient(VendorClient, Protocol):
 
 
 @dataclass
-class Task:
+class TaskToSend:
     """One submission; `members` are its jobs that are ours, with each one's first program."""
 
     id: str
-    members: list[tuple[Prepared, int]] = field(default_factory=list)
+    members: list[tuple[PreparedJob, int]] = field(default_factory=list)
 
 
 class Forwarder:
@@ -111,8 +111,8 @@ class Forwarder:
     def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
         """Take up what the vendor has, send the rest, and wait: the ends of jobs as they come."""
         placed = {member.seq: member for member in lease.vendor}
-        tasks: dict[str, Task] = {}
-        fresh: list[Prepared] = []
+        tasks: dict[str, TaskToSend] = {}
+        fresh: list[PreparedJob] = []
         for job in context.still_held(lease.jobs):
             try:
                 one = self._prepare(job, lease, context)
@@ -121,19 +121,19 @@ class Forwarder:
                 continue
             if job.seq in placed:
                 member = placed[job.seq]
-                tasks.setdefault(member.task, Task(member.task)).members.append((one, member.position))
+                tasks.setdefault(member.task, TaskToSend(member.task)).members.append((one, member.position))
             else:
                 fresh.append(one)
         open_tasks = list(tasks.values())
         for bundle in _bundles(fresh):
             outcome = self._send(bundle, context)
-            if isinstance(outcome, Task):
+            if isinstance(outcome, TaskToSend):
                 open_tasks.append(outcome)
             else:
                 yield outcome
         yield from self._wait(open_tasks, context)
 
-    def _prepare(self, job: LeasedJob, lease: LeaseAnswer, context: WorkerContext) -> Prepared:
+    def _prepare(self, job: LeasedJob, lease: LeaseAnswer, context: WorkerContext) -> PreparedJob:
         if job.rows > MAX_CIRCUITS_PER_JOB:
             raise CircuitError(
                 "too many circuits in one job", value=job.rows, bound=MAX_CIRCUITS_PER_JOB, hint="send smaller sweeps"
@@ -155,7 +155,7 @@ class Forwarder:
                 pause = min(2 * pause, LONGEST_POLL_S)
         return None
 
-    def _send(self, bundle: list[Prepared], context: WorkerContext) -> Task | list[FinishedJob]:
+    def _send(self, bundle: list[PreparedJob], context: WorkerContext) -> TaskToSend | list[FinishedJob]:
         """The task, sent or of unknown fate; or the ends of jobs that were certainly not sent."""
         jobs = [one.job for one in bundle]
         shots = jobs[0].shots
@@ -185,7 +185,7 @@ class Forwarder:
             context.pause(self.poll_s * 2**attempt)
         return [failed(job, reason) for job in jobs]
 
-    def _wait(self, tasks: list[Task], context: WorkerContext) -> Iterator[list[FinishedJob]]:
+    def _wait(self, tasks: list[TaskToSend], context: WorkerContext) -> Iterator[list[FinishedJob]]:
         backoff = Backoff(self.poll_s, LONGEST_POLL_S)
         while tasks:
             if context.stopping():
@@ -199,7 +199,7 @@ class Forwarder:
             if tasks:
                 context.pause(backoff.next_s())
 
-    def _look(self, task: Task, context: WorkerContext) -> list[FinishedJob] | None:
+    def _look(self, task: TaskToSend, context: WorkerContext) -> list[FinishedJob] | None:
         """Outcomes of a task's jobs; None while the task runs."""
         known = context.call("vendor/status", VendorTaskQuery(task=task.id), VendorTask)
         jobs = [one.job for one, _ in task.members]
@@ -231,7 +231,7 @@ class Forwarder:
         except Exception as error:
             log.warning("%s: task %s could not be cancelled: %s", self.name, vendor_job, error)
 
-    def _end(self, one: Prepared, first: int, result: Any) -> FinishedJob:
+    def _end(self, one: PreparedJob, first: int, result: Any) -> FinishedJob:
         """The end of a job whose programs begin at `first` of its task; an answer that makes no sense fails the job alone."""
         job = one.job
         assert job.shots is not None
@@ -289,20 +289,20 @@ def open_vendor(name: str) -> Forwarder:
     """The forwarder of a device's name, with the key that this machine has."""
     key, url = find_key(KEY_VARIABLES, "pyqpanda"), os.environ.get(URL_VARIABLE) or None
     warn_if_unencrypted(DEFAULT_ADDRESS if url is None else url)
-    return Forwarder(name, name.partition(":")[2], Client(key, url))
+    return Forwarder(name, name.partition(":")[2], SdkClient(key, url))
 
 
-def _task_of(task: str, bundle: Sequence[Prepared]) -> Task:
-    made, first = Task(task), 0
+def _task_of(task: str, bundle: Sequence[PreparedJob]) -> TaskToSend:
+    made, first = TaskToSend(task), 0
     for one in bundle:
         made.members.append((one, first))
         first += one.job.rows
     return made
 
 
-def _bundles(ready: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+def _bundles(ready: Sequence[PreparedJob]) -> Iterator[list[PreparedJob]]:
     """Jobs of equal shots, at most `MAX_CIRCUITS_PER_JOB` circuits together."""
-    by_shots: dict[int | None, list[Prepared]] = {}
+    by_shots: dict[int | None, list[PreparedJob]] = {}
     for one in ready:
         bundle = by_shots.setdefault(one.job.shots, [])
         if sum(other.job.rows for other in bundle) + one.job.rows > MAX_CIRCUITS_PER_JOB:

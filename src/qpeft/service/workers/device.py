@@ -224,14 +224,14 @@ def _check_size(job: LeasedJob, circuit: Circuit, n_observables: int | None, max
         raise CircuitError("the result is too large", value=f"{size} bytes", bound=max_bytes, hint="ask for expectations")
 
 
-def _together(jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram], max_bytes: int) -> Iterator[Prepared]:
+def _together(jobs: Sequence[LeasedJob], programs: Mapping[str, LeasedProgram], max_bytes: int) -> Iterator[PreparedJob]:
     for job in jobs:
         with contextlib.suppress(QpeftError):
             yield prepare(job, programs[job.program], max_bytes)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedJob:
     """One job, read and checked, of those that run as part of something larger: a shared chip's program, a vendor's task."""
 
     job: LeasedJob
@@ -253,7 +253,7 @@ class Prepared:
         return Result(kind=kind, columns=table.shape[1], data=data, qubits=qubits, tenants=tenants)
 
 
-def prepare(job: LeasedJob, program: LeasedProgram, max_bytes: int) -> Prepared:
+def prepare(job: LeasedJob, program: LeasedProgram, max_bytes: int) -> PreparedJob:
     """Raises CircuitError for what cannot run, or needs X and Y measured."""
     circuit, bits, layout = circuit_of(program.format, program.text)
     if layout is not None:
@@ -265,7 +265,7 @@ def prepare(job: LeasedJob, program: LeasedProgram, max_bytes: int) -> Prepared:
         raise CircuitError(
             "only Z is measured here", value="X or Y", hint="turn the qubit in the circuit: H before measuring X, SDG and H for Y"
         )
-    return Prepared(job, circuit, bits, observables, np.frombuffer(job.params, "<f8").reshape(job.rows, circuit.n_params))
+    return PreparedJob(job, circuit, bits, observables, np.frombuffer(job.params, "<f8").reshape(job.rows, circuit.n_params))
 
 
 def _check_params(job: LeasedJob, circuit: Circuit) -> None:

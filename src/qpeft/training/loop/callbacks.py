@@ -16,7 +16,7 @@ from qpeft.training.on_chip.session import CircuitSession
 from qpeft.training.processes import Processes
 
 
-class Clock:
+class TrainingTimer:
     """Training time over all sessions of a run, evaluation during training included."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Clock:
 class LogSpeed(TrainerCallback):  # type: ignore[misc]
     """Adds tokens/s since the last log, peak memory and what the circuits spent to each log entry that has a loss."""
 
-    def __init__(self, clock: Clock, circuits: CircuitSession) -> None:
+    def __init__(self, clock: TrainingTimer, circuits: CircuitSession) -> None:
         self.clock, self.circuits = clock, circuits
         self.seen_s, self.seen_tokens = 0.0, 0
 
@@ -107,7 +107,7 @@ class RememberStep(TrainerCallback):  # type: ignore[misc]
 class MarkCheckpoints(TrainerCallback):  # type: ignore[misc]
     """Marks a checkpoint as whole once every process has written its part."""
 
-    def __init__(self, clock: Clock, processes: Processes) -> None:
+    def __init__(self, clock: TrainingTimer, processes: Processes) -> None:
         self.clock, self.processes = clock, processes
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -12,7 +12,7 @@ from qpeft.training.recipe.config import RunConfig
 
 
 @dataclass(frozen=True)
-class Counts:
+class ModelSummary:
     """Parameter counts of the adapted model, taken before it may be sharded.
 
     Parameters: trained ones, those of the base model, and of LoRA on the same modules. `merges`: whether inference needs nothing
@@ -26,7 +26,7 @@ class Counts:
     circuits: bool
 
     @classmethod
-    def of(cls, model: Any, adapter_config: Any, base: int) -> Counts:
+    def of(cls, model: Any, adapter_config: Any, base: int) -> ModelSummary:
         """Of an adapted model whose base model alone has `base` parameters."""
         from qpeft.adapters.inspection import lora_parameters, merges
         from qpeft.adapters.quantum_layer import QuantumLayer
@@ -39,7 +39,7 @@ class Counts:
 def run_record(
     config: RunConfig,
     trainer: Any,
-    counts: Counts,
+    counts: ModelSummary,
     *,
     method: str,
     stored: int | None,

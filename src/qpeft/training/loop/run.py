@@ -25,7 +25,7 @@ from qpeft.training import environment
 from qpeft.training.data.run_data import RunData, load_run_data
 from qpeft.training.data.tokenization import collator
 from qpeft.training.loop import checkpoints
-from qpeft.training.loop.outcome import Counts, run_record
+from qpeft.training.loop.outcome import ModelSummary, run_record
 from qpeft.training.loop.run_dir import (
     BASELINE,
     RECORD,
@@ -163,7 +163,7 @@ class Run:
             atomic_write(file, json.dumps({"key": key, "metrics": found}))
         return found
 
-    def _adapt(self, base: Any, hashes: dict[str, str]) -> tuple[Any, Any, Counts]:
+    def _adapt(self, base: Any, hashes: dict[str, str]) -> tuple[Any, Any, ModelSummary]:
         """The adapter on the base model, with the initial values that the run's seed gives, or those of `init_from`."""
         from peft import get_peft_model
         from transformers import set_seed
@@ -179,7 +179,7 @@ class Run:
         model = get_peft_model(base, adapter_config)
         if config.init_from is not None:
             hashes["init"] = _start_from(model, Path(config.init_from))
-        counts = Counts.of(model, adapter_config, base_parameters)
+        counts = ModelSummary.of(model, adapter_config, base_parameters)
         if self.processes.first:
             logger.info(
                 "%s: %s trainable of %s parameters", config.label or config.name, f"{counts.trainable:,}", f"{counts.base:,}"

@@ -16,7 +16,7 @@ from qpeft.errors import ConfigError, DivergedError, MissingDependencyError
 from qpeft.files import atomic_write
 from qpeft.training.data.tokenization import collator
 from qpeft.training.loop import checkpoints, sharding
-from qpeft.training.loop.callbacks import CircuitSteps, Clock, LogSpeed, MarkCheckpoints, PauseAfter, RememberStep
+from qpeft.training.loop.callbacks import CircuitSteps, LogSpeed, MarkCheckpoints, PauseAfter, RememberStep, TrainingTimer
 from qpeft.training.loop.param_groups import scale_rates
 from qpeft.training.loop.progress import ProgressLine
 from qpeft.training.model.held_out_loss import Rows, evaluate
@@ -59,7 +59,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         section = config.training
         self.section, self.run_dir, self.eval_rows = section, folder, eval_rows
-        self.circuits, self.processes, self.clock = circuits, processes, Clock()
+        self.circuits, self.processes, self.clock = circuits, processes, TrainingTimer()
         self.measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
         self.steps = RememberStep()
         self.sharded = section.distributed == "fsdp2" and processes.count > 1

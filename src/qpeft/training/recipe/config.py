@@ -19,7 +19,7 @@ from qpeft.training.data.files import READERS
 from qpeft.training.recipe.adapter_section import embed_circuit, read_adapter
 from qpeft.training.recipe.training_section import Count, Positive, Seed, TrainingSection
 from qpeft.training.recipe.validation import Problem, Section, explain, unknown_value
-from qpeft.training.recipe.yaml_source import KeyPath, Source, dump_yaml, read_yaml
+from qpeft.training.recipe.yaml_source import KeyPath, RecipeSource, dump_yaml, read_yaml
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _PACKAGE = re.compile(r"package:[A-Za-z0-9][\w.-]*")
@@ -247,7 +247,7 @@ class RunConfig(Section):
         try:
             return cls.model_validate_json(json.dumps(values))
         except ValidationError as error:
-            raise ConfigError.collect([Source("").problem(*problem) for problem in explain(error, cls)]) from error
+            raise ConfigError.collect([RecipeSource("").problem(*problem) for problem in explain(error, cls)]) from error
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

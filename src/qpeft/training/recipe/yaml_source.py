@@ -62,7 +62,7 @@ def show(value: Any) -> str:
 
 
 @dataclass
-class Source:
+class RecipeSource:
     """Plain data and its origin.
 
     `value` is the content, which sits at the dotted path `root` of the recipe; `places` maps a key path to (file or option,
@@ -99,7 +99,7 @@ class Source:
             self.problems.append(ConfigError("not an override", file=origin, expected="--set section.name=value"))
             return
         try:
-            new = _compose(text, Source(origin, root=name))
+            new = _compose(text, RecipeSource(origin, root=name))
         except ConfigError as error:
             self.problems.append(error)
             return
@@ -136,14 +136,14 @@ def _step(parent: Any, key: str) -> str | int | None:
     return None
 
 
-def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Source:
+def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> RecipeSource:
     """Read a file and apply overrides in order.
 
     Raises ConfigError for a file that cannot be read as YAML at all; what can be told apart (a duplicate key, a bad override)
     is collected in the source's `problems`.
     """
     file = str(path)
-    source = _compose(_read_text(Path(path)), Source(file))
+    source = _compose(_read_text(Path(path)), RecipeSource(file))
     for option in overrides:
         source.override(option)
     return source
@@ -170,7 +170,7 @@ def _read_text(path: Path) -> str:
         raise ConfigError(what, file=file, line=line, expected="UTF-8 text", hint="save the file as UTF-8") from error
 
 
-def _compose(text: str, source: Source) -> Source:
+def _compose(text: str, source: RecipeSource) -> RecipeSource:
     try:
         node = yaml.compose(text, Loader=_Loader)
         if node is not None:
@@ -195,7 +195,7 @@ def _compose(text: str, source: Source) -> Source:
 class _Converter:
     """Turns a node tree into plain data and notes the places; aliases are expanded, so their size is counted again each time."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: RecipeSource) -> None:
         self.source, self.size, self.open = source, 0, set[int]()
 
     def convert(self, node: yaml.Node, path: KeyPath) -> Any:
@@ -282,7 +282,7 @@ class _Converter:
 
 def read_settings(options: Sequence[str], root: str) -> dict[str, Any]:
     """A mapping from `key=value` options alone, values in YAML; raises ConfigError with every problem."""
-    source = Source("--set", root=root, value={})
+    source = RecipeSource("--set", root=root, value={})
     for option in options:
         source.override(option)
     if source.problems:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.c_engine.expectations import dense
-from qpeft.circuits.simulator.torch_engine.compiler import Gate, SimulatedCircuit, Step, local_value, permutation
+from qpeft.circuits.simulator.torch_engine.compiler import CompiledGate, SimulatedCircuit, Step, local_value, permutation
 
 MAX_QUBITS = 18  # above, a state and its costate leave the caches, and torch takes threads
 LOCAL, SIGNS, PERMUTATIONS = 0, 1, 2  # columns.h
@@ -62,7 +62,7 @@ def _bytecode(compiled: SimulatedCircuit) -> ColumnsBytecode | None:
     if n > MAX_QUBITS:
         return None
     steps: list[tuple[int, int]] = []
-    begins, gates = [0], list[Gate]()
+    begins, gates = [0], list[CompiledGate]()
     tables: dict[int, dict[bytes, tuple[int, npt.NDArray[np.int32]]]] = {SIGNS: {}, PERMUTATIONS: {}}
     for step in _steps(compiled):
         if step.kind == "local":

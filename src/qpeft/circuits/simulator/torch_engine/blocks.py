@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpeft.circuits.simulator.torch_engine.compiler import ComplexArray, Evolution, Gate, Step, local_value, permutation
+from qpeft.circuits.simulator.torch_engine.compiler import CompiledGate, ComplexArray, Evolution, Step, local_value, permutation
 
 Tensors: TypeAlias = "list[Tensor]"
 Pull: TypeAlias = "Callable[[Sequence[Tensor | None]], Sequence[Tensor]]"  # None is a gradient of zero
@@ -35,7 +35,7 @@ class GateAngles:
     fixed: bool
 
     @classmethod
-    def of(cls, gates: Sequence[Gate | None], first: int, like: Tensor, *, times_frequency: bool = False) -> GateAngles:
+    def of(cls, gates: Sequence[CompiledGate | None], first: int, like: Tensor, *, times_frequency: bool = False) -> GateAngles:
         """`times_frequency` multiplies each angle by its gate's frequency. None stands for a gate that is not there."""
         index, scale, shift = [], [], []
         for gate in gates:
@@ -60,12 +60,12 @@ class FamilyKey(NamedTuple):
     prefix: bool
 
 
-def factors(gates: Sequence[Gate], size: int = 2) -> list[tuple[ComplexArray, Gate | None]]:
+def factors(gates: Sequence[CompiledGate], size: int = 2) -> list[tuple[ComplexArray, CompiledGate | None]]:
     """A run of gates on one qubit as few parametrised factors, first to last, fixed gates multiplied in.
 
     `size` is that of the gates' matrices: 4 where they act on Bloch vectors.
     """
-    out: list[tuple[ComplexArray, Gate | None]] = []
+    out: list[tuple[ComplexArray, CompiledGate | None]] = []
     pending = np.eye(size, dtype=np.complex128)
     for gate in gates:
         if gate.trainable:
@@ -93,7 +93,7 @@ class Family:
     constant: Tensor | None = None  # the result, when fixed
 
     @classmethod
-    def of(cls, name: FamilyKey, runs: Sequence[Sequence[Gate]], first: int, like: Tensor) -> Family:
+    def of(cls, name: FamilyKey, runs: Sequence[Sequence[CompiledGate]], first: int, like: Tensor) -> Family:
         """`runs`: the gates on each qubit of each block, in order."""
         lists = [factors(run) for run in runs]
         depth = max(len(own) for own in lists)
@@ -224,7 +224,7 @@ class Builder:
         """`first` is the index of the first angle among the circuit's parameters; `like` gives device and dtype."""
         self.n, n = evolution.n_qubits, evolution.n_qubits
         all_qubits, device = tuple(range(n)), like.device
-        runs: dict[FamilyKey, list[list[Gate]]] = {}
+        runs: dict[FamilyKey, list[list[CompiledGate]]] = {}
         phases: list[Step] = []
         tables: dict[tuple[object, ...], Tensor] = {}
 

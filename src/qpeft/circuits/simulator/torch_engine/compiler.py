@@ -41,7 +41,7 @@ ComplexArray = npt.NDArray[np.complex128]
 
 
 @dataclass(frozen=True, eq=False)
-class Gate:
+class CompiledGate:
     """`parts[0] + cos(frequency t) parts[1] + sin(frequency t) parts[2]` on qubits; t is the angle, fixed gates have none."""
 
     kind: str
@@ -86,11 +86,11 @@ class Step:
     """Gates that apply together; a dense step holds steps instead. `blocks`, of a local step, are runs of neighbouring qubits."""
 
     kind: str
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[CompiledGate, ...] = ()
     steps: tuple[Step, ...] = ()
     blocks: tuple[tuple[int, ...], ...] = ()
 
-    def on(self, qubit: int) -> list[Gate]:
+    def on(self, qubit: int) -> list[CompiledGate]:
         """Gates of a local step on a qubit, in order."""
         return [gate for gate in self.gates if gate.qubits == (qubit,)]
 
@@ -177,7 +177,7 @@ def local_value(n_qubits: int, qubits: Sequence[int]) -> IntArray:
     return value
 
 
-def permutation(gates: Sequence[Gate], n_qubits: int) -> IntArray:
+def permutation(gates: Sequence[CompiledGate], n_qubits: int) -> IntArray:
     """`index` such that applying the gates in order is `new[b] = old[index[b]]`."""
     basis = np.arange(2**n_qubits)
     index = basis
@@ -227,8 +227,8 @@ def diagonal_basis(spec: GateSpec) -> tuple[tuple[str, ...], ComplexArray]:
     raise CircuitError(f"gate {spec.name} is diagonal in no product of the bases {', '.join(_TO_BASIS)}")
 
 
-def _fixed(matrix: ComplexArray, qubit: int) -> Gate:
-    return Gate("local", (qubit,), np.stack([matrix, 0 * matrix, 0 * matrix]), 1.0, None)
+def _fixed(matrix: ComplexArray, qubit: int) -> CompiledGate:
+    return CompiledGate("local", (qubit,), np.stack([matrix, 0 * matrix, 0 * matrix]), 1.0, None)
 
 
 def _commuting_neighbours(circuit: Circuit) -> set[int]:
@@ -253,13 +253,13 @@ def _commuting_neighbours(circuit: Circuit) -> set[int]:
     return chosen
 
 
-def _gates(circuit: Circuit, dense: bool) -> list[Gate]:
+def _gates(circuit: Circuit, dense: bool) -> list[CompiledGate]:
     """The circuit as gates of the kinds above; fixed gates that undo each other are gone."""
-    out: list[Gate] = []
+    out: list[CompiledGate] = []
     line: list[list[int]] = [[] for _ in range(circuit.n_qubits)]
     gone: set[int] = set()
 
-    def add(gate: Gate) -> None:
+    def add(gate: CompiledGate) -> None:
         own = line[gate.qubits[0]]
         if gate.kind == "local" and gate.angle is None and own:
             before = out[own[-1]]
@@ -276,23 +276,23 @@ def _gates(circuit: Circuit, dense: bool) -> list[Gate]:
         if op.gate == "id":
             continue
         if spec.n_qubits > 1 and spec.permutation:
-            add(Gate("perm", op.qubits, _parts(spec), 1.0, None))
+            add(CompiledGate("perm", op.qubits, _parts(spec), 1.0, None))
         elif spec.n_qubits == 1 and not data and position not in neighbours:
-            add(Gate("local", op.qubits, _parts(spec), spec.frequency, op.angle))
+            add(CompiledGate("local", op.qubits, _parts(spec), spec.frequency, op.angle))
         else:
             letters, parts = diagonal_basis(spec)
             for qubit, letter in zip(op.qubits, letters, strict=True):
                 for matrix in reversed(_TO_BASIS[letter]):
                     add(_fixed(matrix.conj().T, qubit))
             kind = "data" if data else "local" if spec.n_qubits == 1 else "phase"
-            add(Gate(kind, op.qubits, parts, spec.frequency, op.angle))
+            add(CompiledGate(kind, op.qubits, parts, spec.frequency, op.angle))
             for qubit, letter in zip(op.qubits, letters, strict=True):
                 for matrix in _TO_BASIS[letter]:
                     add(_fixed(matrix, qubit))
     return [gate for position, gate in enumerate(out) if position not in gone]
 
 
-def _without_head(gates: list[Gate], n_qubits: int) -> list[Gate]:
+def _without_head(gates: list[CompiledGate], n_qubits: int) -> list[CompiledGate]:
     """Without gates that leave `|0...0>` as it is, to a global phase."""
     fresh, retained = set(range(n_qubits)), []
     for gate in gates:
@@ -303,7 +303,7 @@ def _without_head(gates: list[Gate], n_qubits: int) -> list[Gate]:
     return retained
 
 
-def _without_tail(gates: list[Gate], n_qubits: int) -> tuple[list[Gate], IntArray | None]:
+def _without_tail(gates: list[CompiledGate], n_qubits: int) -> tuple[list[CompiledGate], IntArray | None]:
     """Without diagonal gates and permutations at the end; the second result is the permutation taken out."""
     blocked: set[int] = set()
     retained, moved = [], []
@@ -317,7 +317,7 @@ def _without_tail(gates: list[Gate], n_qubits: int) -> tuple[list[Gate], IntArra
     return retained[::-1], permutation(moved[::-1], n_qubits) if moved else None
 
 
-def _split_runs(gates: list[Gate], n_qubits: int, product: bool) -> list[Gate]:
+def _split_runs(gates: list[CompiledGate], n_qubits: int, product: bool) -> list[CompiledGate]:
     """Diagonal single-qubit gates as phases where that leaves a real matrix, at half the cost of a complex one, or none."""
     out = list(gates)
     for q in range(n_qubits):
@@ -336,9 +336,9 @@ def _split_runs(gates: list[Gate], n_qubits: int, product: bool) -> list[Gate]:
     return out
 
 
-def _steps(gates: list[Gate]) -> list[Step]:
+def _steps(gates: list[CompiledGate]) -> list[Step]:
     """Group gates of one kind, each in the earliest group that can take it."""
-    groups: list[tuple[str, list[Gate]]] = []
+    groups: list[tuple[str, list[CompiledGate]]] = []
     last: dict[int, int] = {}
     for gate in gates:
         latest = max((last[q] for q in gate.qubits if q in last), default=0)

@@ -16,7 +16,7 @@ from typing import Any
 from qpeft.circuits.gates import INVERSE
 from qpeft.circuits.ir import GATES, Angle
 from qpeft.circuits.text.qasm.syntax_tree import located, parse
-from qpeft.circuits.text.qasm.values import Budget, Evaluator, Linear, Value
+from qpeft.circuits.text.qasm.values import Evaluator, LinearAngle, StepLimit, Value
 from qpeft.errors import QasmError
 
 Step = tuple[str, tuple[int, ...], Angle | None]
@@ -53,34 +53,37 @@ gate cswap a, b, c { cx c, b; ccx a, b, c; cx c, b; }
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateDefinition:
     """A gate by its definition: the calls in its body with the gates they call. `body` None: a gate of our table."""
 
     name: str
     parameters: tuple[str, ...]
     qubits: tuple[str, ...]
-    body: tuple[tuple[Any, Gate], ...] | None = None
+    body: tuple[tuple[Any, GateDefinition], ...] | None = None
 
 
-GPHASE = Gate("gphase", ("t",), ())
-TABLE = {name: Gate(name, ("t",) if spec.parametrised else (), tuple("abcdef"[: spec.n_qubits])) for name, spec in GATES.items()}
+GPHASE = GateDefinition("gphase", ("t",), ())
+TABLE = {
+    name: GateDefinition(name, ("t",) if spec.parametrised else (), tuple("abcdef"[: spec.n_qubits]))
+    for name, spec in GATES.items()
+}
 
 
 @functools.cache
-def library() -> Mapping[str, Gate]:
+def library() -> Mapping[str, GateDefinition]:
     """Every gate that an include file brings: our table and `_LIBRARY`."""
     return _defined(_LIBRARY, TABLE)
 
 
 @functools.cache
-def _table_definitions() -> Mapping[str, Gate]:
+def _table_definitions() -> Mapping[str, GateDefinition]:
     """The gates of our table that have an OpenQASM definition, by that definition."""
     texts = {name: spec.qasm for name, spec in GATES.items() if spec.qasm is not None}
     defined = _defined("\n".join(texts.values()), library())
     return {name: defined[name] for name in texts}
 
 
-def _defined(text: str, known: Mapping[str, Gate]) -> Mapping[str, Gate]:
+def _defined(text: str, known: Mapping[str, GateDefinition]) -> Mapping[str, GateDefinition]:
     program, _ = parse(text, max_bytes=len(text.encode()))
     gates = dict(known)
     for node in program.statements:
@@ -88,7 +91,7 @@ def _defined(text: str, known: Mapping[str, Gate]) -> Mapping[str, Gate]:
     return gates
 
 
-def define(node: Any, gates: Mapping[str, Gate]) -> Gate:
+def define(node: Any, gates: Mapping[str, GateDefinition]) -> GateDefinition:
     """Read a `gate` definition. Names are resolved now, so a gate can only call gates defined before it: no recursion."""
     parameters = tuple(argument.name for argument in node.arguments)
     qubits = tuple(qubit.name for qubit in node.qubits)
@@ -106,10 +109,10 @@ def define(node: Any, gates: Mapping[str, Gate]) -> Gate:
                 if type(operand).__name__ != "Identifier" or operand.name not in qubits:
                     raise QasmError("a gate body acts on the gate's own qubits", bound=", ".join(qubits))
             body.append((call, find(call, gates)))
-    return Gate(node.name.name, parameters, qubits, tuple(body))
+    return GateDefinition(node.name.name, parameters, qubits, tuple(body))
 
 
-def find(call: Any, gates: Mapping[str, Gate]) -> Gate:
+def find(call: Any, gates: Mapping[str, GateDefinition]) -> GateDefinition:
     """The gate that a call names."""
     if type(call).__name__ == "QuantumPhase":
         return GPHASE
@@ -123,10 +126,10 @@ def find(call: Any, gates: Mapping[str, Gate]) -> Gate:
 class Expander:
     """Turns gate calls into steps, within a budget. `constants` are the program's global constants, visible in gate bodies."""
 
-    def __init__(self, evaluate: Evaluator, budget: Budget, constants: dict[str, object]) -> None:
+    def __init__(self, evaluate: Evaluator, budget: StepLimit, constants: dict[str, object]) -> None:
         self.evaluate, self.budget, self.constants = evaluate, budget, constants
 
-    def call(self, node: Any, gate: Gate, names: Mapping[str, object], qubits: tuple[int, ...]) -> list[Step]:
+    def call(self, node: Any, gate: GateDefinition, names: Mapping[str, object], qubits: tuple[int, ...]) -> list[Step]:
         """The steps of a call on single qubits: controls first, as written."""
         if getattr(node, "duration", None) is not None:
             raise QasmError("a gate with a duration is a pulse schedule, not a circuit", hint="leave out [duration]")
@@ -155,14 +158,14 @@ class Expander:
                 controls -= count
         return steps
 
-    def expand(self, gate: Gate, values: Sequence[float | Linear], qubits: tuple[int, ...]) -> list[Step]:
+    def expand(self, gate: GateDefinition, values: Sequence[float | LinearAngle], qubits: tuple[int, ...]) -> list[Step]:
         """The steps of a gate with these angles, radians. An angle that is a sum of parameters takes a step for each of them."""
         self.budget.spend()
         if gate.body is None:
             if not values:
                 return [(gate.name, qubits, None)]
             angle = values[0]
-            angles = angle.angles() if isinstance(angle, Linear) else [Angle(shift=angle)]
+            angles = angle.angles() if isinstance(angle, LinearAngle) else [Angle(shift=angle)]
             self.budget.spend(len(angles) - 1)
             return [(gate.name, qubits, each) for each in angles]
         arguments: dict[str, object] = dict(zip(gate.parameters, values, strict=True))
@@ -173,12 +176,12 @@ class Expander:
             steps += self.call(node, callee, names, tuple(place[operand.name] for operand in node.qubits))
         return steps
 
-    def native(self, gate: Gate) -> Gate:
+    def native(self, gate: GateDefinition) -> GateDefinition:
         """Our table's gate when `gate` is defined as the table defines it (the names of qubits aside), else `gate` itself."""
         ours = _table_definitions().get(gate.name)
         if ours is None or (len(ours.parameters), len(ours.qubits)) != (len(gate.parameters), len(gate.qubits)):
             return gate
-        values, qubits = [Linear(((k, 1.0),)) for k in range(len(gate.parameters))], tuple(range(len(gate.qubits)))
+        values, qubits = [LinearAngle(((k, 1.0),)) for k in range(len(gate.parameters))], tuple(range(len(gate.qubits)))
         try:
             same = self.expand(gate, values, qubits) == self.expand(ours, values, qubits)
         except QasmError:  # not affine in its parameter: it may still be called with constants
@@ -214,9 +217,9 @@ def _inverse(step: Step) -> Step:
     return INVERSE.get(name, name), qubits, None if angle is None else Angle(angle.index, -angle.scale, -angle.shift)
 
 
-def _real(value: Value) -> float | Linear:
-    return value if isinstance(value, Linear) else float(value)
+def _real(value: Value) -> float | LinearAngle:
+    return value if isinstance(value, LinearAngle) else float(value)
 
 
-def _plain(angle: Angle) -> float | Linear:
-    return angle.shift if angle.index is None else Linear(((angle.index, angle.scale),), angle.shift)
+def _plain(angle: Angle) -> float | LinearAngle:
+    return angle.shift if angle.index is None else LinearAngle(((angle.index, angle.scale),), angle.shift)

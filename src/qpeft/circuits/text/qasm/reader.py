@@ -8,9 +8,9 @@ from typing import Any
 
 from qpeft.circuits.ir import Circuit, Op
 from qpeft.circuits.text.names import order_parameters
-from qpeft.circuits.text.qasm.gates import Expander, Gate, define, find, library
+from qpeft.circuits.text.qasm.gates import Expander, GateDefinition, define, find, library
 from qpeft.circuits.text.qasm.syntax_tree import located, parse
-from qpeft.circuits.text.qasm.values import Budget, Evaluator, Linear, Vector
+from qpeft.circuits.text.qasm.values import Evaluator, LinearAngle, StepLimit, Vector
 from qpeft.errors import CircuitError, QasmError
 
 Qubits = tuple[int, ...]
@@ -63,7 +63,7 @@ def from_qasm(
         MissingDependencyError: without the package `openqasm3[parser]`.
     """
     program, version = parse(text, max_bytes=max_bytes)
-    reader = _Reader(program, version, Budget(max_ops), max_ops, max_qubits, inputs)
+    reader = _Reader(program, version, StepLimit(max_ops), max_ops, max_qubits, inputs)
     try:
         for statement in program.statements:
             reader.run(statement)
@@ -82,7 +82,7 @@ class _Reader:
     """One program being read. `names` maps every visible name to a number, a parameter or array of them, qubits or `_Bits`."""
 
     def __init__(
-        self, program: Any, version: int, budget: Budget, max_ops: int, max_qubits: int, inputs: Sequence[str] | None
+        self, program: Any, version: int, budget: StepLimit, max_ops: int, max_qubits: int, inputs: Sequence[str] | None
     ) -> None:
         self.version, self.budget, self.max_ops, self.max_qubits = version, budget, max_ops, max_qubits
         self.names: dict[str, object] = {}
@@ -91,7 +91,7 @@ class _Reader:
         self.is_global = True
         self.defined: set[str] = set()
         self.builtin = {name: library()[name] for name in (("U", "CX") if version == 2 else ("U",))}
-        self.gates: dict[str, Gate] = dict(self.builtin)
+        self.gates: dict[str, GateDefinition] = dict(self.builtin)
         self.evaluate = Evaluator(version, budget)
         self.expander = Expander(self.evaluate, budget, self.constants)
         self.n_qubits = 0
@@ -180,7 +180,7 @@ class _Reader:
                 raise QasmError("an unsigned constant is negative", value=value)
         elif kind in ("FloatType", "AngleType"):
             number = self.evaluate(node.init_expression, self.names)
-            if isinstance(number, Linear):
+            if isinstance(number, LinearAngle):
                 raise QasmError("a constant cannot depend on a parameter", value=node.identifier.name)
             value = float(number)
         else:
@@ -196,7 +196,7 @@ class _Reader:
         elif _is_parameter(node) and name in self.sizes:
             size = self.sizes[name]
             own = [name] if size is None else [f"{name}[{k}]" for k in range(size)]
-            values: Vector = tuple(Linear(((self.parameters[element], 1.0),)) for element in own)
+            values: Vector = tuple(LinearAngle(((self.parameters[element], 1.0),)) for element in own)
             self._declare(name, values[0] if size is None else values)
         else:
             bound = "input float, input angle, input array[float, n]"

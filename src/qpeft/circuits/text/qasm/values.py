@@ -13,7 +13,7 @@ from qpeft.errors import CircuitError, QasmError
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearAngle:
     """`sum_k scale_k * params[index_k] + shift` in radians: `(index, scale)` terms with different indices, at least one."""
 
     terms: tuple[tuple[int, float], ...]
@@ -25,8 +25,8 @@ class Linear:
         return [Angle(first[0], first[1], self.shift), *(Angle(index, scale) for index, scale in others)]
 
 
-Value = int | float | Linear
-Vector = tuple[Linear, ...]  # an `input array`
+Value = int | float | LinearAngle
+Vector = tuple[LinearAngle, ...]  # an `input array`
 
 MAX_INT = 2**63
 STEPS_PER_OP = 10
@@ -52,7 +52,7 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
-class Budget:
+class StepLimit:
     """Bounds work to `STEPS_PER_OP * max_ops` steps: statements, gate calls, loop rounds, operators in expressions."""
 
     def __init__(self, max_ops: int) -> None:
@@ -76,7 +76,7 @@ class Evaluator:
     in OpenQASM 2 all numbers are real.
     """
 
-    def __init__(self, version: int, budget: Budget) -> None:
+    def __init__(self, version: int, budget: StepLimit) -> None:
         self.version, self.budget = version, budget
 
     def __call__(self, node: Any, names: Mapping[str, object]) -> Value:
@@ -89,7 +89,7 @@ class Evaluator:
         try:
             if kind == "UnaryExpression" and node.op.name == "-":
                 value = self(node.expression, names)
-                return _linear("*", value, -1) if isinstance(value, Linear) else -value
+                return _linear("*", value, -1) if isinstance(value, LinearAngle) else -value
             if kind == "BinaryExpression":
                 return self._binary(node.op.name, self(node.lhs, names), self(node.rhs, names))
             if kind == "FunctionCall":
@@ -98,7 +98,7 @@ class Evaluator:
                 return self._element(node, names)
             if kind == "Cast" and type(node.type).__name__ in ("FloatType", "AngleType"):
                 value = self(node.argument, names)
-                return value if isinstance(value, Linear) else float(value)
+                return value if isinstance(value, LinearAngle) else float(value)
         except (ArithmeticError, ValueError) as error:
             if isinstance(error, CircuitError):
                 raise
@@ -116,25 +116,25 @@ class Evaluator:
         value = names.get(name, CONSTANTS.get(name))
         if value is None:
             raise QasmError("unknown name in an expression", value=name, hint="declare it as `const` or `input`")
-        if isinstance(value, tuple) and value and isinstance(value[0], Linear):
+        if isinstance(value, tuple) and value and isinstance(value[0], LinearAngle):
             raise QasmError("an array is not a number", value=name, hint=f"name one of its elements: {name}[0]")
-        if not isinstance(value, (int, float, Linear)):
+        if not isinstance(value, (int, float, LinearAngle)):
             raise QasmError("not a number", value=name, hint="angles and indices cannot depend on bits or qubits")
         return value
 
     def _element(self, node: Any, names: Mapping[str, object]) -> Value:
         """`x[k]` of an `input array`."""
         array = names.get(getattr(node.collection, "name", ""))
-        if not isinstance(array, tuple) or not array or not isinstance(array[0], Linear):
+        if not isinstance(array, tuple) or not array or not isinstance(array[0], LinearAngle):
             raise QasmError("only an `input array` has elements that are numbers")
         index = self.whole(node.index[0], names) if isinstance(node.index, list) and len(node.index) == 1 else len(array)
         if not -len(array) <= index < len(array):
             raise QasmError("no such element of the array", value=index, bound=f"0..{len(array) - 1}")
-        element: Linear = array[index]
+        element: LinearAngle = array[index]
         return element
 
     def _binary(self, op: str, a: Value, b: Value) -> Value:
-        if isinstance(a, Linear) or isinstance(b, Linear):
+        if isinstance(a, LinearAngle) or isinstance(b, LinearAngle):
             return _linear(op, a, b)
         if op in _ARITHMETIC:
             return _checked(_ARITHMETIC[op](a, b))
@@ -153,7 +153,7 @@ class Evaluator:
     def _function(self, name: str, arguments: list[Value]) -> Value:
         if name not in FUNCTIONS:
             raise QasmError("unknown function", value=name, bound=", ".join(FUNCTIONS))
-        if any(isinstance(argument, Linear) for argument in arguments):
+        if any(isinstance(argument, LinearAngle) for argument in arguments):
             raise _not_linear(name)
         if len(arguments) != 1:
             raise QasmError(f"function {name} takes one argument", value=len(arguments))
@@ -171,21 +171,21 @@ def _checked(value: int | float) -> int | float:
 def _linear(op: str, a: Value, b: Value) -> Value:
     """`a op b` where at least one holds a parameter; the result must be linear in the parameters."""
     if op == "-":
-        op, b = "+", _linear("*", b, -1) if isinstance(b, Linear) else -b
-    if isinstance(b, Linear) and not isinstance(a, Linear) and op in "+*":
+        op, b = "+", _linear("*", b, -1) if isinstance(b, LinearAngle) else -b
+    if isinstance(b, LinearAngle) and not isinstance(a, LinearAngle) and op in "+*":
         a, b = b, a
-    if isinstance(a, Linear):
-        if op == "+" and isinstance(b, Linear):
+    if isinstance(a, LinearAngle):
+        if op == "+" and isinstance(b, LinearAngle):
             scales = dict(a.terms)
             for index, scale in b.terms:
                 scales[index] = scales.get(index, 0.0) + scale
-            return Linear(tuple(scales.items()), a.shift + b.shift)
+            return LinearAngle(tuple(scales.items()), a.shift + b.shift)
         if op == "+":
-            return Linear(a.terms, a.shift + b)  # type: ignore[operator]
-        if op == "*" and not isinstance(b, Linear):
-            return Linear(tuple((index, scale * b) for index, scale in a.terms), a.shift * b)
-        if op == "/" and not isinstance(b, Linear):
-            return Linear(tuple((index, scale / b) for index, scale in a.terms), a.shift / b)
+            return LinearAngle(a.terms, a.shift + b)  # type: ignore[operator]
+        if op == "*" and not isinstance(b, LinearAngle):
+            return LinearAngle(tuple((index, scale * b) for index, scale in a.terms), a.shift * b)
+        if op == "/" and not isinstance(b, LinearAngle):
+            return LinearAngle(tuple((index, scale / b) for index, scale in a.terms), a.shift / b)
     raise _not_linear(op)
 
 

@@ -6,10 +6,13 @@ It is slow, obvious, and shares nothing with the simulators but `GateSpec.matrix
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from qpeft.adapters.layers.tensor_train import TensorTrain
 from qpeft.circuits.ir import PAULI, Circuit, Observable
 
 
@@ -52,3 +55,17 @@ def reverse_qubits(psi: np.ndarray) -> np.ndarray:
     """The same state with the bits of its indices reversed: from our order to Qiskit's, and back."""
     n = psi.size.bit_length() - 1
     return psi.reshape((2,) * n).transpose(range(n)[::-1]).reshape(-1)
+
+
+def dense(made: TensorTrain) -> np.ndarray:
+    """`W[j1 j2 .., i1 i2 ..] = sum over bonds of prod_k G_k[j_k, a_{k+1}, a_k, i_k]`, an entry at a time."""
+    cores = [core.detach().numpy() for core in made.cores]
+    outs, ins = [core.shape[0] for core in cores], [core.shape[3] for core in cores]
+    matrix = np.zeros((math.prod(outs), math.prod(ins)))
+    for row, js in enumerate(itertools.product(*map(range, outs))):
+        for column, indices in enumerate(itertools.product(*map(range, ins))):
+            product = np.eye(1)
+            for core, j, i in zip(cores, js, indices, strict=True):
+                product = core[j, :, :, i] @ product
+            matrix[row, column] = product.item()
+    return matrix

@@ -17,8 +17,7 @@ from qpeft.adapters.inspection import count_parameters
 from qpeft.adapters.methods.qtha import QTHA, QTHAConfig
 from qpeft.errors import AdapterError, MergeError
 from tests.adapters.derivatives import gradcheck
-from tests.adapters.test_tensor_train import dense
-from tests.reference import apply
+from tests.reference import apply, dense
 
 DOUBLE = torch.float64
 SMALL = {"r": 3, "hidden_size": 8, "bond_dim": 2, "init_weights": False}

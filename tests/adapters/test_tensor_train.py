@@ -11,6 +11,7 @@ import torch
 
 from qpeft.adapters.layers.tensor_train import PUBLISHED_MODES, TensorTrain, contraction_cost, factorise, orders, parameter_count
 from qpeft.errors import AdapterError
+from tests.reference import dense
 
 DOUBLE = torch.float64
 SHAPES = [(16, 24, 3, 4), (24, 16, 1, 4), (30, 7, 2, 3), (12, 18, 2, 2), (5, 9, 4, 1), (1, 1, 2, 4), (31, 17, 2, 4), (36, 36, 3, 5)]
@@ -21,20 +22,6 @@ def train(d_in: int, d_out: int, bond: int, n_cores: int, seed: int = 0) -> Tens
     made = TensorTrain(d_in, d_out, bond, n_cores).to(DOUBLE)
     made.initialise(1.0)
     return made
-
-
-def dense(made: TensorTrain) -> np.ndarray:
-    """`W[j1 j2 .., i1 i2 ..] = sum over bonds of prod_k G_k[j_k, a_{k+1}, a_k, i_k]`, an entry at a time."""
-    cores = [core.detach().numpy() for core in made.cores]
-    outs, ins = [core.shape[0] for core in cores], [core.shape[3] for core in cores]
-    matrix = np.zeros((math.prod(outs), math.prod(ins)))
-    for row, js in enumerate(itertools.product(*map(range, outs))):
-        for column, indices in enumerate(itertools.product(*map(range, ins))):
-            product = np.eye(1)
-            for core, j, i in zip(cores, js, indices, strict=True):
-                product = core[j, :, :, i] @ product
-            matrix[row, column] = product.item()
-    return matrix
 
 
 def test_factors_of_every_size() -> None:

@@ -2,8 +2,9 @@
 
 Circuits: 20 each of 4, 5, 6, 7 and 8 qubits, 2 layers of RX, RY, RZ on every qubit and CZ along a line, random angles, each on a
 random line of live couplers of the 72-qubit chip, from the circuit to all outcome probabilities. Aer gets them all in one
-run with the noise model of the full chip, waiting qubits' relaxation included (tests/backends/emulator/aer_reference.py). Its circuits and
-noise model are built before its clock starts; the emulator's clock runs from the circuits on. One thread each.
+run with the noise model of the full chip, waiting qubits' relaxation included
+(tests/backends/emulator/aer_reference.py). Its circuits and noise model are built before its clock starts;
+ the emulator's clock runs from the circuits on. One thread each.
 """
 
 from __future__ import annotations

@@ -86,9 +86,7 @@ def open_run(folder: Path, adapter: str, *, calibration: str | None, calibration
         RunError: no finished run, or no adapter of this name.
         DataError, ModelError: as loading says.
     """
-    from peft import PeftModel
-
-    import qpeft.adapters.peft  # noqa: F401  (makes the methods known)
+    from qpeft.adapters.peft.load import load_saved
 
     source = folder / ADAPTER if adapter == "default" else folder / ADAPTER / adapter
     if not (folder / RECIPE).exists() or not (folder / ADAPTER).exists():
@@ -104,7 +102,7 @@ def open_run(folder: Path, adapter: str, *, calibration: str | None, calibration
     fit, held_out = _rows(config, tokenizer, calibration, calibration_rows)
     model = loading.load_model(config.model).eval()
     base = copy_sharing_weights(model)
-    model = PeftModel.from_pretrained(model, str(source), adapter_name=adapter).eval()
+    model = load_saved(model, source, adapter_name=adapter)
     return AdaptedRun(config, adapter, model, base, tokenizer, fit, held_out)
 
 

@@ -43,7 +43,7 @@ class Adapters:
         self.load(name or run.resolve().name, run, inside=False)
 
     def names(self) -> list[str]:
-        """Names of the base model and of every adapter."""
+        """What can be asked: the base model and every adapter."""
         return list(self._served)
 
     def get(self, name: str) -> Served:
@@ -59,10 +59,9 @@ class Adapters:
         Raises:
             ModelError: the name is taken or empty, or the run's base model is another.
             RunError: the folder is no finished run, or not under `root`.
+            AdapterError: the adapter's file is damaged or another's.
         """
-        from peft import PeftModel
-
-        import qpeft.adapters.peft  # noqa: F401  (makes the methods known)
+        from qpeft.adapters.peft.load import load_saved
 
         place = (self.root / run).resolve() if inside else run.resolve()
         if inside and not place.is_relative_to(self.root):
@@ -77,7 +76,7 @@ class Adapters:
         with self._changing:
             if not name or name in self._served:
                 raise ModelError("the name is empty or taken", value=name, hint="another name, or unload it first")
-            model = PeftModel.from_pretrained(copy_sharing_weights(self._served[BASE].model), str(place / ADAPTER)).eval()
+            model = load_saved(copy_sharing_weights(self._served[BASE].model), place / ADAPTER)
             self._served = {**self._served, name: Served(model, config.data.system)}
 
     def unload(self, name: str) -> None:

@@ -14,17 +14,15 @@ from qpeft.training.recipe.config import RunConfig
 def load_run(folder: Path) -> tuple[RunConfig, Any, Any]:
     """`(config, model, tokenizer)` of a finished run, the adapter in place, in evaluation mode.
 
-    Raises RunError for another folder; DataError and ModelError as loading says.
+    Raises RunError for another folder; AdapterError for a damaged or foreign adapter; DataError and ModelError as loading says.
     """
-    from peft import PeftModel
-
-    import qpeft.adapters.peft  # noqa: F401  (makes the methods known)
+    from qpeft.adapters.peft.load import load_saved
     from qpeft.adapters.saved import check_saved
 
     config = finished_config(folder)
-    check_saved(folder / ADAPTER)
+    check_saved(folder / ADAPTER)  # before a large model is loaded
     base, tokenizer = loading.load_model(config.model), loading.load_tokenizer(config.model)
-    return config, PeftModel.from_pretrained(base, str(folder / ADAPTER)).eval(), tokenizer
+    return config, load_saved(base, folder / ADAPTER), tokenizer
 
 
 def copy_sharing_weights(base: Any) -> Any:

@@ -126,12 +126,47 @@ def test_data_parallel_is_refused_with_the_right_command(monkeypatch: pytest.Mon
         start_processes()
 
 
-def test_strategies_of_accelerate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+def test_settings_of_accelerate_that_would_be_ignored_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {
+        r"training\.distributed: fsdp2": {"ACCELERATE_USE_DEEPSPEED": "true"},
+        "fsdp_version: 1": {"ACCELERATE_USE_FSDP": "true"},
+        "FSDP_OFFLOAD_PARAMS": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+        "gradient_checkpointing": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"},
+    }
+    for words, variables in cases.items():
         with monkeypatch.context() as patch:
-            patch.setenv(variable, "true")
-            with pytest.raises(RunError, match=r"training\.distributed: fsdp2"):
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            with pytest.raises(RunError, match=words):
                 start_processes()
+
+
+CONFIGURATIONS = sorted((ROOT / "deploy" / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", CONFIGURATIONS, ids=lambda file: file.stem)
+def test_accelerate_reads_the_shipped_configurations(file: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(file))
+    assert found.num_processes == 2
+    assert str(found.distributed_type.value) == {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(file.stem, "DEEPSPEED")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", ["none", "model"])
+def test_accelerate_launch_with_fsdp2_trains_as_one_process(recipe: Path, tmp_path: Path, shared: str) -> None:
+    qtha = {"r": 2, "hidden_size": 8, "bond_dim": 2, "share_circuit": shared}
+    settings = [*GLOBAL, adapter("QTHA", qtha), "training.max_steps=3"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT / "deploy/accelerate/fsdp2.yaml")]
+    command += ["--main_process_port", "0", "-m", "qpeft.cli", "train", str(recipe), "--output", str(two)]
+    command += [part for setting in settings for part in ("--set", setting)]
+    here = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    train(load_recipe(recipe, settings), one)
+    assert_same_training(one, two)
 
 
 def test_a_global_batch_divides_among_the_processes(recipe: Path) -> None:

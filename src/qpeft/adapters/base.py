@@ -41,6 +41,10 @@ class AdapterConfig:
     init_weights: bool = field(
         default=True, metadata={"help": "True starts as a no-op. False starts with a random delta (for tests of the machinery)."}
     )
+    weighted_sum: list[dict[str, Any]] | None = field(
+        default=None,
+        metadata={"help": "Set by add_weighted_adapter: {'weight', 'settings'} of each adapter that the sum holds a copy of."},
+    )
 
     def check(self) -> None:
         """Validate the settings, called on construction. Methods extend it.
@@ -66,6 +70,10 @@ class AdapterConfig:
     def for_module(self, key: str) -> Self:
         """The settings of the module at path `key`; the same for all modules unless a method says otherwise."""
         return self
+
+    def parts(self) -> list[tuple[float, Self]]:
+        """Weight and settings of each adapter of a weighted sum; empty for other adapters."""
+        return [(part["weight"], type(self)(**part["settings"])) for part in self.weighted_sum or ()]
 
     def sharing_scope(self) -> str:
         """The scope within which modules share state: "none", "layer" or "model"."""

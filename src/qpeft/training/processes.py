@@ -18,10 +18,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Processes:
-    """`count` processes, of which this one has the given `rank`, 0 to `count - 1`."""
+    """`count` processes, of which this one has the given `rank`, 0 to `count - 1`.
+
+    `shard`: the launcher asks that parameters are sharded among them, as `training.distributed: fsdp2` does.
+    """
 
     rank: int = 0
     count: int = 1
+    shard: bool = False
 
     @property
     def first(self) -> bool:
@@ -78,15 +82,22 @@ def _same_kind(kind: str, message: str) -> QpeftError:
 def start_processes() -> Processes:
     """Join the processes that a launcher started, each on its own device; one process without a launcher.
 
+    `accelerate launch` with an FSDP2 configuration shards parameters as `training.distributed: fsdp2` does. Its own wrapping
+    is switched off: it knows nothing of circuits that layers share.
+
     Raises RunError for one process that sees several GPUs: transformers would train it with `DataParallel`, which copies modules
-    without their parameters; and for accelerate's own FSDP and DeepSpeed, whose checkpoints this trainer does not write.
+    without their parameters; for settings of accelerate that would be ignored; and for DeepSpeed, whose checkpoints this trainer
+    does not write.
     """
     import torch
 
-    for variable, what in (("ACCELERATE_USE_FSDP", "accelerate's FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
-        if os.environ.get(variable, "").lower() in ("1", "true"):
-            hint = "launch plain processes (torchrun, or accelerate launch --multi_gpu) with training.distributed: fsdp2"
-            raise RunError(f"qpeft train shards parameters itself, without {what}", value=variable, hint=hint)
+    if _switched_on("ACCELERATE_USE_DEEPSPEED"):
+        raise RunError(
+            "qpeft train shards parameters itself, without DeepSpeed",
+            value="ACCELERATE_USE_DEEPSPEED",
+            hint="deploy/accelerate/fsdp2.yaml, or training.distributed: fsdp2; deploy/accelerate/deepspeed-*.yaml are for TRL",
+        )
+    shard = _asks_for_fsdp2()
     count = int(os.environ.get("WORLD_SIZE", "1"))
     gpus = torch.cuda.device_count()
     if count == 1:
@@ -103,4 +114,25 @@ def start_processes() -> Processes:
     if on_cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"  # else accelerate trains every process by itself
     state = PartialState(cpu=on_cpu)
-    return Processes(int(state.process_index), int(state.num_processes))
+    return Processes(int(state.process_index), int(state.num_processes), shard)
+
+
+def _switched_on(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true")
+
+
+def _asks_for_fsdp2() -> bool:
+    """Whether accelerate was launched with an FSDP2 configuration, which is then ours to follow; RunError for what is not done."""
+    if not _switched_on("ACCELERATE_USE_FSDP"):
+        return False
+    if (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+        raise RunError("adapters are sharded by FSDP2 alone", value=f"fsdp_version: {version}", hint="fsdp_version: 2")
+    others = {
+        "FSDP_OFFLOAD_PARAMS": "parameters stay on their devices; fsdp_offload_params: false",
+        "FSDP_ACTIVATION_CHECKPOINTING": "training.gradient_checkpointing: true in the recipe",
+    }
+    for variable, hint in others.items():
+        if _switched_on(variable):
+            raise RunError("this setting of accelerate's FSDP is the recipe's, or not done", value=variable, hint=hint)
+    os.environ["ACCELERATE_USE_FSDP"] = "false"
+    return True

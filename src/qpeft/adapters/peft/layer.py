@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from qpeft.adapters.base import AdapterConfig, Delta, Position, keep_frozen
-from qpeft.adapters.registry import METHODS
 from qpeft.errors import AdapterError, MergeError
 
 MERGEABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # narrower ones stand for numbers times a scale
 BASE = "__base__"  # PEFT's name for "no adapter" in a batch that names an adapter per sample
 
+MakeDelta = Callable[[int, int], Delta]
 Active = list[tuple[Delta, Tensor | None]]  # deltas, each with the rows of the batch it acts on (None: all)
 
 
@@ -28,7 +28,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         base_layer: nn.Linear or its quantised kin, or transformers' Conv1D.
         adapter_name: of the first adapter.
         config: its settings, a method's config that is also a PeftConfig.
-        scope: state that modules have in common, see `Delta`.
+        make: the adapter's delta for `(d_in, d_out)`.
     """
 
     deltas_name: str
@@ -37,7 +37,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     get_base_layer: Callable[[], Any]
     _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, scope: dict[str, nn.Module]) -> None:
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: AdapterConfig, make: MakeDelta) -> None:
         super().__init__()
         self.base_layer = base_layer
         setattr(self, self.deltas_name, nn.ModuleDict())
@@ -47,7 +47,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.register_buffer("_unmerged", None, persistent=False)
         self.in_features, self.out_features, self.transposed = layer_shape(self.get_base_layer())
         self._active_adapter = adapter_name
-        self.update_layer(adapter_name, config, scope)
+        self.update_layer(adapter_name, config, make)
 
     @property
     def deltas(self) -> nn.ModuleDict:
@@ -64,13 +64,12 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             delta.init_from_weight(self._weight_as_seen(delta))
         return delta
 
-    def update_layer(self, adapter_name: str, config: AdapterConfig, scope: dict[str, nn.Module]) -> None:
+    def update_layer(self, adapter_name: str, config: AdapterConfig, make: MakeDelta) -> None:
         """Add an adapter: float32 on any base of lower precision, float64 on float64."""
-        method = METHODS[str(config.peft_type)]  # type: ignore[attr-defined]
-        delta = method.delta(self.in_features, self.out_features, config, scope)
+        delta = make(self.in_features, self.out_features)
         self.deltas[adapter_name] = delta
         self._move_adapter_to_device_of_base_layer(adapter_name)
-        if method.delta.init_from_weight is not Delta.init_from_weight:
+        if type(delta).init_from_weight is not Delta.init_from_weight:
             delta.awaits_weights = True
             if not getattr(config, "from_file", False):  # weights that follow would replace the result of a costly SVD
                 self.delta(adapter_name)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import re
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,8 +16,10 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from qpeft.adapters.base import AdapterConfig, scope_key
+from qpeft.adapters.base import AdapterConfig, Delta, scope_key
 from qpeft.adapters.peft.layer import BASE, DeltaLayer
+from qpeft.adapters.registry import METHODS
+from qpeft.adapters.weighted_sum import WeightedSum
 from qpeft.errors import AdapterError
 
 EXPERT_DIMENSIONS = 3  # of a weight that holds one matrix for each expert
@@ -50,10 +54,14 @@ class DeltaTuner(BaseTuner):  # type: ignore[misc]
         base: nn.Module = super().unload()
         return base
 
-    def _scope(self, config: AdapterConfig, key: str) -> dict[str, nn.Module]:
-        """The dictionary that modules sharing state with module `key` have in common."""
-        scope = scope_key(config.sharing_scope(), key)
-        return {} if scope is None else self._scopes.setdefault(scope, {})
+    def _make(self, config: AdapterConfig, key: str, d_in: int, d_out: int, path: str = "") -> Delta:
+        """The delta of the layer at module path `key`. Each part of a weighted sum, which `path` names, shares its own."""
+        if parts := config.parts():
+            made = [self._make(part, key, d_in, d_out, f"{path}/{index}") for index, (_, part) in enumerate(parts)]
+            return WeightedSum(made, [weight for weight, _ in parts])
+        group = scope_key(config.sharing_scope(), key)
+        scope = {} if group is None else self._scopes.setdefault(f"{path}:{group}", {})
+        return METHODS[str(config.peft_type)].delta(d_in, d_out, config.for_module(key), scope)  # type: ignore[attr-defined]
 
     def _create_and_replace(
         self,
@@ -65,16 +73,74 @@ class DeltaTuner(BaseTuner):  # type: ignore[misc]
         current_key: str,
         **_: Any,
     ) -> None:
-        config, scope = peft_config.for_module(current_key), self._scope(peft_config, current_key)
+        make = partial(self._make, peft_config, current_key)
         if isinstance(target, self.tuner_layer_cls):
-            target.update_layer(adapter_name, config, scope)
+            target.update_layer(adapter_name, peft_config, make)
             if adapter_name not in self.active_adapters:
                 target.deltas[adapter_name].requires_grad_(False)
             return
-        layer = self.tuner_layer_cls(target, adapter_name, config, scope)
+        layer = self.tuner_layer_cls(target, adapter_name, peft_config, make)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def add_weighted_adapter(
+        self, adapters: Sequence[str], weights: Sequence[float], adapter_name: str, combination_type: str = "cat", **others: Any
+    ) -> None:
+        """Add an adapter that is the weighted sum of others, and holds a copy of each; it is not active and not trained yet.
+
+        The sum is exact, as PEFT's `cat` is for LoRA, so that is the one `combination_type`. The sum merges where its parts do.
+
+        Args:
+            adapters: names of adapters on the same modules.
+            weights: a factor for each.
+            adapter_name: of the new adapter.
+            combination_type: "cat".
+            others: PEFT's further arguments, which belong to approximations.
+
+        Raises:
+            AdapterError: an unknown or taken name, another combination type, or adapters on different modules.
+        """
+        given = {"combination_type": combination_type, **others}
+        if combination_type != "cat" or any(value is not None for value in others.values()):
+            raise AdapterError(
+                "weighted sums of this method are exact, without rank reduction",
+                value=given,
+                bound="combination_type='cat'",
+                hint="qpeft export --to lora, then PEFT's own combinations of LoRA",
+            )
+        if adapter_name in self.peft_config:
+            raise AdapterError("there is an adapter of this name", value=adapter_name, hint="another adapter_name")
+        if not adapters or len(adapters) != len(weights):
+            raise AdapterError("a weight for each adapter", value=len(weights), bound=len(adapters))
+        if unknown := [name for name in adapters if name not in self.peft_config]:
+            raise AdapterError("no such adapter", value=", ".join(unknown), bound=", ".join(self.peft_config))
+        configs = [self.peft_config[name] for name in adapters]
+        layers = [layer for layer in self.model.modules() if isinstance(layer, DeltaLayer)]
+        different = [
+            name
+            for name, config in zip(adapters, configs, strict=True)
+            if config.modules_to_save or any((name in layer.deltas) != (adapters[0] in layer.deltas) for layer in layers)
+        ]
+        if different:
+            raise AdapterError(
+                "adapters of a weighted sum are on the same modules, without modules_to_save",
+                value=", ".join(different),
+                hint="set several adapters active instead: set_adapter([..])",
+            )
+        total = copy.copy(configs[0])
+        pairs = zip(configs, weights, strict=True)
+        total.weighted_sum = [{"weight": float(weight), "settings": _delta_settings(config)} for config, weight in pairs]
+        self.peft_config[adapter_name] = total
+        self.inject_adapter(self.model, adapter_name)
+        for layer in layers:
+            if adapter_name in layer.deltas:
+                made = layer.deltas[adapter_name]
+                assert isinstance(made, WeightedSum)
+                for part, name in zip(made.parts, adapters, strict=True):
+                    part.load_state_dict(layer.delta(name).state_dict())
+                made.awaits_weights = False
+                made.requires_grad_(False)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *_: Any, adapter_names: list[str] | None = None, **kwargs: Any) -> Iterator[None]:
@@ -117,6 +183,13 @@ class DeltaTuner(BaseTuner):  # type: ignore[misc]
                 if dtype.is_floating_point:
                     layer.deltas[adapter_name].to(dtype)
         return None
+
+
+def _delta_settings(config: AdapterConfig) -> dict[str, Any]:
+    """A method's settings as JSON has them, without those of where it is put."""
+    names = {field.name for field in dataclasses.fields(METHODS[str(config.peft_type)].config)}  # type: ignore[attr-defined]
+    names -= {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"}
+    return {name: value for name, value in config.to_dict().items() if name in names}  # type: ignore[attr-defined]
 
 
 def _name_adapters(names: list[str], module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -36,6 +36,7 @@ from qpeft.training.loop.run_dir import (
     note_failure,
     save_adapter,
 )
+from qpeft.training.loop.sharding import is_sharded
 from qpeft.training.model import loading
 from qpeft.training.model.held_out_loss import evaluate
 from qpeft.training.on_chip.session import ChipSession, CircuitSession
@@ -192,7 +193,7 @@ class Run:
             return CircuitSession()
         from qpeft.training.on_chip.cost_estimate import decided
 
-        if self.config.training.distributed == "fsdp2" and self.processes.count > 1:
+        if is_sharded(self.config.training, self.processes):
             raise RunError("circuits on a backend do not train with sharded parameters", hint="training.distributed: ddp")
         rows = data.train
         assert isinstance(rows, list)  # the recipe was checked: no stream with a backend

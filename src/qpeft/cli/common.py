@@ -59,7 +59,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Quantum-enhanced parameter-efficient fine-tuning of language models.",
+    help="Quantum-enhanced parameter-efficient fine-tuning of language models. Untested: macOS; Windows (without serve, worker and "
+    "the compiled simulator).",
 )
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (YAML).")]

@@ -13,12 +13,14 @@ from qpeft.cli.common import AsJson, HelpPanel, app, examples, print_table
 def doctor(as_json: AsJson = False) -> None:
     """Show versions, hardware and installed extras."""
     from qpeft.circuits.simulator.c_engine import library
+    from qpeft.platforms import support
     from qpeft.training import environment
 
     machine = environment.machine()
     bfloat16 = environment.bfloat16_instructions()
     found = {
         **environment.versions(),
+        "operating system": support(),
         "processor": f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads in use",
         "memory": f"{machine['memory_bytes'] / 2**30:.1f} GiB",
         "accelerators": ", ".join(machine["gpus"]) or "none",

@@ -42,10 +42,13 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     behind_proxy: Annotated[bool, typer.Option("--behind-proxy", help="A proxy in front of the service speaks TLS.")] = False,
 ) -> None:
-    """Run the quantum task service.
+    """Run the quantum task service. Linux and macOS only.
 
     Further settings: environment variables QPEFT_SERVICE_* (docs/service.md).
     """
+    from qpeft.platforms import require_posix
+
+    require_posix("qpeft serve")
     from qpeft.service.logs import configure
     from qpeft.service.server import serve as run
     from qpeft.service.settings import Settings
@@ -87,10 +90,13 @@ def worker(
         str | None, typer.Option(help="Its name, of no other worker: it takes over from the one that had it before.")
     ] = None,
 ) -> None:
-    """Run circuits for a service, on this machine.
+    """Run circuits for a service, on this machine. Linux and macOS only.
 
     The key needs the scope `worker`.
     """
+    from qpeft.platforms import require_posix
+
+    require_posix("qpeft worker")
     from qpeft.service.worker import run_worker
 
     run_worker(url, key, device or ["simulator"], max_jobs, name=name)

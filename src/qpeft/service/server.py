@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import ipaddress
 import json
 import logging
 import os
-import resource
 import signal
 import socket
 import ssl
@@ -26,6 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+
+try:
+    import fcntl
+    import resource
+except ImportError as error:
+    from qpeft.platforms import require_posix
+
+    require_posix("the task service")
+    raise ImportError("Python without POSIX modules") from error
 
 from qpeft.backends.registry import check_name, is_origin_chip
 from qpeft.errors import QpeftError, ServiceError

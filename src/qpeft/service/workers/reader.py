@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +15,14 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 import msgspec
+
+try:
+    import resource
+except ImportError as error:
+    from qpeft.platforms import require_posix
+
+    require_posix("the task service")
+    raise ImportError("Python without POSIX modules") from error
 
 from qpeft.errors import CircuitError, MissingDependencyError, QpeftError, ServiceError
 from qpeft.service.messages import QASM

@@ -9,7 +9,7 @@ A thing that qpeft knows by name stands in a `Registry`. There are three ways in
     [project.entry-points."qpeft.methods"]     # in the other package's pyproject.toml
     MINE = "my_package.mine:METHOD"
 
-Groups: `qpeft.methods`, `qpeft.circuits`, `qpeft.backends`, `qpeft.chips`, `qpeft.datasets`.
+Groups: `qpeft.methods`, `qpeft.circuits`, `qpeft.backends`, `qpeft.chips`, `qpeft.datasets`, `qpeft.routes`.
 
 A recipe is data, so the code that it lists under `plugins` runs only where the user allows it: with `--allow-plugins` on the
 command line or the environment variable `QPEFT_ALLOW_PLUGINS=1`, which child processes inherit. Installed packages need no

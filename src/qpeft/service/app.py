@@ -17,10 +17,11 @@ from starlette.types import ASGIApp
 import qpeft
 from qpeft.errors import ServiceError
 from qpeft.service import metrics
-from qpeft.service.api import admin, devices, iqm, jobs, openapi, pyqpanda, workers
+from qpeft.service.api import openapi
 from qpeft.service.api.auth import Authenticator, require
 from qpeft.service.api.guard import Endpoint, Guard, Handler
 from qpeft.service.api.problems import as_refusal, problem
+from qpeft.service.api.registry import all_routes
 from qpeft.service.api.routes import Context, Route
 from qpeft.service.core import Service
 from qpeft.service.dashboard import pages
@@ -28,7 +29,6 @@ from qpeft.service.dashboard import pages
 log = logging.getLogger("qpeft.service")
 
 NO_BODY_BYTES = 4096  # what a request may bring although its route takes none
-ROUTES: list[Route] = [*jobs.ROUTES, *workers.ROUTES, *devices.ROUTES, *admin.ROUTES, *pyqpanda.ROUTES, *iqm.ROUTES]
 
 
 def app(service: Service) -> ASGIApp:
@@ -51,7 +51,7 @@ def app(service: Service) -> ASGIApp:
         Endpoint(
             route.method, route.path, _handler(service, auth, route), route.max_bytes(settings) if route.takes else NO_BODY_BYTES
         )
-        for route in ROUTES
+        for route in all_routes()
     ]
     return Guard(application, settings, [*routes, *pages.endpoints(service, auth)])
 
@@ -81,7 +81,7 @@ def _open_routes(service: Service) -> list[BaseRoute]:
         return JSONResponse({"status": "ready", "version": qpeft.__version__, "workers": workers})
 
     async def description(_: Request) -> Response:
-        return Response(openapi.document(ROUTES), media_type="application/json")
+        return Response(openapi.document(all_routes()), media_type="application/json")
 
     async def prometheus(request: Request) -> Response:
         """Beyond loopback metrics are for a proxy's rules to open or close; they hold no user's data."""
@@ -113,4 +113,4 @@ async def _refusal(_: Request, error: Exception) -> Response:
 if __name__ == "__main__":  # python -m qpeft.service.app > docs/openapi.json
     import sys
 
-    sys.stdout.buffer.write(openapi.document(ROUTES))
+    sys.stdout.buffer.write(openapi.document(all_routes()))

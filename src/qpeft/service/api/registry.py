@@ -1,0 +1,46 @@
+"""Groups of API routes by name. A file of routes is one line here; an outside package names its list in the entry point group
+`qpeft.routes` (docs/extending/route.md).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+from qpeft.errors import PluginError
+from qpeft.plugins import Registry
+from qpeft.service.api import admin, devices, iqm, jobs, pyqpanda, workers
+from qpeft.service.api.routes import Route
+
+GROUPS: Registry[list[Route]] = Registry(
+    "qpeft.routes",
+    {
+        "jobs": jobs.ROUTES,
+        "workers": workers.ROUTES,
+        "devices": devices.ROUTES,
+        "admin": admin.ROUTES,
+        "pyqpanda": pyqpanda.ROUTES,
+        "iqm": iqm.ROUTES,
+    },
+    list,
+)
+
+
+@functools.cache
+def all_routes() -> Sequence[Route]:
+    """The routes of every group.
+
+    Raises:
+        PluginError: a package's group holds something else than routes, or a route that is served already.
+    """
+    routes: dict[tuple[str, str], Route] = {}
+    for name, group in GROUPS.items():
+        for route in group:
+            if not isinstance(route, Route):
+                raise PluginError(f"the route group {name!r} holds something else", value=route, bound="Route")
+            if (route.method, route.path) in routes:
+                raise PluginError(
+                    f"the route group {name!r} has a route that is served already", value=f"{route.method} {route.path}"
+                )
+            routes[route.method, route.path] = route
+    return tuple(routes.values())

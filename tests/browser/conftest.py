@@ -66,3 +66,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield started
     started.close()
     assert started.stop() == 0, started.output()
+
+
+@pytest.fixture
+def fresh_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Makes servers of a test's own, which it may kill."""
+    made: list[Server] = []
+
+    def make(*arguments: str, **settings: Any) -> Server:
+        folder = tmp_path / f"server{len(made)}"
+        folder.mkdir()
+        made.append(Server(folder, *arguments, **settings))
+        return made[-1].start()
+
+    yield make
+    for one in made:
+        one.close()
+        one.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
@@ -40,7 +41,7 @@ def test_names_are_text_and_nothing_else(server: Server, browse: Callable[[str],
         client.result(job["id"])
     pages = browse(key)
     admin = browse(server.key)
-    for answer in (pages.get("/"), pages.get("/parts/jobs"), pages.get(f"/jobs/{job['id']}"), admin.get("/admin")):
+    for answer in (pages.get("/"), pages.get("/jobs"), pages.get(f"/jobs/{job['id']}"), admin.get("/admin/keys")):
         assert answer.status_code == 200
         assert "&lt;script&gt;alert(" in answer.text
         assert "<script>alert" not in answer.text
@@ -91,7 +92,7 @@ def test_a_session_ends_with_its_key_or_by_logging_out(server: Server, browse: C
     with server.client() as admin:
         admin.revoke_key(key.split("_")[0])
     assert two.get("/").headers["location"] == "/login"
-    assert two.get("/parts/jobs", headers={"hx-request": "true"}).headers["hx-redirect"] == "/login"
+    assert two.get("/live").headers["location"] == "/login"
     assert httpx.post(f"{server.url}/login", data={"key": key}, timeout=10).status_code == 401
 
 
@@ -104,11 +105,13 @@ def test_users_see_their_own_and_administrators_administer(server: Server, brows
     assert "ivan&#39;s own" in pages.get("/").text
     assert "ivan" not in stranger.get("/").text
     assert stranger.get(f"/jobs/{job['id']}").status_code == 404
-    assert sum(pages.get("/data/usage").json()["devices"]["simulator"]["shots"]) == 5
-    assert stranger.get("/data/usage").json()["devices"] == {}
-    for path in ("/admin", "/admin/keys"):
-        assert stranger.request("GET" if path == "/admin" else "POST", path, data={"token": token(stranger)}).status_code == 403
-    assert sum(admin.get("/data/usage").json()["devices"]["simulator"]["shots"]) >= 5
+    assert re.search(r'<td>simulator</td><td class="n">1</td><td class="n">1</td><td class="n">5</td>', pages.get("/usage").text)
+    assert "Nothing was used." in stranger.get("/usage").text
+    for path in ("keys", "workers", "vendor-tasks", "audit", "export/audit.csv"):
+        assert stranger.get(f"/admin/{path}").status_code == 403
+        assert admin.get(f"/admin/{path}").status_code == 200
+    assert stranger.post("/admin/keys", data={"token": token(stranger)}).status_code == 403
+    assert "ivan" in admin.get("/usage").text
     made = admin.post("/admin/keys", data={"token": token(admin), "user": "ken", "scope_read": "1"})
     new = re.search(r"qk[0-9a-f]{10}_[0-9a-f]{64}", made.text)
     assert new
@@ -118,13 +121,13 @@ def test_users_see_their_own_and_administrators_administer(server: Server, brows
     assert server.http(new.group()).get("/v1/jobs").status_code == 401
     status = {"token": token(admin), "status": "draining", "reason": "for a while"}
     assert admin.post("/admin/devices/simulator/status", data=status).status_code == 303
-    assert "for a while" in pages.get("/parts/devices").text
+    assert "for a while" in pages.get("/devices").text
     assert admin.post("/admin/devices/simulator/status", data={**status, "status": "online", "reason": ""}).status_code == 303
-    assert "Audit log" in admin.get("/admin").text
+    assert "draining" in admin.get("/admin/audit").text
 
 
 def test_files_are_those_that_are_shipped(server: Server) -> None:
-    for name in ("htmx.min.js", "uPlot.iife.min.js", "uPlot.min.css", "dashboard.js", "dashboard.css", "LICENSES.txt"):
+    for name in ("app.css", "tables.js", "charts.js", "live.js"):
         answer = httpx.get(f"{server.url}/static/{name}", timeout=10)
         assert answer.status_code == 200
         assert len(answer.content) > 1000
@@ -132,3 +135,77 @@ def test_files_are_those_that_are_shipped(server: Server) -> None:
         assert httpx.get(f"{server.url}/static/{name}", timeout=10).status_code == 404
     assert httpx.get(f"{server.url}/login", timeout=10).status_code == 200
     assert httpx.post(f"{server.url}/login", data={"key": "qk0000000000_" + "1" * 64}, timeout=10).status_code == 401
+
+
+def test_lists_filter_search_and_page(server: Server, browse: Callable[[str], httpx.Client]) -> None:
+    key = server.new_key("lena")
+    with server.client(key) as client:
+        items = [{"circuit": json.loads(RY.to_json()), "params": [0.1], "shots": 5, "name": f"number {k:03d}"} for k in range(120)]
+        batch = client.submit_batch(items, device="simulator", name="a hundred%20_and twenty")
+        client.wait_batch(batch["id"])
+    pages = browse(key)
+
+    def names(path: str) -> list[str]:
+        return re.findall(r"number (\d{3})</td>", pages.get(path).text)
+
+    first = names("/jobs")
+    assert first == [f"{k:03d}" for k in range(119, 69, -1)]
+    seen, path = list(first), "/jobs"
+    while found := re.search(r'href="(/jobs\?[^"]*)">Older', pages.get(path).text):
+        path = found[1].replace("&amp;", "&")
+        seen += names(path)
+    assert seen == [f"{k:03d}" for k in range(119, -1, -1)]
+    back = re.search(r'href="(/jobs\?[^"]*)">Newer', pages.get(path).text)
+    assert back
+    assert names(back[1].replace("&amp;", "&")) == [f"{k:03d}" for k in range(69, 19, -1)]
+    assert names("/jobs?q=number 01") == [f"{k:03d}" for k in range(19, 9, -1)]
+    assert names("/jobs?q=100%") == names("/jobs?q=number_01") == names("/jobs?state=failed") == names("/jobs?device=other") == []
+    assert len(names("/jobs?state=succeeded&device=simulator")) == 50
+    assert batch["id"] in pages.get("/batches?q=%2520_").text
+    assert batch["id"] not in pages.get("/batches?q=twentyone").text
+    assert "120 / 120" in pages.get(f"/batches/{batch['id']}").text.replace(" of ", " / ")
+    for odd in (
+        "/jobs?before=x",
+        "/jobs?before=99999999999999999999",
+        "/jobs?state=none",
+        "/batches?before=nothing",
+        "/jobs?q=%ff%00",
+    ):
+        assert pages.get(odd).status_code == 200
+
+
+def test_exports_are_whole_and_no_formulas(server: Server, browse: Callable[[str], httpx.Client]) -> None:
+    server.new_key("=HYPERLINK(evil)")
+    admin = browse(server.key)
+    table = admin.get("/admin/export/keys.csv")
+    assert table.headers["content-disposition"] == 'attachment; filename="qpeft-keys.csv"'
+    assert "'=HYPERLINK(evil)" in table.text
+    assert "digest" not in table.text
+    lines = [json.loads(line) for line in admin.get("/admin/export/audit.jsonl").text.splitlines()]
+    assert len(lines) > 3
+    assert {"at", "actor", "act", "detail"} <= lines[0].keys()
+    assert admin.get("/admin/export/jobs.csv").status_code == 404
+
+
+def test_errors_are_pages_for_browsers_and_problems_for_programs(server: Server, browse: Callable[[str], httpx.Client]) -> None:
+    pages = browse(server.new_key("mona"))
+    for path in ("/nothing", "/jobs/nothing", "/devices/nothing", "/batches/nothing"):
+        answer = pages.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert "There is no such page" in answer.text
+        assert pages.get(path, headers={"accept-language": "zh-CN,zh;q=0.9"}).text.count("页面不存在") == 2
+        assert pages.get(path, headers={"accept": "*/*"}).headers["content-type"] == "application/problem+json"
+    assert pages.post("/jobs", data={}).status_code == 405
+    assert pages.get("/admin/keys").status_code == 403
+    assert pages.get("/v1/nothing").headers["content-type"] == "application/problem+json"
+    assert httpx.get(f"{server.url}/jobs", timeout=10).headers["location"] == "/login"
+
+
+def test_preferences_lead_nowhere_else(server: Server) -> None:
+    with httpx.Client(base_url=server.url) as client:
+        for back in ("//evil.example", "https://evil.example", "/\\evil.example", "%2F%2Fevil.example", "/\n/evil"):
+            assert client.get("/preferences", params={"language": "zh", "back": back}).headers["location"] == "/"
+        assert client.get("/preferences", params={"theme": "dark", "back": "/jobs?q=1"}).headers["location"] == "/jobs?q=1"
+        text = client.get("/login").text
+    assert '<html lang="zh-Hans" data-theme="dark">' in text
+    assert "您的密钥" in text

@@ -44,6 +44,9 @@ class Context:
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
 
+    def occupy(self, places: object) -> None:
+        pass
+
     def still_held(self, jobs: Sequence[LeasedJob]) -> list[LeasedJob]:
         return [job for job in jobs if job.seq not in self.cancelled]
 

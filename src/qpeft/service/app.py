@@ -20,11 +20,11 @@ from qpeft.service import metrics
 from qpeft.service.api import openapi
 from qpeft.service.api.auth import Authenticator, require
 from qpeft.service.api.guard import Endpoint, Guard, Handler
-from qpeft.service.api.problems import as_refusal, problem
+from qpeft.service.api.problems import as_refusal
 from qpeft.service.api.registry import all_routes
 from qpeft.service.api.routes import Context, Route
 from qpeft.service.core import Service
-from qpeft.service.dashboard import pages
+from qpeft.service.dashboard.endpoints import endpoints, refusal
 
 log = logging.getLogger("qpeft.service")
 
@@ -53,7 +53,7 @@ def app(service: Service) -> ASGIApp:
         )
         for route in all_routes()
     ]
-    return Guard(application, settings, [*routes, *pages.endpoints(service, auth)])
+    return Guard(application, settings, [*routes, *endpoints(service, auth)], refusal)
 
 
 def _handler(service: Service, auth: Authenticator, route: Route) -> Handler:
@@ -98,16 +98,16 @@ def _open_routes(service: Service) -> list[BaseRoute]:
     return [StarletteRoute(path, handler, methods=["GET"]) for path, handler in table]
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = {404: "no such route", 405: "the route does not take this method"}
-    answer = problem(ServiceError(words.get(error.status_code, error.detail), status=error.status_code, code="http"))
+    answer = refusal(request, ServiceError(words.get(error.status_code, error.detail), status=error.status_code, code="http"))
     answer.headers.update(error.headers or {})
     return answer
 
 
-async def _refusal(_: Request, error: Exception) -> Response:
-    return problem(as_refusal(error))
+async def _refusal(request: Request, error: Exception) -> Response:
+    return refusal(request, as_refusal(error))
 
 
 if __name__ == "__main__":  # python -m qpeft.service.app > docs/openapi.json

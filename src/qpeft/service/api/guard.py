@@ -49,10 +49,17 @@ class Guard:
     `body_timeout_s` seconds. Handlers read it after they have looked at the key.
 
     Routes of the API's table are found here, without the stack of a framework's middleware; what is not among them goes to `rest`.
+    `refusal` makes the response of a refusal.
     """
 
-    def __init__(self, rest: ASGIApp, settings: Settings, routes: Sequence[Endpoint]) -> None:
-        self.rest, self.settings = rest, settings
+    def __init__(
+        self,
+        rest: ASGIApp,
+        settings: Settings,
+        routes: Sequence[Endpoint],
+        refusal: Callable[[Request, ServiceError], Response] = lambda _, error: problem(error),
+    ) -> None:
+        self.rest, self.settings, self.refusal = rest, settings, refusal
         self._exact = {(route.method, route.path): route for route in routes if "{" not in route.path}
         self._patterns = [
             (route.method, re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route.path)), route)
@@ -79,7 +86,7 @@ class Guard:
             endpoint = self._find(scope)
             bounded = self._bounded(scope, receive, endpoint.max_bytes if endpoint is not None else 0)
             if endpoint is None and (methods := self._methods(scope["path"])):
-                await _not_this_method(scope["method"], methods)(scope, bounded, guarded_send)
+                await self._not_this_method(Request(scope), methods)(scope, bounded, guarded_send)
             elif endpoint is None:
                 await self.rest(scope, bounded, guarded_send)
             else:
@@ -88,7 +95,7 @@ class Guard:
         except Exception as error:
             if started:
                 raise
-            await problem(as_refusal(error))(scope, receive, guarded_send)
+            await self.refusal(Request(scope), as_refusal(error))(scope, receive, guarded_send)
         finally:
             seconds = time.perf_counter() - start
             route = scope.get("qpeft.route", "none")
@@ -113,6 +120,15 @@ class Guard:
         """HTTP methods of the path."""
         exact = {method for method, known in self._exact if known == path}
         return sorted(exact.union(method for method, pattern, _ in self._patterns if pattern.fullmatch(path)))
+
+    def _not_this_method(self, request: Request, methods: Sequence[str]) -> Response:
+        allowed = ", ".join(methods)
+        refused = ServiceError(
+            "the route does not take this method", status=405, code="method", value=request.method[:20], bound=allowed
+        )
+        answer = self.refusal(request, refused)
+        answer.headers["allow"] = allowed
+        return answer
 
     def _bounded(self, scope: Scope, receive: Receive, limit: int) -> Receive:
         expected = _announced(scope)
@@ -153,15 +169,6 @@ def _announced(scope: Scope) -> int | None:
         if name == b"transfer-encoding":
             return None
     return 0
-
-
-def _not_this_method(method: str, methods: Sequence[str]) -> Response:
-    allowed = ", ".join(methods)
-    answer = problem(
-        ServiceError("the route does not take this method", status=405, code="method", value=method[:20], bound=allowed)
-    )
-    answer.headers["allow"] = allowed
-    return answer
 
 
 def _too_large(size: int, limit: int) -> ServiceError:

@@ -154,7 +154,7 @@ async def vendor_status(context: Context) -> Response:
 async def heartbeat(context: Context) -> Response:
     """Say that the worker lives; answers which held jobs to stop."""
     request: HeartbeatRequest = await _read(context, _BEAT)
-    beat = leases.Heartbeat(request.worker, context.owner, tuple(request.holding))
+    beat = leases.Heartbeat(request.worker, context.owner, tuple(request.holding), tuple(request.places))
     return _answer({"drop": list(await context.service.writer.call(leases.heartbeat, beat))})
 
 

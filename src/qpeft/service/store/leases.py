@@ -7,6 +7,7 @@ hold (the answer was lost on the way) go back to the queue.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -50,11 +51,12 @@ class Hello:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A sign of life, with the `(seq, attempt)` of every job the worker holds."""
+    """A sign of life, with the `(seq, attempt)` of every job the worker holds and the `(seq, qubits)` of those on a chip now."""
 
     worker: str
     owner: str
     holding: tuple[tuple[int, int], ...]
+    places: tuple[tuple[int, list[int]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,18 @@ def heartbeat(txn: Transaction, beats: Sequence[Heartbeat]) -> list[tuple[int, .
     outcomes: list[tuple[int, ...] | ServiceError] = []
     for beat in beats:
         refusal = alive(txn, beat.worker, beat.owner)
+        if refusal is None:
+            _set_places(txn, beat)
         outcomes.append(refusal or _drop(_held(txn, beat.worker), beat.holding))
     return outcomes
+
+
+def _set_places(txn: Transaction, beat: Heartbeat) -> None:
+    """Keep what the worker's chips are occupied by; written only when it changed."""
+    text = json.dumps(beat.places, separators=(",", ":")) if beat.places else ""
+    changed = sa.update(workers).where(workers.c.id == beat.worker, workers.c.places != text)
+    if txn.connection.execute(changed.values(places=text)).rowcount:
+        txn.changed.add("places")
 
 
 def _members(txn: Transaction, seqs: Sequence[int]) -> Sequence[Row]:

@@ -225,6 +225,7 @@ workers = sa.Table(
     sa.Column("beats", Big, nullable=False),
     sa.Column("seen_at", Real, nullable=False),
     sa.Column("lost", sa.Boolean, nullable=False),
+    sa.Column("places", sa.Text, nullable=False, server_default=""),
 )
 
 vendor_tasks = sa.Table(

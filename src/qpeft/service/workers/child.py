@@ -46,6 +46,8 @@ class Reply(msgspec.Struct, omit_defaults=True):
     devices: list[tuple[DeviceInfo, Calibration | None]] | None = None
     error: str = ""
     started: list[int] = msgspec.field(default_factory=list)
+    places: list[tuple[int, list[int]]] = msgspec.field(default_factory=list)
+    """The chip's qubits of each job that is started."""
     finished: list[FinishedJob] = msgspec.field(default_factory=list)
     done: bool = False
 
@@ -79,7 +81,7 @@ def serve(connection: Connection, names: list[str]) -> None:
         pieces = deque(device.pieces(request.jobs, request.one_by_one))
         while pieces:
             piece = pieces.popleft()
-            tell(Reply(started=[job.seq for job in piece.jobs]))
+            tell(Reply(started=[job.seq for job in piece.jobs], places=device.places(piece, request.programs)))
             finished = device.run_piece(piece, request.programs)
             if finished:
                 tell(Reply(finished=finished))

@@ -32,6 +32,9 @@ class WorkerContext(Protocol):
     def pause(self, seconds: float) -> None:
         """Wait, but not longer than until the worker is to stop."""
 
+    def occupy(self, places: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """`(seq, qubits)` of the jobs that a chip runs from now on; the service shows them."""
+
     def still_held(self, jobs: Sequence[LeasedJob]) -> list[LeasedJob]:
         """Those that are this worker's still and are not being cancelled."""
 

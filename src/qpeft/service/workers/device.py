@@ -137,6 +137,22 @@ class Device:
         """Outcomes of the piece's jobs; empty if the piece has to be split. Errors of a job become outcomes."""
         return self._run_shared(piece, programs) if piece.shared else self._run_group(piece, programs)
 
+    def places(self, piece: Piece, programs: Mapping[str, LeasedProgram]) -> list[tuple[int, list[int]]]:
+        """`(seq, qubits)`: the chip's qubits that each job of the piece is about to occupy; empty where there is no chip."""
+        if self.backend.chip is None:
+            return []
+        with contextlib.suppress(Exception):  # running it says what is wrong
+            if not piece.shared:
+                job = piece.jobs[0]
+                circuit, _, layout = circuit_of(programs[job.program].format, programs[job.program].text)
+                qubits = self.compiled(circuit, None if job.output == "expectations" else layout).qubits
+                return [] if qubits is None else [(job.seq, list(qubits))]
+            assert self.shared is not None
+            ready = list(_together(piece.jobs, programs, self.max_result_bytes))
+            found = self.shared.places([one.circuit for one in ready])
+            return [(one.job.seq, list(qubits)) for one, qubits in zip(ready, found, strict=True)]
+        return []
+
     def _run_shared(self, piece: Piece, programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
         """On one chip at once. Left out are those that have to run alone, to say why they fail or to measure X and Y."""
         shared, shots = self.shared, piece.jobs[0].shots

@@ -90,6 +90,7 @@ class ExecutorProcess:
                             continue
                         break
                     if reply.started:
+                        context.occupy(reply.places)
                         current, since = [waiting[seq] for seq in reply.started if seq in waiting], time.monotonic()
                     if reply.finished:
                         for one in reply.finished:

@@ -43,6 +43,8 @@ WAIT_S = 20.0
 GOODBYE_S = 20.0
 RETRY_S, LONGEST_RETRY_S = 0.25, 5.0
 LONG_S = 0.5  # estimated; while a longer lease runs, no other is held in reserve
+PLACES_S = 0.25  # how long a circuit occupies qubits before the service is told at once
+MAX_PLACES = 256
 LOOK_S = 0.2  # between two looks at whether a thread has failed
 COMPLETE_JOBS, COMPLETE_BYTES = 4096, 4 << 20  # of one request that hands results in; one job may be larger
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class Worker:
         self._lock = threading.Lock()
         self._holding: dict[int, int] = {}
         self._dropped: set[int] = set()
+        self._places: dict[int, list[int]] = {}
         self._leases: queue.Queue[LeaseAnswer | None] = queue.Queue(maxsize=1)
         self._ended: queue.Queue[CompleteRequest | None] = queue.Queue(maxsize=4)
         self._idle = threading.Event()
@@ -98,6 +101,7 @@ class Worker:
             thread.start()
         while (lease := self._next_lease()) is not None:
             self._run_lease(lease)
+            self.occupy(())
             self._idle.set()
             with self._lock:
                 self._dropped.difference_update(job.seq for job in lease.jobs if job.seq not in self._holding)
@@ -225,6 +229,11 @@ class Worker:
         request = CalibrationRequest(device=device, id=name)
         return bytes(self.call("calibration", request, dict[str, Any])["data"])
 
+    def occupy(self, places: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Tell with the next heartbeat which qubits of the chip running jobs occupy."""
+        with self._lock:
+            self._places = {seq: list(qubits) for seq, qubits in places}
+
     def still_held(self, jobs: Sequence[LeasedJob]) -> list[LeasedJob]:
         """Those that are this worker's still and are not being cancelled."""
         with self._lock:
@@ -271,9 +280,20 @@ class Worker:
         return None
 
     def _live(self) -> None:
-        while not self._stopping.wait(min(2.0, self.lease_s / 4)):
+        told: dict[int, list[int]] = {}
+        seen: dict[int, list[int]] = {}
+        last = time.monotonic()
+        while not self._stopping.wait(min(PLACES_S, self.lease_s / 8)):
             with self._lock:
-                request = HeartbeatRequest(worker=self.worker, holding=list(self._holding.items()))
+                places = dict(self._places)
+            lasting, seen = places == seen and places != told, places  # what a fast chip ran in between is not worth a call
+            if not lasting and time.monotonic() - last < min(2.0, self.lease_s / 4):
+                continue
+            last, told = time.monotonic(), places
+            with self._lock:
+                request = HeartbeatRequest(
+                    worker=self.worker, holding=list(self._holding.items()), places=[*places.items()][:MAX_PLACES]
+                )
             try:
                 answer = self.call("heartbeat", request, dict[str, Any])
             except ServiceError as error:

@@ -78,10 +78,13 @@ class LeaseRequest(Strict):
 
 
 class HeartbeatRequest(Strict):
-    """A sign of life, with what the worker holds."""
+    """A sign of life, with what the worker holds, and the chip's qubits that each running job occupies."""
 
     worker: Annotated[str, Meta(max_length=32)]
     holding: list[tuple[int, int]] = field(default_factory=list)
+    places: Annotated[list[tuple[int, Annotated[list[int], Meta(max_length=4096)]]], Meta(max_length=256)] = field(
+        default_factory=list
+    )
 
 
 class LeasedJob(Strict):

@@ -42,6 +42,15 @@ class SharedChip:
     def _pack(self, circuits: tuple[Circuit, ...]) -> list[PackedProgram]:
         return pack(circuits, self.chip)
 
+    def places(self, circuits: Sequence[Circuit]) -> list[tuple[int, ...]]:
+        """The chip's qubits of each circuit when these run together."""
+        order = sorted(range(len(circuits)), key=lambda i: circuits[i].id)
+        found: dict[int, tuple[int, ...]] = {}
+        for program in self._place(tuple(circuits[i] for i in order)):
+            for t, place in zip(program.tenants, program.places, strict=True):
+                found[order[t]] = tuple(place.qubits[q] for q in place.measured)
+        return [found[i] for i in range(len(circuits))]
+
     def run(
         self, circuits: Sequence[Circuit], params: Sequence[FloatArray], shots: int, seed: int | None = None
     ) -> list[tuple[Counts, tuple[int, ...]]]:

@@ -1,0 +1,59 @@
+"""Rendering a site's pages: its templates over the shared ones, in the visitor's language and colours."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from qpeft.errors import MissingDependencyError
+from qpeft.web.language import translate
+
+THEMES = ("light", "dark")
+SCRIPTS = ("tables.js", "charts.js", "live.js")
+STATIC = {"app.css": "text/css; charset=utf-8", **dict.fromkeys(SCRIPTS, "text/javascript; charset=utf-8")}
+
+
+@functools.cache
+def environment(packages: tuple[tuple[str, str], ...]) -> Any:
+    """The Jinja environment of templates in `(package, folder)`, then the shared ones; everything is escaped."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependencyError("jinja2", "report", "a page") from error
+    loaders = [jinja2.PackageLoader(*place) for place in (*packages, ("qpeft.web", "templates"))]
+    made = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["n"] = lambda value: "" if value is None else f"{value:,}"
+    return made
+
+
+def render(
+    package: tuple[str, str],
+    template: str,
+    *,
+    language: str,
+    theme: str,
+    site: str,
+    path: str,
+    nav: Sequence[tuple[str, str]] = (),
+    live: str = "",
+    static: str = "/static",
+    values: Mapping[str, Any],
+) -> str:
+    """The text of a page: template `{template}.html.jinja` of the package with `values`, and what every page shows."""
+    common = {"language": language, "theme": theme, "site": site, "path": path, "nav": nav, "live": live, "static": static}
+    found = environment((package,)).get_template(f"{template}.html.jinja")
+    return str(found.render(**common, t=functools.partial(translate, language), **values))
+
+
+@functools.cache
+def shared_file(name: str) -> bytes | None:
+    """A style or script that all sites share; None for any other name."""
+    return (resources.files("qpeft.web") / "static" / name).read_bytes() if name in STATIC else None

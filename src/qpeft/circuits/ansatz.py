@@ -18,9 +18,15 @@ def qtha(n_qubits: int, n_layers: int, *, entangling: bool = True) -> Circuit:
 
     Each of the L layers: `RY(u_i)` on every qubit (the same inputs in every layer); `CRZ(theta1[k,i])` with control i and
     target i+1 mod n; `RY(phi1[k,i])`; `CRZ(theta2[k,i])` with control i and target i-1 mod n; `RY(phi2[k,i])`.
-    Angles are ordered `[k, (theta1, phi1, theta2, phi2), i]`, row-major. With `entangling=False` the CRZ gates are left out
-    and their angles with them (`2 n L` remain, ordered `[k, (phi1, phi2), i]`). With one qubit a CRZ has no target and is
-    left out likewise.
+    Angles are ordered `[k, (theta1, phi1, theta2, phi2), i]`, row-major.
+
+    Args:
+        n_qubits: n, at least 1. With one qubit a CRZ has no target and is left out.
+        n_layers: L, at least 1.
+        entangling: False leaves out the CRZ gates and their angles: `2 n L` angles remain, ordered `[k, (phi1, phi2), i]`.
+
+    Raises:
+        CircuitError: no qubit or no layer.
     """
     if n_qubits < 1 or n_layers < 1:
         raise CircuitError("the circuit needs at least one qubit and one layer", value=(n_qubits, n_layers))
@@ -43,6 +49,13 @@ def hardware_efficient(n_qubits: int, n_layers: int) -> Circuit:
 
     Angles are ordered `[k, i, (RX, RY, RZ)]`, row-major. The ring is CNOT(i, i+1 mod n) for i = 0..n-1; two qubits have the
     single CNOT(0, 1) and one qubit has none.
+
+    Args:
+        n_qubits: n, at least 1.
+        n_layers: L, at least 1.
+
+    Raises:
+        CircuitError: no qubit or no layer.
     """
     if n_qubits < 1 or n_layers < 1:
         raise CircuitError("the circuit needs at least one qubit and one layer", value=(n_qubits, n_layers))
@@ -61,7 +74,15 @@ def hardware_efficient(n_qubits: int, n_layers: int) -> Circuit:
 def ry_cnot(n_qubits: int, n_layers: int, *, entangling: bool = True) -> Circuit:
     """Per layer an RY on every qubit, then CNOT(i, i+1) for i = 0..n-2: no inputs, `n L` angles ordered `[k, i]`.
 
-    The state it prepares is real. Without `entangling` the CNOTs are left out and the state is a product.
+    The state it prepares is real.
+
+    Args:
+        n_qubits: n, at least 1.
+        n_layers: L, at least 1.
+        entangling: False leaves out the CNOTs, and the state is a product.
+
+    Raises:
+        CircuitError: no qubit or no layer.
     """
     if n_qubits < 1 or n_layers < 1:
         raise CircuitError("the circuit needs at least one qubit and one layer", value=(n_qubits, n_layers))
@@ -77,7 +98,14 @@ def simplified_two_design(n_qubits: int, n_layers: int, *, entangling: bool = Tr
 
     An RY on every qubit, then L layers of two halves: CZ(i, i+1) and an RY on both qubits, for the pairs (0,1), (2,3).. in the
     first half and (1,2), (3,4).. in the second. Angles are in the order of the gates: the first n, then two for each pair.
-    Without `entangling` the CZ gates are left out, as many angles stay and the unitary is a product.
+
+    Args:
+        n_qubits: n, at least 1.
+        n_layers: L, at least 1.
+        entangling: False leaves out the CZ gates. The number of angles stays, and the unitary is a product.
+
+    Raises:
+        CircuitError: no qubit or no layer.
     """
     if n_qubits < 1 or n_layers < 1:
         raise CircuitError("the circuit needs at least one qubit and one layer", value=(n_qubits, n_layers))

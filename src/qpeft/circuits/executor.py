@@ -62,7 +62,12 @@ def check_arguments(circuit: Circuit, inputs: Tensor, angles: Tensor) -> None:
 
 
 def working_dtype(inputs: Tensor, angles: Tensor) -> torch.dtype:
-    """Dtype of a circuit's computation: float64 if an argument is float64, else float32, also under autocast."""
+    """Dtype of a circuit's computation: float64 if an argument is float64, else float32, also under autocast.
+
+    Args:
+        inputs: inputs of a circuit, of any real dtype.
+        angles: its angles, of any real dtype.
+    """
     return torch.float64 if torch.float64 in (inputs.dtype, angles.dtype) else torch.float32
 
 

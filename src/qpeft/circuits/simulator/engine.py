@@ -25,7 +25,13 @@ class Expectations(Protocol):
     """Expectation values of a batch of samples. Inputs `(B, n_inputs)` and angles `(n_angles,)` in radians, of one real dtype."""
 
     def values(self, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
-        """Expectation values `(B, n_observables)`, without a record for autograd."""
+        """Expectation values `(B, n_observables)`, without a record for autograd.
+
+        Args:
+            inputs: `(B, n_inputs)`, radians.
+            angles: `(n_angles,)`, radians, of the dtype of the inputs.
+            compiled: the circuit and its observables, from `compile_circuit`.
+        """
         ...
 
     def gradients(
@@ -44,7 +50,13 @@ class Columns(Protocol):
     """The first k columns of the unitary of a circuit without inputs, from angles `(n_angles,)` in radians."""
 
     def values(self, angles: Tensor, compiled: SimulatedCircuit, k: int) -> Tensor:
-        """Real and imaginary parts `(2, 2^n, k)`, without a record for autograd."""
+        """Real and imaginary parts `(2, 2^n, k)`, without a record for autograd.
+
+        Args:
+            angles: `(n_angles,)`, radians.
+            compiled: the circuit, without inputs.
+            k: number of columns, 1 to `2^n`.
+        """
         ...
 
     def gradients(self, grad: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
@@ -56,7 +68,13 @@ class Polynomials(Protocol):
     """Trigonometric polynomials of coefficients `(*shape, K)` in variables `t (n, B)`: see torch_engine/polynomials.py."""
 
     def values(self, coefficients: Tensor, t: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Values `(K, B)`."""
+        """Values `(K, B)`.
+
+        Args:
+            coefficients: `(*shape, K)`.
+            t: variables `(n, B)`, radians, of the dtype of the coefficients.
+            shape: n odd numbers, the basis functions of each variable.
+        """
         ...
 
     def gradients(

@@ -80,7 +80,17 @@ def expectations(
 
 
 def run(compiled: SimulatedCircuit, inputs: Tensor, angles: Tensor, *, gradient: Gradient = "adjoint") -> Tensor:
-    """`expectations` of a compiled circuit."""
+    """`expectations` of a compiled circuit.
+
+    Args:
+        compiled: the circuit and its observables.
+        inputs: `(..., n_inputs)`, radians.
+        angles: `(n_angles,)`, radians.
+        gradient: see `Simulator`.
+
+    Returns:
+        `(..., n_observables)`; dtype and errors as for `expectations`.
+    """
     check_arguments(compiled.circuit, inputs, angles)
     if gradient == "adjoint" and transforms.plain(inputs, angles):
         if torch.is_grad_enabled():

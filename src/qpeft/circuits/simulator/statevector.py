@@ -21,7 +21,12 @@ from qpeft.errors import CircuitError
 
 
 def amplitudes(circuit: Circuit, angles: Tensor) -> tuple[Tensor, Tensor]:
-    """The final state from `|0...0>`: real and imaginary parts, `(2^n,)` each; otherwise as `columns`."""
+    """The final state from `|0...0>`: real and imaginary parts, `(2^n,)` each; otherwise as `columns`.
+
+    Args:
+        circuit: without inputs.
+        angles: `(n_angles,)`, radians.
+    """
     re, im = columns(circuit, angles, 1)
     return re[:, 0], im[:, 0]
 
@@ -46,7 +51,16 @@ def columns(circuit: Circuit, angles: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def run(compiled: SimulatedCircuit, angles: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`columns` of a compiled circuit: what a module calls that torch.compile is to trace."""
+    """`columns` of a compiled circuit: what a module calls that torch.compile is to trace.
+
+    Args:
+        compiled: a circuit without inputs.
+        angles: `(n_angles,)`, radians.
+        k: number of columns, 1 to `2^n`.
+
+    Returns:
+        Real and imaginary parts, `(2^n, k)` each; dtype and errors as for `columns`.
+    """
     circuit = compiled.circuit
     if circuit.n_inputs:
         raise CircuitError("a circuit with inputs has a state for each input", value=f"n_inputs={circuit.n_inputs}", bound="0")

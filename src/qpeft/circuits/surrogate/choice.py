@@ -67,12 +67,30 @@ def make_surrogate(
 def surrogate_size(
     circuit: Circuit, observables: tuple[Observable, ...] | None, *, kind: SurrogateKind, shots: int | None, error: float
 ) -> int:
-    """Circuits that an evaluation through `make_surrogate` runs. Raises CircuitError where there is no surrogate."""
+    """Circuits that an evaluation through `make_surrogate` runs.
+
+    Args:
+        circuit: as for `make_surrogate`.
+        observables: default `<Z_k>` for each qubit k.
+        kind: "grid", "sparse", "tensor-train" or "auto"; see `make_surrogate`.
+        shots: outcomes behind each value; None for exact values.
+        error: root mean square error that sparse and tensor-train are sized for.
+
+    Raises:
+        CircuitError: no surrogate of this kind.
+    """
     return make_surrogate(circuit, observables, kind=kind, shots=shots, error=error).size
 
 
 def surrogate_maker(
     *, kind: SurrogateKind = "auto", shots: int | None = 1000, error: float = 0.05, seed: int = 0
 ) -> SurrogateMaker:
-    """`make_surrogate` with its settings given, for `SurrogateExecutor(make=...)`."""
+    """`make_surrogate` with its settings given, for `SurrogateExecutor(make=...)`.
+
+    Args:
+        kind: "grid", "sparse", "tensor-train" or "auto"; see `make_surrogate`.
+        shots: outcomes behind each value; None for exact values.
+        error: root mean square error that sparse and tensor-train are sized for.
+        seed: of random points.
+    """
     return functools.partial(make_surrogate, kind=kind, shots=shots, error=error, seed=seed)

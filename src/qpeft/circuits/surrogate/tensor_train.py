@@ -85,7 +85,14 @@ class TensorTrainSurrogate:
         shots: int | None = 1000,
         seed: int = 0,
     ) -> TensorTrainSurrogate:
-        """The surrogate of a circuit before it has run, from `points` random inputs on the whole circle.
+        """The surrogate of a circuit before it has run, on random inputs over the whole circle.
+
+        Args:
+            circuit: with inputs that enter as angles of gates.
+            observables: default `<Z_k>` for each qubit k.
+            points: number of random inputs, 16 to 2^15.
+            shots: outcomes behind each value; None for exact values.
+            seed: of the random inputs.
 
         Raises:
             CircuitError: an input's frequencies have no common base, or `points` is not 16 to 2^15.

@@ -27,7 +27,12 @@ def columns(circuit: Circuit) -> list[list[Op]]:
 
 
 def labels(circuit: Circuit, op: Op) -> tuple[str, ...]:
-    """Label of the gate on each of its qubits; `●` is a control, `x` an end of a swap."""
+    """Label of the gate on each of its qubits; `●` is a control, `x` an end of a swap.
+
+    Args:
+        circuit: the circuit, which names the parameter of an angle.
+        op: one of its gates.
+    """
     angle = "" if op.angle is None else f"({_angle(circuit, op.angle)})"
     if op.gate in _CONTROLLED:
         return "●", _CONTROLLED[op.gate] + angle

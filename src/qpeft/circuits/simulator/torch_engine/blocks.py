@@ -36,7 +36,14 @@ class GateAngles:
 
     @classmethod
     def of(cls, gates: Sequence[CompiledGate | None], first: int, like: Tensor, *, times_frequency: bool = False) -> GateAngles:
-        """`times_frequency` multiplies each angle by its gate's frequency. None stands for a gate that is not there."""
+        """The angles of these gates.
+
+        Args:
+            gates: the gates in order. None stands for a missing gate, with angle 0.
+            first: index of the circuit's first angle, which is its number of inputs.
+            like: a tensor with the device and dtype of the angles.
+            times_frequency: multiply each angle by its gate's frequency.
+        """
         index, scale, shift = [], [], []
         for gate in gates:
             angle, factor = (None, 0.0) if gate is None else (gate.angle, gate.frequency if times_frequency else 1.0)
@@ -94,7 +101,14 @@ class Family:
 
     @classmethod
     def of(cls, name: FamilyKey, runs: Sequence[Sequence[CompiledGate]], first: int, like: Tensor) -> Family:
-        """`runs`: the gates on each qubit of each block, in order."""
+        """The family of these blocks. A family without trainable angles is evaluated here, once.
+
+        Args:
+            name: block size, and whether the blocks are real, trainable and part of the prefix.
+            runs: the gates on each qubit of each block, in order; one sequence per qubit.
+            first: index of the circuit's first angle, which is its number of inputs.
+            like: a tensor with the device and real dtype of the angles.
+        """
         lists = [factors(run) for run in runs]
         depth = max(len(own) for own in lists)
         padded = [[*own, *[(IDENTITY, None)] * (depth - len(own))] for own in lists]

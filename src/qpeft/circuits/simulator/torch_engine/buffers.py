@@ -131,6 +131,12 @@ class StateBuffers:
         """Add `lam psi^dagger` to a sum, `(K, K)` or several: the costate before the last `apply_block` and the state after it.
 
         Complex where the amplitudes are last, for a real matrix too.
+
+        Args:
+            sums: sums of all steps so far; a missing one starts at zero.
+            place: index of the block's matrix among the evolution's tensors.
+            real: whether the block's matrix is real.
+            qubits: the block's qubits, ascending.
         """
         around = self._around(qubits, real, 2)
         lam, psi = around.lam[1 - self._now], around.psi[self._now]
@@ -140,7 +146,13 @@ class StateBuffers:
         self.call(torch.baddbmm if lam.dim() == 3 else torch.addmm, total, lam, psi, out=total)
 
     def add_up(self, sums: Sums, place: int, product: Tensor) -> None:
-        """Add `product (D, B)`, summed over samples, to a sum `(D,)`."""
+        """Add `product (D, B)`, summed over samples, to a sum `(D,)`.
+
+        Args:
+            sums: sums of all steps so far; a missing one starts at zero.
+            place: index of the phase among the evolution's tensors.
+            product: `lam conj(psi)`, `(D, B)`.
+        """
         total = _total(sums, place, product.shape[:1], product)
         self.call(torch.sum, product, 1, out=self._sum)
         self.call(total.add_, self._sum)

@@ -59,7 +59,15 @@ class Upload:
         return torch.stack([torch.ones_like(turned), turned], dim=1)
 
     def of_all_qubits(self, qubits: Tensor | None, inputs: Tensor) -> Factored:
-        """The factors of all basis states."""
+        """The factors of all basis states.
+
+        Args:
+            qubits: `(n, 2, B)` from `of_qubits`, or None if the step has no gate on a single qubit.
+            inputs: `(n_inputs, B)`, radians.
+
+        Returns:
+            `(D, B)`, or its two halves if the step has no gate on two qubits.
+        """
         pair = None if qubits is None else product_state.halves(qubits)
         if not self.has_pair:
             assert pair is not None  # a data step has gates
@@ -114,7 +122,13 @@ def prepare(compiled: SimulatedCircuit, whole: bool, device: torch.device, dtype
 def readout_tensors(
     compiled: SimulatedCircuit, device: torch.device, dtype: torch.dtype
 ) -> tuple[tuple[Tensor | None, Tensor, Tensor | None], ...]:
-    """Per readout: the flip (None where it flips nothing), real weights, imaginary weights (None where zero)."""
+    """Per readout: the flip (None where it flips nothing), real weights, imaginary weights (None where zero).
+
+    Args:
+        compiled: the circuit with the readouts of its observables.
+        device: where the tensors are made.
+        dtype: real dtype of the weights.
+    """
     out = []
     for r in compiled.readouts:
         flip = None if (r.flip == np.arange(len(r.flip))).all() else torch.as_tensor(r.flip, device=device)
@@ -124,12 +138,24 @@ def readout_tensors(
 
 
 def start(prepared: PreparedEvolution, inputs: Tensor, prefix: Sequence[Tensor]) -> Tensors:
-    """The state after the prefix, `(D, B or 1)`, then the factors `(D, B)` of each upload of the steps, in order of first use."""
+    """The state after the prefix, `(D, B or 1)`, then the factors `(D, B)` of each upload of the steps, in order of first use.
+
+    Args:
+        prepared: the evolution's constants, from `prepare`.
+        inputs: `(n_inputs, B)`, radians.
+        prefix: the tensors of the prefix's gates, in order.
+    """
     return [end[0] if len(end) == 1 else product_state.state(end) for end in factored_start(prepared, inputs, prefix)]
 
 
 def factored_start(prepared: PreparedEvolution, inputs: Tensor, prefix: Sequence[Tensor]) -> list[Factored]:
-    """Start states as in `start`, product states as two halves: `2^(n / 2 + 1)` numbers per sample instead of `2^n`."""
+    """Start states as in `start`, product states as two halves: `2^(n / 2 + 1)` numbers per sample instead of `2^n`.
+
+    Args:
+        prepared: the evolution's constants, from `prepare`.
+        inputs: `(n_inputs, B)`, radians.
+        prefix: the tensors of the prefix's gates, in order.
+    """
     qubits = [upload.of_qubits(inputs) if upload.has_single else None for upload in prepared.uploads]
     state, own = prepared.ground, iter(prefix)
     for which in prepared.prefix_upload:
@@ -144,7 +170,12 @@ def factored_start(prepared: PreparedEvolution, inputs: Tensor, prefix: Sequence
 
 
 def grouped(prepared: PreparedEvolution, flat: Sequence[Tensor]) -> list[Factored]:
-    """The tensors of what `factored_start` returned, as `factored_start` returned them."""
+    """The tensors of what `factored_start` returned, as `factored_start` returned them.
+
+    Args:
+        prepared: the evolution's constants, from `prepare`.
+        flat: the tensors of `factored_start`'s result in one sequence.
+    """
     rest = iter(flat)
     whole = (False, *(prepared.uploads[which].has_pair for which in prepared.used))
     return [(next(rest),) if one else (next(rest), next(rest)) for one in whole]
@@ -167,7 +198,13 @@ def apply_block(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> T
 
 
 def forward(prepared: PreparedEvolution, started: Sequence[Tensor], tensors: Sequence[Tensor]) -> Tensor:
-    """Final states `(D, B)` from what `start` returned; plain torch, differentiable by autograd."""
+    """Final states `(D, B)` from what `start` returned; plain torch, differentiable by autograd.
+
+    Args:
+        prepared: the evolution's constants, from `prepare`.
+        started: the first state and the uploads' factors, from `start`.
+        tensors: matrices and phases of the steps, from `prepared.builder`.
+    """
     psi, n = started[0], prepared.evolution.n_qubits
     factors = _by_upload(prepared, started[1:])
     for step, positions, perm, which, qubits in zip(
@@ -192,7 +229,11 @@ def _by_upload(prepared: PreparedEvolution, factors: Sequence[Tensor]) -> dict[i
 def load(prepared: PreparedEvolution, own: Sequence[Factored], count: int, reuse: StateBuffers | None) -> StateBuffers:
     """Buffers whose first state and uploads' factors are made from what `factored_start` returned.
 
-    `reuse` is used again where it fits; `run` needs a count of 1, `backward` of 2.
+    Args:
+        prepared: the evolution's constants, from `prepare`.
+        own: the first state and the uploads' factors, from `factored_start`.
+        count: number of states: `run` needs 1, `backward` 2.
+        reuse: buffers of an earlier chunk, used again where they fit.
     """
     n, batch = prepared.evolution.n_qubits, max(part.shape[-1] for end in own for part in end)
     buffers = reuse.fit(batch) if reuse is not None else None
@@ -209,7 +250,13 @@ def load(prepared: PreparedEvolution, own: Sequence[Factored], count: int, reuse
 
 
 def run(prepared: PreparedEvolution, tensors: Sequence[Tensor], buffers: StateBuffers) -> None:
-    """`forward` in place, on the first state of buffers that `load` filled."""
+    """`forward` in place, on the first state of buffers that `load` filled.
+
+    Args:
+        prepared: the evolution's constants, from `prepare`.
+        tensors: matrices and phases of the steps, from `prepared.builder`.
+        buffers: from `load`; overwritten.
+    """
     buffers.repeat("run", lambda: _run(prepared, tensors, buffers))
 
 
@@ -237,7 +284,19 @@ def backward(
     sums: Sums,
     buffers: StateBuffers,
 ) -> Tensors:
-    """From the gradient of the values `(n_observables, B)`: run the steps on what `load` made, then `undo` them."""
+    """Run the steps on the states that `load` made, then `undo` them.
+
+    Args:
+        compiled: the circuit and its observables.
+        prepared: the evolution's constants, from `prepare`.
+        tensors: matrices and phases of the steps, from `prepared.builder`.
+        grad: gradient of the values, `(n_observables, B)`.
+        sums: sums that `gradients` takes; added to.
+        buffers: from `load` with a count of 2; overwritten.
+
+    Returns:
+        Gradients of the first state and of the uploads' factors, as `undo` returns them.
+    """
     run(prepared, tensors, buffers)
     both = buffers.states
     costate(compiled, both[0], grad if buffers.batch == grad.shape[1] else grad.sum(1, keepdim=True), both[1], buffers.spare[0])
@@ -247,8 +306,14 @@ def backward(
 def undo(prepared: PreparedEvolution, tensors: Sequence[Tensor], buffers: StateBuffers, sums: Sums) -> Tensors:
     """Undo the steps on final states and their costates side by side, in buffers of two.
 
-    Adds what `gradients` takes to `sums`. Returns the gradients of the first state and of the factors `(D, B)`, in the buffers'
-    memory.
+    Args:
+        prepared: the evolution's constants, from `prepare`.
+        tensors: matrices and phases of the steps, from `prepared.builder`.
+        buffers: final state and costate; overwritten.
+        sums: sums that `gradients` takes; added to.
+
+    Returns:
+        Gradients of the first state and of the uploads' factors, `(D, B)` each, in the buffers' memory.
     """
     if not buffers.collected:
         buffers.collected = [torch.empty_like(buffers.states[1]) for _ in buffers.factors]
@@ -320,7 +385,13 @@ def gradients(sums: Sums, tensors: Sequence[Tensor]) -> list[Tensor | None]:
 
 
 def read(compiled: SimulatedCircuit, psi: Tensor, workspace: Tensor | None = None) -> Tensor:
-    """Expectation values `(n_observables, B)` of states `(D, B)`; may write to `workspace`, as large as a state."""
+    """Expectation values `(n_observables, B)` of states.
+
+    Args:
+        compiled: the circuit with the readouts of its observables.
+        psi: complex states, `(D, B)`.
+        workspace: memory as large as `psi` that may be overwritten; None allocates it.
+    """
     total: Tensor | None = None
     for flip, real, imag in readout_tensors(compiled, psi.device, psi.real.dtype):
         if flip is None and imag is None:

@@ -81,7 +81,16 @@ def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedC
 
 
 def recorded(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
-    """Expectation values `(B, n_observables)` in plain torch calls, which every transform of autograd and torch.func follows."""
+    """Expectation values `(B, n_observables)` in plain torch calls, which every transform of autograd and torch.func follows.
+
+    Args:
+        inputs: `(B, n_inputs)`, radians.
+        angles: `(n_angles,)`, radians, of the dtype of the inputs.
+        compiled: the circuit and its observables.
+
+    Raises:
+        ResourceError: one sample's working set does not fit into memory.
+    """
     check_memory(compiled, inputs)
     prepared = evolve.prepare(compiled, False, inputs.device, inputs.dtype)
     with without_autocast(inputs):
@@ -99,7 +108,15 @@ def without_unused(inputs: Tensor, grad: Tensor) -> Tensor:
 
 
 def check_memory(compiled: SimulatedCircuit, like: Tensor) -> None:
-    """Raise ResourceError, with both figures, where not even one sample's working set fits into memory."""
+    """Check that one sample's working set fits into memory. Circuits of up to 16 qubits are not checked.
+
+    Args:
+        compiled: the circuit and its observables.
+        like: a tensor with the device and real dtype of the samples.
+
+    Raises:
+        ResourceError: it does not fit; the message has both figures.
+    """
     n = compiled.circuit.n_qubits
     if n <= 16:  # 64 MiB at most: not worth asking the system on every call
         return

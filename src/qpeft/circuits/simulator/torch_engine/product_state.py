@@ -48,7 +48,12 @@ def state(pair: Halves) -> Tensor:
 
 
 def write(pair: Halves, out: Tensor) -> None:
-    """Write the product of two halves to a state."""
+    """Write the product of two halves to a state.
+
+    Args:
+        pair: the halves `(L, B or 1)` and `(R, B)`, complex.
+        out: `(L R, B)`, overwritten.
+    """
     left, right = pair
     torch.mul(left.expand(-1, out.shape[1])[:, None], right, out=out.view(left.shape[0], right.shape[0], out.shape[1]))
 

@@ -130,7 +130,17 @@ class Expander:
         self.evaluate, self.budget, self.constants = evaluate, budget, constants
 
     def call(self, node: Any, gate: GateDefinition, names: Mapping[str, object], qubits: tuple[int, ...]) -> list[Step]:
-        """The steps of a call on single qubits: controls first, as written."""
+        """The steps of a call on single qubits: controls first, as written.
+
+        Args:
+            node: the call in the syntax tree: `QuantumGate` or `QuantumPhase`.
+            gate: definition of the gate that is called.
+            names: values of the parameters and constants visible at the call.
+            qubits: qubit numbers, controls first.
+
+        Raises:
+            QasmError: a duration; a wrong number of parameters or qubits; one qubit twice; more steps than the budget allows.
+        """
         if getattr(node, "duration", None) is not None:
             raise QasmError("a gate with a duration is a pulse schedule, not a circuit", hint="leave out [duration]")
         arguments = [node.argument] if gate is GPHASE else node.arguments
@@ -159,7 +169,13 @@ class Expander:
         return steps
 
     def expand(self, gate: GateDefinition, values: Sequence[float | LinearAngle], qubits: tuple[int, ...]) -> list[Step]:
-        """The steps of a gate with these angles, radians. An angle that is a sum of parameters takes a step for each of them."""
+        """The steps of a gate. An angle that is a sum of parameters takes a step for each of them.
+
+        Args:
+            gate: its definition.
+            values: angles in radians, one per parameter of the gate.
+            qubits: qubit numbers, one per qubit of the gate.
+        """
         self.budget.spend()
         if gate.body is None:
             if not values:

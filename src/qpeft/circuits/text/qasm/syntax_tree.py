@@ -41,7 +41,19 @@ class _Listener:
 
 
 def parse(text: str | bytes, *, max_bytes: int) -> tuple[Any, int]:
-    """The program's syntax tree (`openqasm3.ast.Program`) and its version, 2 or 3. Raises QasmError."""
+    """Parse a program.
+
+    Args:
+        text: the program; bytes are UTF-8.
+        max_bytes: the longest text that is read.
+
+    Returns:
+        The syntax tree (`openqasm3.ast.Program`) and the version, 2 or 3.
+
+    Raises:
+        QasmError: the text is too long, nested too deeply, or no OpenQASM.
+        MissingDependencyError: the extra `qasm` is not installed.
+    """
     text = _decoded(text, max_bytes)
     text, version = _prepared(text)
     try:

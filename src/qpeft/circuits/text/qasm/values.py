@@ -106,7 +106,15 @@ class Evaluator:
         raise QasmError(f"not an expression of numbers: {kind}", bound="numbers, constants, + - * / **, sin, cos, ...")
 
     def whole(self, node: Any, names: Mapping[str, object]) -> int:
-        """A constant integer."""
+        """A constant integer.
+
+        Args:
+            node: an expression of the syntax tree.
+            names: values of the names that it may use.
+
+        Raises:
+            QasmError: the value is no integer.
+        """
         value = self(node, names)
         if not isinstance(value, int):
             raise QasmError("a size, index or count must be a constant integer", value=value)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -193,6 +194,25 @@ def test_a_submission_without_an_answer_is_not_repeated(make_place: Callable[...
     (task,) = place.client.vendor_tasks("intent")
     place.client.resolve_vendor_task(task["id"], next(iter(place.cloud.jobs), None))
     succeeded_once(place, job)
+
+
+def test_an_unresolved_task_blocks_itself_alone(make_place: Callable[..., Place]) -> None:
+    """Its job waits without a worker; others' jobs on the device run; a metric counts it; what is cancelled meanwhile ends."""
+    place = make_place()
+    place.cloud.swallow_submits = 1
+    stuck, cancelled = place.submit(), place.submit()
+    place.worker()
+    until(lambda: "administrator" in place.client.job(stuck)["reason"], 60)
+    assert is_right(place.client.result(place.submit(1.1), timeout_s=40)["counts"][0], 1.1)
+    assert place.client.job(stuck)["state"] == "running"
+    until(lambda: "qpeft_vendor_tasks_unresolved 1.0" in httpx.get(f"{place.server.url}/metrics", timeout=10).text)
+    place.client.cancel(cancelled)
+    assert place.client.wait(cancelled, timeout_s=20)["state"] == "cancelled"
+    (task,) = place.client.vendor_tasks("intent")
+    place.client.resolve_vendor_task(task["id"], None)
+    assert is_right(place.client.result(stuck, timeout_s=40)["counts"][0], 0.7)
+    assert place.cloud.circuits == 2
+    assert place.client.usage()["open_circuits"] == 0
 
 
 @pytest.mark.slow

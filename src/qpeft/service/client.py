@@ -55,6 +55,7 @@ def job_body(
     name: str = "",
     exclusive: bool = False,
     expires_s: float | None = None,
+    priority: str = "normal",
 ) -> Json:
     """The body of POST /v1/jobs. A string is OpenQASM unless `form` says otherwise."""
     value: Any = program.to_dict() if isinstance(program, Circuit) else program
@@ -70,6 +71,7 @@ def job_body(
         "name": name,
         "exclusive": exclusive,
         "expires_s": expires_s,
+        "priority": priority,
     }
 
 
@@ -253,6 +255,75 @@ class Client:
         """Keys by their prefixes (administrators)."""
         found: list[Json] = self._get("/v1/keys")["keys"]
         return found
+
+    def rotate_key(self, prefix: str, grace_s: float = 86400.0) -> Json:
+        """Replace a key of your own, or any (administrators); the answer's `key` is shown this once.
+
+        Args:
+            prefix: of the key to replace.
+            grace_s: seconds that the old key still works.
+        """
+        body = json.dumps({"grace_s": grace_s}).encode()
+        found: Json = self.connection.request("POST", f"/v1/keys/{prefix}/rotate", content=body, retry=False).json()
+        return found
+
+    def my_keys(self) -> list[Json]:
+        """Your own keys in use; `current` is the one that asks."""
+        found: list[Json] = self._get("/v1/my/keys")["keys"]
+        return found
+
+    def set_access(self, device: str, users: Sequence[str] | None) -> Json:
+        """Say who may use a device (administrators): these users and no others, or everybody (None)."""
+        body = json.dumps({"users": None if users is None else list(users)}).encode()
+        found: Json = self.connection.request("POST", f"/v1/devices/{device}/access", content=body).json()
+        return found
+
+    def reserve(self, device: str, user: str, duration_s: float, *, starts_in_s: float = 0.0, note: str = "") -> Json:
+        """Reserve a device for a user (administrators); others' jobs wait meanwhile.
+
+        Args:
+            device: the device.
+            user: the user's name.
+            duration_s: seconds.
+            starts_in_s: seconds from now to its start.
+            note: shown to the user and to administrators.
+        """
+        body = json.dumps({"user": user, "duration_s": duration_s, "starts_in_s": starts_in_s, "note": note}).encode()
+        path = f"/v1/devices/{device}/reservations"
+        found: Json = self.connection.request("POST", path, content=body, retry=False).json()
+        return found
+
+    def reservations(self, device: str | None = None) -> list[Json]:
+        """Reservations that run or are to come, of one device or of all."""
+        found: list[Json] = self._get("/v1/reservations", {} if device is None else {"device": device})["reservations"]
+        return found
+
+    def cancel_reservation(self, reservation: str) -> None:
+        """End a reservation (administrators)."""
+        self.connection.request("DELETE", f"/v1/reservations/{reservation}", retry=False)
+
+    def create_webhook(self, url: str) -> Json:
+        """Have your jobs' ends posted to an address; the answer's `secret` signs them and is shown this once."""
+        body = json.dumps({"url": url}).encode()
+        found: Json = self.connection.request("POST", "/v1/webhooks", content=body, retry=False).json()
+        return found
+
+    def webhooks(self) -> list[Json]:
+        """Your webhooks, with what went wrong last."""
+        found: list[Json] = self._get("/v1/webhooks")["webhooks"]
+        return found
+
+    def delete_webhook(self, webhook: str) -> None:
+        """Forget a webhook."""
+        self.connection.request("DELETE", f"/v1/webhooks/{webhook}", retry=False)
+
+    def audit(self, after: int = 0) -> Iterator[Json]:
+        """The audit log after entry number `after`, the oldest first (administrators)."""
+        complete = False
+        while not complete:
+            response = self.connection.request("GET", "/v1/audit/export", params={"cursor": after, "limit": 1000})
+            after, complete = int(response.headers["qpeft-cursor"]), response.headers["qpeft-complete"] == "true"
+            yield from (json.loads(line) for line in response.content.splitlines())
 
     def revoke_key(self, prefix: str) -> None:
         """Refuse a key from now on (administrators)."""

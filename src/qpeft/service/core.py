@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -19,12 +19,13 @@ from qpeft.service.scheduling.admission import Admission
 from qpeft.service.scheduling.devices import DeviceCatalog
 from qpeft.service.settings import Settings
 from qpeft.service.store import admin, leases, lifecycle
-from qpeft.service.store.changes import ChangeHub
+from qpeft.service.store.changes import EVERYTHING, LOST_POLL_S, ChangeHub, Listener
 from qpeft.service.store.database import Database
 from qpeft.service.store.queries import Queries
 from qpeft.service.store.schema import Row
 from qpeft.service.store.writer import Writer
 from qpeft.service.vendor import tasks as vendor_tasks
+from qpeft.service.webhooks import Deliverer
 
 log = logging.getLogger("qpeft.service")
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Service:
         self.clock = Clock()
         self.database = Database(settings.database_url)
         self.database.migrate()
-        self.hub = ChangeHub(None if self.database.sqlite else 0.25)
+        self.hub = ChangeHub()
         self.writer = Writer(self.database, self.clock, self._changed)
         self.queries = Queries(self.database.reader)
         self.catalog = DeviceCatalog()
@@ -55,8 +56,9 @@ class Service:
         self._text_threads = ThreadPoolExecutor(2, thread_name_prefix="qpeft-text")
         self._reading: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._beats: dict[str, tuple[int, float]] = {}
-        self._chores: asyncio.Task[None] | None = None
-        self._purge_at = 0.0
+        self._chores: list[asyncio.Task[None]] = []
+        self._listener: Listener | None = None
+        self._webhooks = Deliverer(settings, self.queries, self.writer)
         self._looking, self._looked_at, self._measured_at = asyncio.Lock(), 0.0, 0.0
         self._readiness: dict[str, int] | ServiceError = {}
         self._counted = (0, 0)
@@ -66,9 +68,13 @@ class Service:
         self.writer.call_sync(admin.start, settings.devices)
         self.load_devices()
 
-    def _changed(self, names: set[str]) -> None:
-        """Called by the writer's thread, which must not wait for a connection of the readers."""
-        if "devices" in names:
+    def _hearing(self, connected: bool) -> None:
+        """Called by the listener's thread: while it hears nothing, waits look for themselves."""
+        self.hub.poll_s = None if connected else LOST_POLL_S
+
+    def _changed(self, names: Set[str]) -> None:
+        """Called by the writer's and the listener's threads, which must not wait for a connection of the readers."""
+        if "devices" in names or EVERYTHING in names:
             with contextlib.suppress(RuntimeError):  # the service is closing
                 self._threads.submit(self.load_devices)
         self.hub.changed(names)
@@ -81,17 +87,22 @@ class Service:
     def start(self) -> None:
         """Begin the chores; called inside the loop."""
         self.hub.loop = asyncio.get_running_loop()
-        self._chores = asyncio.create_task(self._run_chores())
+        if not self.database.sqlite:
+            self._listener = Listener(self.database.writer, self.writer.name, self._changed, self._hearing)
+        self._chores = [asyncio.create_task(self._repeat(chore)) for chore in (self._watch, self._purge, self._webhooks.run)]
 
     async def stop(self) -> None:
         """End the chores, and tell everything that waits to end."""
         self.stopping = True
-        if self._chores is not None:
-            self._chores.cancel()
-            await asyncio.gather(self._chores, return_exceptions=True)
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self._webhooks.close()
 
     def close(self) -> None:
         """Write what waits and close the database."""
+        if self._listener is not None:
+            self._listener.close()
         self.writer.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._text_threads.shutdown(wait=False, cancel_futures=True)
@@ -153,41 +164,40 @@ class Service:
             metrics.WRITES.inc(calls - self._counted[1])
             self._counted = groups, calls
 
-    async def _run_chores(self) -> None:
+    async def _repeat(self, chore: Callable[[], Awaitable[float]]) -> None:
+        """Run `chore` for ever; it returns the seconds to its next run."""
         while True:
+            pause_s = CHORES_S
             try:
-                await self._chore()
-            except asyncio.CancelledError:
-                raise
+                pause_s = await chore()
             except ServiceError as error:
-                log.warning("chores: %s", error)
+                log.warning("%s: %s", chore.__name__.strip("_"), error)
             except Exception:
-                log.exception("chores failed")
-            await asyncio.sleep(CHORES_S)
+                log.exception("%s failed", chore.__name__.strip("_"))
+            await asyncio.sleep(pause_s)
 
-    async def _chore(self) -> None:
-        """Give up silent workers, end jobs that waited too long, delete what is older than the retention."""
+    async def _watch(self) -> float:
+        """Give up silent workers and end jobs that waited too long."""
         await self.writer.call(lifecycle.expire, None)
         for worker, beats in self._silent(await self.ask(self.queries.alive_workers)):
             n = await self.writer.call(self._expire_lease, (worker, beats))
             log.warning("worker %s was not heard of for %.0f s: %d jobs go back", worker, self.settings.lease_s, n)
-        if self.hub.poll_s is not None:
+        if not self.database.sqlite:
             await self.ask(self.load_devices)
-        await self._purge()
+        return CHORES_S
 
-    async def _purge(self) -> None:
-        """Delete what is older than the retention: a part in every chore while there is some, else once a minute."""
-        now = time.monotonic()
-        if now < self._purge_at:
-            return
+    async def _purge(self) -> float:
+        """Delete a part of what is older than the retention; returns seconds to the next part.
+
+        Parts are small and there is a pause as long as each took, so that purging never takes more than half of the writer's time.
+        """
         if (doubt := self._doubtful_clock()) is not None:
             log.error("nothing is deleted: %s", doubt)
-            self._purge_at = now + 3600
-            return
-        wall = self.writer.now
+            return 3600.0
+        start, wall = time.monotonic(), self.writer.now
         old, keys = (wall - days * DAY_S for days in (self.settings.retention_days, self.settings.idempotency_days))
         purged = await self.writer.call(admin.purge, admin.Purge(old, keys))
-        self._purge_at = now + (0 if purged else 60)
+        return max(time.monotonic() - start, 0.01) if purged else 60.0
 
     def _doubtful_clock(self) -> str | None:
         """Why the time cannot be trusted with deleting: it was set since the start, or it is far from what was written last."""

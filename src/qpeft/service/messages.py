@@ -18,10 +18,13 @@ Device: TypeAlias = Annotated[str, Meta(max_length=128, pattern=r"^[^\x00-\x1f\x
 Text: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 Shots: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Priority: TypeAlias = Literal["high", "normal", "low"]
 Lifetime: TypeAlias = Annotated[float, Meta(gt=0, le=30 * 86400)]
 Term: TypeAlias = tuple[float, list[tuple[Annotated[int, Meta(ge=0, le=4095)], Literal["X", "Y", "Z"]]]]
 
 
+PRIORITIES: dict[str, int] = {"high": -1, "normal": 0, "low": 1}
+"""As they are stored: the lower goes first among one user's jobs."""
 CIRCUIT, MEASURED, QASM, ORIGINIR = "qpeft.circuit", "qpeft.measured", "openqasm", "originir"
 """Formats of a stored program."""
 
@@ -43,6 +46,7 @@ class JobRequest(CircuitSource, kw_only=True):
 
     `observables`, for `output: "expectations"`: each a list of `[coefficient, [[qubit, "X" | "Y" | "Z"], ...]]`; default Z of
     every qubit. `expires_s`: seconds it may wait in the queue. `exclusive`: never on a chip together with others' circuits.
+    `priority`: its place among your own waiting jobs; others' are not affected.
     """
 
     device: Device
@@ -54,6 +58,7 @@ class JobRequest(CircuitSource, kw_only=True):
     name: Name = ""
     exclusive: bool = False
     expires_s: Lifetime | None = None
+    priority: Priority = "normal"
 
 
 class BatchItem(CircuitSource, kw_only=True):
@@ -77,6 +82,7 @@ class BatchRequest(Strict):
     name: Name = ""
     exclusive: bool = False
     expires_s: Lifetime | None = None
+    priority: Priority = "normal"
 
 
 class SweepRequest(CircuitSource, kw_only=True):
@@ -92,6 +98,7 @@ class SweepRequest(CircuitSource, kw_only=True):
     name: Name = ""
     exclusive: bool = False
     expires_s: Lifetime | None = None
+    priority: Priority = "normal"
 
 
 class Bounds(Strict):
@@ -118,6 +125,36 @@ class UserRequest(Bounds, kw_only=True):
     """A change of a user. A disabled user's keys and sessions are refused; what he has queued still runs."""
 
     disabled: bool | None = None
+
+
+class KeyRotation(Strict):
+    """A key's replacement: the old one still works for `grace_s` seconds."""
+
+    grace_s: Annotated[float, Meta(ge=0, le=90 * 86400)] = 86400.0
+
+
+class DeviceAccess(Strict):
+    """Who may use a device: these users and no others, or everybody (null)."""
+
+    users: (
+        Annotated[list[Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]], Meta(max_length=1000)]
+        | None
+    )
+
+
+class ReservationRequest(Strict, kw_only=True):
+    """A device for one user: from `starts_in_s` seconds from now on, for `duration_s` seconds."""
+
+    user: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    starts_in_s: Annotated[float, Meta(ge=0, le=366 * 86400)] = 0.0
+    duration_s: Annotated[float, Meta(gt=0, le=31 * 86400)]
+    note: Name = ""
+
+
+class WebhookRequest(Strict):
+    """An address that is told when your jobs end."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=1000, pattern=r"^[\x21-\x7e]*$")]
 
 
 class DeviceStatus(Strict):

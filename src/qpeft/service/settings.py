@@ -53,6 +53,18 @@ class Settings(BaseSettings):
     """Event streams of one key at the same time, in one API process."""
     max_connections_per_address: int = Field(default=512, ge=1)
     """Connections of one address; with `behind_proxy` all are the proxy's, and this does not hold."""
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts that webhooks may go to, such as `hooks.example.org` or `*.example.org`; empty is none."""
+    drain_s: float = Field(default=0.0, ge=0)
+    """Seconds after SIGTERM for which requests are still served while `/readyz` says 503, so that a balancer looks elsewhere."""
+    oidc_issuer: str | None = None
+    """An OpenID Connect provider whose users may sign in to the dashboard."""
+    oidc_client_id: str | None = None
+    oidc_client_secret: str | None = Field(default=None, repr=False)
+    oidc_domains: tuple[str, ...] = ()
+    """Domains of the (verified) e-mail addresses that may sign in; empty takes every user of the provider."""
+    oidc_admins: tuple[str, ...] = ()
+    """E-mail addresses of administrators."""
     min_free_bytes: int = Field(default=64 << 20, ge=0)
     """Free space of the data folder's disk below which the service is not ready."""
 

@@ -8,17 +8,28 @@ import msgspec
 from starlette.responses import Response
 
 from qpeft.errors import ServiceError
-from qpeft.service.api.routes import Context, Route, answer
-from qpeft.service.ids import new_key
-from qpeft.service.messages import Bounds, CalibrationChoice, DeviceStatus, KeyRequest, UserRequest, VendorResolution
-from qpeft.service.store import admin
-from qpeft.service.store.queries import stamp
+from qpeft.service.api.routes import NDJSON, Context, Route, answer, encode
+from qpeft.service.ids import new_id, new_key
+from qpeft.service.messages import (
+    Bounds,
+    CalibrationChoice,
+    DeviceAccess,
+    DeviceStatus,
+    KeyRequest,
+    ReservationRequest,
+    UserRequest,
+    VendorResolution,
+)
+from qpeft.service.store import access, admin
+from qpeft.service.store.directory import stamp
 from qpeft.service.vendor import tasks as vendor_tasks
 
 _KEY = msgspec.json.Decoder(KeyRequest)
 _CALIBRATION = msgspec.json.Decoder(CalibrationChoice)
 _RESOLUTION = msgspec.json.Decoder(VendorResolution)
 _USER = msgspec.json.Decoder(UserRequest)
+_ACCESS = msgspec.json.Decoder(DeviceAccess)
+_RESERVATION = msgspec.json.Decoder(ReservationRequest)
 _STATUS = msgspec.json.Decoder(DeviceStatus)
 
 
@@ -88,6 +99,40 @@ async def revoke_key(context: Context) -> Response:
     return Response(status_code=204)
 
 
+async def set_access(context: Context) -> Response:
+    """Who may submit to the device. What others have queued already still runs."""
+    request, _ = await context.json(_ACCESS)
+    users = None if request.users is None else tuple(dict.fromkeys(request.users))
+    change = access.SetAccess(context.principal.prefix, context.path("id"), users)
+    await context.service.writer.call(access.set_access, change)
+    return answer({"id": change.device, "restricted": users is not None, "users": list(users or ())})
+
+
+async def reserve(context: Context) -> Response:
+    """While it runs, the device leases this user's jobs only; others' wait. Reservations of a device do not overlap."""
+    request, _ = await context.json(_RESERVATION)
+    starts_at = context.service.writer.now + request.starts_in_s
+    new = access.Reserve(
+        context.principal.prefix,
+        new_id("r"),
+        context.path("id"),
+        request.user,
+        starts_at,
+        starts_at + request.duration_s,
+        request.note,
+    )
+    await context.service.writer.call(access.reserve, new)
+    times = {"starts_at": stamp(new.starts_at), "ends_at": stamp(new.ends_at)}
+    return answer({"id": new.id, "device": new.device, "user": new.user, **times, "note": new.note}, 201)
+
+
+async def cancel_reservation(context: Context) -> Response:
+    """End a reservation, or take one of the future back."""
+    change = access.CancelReservation(context.principal.prefix, context.path("id"))
+    await context.service.writer.call(access.cancel_reservation, change)
+    return Response(status_code=204)
+
+
 async def set_device(context: Context) -> Response:
     """`draining` runs what is queued and accepts nothing, `maintenance` accepts and runs nothing, `online` does both."""
     request, _ = await context.json(_STATUS)
@@ -151,6 +196,17 @@ async def resolve_vendor_task(context: Context) -> Response:
     return answer({"id": resolution.task, "state": await context.service.writer.call(vendor_tasks.resolve, resolution)})
 
 
+async def export_audit(context: Context) -> Response:
+    """A line of NDJSON for each entry, the oldest first; `?cursor=` the header `qpeft-cursor` of the page before goes on there."""
+    limit, after = int(context.number("limit", 1000)), int(context.number("cursor", 0))
+    rows = await context.service.ask(context.service.queries.audit_since, after, limit)
+    lines = [
+        encode({"seq": row.seq, "at": stamp(row.at), "actor": row.actor, "act": row.act, "detail": row.detail}) for row in rows
+    ]
+    headers = {"qpeft-cursor": str(rows[-1].seq if rows else after), "qpeft-complete": str(len(rows) < limit).lower()}
+    return Response(b"".join(line + b"\n" for line in lines), 200, headers, NDJSON)
+
+
 async def read_audit(context: Context) -> Response:
     """Audit log: actions of administrators and of the service, newest first."""
     rows = await context.service.ask(context.service.queries.audit, int(context.number("limit", 100)))
@@ -164,9 +220,13 @@ ROUTES = [
     Route("GET", "/v1/users", "admin", list_users, "Users, their bounds and what they use"),
     Route("POST", "/v1/users/{name}", "admin", set_user, "Change or disable a user", UserRequest),
     Route("POST", "/v1/devices/{id}/status", "admin", set_device, "Drain a device, maintain it, bring it back", DeviceStatus),
+    Route("POST", "/v1/devices/{id}/access", "admin", set_access, "Say who may use a device", DeviceAccess),
+    Route("POST", "/v1/devices/{id}/reservations", "admin", reserve, "Reserve a device for a user", ReservationRequest, status=201),
+    Route("DELETE", "/v1/reservations/{id}", "admin", cancel_reservation, "End a reservation", status=204),
     Route("POST", "/v1/devices/{id}/calibration", "admin", set_calibration, "Set a chip's calibration", CalibrationChoice),
     Route("GET", "/v1/workers", "admin", list_workers, "Workers"),
     Route("GET", "/v1/vendor-tasks", "admin", list_vendor_tasks, "What was sent to vendors", query=("task_state", "limit")),
     Route("POST", "/v1/vendor-tasks/{id}/resolve", "admin", resolve_vendor_task, "Say what became of a task", VendorResolution),
+    Route("GET", "/v1/audit/export", "admin", export_audit, "The whole audit log", gives=NDJSON, query=("limit", "cursor")),
     Route("GET", "/v1/audit", "admin", read_audit, "What administrators did", query=("limit",)),
 ]

@@ -14,7 +14,8 @@ from starlette.responses import Response, StreamingResponse
 from qpeft.errors import ServiceError
 from qpeft.service.api.routes import JSON, QUERY, Context, Route, answer, encode
 from qpeft.service.core import Service
-from qpeft.service.store.queries import job_view, stamp
+from qpeft.service.store.directory import stamp
+from qpeft.service.store.queries import job_view
 from qpeft.service.store.schema import Row
 from qpeft.service.workers.messages import DeviceInfo
 
@@ -82,6 +83,7 @@ def _device(row: Row, workers: list[Row]) -> dict[str, Any]:
         "max_shots": info.max_shots if info else None,
         "exact": info.exact if info else None,
         "pinned": row.pinned,
+        "restricted": row.restricted,
         "chip": info.chip if info else None,
         "simulated": info.simulated if info else None,
         "program_s": info.program_s if info else None,

@@ -28,7 +28,7 @@ from qpeft.service.messages import BatchRequest, unpack_result
 from qpeft.service.scheduling import submission as scheduling
 from qpeft.service.scheduling.admission import body_digest
 from qpeft.service.store import lifecycle
-from qpeft.service.store.queries import stamp
+from qpeft.service.store.directory import stamp
 from qpeft.service.store.schema import TERMINAL, Row
 
 MAX_BITS: Final = 1 << 25

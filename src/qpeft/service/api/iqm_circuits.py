@@ -15,7 +15,7 @@ from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import ServiceError
 from qpeft.service.messages import MEASURED, Shots
 from qpeft.service.scheduling.submission import StoredProgram
-from qpeft.service.store.queries import stamp
+from qpeft.service.store.directory import stamp
 from qpeft.service.workers.programs import Measured
 
 Word = Annotated[str, Meta(max_length=200)]

@@ -16,7 +16,8 @@ from qpeft.service.messages import BatchRequest, CircuitSource, JobRequest, Swee
 from qpeft.service.scheduling.admission import body_digest
 from qpeft.service.scheduling.submission import SubmissionRequest
 from qpeft.service.store import lifecycle
-from qpeft.service.store.queries import job_view, stamp
+from qpeft.service.store.directory import stamp
+from qpeft.service.store.queries import job_view
 from qpeft.service.store.schema import TERMINAL, Row
 
 _JOB = msgspec.json.Decoder(JobRequest)

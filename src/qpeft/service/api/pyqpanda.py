@@ -21,7 +21,7 @@ from qpeft.service.core import Service
 from qpeft.service.messages import BatchItem, BatchRequest, unpack_result
 from qpeft.service.scheduling.admission import body_digest
 from qpeft.service.store import lifecycle
-from qpeft.service.store.queries import stamp
+from qpeft.service.store.directory import stamp
 from qpeft.service.store.schema import TERMINAL, Row
 from qpeft.service.workers.reader import PYQPANDA_BINARY, PYQPANDA_INSTRUCTIONS
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from qpeft.errors import PluginError
 from qpeft.plugins import Registry
-from qpeft.service.api import admin, devices, iqm, jobs, pyqpanda, workers
+from qpeft.service.api import account, admin, devices, iqm, jobs, pyqpanda, workers
 from qpeft.service.api.routes import Route
 
 GROUPS: Registry[list[Route]] = Registry(
@@ -18,6 +18,7 @@ GROUPS: Registry[list[Route]] = Registry(
         "jobs": jobs.ROUTES,
         "workers": workers.ROUTES,
         "devices": devices.ROUTES,
+        "account": account.ROUTES,
         "admin": admin.ROUTES,
         "pyqpanda": pyqpanda.ROUTES,
         "iqm": iqm.ROUTES,

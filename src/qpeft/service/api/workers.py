@@ -163,11 +163,11 @@ async def complete(context: Context) -> Response:
     request: CompleteRequest = await _read(context, _COMPLETE)
     service = context.service
     endings = tuple(
-        leases.JobOutcome(job.seq, job.attempt, job.payload, job.reason, job.device_s, job.calibration, job.released)
+        leases.JobOutcome(job.seq, job.attempt, job.payload, job.reason, job.device_s, job.calibration, job.released, job.parked)
         for job in request.jobs
     )
     accepted = await service.writer.call(service.complete, leases.CompletionCommand(request.worker, context.owner, endings))
-    done = [job for job in request.jobs if not job.released]
+    done = [job for job in request.jobs if not job.released and not job.parked]
     service.catalog.learn(request.device, request.estimate_s, sum(job.device_s for job in done))
     metrics.JOBS_FINISHED.labels(request.device, "succeeded").inc(sum(job.payload is not None for job in done))
     metrics.JOBS_FINISHED.labels(request.device, "failed").inc(sum(job.payload is None for job in done))

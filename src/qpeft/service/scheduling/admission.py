@@ -16,7 +16,7 @@ import numpy as np
 
 from qpeft.errors import ServiceError
 from qpeft.service.ids import new_id
-from qpeft.service.messages import BatchRequest, JobRequest, SweepRequest, result_bytes
+from qpeft.service.messages import PRIORITIES, BatchRequest, JobRequest, SweepRequest, result_bytes
 from qpeft.service.scheduling.devices import DeviceCatalog
 from qpeft.service.scheduling.programs import ProgramReader
 from qpeft.service.scheduling.submission import JobSpec, StoredProgram, SubmissionRequest
@@ -173,7 +173,18 @@ class Admission:
         digest: bytes,
     ) -> SubmissionRequest:
         return SubmissionRequest(
-            target, kind, owner, request.device, items, programs, request.name, request.exclusive, request.expires_s, key, digest
+            id=target,
+            kind=kind,
+            owner=owner,
+            device=request.device,
+            items=items,
+            programs=programs,
+            name=request.name,
+            exclusive=request.exclusive,
+            expires_s=request.expires_s,
+            key=key,
+            digest=digest,
+            priority=PRIORITIES[request.priority],
         )
 
 

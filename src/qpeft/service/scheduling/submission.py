@@ -49,6 +49,8 @@ class SubmissionRequest:
     """Seconds that it may wait in the queue, from when it is stored."""
     key: str | None = None
     digest: bytes = b""
+    priority: int = 0
+    """Among the user's own jobs: the lower goes first."""
 
     @property
     def circuits(self) -> int:

@@ -13,12 +13,13 @@ import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
 from qpeft.service.ids import new_id
+from qpeft.service.store.audit import write_audit
 from qpeft.service.store.ledger import AccountLedger
 from qpeft.service.store.lifecycle import remove
 from qpeft.service.store.schema import (
     TERMINAL,
+    Row,
     api_keys,
-    audit,
     batches,
     calibrations,
     counters,
@@ -27,13 +28,13 @@ from qpeft.service.store.schema import (
     jobs,
     owners,
     programs,
-    storable,
+    reservations,
     workers,
 )
 from qpeft.service.store.writer import Transaction
 
 SCOPES: Final = ("submit", "read", "admin", "worker")
-PURGED: Final = 5000  # jobs deleted in one transaction
+PURGED: Final = 500  # jobs deleted in one transaction, which others wait for
 USED_S: Final = 86400.0  # a program's last use is written down once in half a day
 DEVICE_STATES: Final = ("online", "draining", "maintenance")
 
@@ -79,6 +80,21 @@ class SetUser:
 
 
 @dataclass(frozen=True)
+class Rotate:
+    """A key to be replaced by a new one (`new_prefix`, `digest`) of the same user and scopes, and the seconds that it still works.
+
+    `owner` is the user who asks, None for an administrator.
+    """
+
+    actor: str
+    prefix: str
+    new_prefix: str
+    digest: bytes
+    grace_s: float
+    owner: str | None = None
+
+
+@dataclass(frozen=True)
 class Revoke:
     """Refuse a key from now on."""
 
@@ -112,12 +128,6 @@ class Purge:
 
     jobs_before: float
     keys_before: float
-
-
-def write_audit(txn: Transaction, actor: str, act: str, detail: str) -> None:
-    """Add a line to the audit log: who did what to what."""
-    row = {"seq": txn.ticks(), "at": txn.now, "actor": actor, "act": act, "detail": storable(detail, 1000)}
-    txn.connection.execute(audit.insert(), row)
 
 
 def start(txn: Transaction, configured: Sequence[tuple[str, ...]]) -> list[None]:
@@ -201,6 +211,28 @@ def revoke_key(txn: Transaction, arguments: Sequence[Revoke]) -> list[ServiceErr
     return outcomes
 
 
+def rotate_key(txn: Transaction, arguments: Sequence[Rotate]) -> list[Row | ServiceError]:
+    """Replace keys; returns the new key's row. It lives as long as the old one was made to."""
+    outcomes: list[Row | ServiceError] = []
+    for argument in arguments:
+        row = txn.connection.execute(sa.select(api_keys).where(api_keys.c.prefix == argument.prefix)).one_or_none()
+        ended = row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= txn.now)
+        if row is None or ended or argument.owner not in (None, row.owner):
+            outcomes.append(ServiceError("no such key in use", status=404, code="not_found", value=argument.prefix))
+            continue
+        life_s = None if row.expires_at is None else row.expires_at - row.created_at
+        new = {"prefix": argument.new_prefix, "digest": argument.digest, "owner": row.owner, "scopes": row.scopes}
+        times = {"created_at": txn.now, "expires_at": None if life_s is None else txn.now + life_s}
+        txn.connection.execute(api_keys.insert(), {**new, **times})
+        ends = txn.now + argument.grace_s if row.expires_at is None else min(row.expires_at, txn.now + argument.grace_s)
+        txn.connection.execute(sa.update(api_keys).where(api_keys.c.prefix == row.prefix).values(expires_at=ends))
+        write_audit(
+            txn, argument.actor, "key.rotate", f"{row.prefix} by {argument.new_prefix}, the old one for {argument.grace_s:.0f} s"
+        )
+        outcomes.append(txn.connection.execute(sa.select(api_keys).where(api_keys.c.prefix == argument.new_prefix)).one())
+    return outcomes
+
+
 def set_device(txn: Transaction, arguments: Sequence[SetDevice]) -> list[ServiceError | None]:
     """online: takes and runs; draining: runs what is queued, takes nothing; maintenance: takes, runs nothing."""
     outcomes: list[ServiceError | None] = []
@@ -257,6 +289,7 @@ def _purge(txn: Transaction, argument: Purge) -> int:
     waiting = sa.select(jobs.c.program).where(jobs.c.seq < first_kept)  # old jobs that have not ended
     unused = programs.c.used_at < argument.jobs_before - USED_S
     execute(sa.delete(programs).where(unused, programs.c.hash.not_in(waiting)))
+    execute(sa.delete(reservations).where(reservations.c.ends_at < argument.jobs_before))
     execute(sa.delete(workers).where(workers.c.lost.is_(True), workers.c.seen_at < argument.keys_before))
     return 0
 

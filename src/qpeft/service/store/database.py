@@ -20,6 +20,8 @@ from qpeft.errors import ServiceError
 from qpeft.service.clock import Clock
 
 SQLITE_GOOD, SQLITE_PATCHED = (3, 51, 3), {(3, 50): 7, (3, 44): 6}
+TCP = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 15_000}
+"""PostgreSQL's network options: a connection whose other side was cut off ends within seconds (the last in milliseconds)."""
 WRITER_LOCK = 0x71706566  # "qpef": the key of PostgreSQL's advisory lock that makes one writer of many processes
 
 
@@ -70,7 +72,7 @@ class Database:
             common: dict[str, Any] = {
                 "pool_pre_ping": True,
                 "isolation_level": "READ COMMITTED",
-                "connect_args": {"connect_timeout": 5, "options": session},
+                "connect_args": {**TCP, "options": session},
             }
             self.writer = sa.create_engine(self.url, pool_size=1, max_overflow=1, **common)
             self.reader = sa.create_engine(self.url, pool_size=8, max_overflow=0, **common)

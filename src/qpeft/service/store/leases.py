@@ -17,9 +17,10 @@ from qpeft.backends.registry import is_origin_chip
 from qpeft.errors import ServiceError
 from qpeft.service.scheduling.fair_queueing import Candidate, Flow, select
 from qpeft.service.settings import Settings
+from qpeft.service.store.access import reserved_for
 from qpeft.service.store.bulk import execute_many
 from qpeft.service.store.ledger import AccountLedger
-from qpeft.service.store.lifecycle import ACCOUNT, finish
+from qpeft.service.store.lifecycle import ACCOUNT, PARKED, finish
 from qpeft.service.store.schema import (
     HELD_SQL,
     QUEUED_SQL,
@@ -30,6 +31,7 @@ from qpeft.service.store.schema import (
     programs,
     results,
     vendor_members,
+    vendor_tasks,
     workers,
 )
 from qpeft.service.store.writer import Transaction
@@ -94,6 +96,8 @@ class JobOutcome:
     calibration: str | None
     released: bool = False
     """The worker gives the job back untouched."""
+    parked: bool = False
+    """Nobody knows whether the vendor has it: it waits without a worker until an administrator has looked."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,8 @@ class LeaseJobs:
         if status not in ("online", "draining"):
             return ()
         states = ledger.flows_of(device)
+        if (user := reserved_for(txn, device)) is not None:
+            states = {key: state for key, state in states.items() if key[1] == user}
         selection_flows = [Flow(key[1], key[2], state.vtime, state.weight) for key, state in states.items()]
 
         def peek(flow: Flow, limit: int) -> list[Candidate]:
@@ -282,6 +288,8 @@ class LeaseJobs:
                 states[key].vtime = flow.vtime
                 ledger.dequeue(key, flow.taken)
         ledger.served(device, selection.start_tag)
+        if any(state.queued > 0 for state in states.values()):
+            txn.changed.add(f"device:{device}")  # there is more: the next worker is woken
         values = {"worker": request.worker, "now": txn.now, "changed": txn.ticks(), "seqs": list(selection.jobs)}
         txn.connection.execute(_LEASE, values)
         rows = tuple(txn.connection.execute(_LEASED, {"seqs": list(selection.jobs)}))
@@ -295,7 +303,7 @@ _PINNED = sa.select(devices.c.calibration).where(devices.c.id == sa.bindparam("d
 _PEEK = (
     sa.select(jobs.c.seq, jobs.c.estimate_s, jobs.c.attempt)
     .where(*(jobs.c[name] == sa.bindparam(name) for name in ("device", "owner", "lane")), QUEUED_SQL)
-    .order_by(jobs.c.seq)
+    .order_by(jobs.c.priority, jobs.c.seq)
     .limit(sa.bindparam("limit"))
     .offset(sa.bindparam("offset"))
 )
@@ -312,7 +320,7 @@ _LEASE = (
         changed=sa.bindparam("changed"),
     )
 )
-_LEASED = sa.select(jobs).where(_SEQS).order_by(jobs.c.seq)
+_LEASED = sa.select(jobs).where(_SEQS).order_by(jobs.c.priority, jobs.c.seq)
 _INSERT_RESULT = results.insert()
 _ADD_BYTES = sa.update(jobs).where(jobs.c.seq == sa.bindparam("b_seq")).values(bytes=jobs.c.bytes + sa.bindparam("b_bytes"))
 _ACCOUNTS = sa.select(*ACCOUNT).where(_SEQS)
@@ -342,13 +350,16 @@ class CompleteJobs:
         accepted, endings, payloads = [], [], []
         sizes: list[dict[str, int]] = []
         released: dict[str, list[Row]] = {}
+        parked: list[Row] = []
         for ending in completion.endings:
             row = rows.pop(ending.seq, None)
             mine = row is not None and row.worker == completion.worker and row.attempt == ending.attempt
             accepted.append(mine)
             if row is None or not mine or row.state not in ("running", "cancelling"):
                 continue
-            if ending.released:
+            if ending.parked and row.state == "running":
+                parked.append(row)
+            elif ending.released or ending.parked:
                 released.setdefault(ending.reason or "its worker stopped", []).append(row)
             elif row.state == "cancelling":
                 endings.append((row, "cancelled", "cancelled by its owner", ending.device_s, ending.calibration))
@@ -363,9 +374,28 @@ class CompleteJobs:
         if payloads:
             execute_many(txn.connection, _INSERT_RESULT, payloads)
             execute_many(txn.connection, _ADD_BYTES, sizes)
+        if parked:
+            self._park(txn, ledger, parked)
         for why, rows_back in released.items():
             release(txn, ledger, rows_back, why, self.settings.max_attempts)
         return accepted
+
+    def _park(self, txn: Transaction, ledger: AccountLedger, rows: Sequence[Row]) -> None:
+        """Take jobs from their worker whose vendor's task nobody knows the fate of; back to the queue when somebody does by now."""
+        seqs = [row.seq for row in rows]
+        query = sa.select(vendor_members.c.seq).join(vendor_tasks, vendor_tasks.c.id == vendor_members.c.task)
+        unknown = set(
+            txn.connection.execute(query.where(vendor_members.c.seq.in_(seqs), vendor_tasks.c.state == "intent")).scalars()
+        )
+        waiting = [row for row in rows if row.seq in unknown]
+        if waiting:
+            reason = "the vendor may or may not have it: an administrator has to find out"
+            update = sa.update(jobs).where(jobs.c.seq.in_([row.seq for row in waiting]))
+            txn.connection.execute(update.values(worker=PARKED, reason=reason, changed=txn.ticks()))
+            for row in waiting:
+                txn.changed.update((row.id, f"owner:{row.owner}"))
+        known = [row for row in rows if row.seq not in unknown]
+        release(txn, ledger, known, "its vendor's task was resolved", self.settings.max_attempts)
 
 
 @dataclass(eq=False)

@@ -17,6 +17,7 @@ from qpeft.errors import ServiceError
 from qpeft.service.scheduling.fair_queueing import BULK, INTERACTIVE
 from qpeft.service.scheduling.submission import SubmissionRequest
 from qpeft.service.settings import Settings
+from qpeft.service.store.access import may_use
 from qpeft.service.store.bulk import execute_many
 from qpeft.service.store.ledger import AccountLedger, upsert
 from qpeft.service.store.schema import TERMINAL, batches, idempotency, jobs, programs, results, storable, vendor_members
@@ -82,6 +83,9 @@ class SubmitJobs:
         if device.status == "draining":
             reason = f"the device takes no new work: {device.reason or device.status}"
             raise ServiceError(reason, status=503, code="draining", value=submission.device, retry_after_s=60)
+        if device.restricted and not may_use(txn, submission.device, owner):
+            hint = "an administrator lists users: qpeft service access DEVICE --user NAME"
+            raise ServiceError("you may not use this device", status=403, code="device_access", value=submission.device, hint=hint)
         self._check_quota(ledger, submission)
         lane = self._lane(ledger, submission)
         ahead = ledger.enqueue((submission.device, owner, lane), len(submission.items))
@@ -204,6 +208,7 @@ def _job_rows(txn: Transaction, submission: SubmissionRequest, lane: int) -> lis
         "state": "queued",
         "reason": "",
         "exclusive": submission.exclusive,
+        "priority": submission.priority,
         "attempt": 0,
         "device_s": 0.0,
         "created_at": txn.now,
@@ -221,6 +226,9 @@ def _job_rows(txn: Transaction, submission: SubmissionRequest, lane: int) -> lis
         for position, item in enumerate(submission.items)
     ]
 
+
+PARKED = "vendor"
+"""In place of a worker: the job waits for an administrator's word about its vendor's task, and no worker holds it."""
 
 _FINISH = (
     sa.update(jobs)
@@ -296,7 +304,10 @@ def cancel(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceErr
             outcomes.append(not_found(target))
             continue
         finish(txn, ledger, [(row, "cancelled", "cancelled by its owner", 0.0, None) for row in alive if row.state == "queued"])
-        if running := [row for row in alive if row.state == "running"]:
+        parked = [row for row in alive if row.state == "running" and row.worker == PARKED]
+        why = "cancelled by its owner; whether the vendor has it is not known"
+        finish(txn, ledger, [(row, "cancelled", why, 0.0, None) for row in parked])
+        if running := [row for row in alive if row.state == "running" and row.worker != PARKED]:
             update = sa.update(jobs).where(jobs.c.seq.in_([row.seq for row in running]))
             txn.connection.execute(update.values(state="cancelling", changed=txn.ticks(), reason="the worker is told to stop"))
             for row in running:

@@ -131,9 +131,10 @@ jobs = sa.Table(
     sa.Column("expires_at", Real),
     sa.Column("changed", Big, nullable=False),
     sa.Column("bytes", Big, nullable=False, server_default="0"),
+    sa.Column("priority", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Index("jobs_of_state", "owner", "state", "seq"),
     sa.Index("jobs_of_device", "owner", "device", "seq"),
-    sa.Index("jobs_queue", "device", "owner", "lane", "seq", sqlite_where=QUEUED_SQL, postgresql_where=QUEUED_SQL),
+    sa.Index("jobs_queue", "device", "owner", "lane", "priority", "seq", sqlite_where=QUEUED_SQL, postgresql_where=QUEUED_SQL),
     sa.Index("jobs_held", "worker", sqlite_where=HELD_SQL, postgresql_where=HELD_SQL),
     sa.Index("jobs_of_owner", "owner", "seq"),
     sa.Index("jobs_changed", "owner", "changed", "seq"),
@@ -192,6 +193,51 @@ devices = sa.Table(
     sa.Column("calibration", sa.String(64)),
     sa.Column("pinned", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("info", sa.LargeBinary),
+    sa.Column("restricted", sa.Boolean, nullable=False, server_default=sa.false()),
+)
+
+device_users = sa.Table(
+    "device_users",
+    metadata,
+    sa.Column("device", sa.String(128), primary_key=True),
+    sa.Column("owner", sa.String(32), primary_key=True),
+)
+
+reservations = sa.Table(
+    "reservations",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("device", sa.String(128), nullable=False),
+    sa.Column("owner", sa.String(32), nullable=False),
+    sa.Column("starts_at", Real, nullable=False),
+    sa.Column("ends_at", Real, nullable=False),
+    sa.Column("note", sa.String(200), nullable=False),
+    sa.Index("reservations_by_end", "device", "ends_at"),
+)
+
+identities = sa.Table(
+    "identities",
+    metadata,
+    sa.Column("issuer", sa.String(400), primary_key=True),
+    sa.Column("subject", sa.String(255), primary_key=True),
+    sa.Column("owner", sa.String(32), nullable=False),
+)
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("owner", sa.String(32), nullable=False, index=True),
+    sa.Column("url", sa.String(1000), nullable=False),
+    sa.Column("secret", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", Real, nullable=False),
+    sa.Column("changed", Big, nullable=False),
+    sa.Column("seq", Big, nullable=False),
+    sa.Column("due_at", Real, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("failing_since", Real),
+    sa.Column("disabled_at", Real),
+    sa.Column("error", sa.String(500), nullable=False),
 )
 
 calibrations = sa.Table(

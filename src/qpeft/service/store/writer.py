@@ -21,6 +21,8 @@ import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
 from qpeft.service.clock import Clock
+from qpeft.service.ids import new_id
+from qpeft.service.store.changes import announce
 from qpeft.service.store.database import Database
 from qpeft.service.store.schema import counters
 
@@ -39,7 +41,7 @@ class Transaction:
     now: float
     tick: int
     changed: set[str] = field(default_factory=set)
-    """Ids of jobs and batches whose state changed, and "device:NAME" where work was queued."""
+    """What readers are told of, by the names of changes.py: ids of jobs and batches, "device:NAME" where work was queued."""
 
     def ticks(self, n: int = 1) -> int:
         """The first of `n` unused sequence numbers; later transactions get larger ones."""
@@ -61,10 +63,17 @@ class _Call:
 
 
 class Writer:
-    """A thread that owns the writing connection. `call` from coroutines, `call_sync` from threads."""
+    """A thread that owns the writing connection. `call` from coroutines, `call_sync` from threads.
+
+    Args:
+        database: what is written to.
+        clock: the time of what is written, where the database has none of its own.
+        notify: called on the writer's thread after each commit with the names that changed (changes.py).
+    """
 
     def __init__(self, database: Database, clock: Clock, notify: Callable[[set[str]], None] | None = None) -> None:
         self.database, self.clock, self.notify = database, clock, notify
+        self.name = new_id("p")
         self.groups = self.calls = 0
         self.now = 0.0
         self.commit_s = 0.0
@@ -161,6 +170,8 @@ class Writer:
                     outcomes[index] = outcome
             if txn.tick != before:
                 connection.execute(_SET_TICK, {"tick": txn.tick})
+            if txn.changed and not self.database.sqlite:
+                announce(connection, self.name, txn.changed)
             connection.commit()
         self.groups += 1
         self.calls += len(group)

@@ -2,7 +2,8 @@
 
 The protocol is that of qpeft.backends.spending.submission, stored in the service's database (vendor/tasks.py): the intent before
 anything is sent, the vendor's id right after. Whoever leases the jobs later, after whatever crash, finds the task and takes it up:
-it polls a task of which the vendor's id is known; one of which it is not waits for an administrator and is not sent again.
+it polls a task of which the vendor's id is known; one of which it is not waits for an administrator, without a worker, and is not
+sent again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from qpeft.circuits.text.originir import to_originir
 from qpeft.errors import BackendError, CircuitError, ConfigError, QpeftError, ServiceError
 from qpeft.service.ids import new_id
 from qpeft.service.messages import pack
-from qpeft.service.workers.context import WorkerContext, failed, released
+from qpeft.service.workers.context import WorkerContext, failed, parked, released
 from qpeft.service.workers.device import PreparedJob, prepare
 from qpeft.service.workers.messages import (
     Calibration,
@@ -210,7 +211,7 @@ class Forwarder:
                 self._cancel(known.vendor_job)
             return [failed(job, "cancelled, or no longer this worker's") for job in jobs]
         if known.state != "sent":
-            return None
+            return [parked(job) for job in jobs]
         try:
             status = poll_job(self.client, known.vendor_job)
         except KeyRefusedError as error:

@@ -18,11 +18,15 @@ import sqlalchemy as sa
 from qpeft.backends.spending.submission import PAID, TRANSITIONS
 from qpeft.errors import ServiceError
 from qpeft.service.settings import Settings
-from qpeft.service.store.admin import write_audit
-from qpeft.service.store.leases import alive, keep_calibration
+from qpeft.service.store.audit import write_audit
+from qpeft.service.store.leases import alive, keep_calibration, release
+from qpeft.service.store.ledger import AccountLedger
+from qpeft.service.store.lifecycle import ACCOUNT, PARKED
 from qpeft.service.store.schema import Row, jobs, storable, vendor_members, vendor_tasks
 from qpeft.service.store.writer import Transaction
 
+MANY_ATTEMPTS: Final = 1 << 30
+"""What waited for an administrator is not given up for its number of attempts."""
 TASK_STATES: Final = ("intent", *sorted(TRANSITIONS["intent"], reverse=True))
 
 
@@ -135,6 +139,15 @@ def _let_go(txn: Transaction, task: str) -> None:
     txn.connection.execute(sa.delete(vendor_members).where(vendor_members.c.task == task))
 
 
+def _requeue(txn: Transaction, task: str) -> None:
+    """Its parked jobs go back to the queue, where the next worker takes the task up or sends them again."""
+    members = sa.select(vendor_members.c.seq).where(vendor_members.c.task == task)
+    parked = sa.select(*ACCOUNT).where(jobs.c.seq.in_(members), jobs.c.worker == PARKED, jobs.c.state == "running")
+    ledger = AccountLedger(txn)
+    release(txn, ledger, txn.connection.execute(parked).all(), "its vendor's task was resolved", MANY_ATTEMPTS)
+    ledger.close()
+
+
 def settle(txn: Transaction, reports: Sequence[VendorTaskUpdate]) -> list[str | ServiceError]:
     """Take a worker's news; returns the task's state. The same news again changes nothing."""
     outcomes: list[str | ServiceError] = []
@@ -144,6 +157,8 @@ def settle(txn: Transaction, reports: Sequence[VendorTaskUpdate]) -> list[str | 
             outcomes.append(ServiceError("no such task", status=404, code="not_found", value=news.task))
         elif row.state == "intent":
             _set(txn, news.task, state=news.state, vendor_job=news.vendor_job, reason=storable(news.reason, 1000))
+            if news.state in ("sent", "refused"):
+                _requeue(txn, news.task)  # the news came late, from a worker that was given up
             if news.state == "refused":
                 _let_go(txn, news.task)
             outcomes.append(news.state)
@@ -171,6 +186,7 @@ def resolve(txn: Transaction, resolutions: Sequence[Resolution]) -> list[str | S
             continue
         state = "absent" if resolution.vendor_job is None else "sent"
         _set(txn, resolution.task, state=state, vendor_job=resolution.vendor_job or "", reason="resolved by an administrator")
+        _requeue(txn, resolution.task)
         if state == "absent":
             _let_go(txn, resolution.task)
         write_audit(txn, resolution.actor, "vendor.resolve", f"{resolution.task}: {resolution.vendor_job or 'never arrived'}")

@@ -59,6 +59,11 @@ def released(job: LeasedJob, reason: str = "") -> FinishedJob:
     return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason, released=True)
 
 
+def parked(job: LeasedJob) -> FinishedJob:
+    """The job waits, without a worker, until somebody knows whether the vendor has it."""
+    return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, parked=True)
+
+
 def failed(job: LeasedJob, reason: str, device_s: float = 0.0) -> FinishedJob:
     """The job ended without a result, for `reason`, after `device_s` seconds of its device."""
     return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=device_s, reason=reason[:4000])

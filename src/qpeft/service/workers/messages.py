@@ -171,7 +171,8 @@ class LeaseAnswer(Strict):
 
 
 class FinishedJob(Strict):
-    """Outcome of a job: `payload` is its result. Without payload it failed for `reason`, or (`released`) returns to the queue."""
+    """Outcome of a job: `payload` is its result. Without payload it failed for `reason`, returns to the queue (`released`), or
+    waits for an administrator's word about its vendor's task (`parked`)."""
 
     seq: int
     attempt: int
@@ -180,6 +181,7 @@ class FinishedJob(Strict):
     reason: Annotated[str, Meta(max_length=4000)] = ""
     calibration: Annotated[str, Meta(max_length=64)] | None = None
     released: bool = False
+    parked: bool = False
 
 
 class CompleteRequest(Strict):

@@ -12,8 +12,8 @@ from starlette.responses import Response, StreamingResponse
 from qpeft.errors import ServiceError
 from qpeft.service.api.routes import encode
 from qpeft.service.dashboard.site import PAGE_ROWS, Page, PageContext
+from qpeft.service.store.directory import stamp
 from qpeft.service.store.listings import Listings
-from qpeft.service.store.queries import stamp
 
 EXPORTS = ("keys", "workers", "vendor-tasks", "audit")
 MOMENTS = ("at", "created_at", "revoked_at", "expires_at", "seen_at")

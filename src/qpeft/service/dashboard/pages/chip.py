@@ -12,7 +12,7 @@ from qpeft.service.api.devices import devices_view
 from qpeft.service.dashboard.pages.queue import own_queue
 from qpeft.service.dashboard.site import Page, PageContext
 from qpeft.service.messages import unpack_result
-from qpeft.service.store.queries import stamp
+from qpeft.service.store.directory import stamp
 from qpeft.service.store.schema import Row
 from qpeft.web.charts import Series, lines, minute
 from qpeft.web.chip_map import QUBIT_COLUMNS, Occupant, chip_map, value_of

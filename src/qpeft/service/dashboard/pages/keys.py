@@ -8,7 +8,7 @@ from qpeft.errors import ServiceError
 from qpeft.service.dashboard.site import PAGE_ROWS, Page, PageContext, see
 from qpeft.service.ids import new_key
 from qpeft.service.store import admin
-from qpeft.service.store.queries import stamp
+from qpeft.service.store.directory import stamp
 
 
 async def keys(context: PageContext, new: str = "") -> Response:

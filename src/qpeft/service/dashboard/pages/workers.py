@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from qpeft.service.dashboard.site import Page, PageContext
-from qpeft.service.store.queries import stamp
+from qpeft.service.store.directory import stamp
 
 
 async def workers(context: PageContext) -> Response:

@@ -15,26 +15,35 @@ FOLDER = Path(__file__).parents[1] / ".peers"
 WANTED = "QPEFT_TEST_PEERS"
 
 
-def peer_python(name: str, *requirements: str) -> str:
-    """Python with `requirements` installed in front of this environment's packages; skips the test where nobody asked for it.
+def peer_python(name: str, *requirements: str, ours: bool = True, bare: tuple[str, ...] = ()) -> str:
+    """Python with `requirements` installed; skips the test where nobody asked for this environment.
+
+    `QPEFT_TEST_PEERS` is 1 for all environments, or names of some, with commas.
 
     Args:
         name: of the environment's folder.
         requirements: what pip installs when the environment is made. A folder that is there is used as it is.
+        ours: this environment's packages come after its own; without them a client runs as its users have it.
+        bare: what pip installs without dependencies, after the others.
     """
     folder = FOLDER / name
     python = folder / "bin" / "python"
-    if not os.environ.get(WANTED):
-        pytest.skip(f"other people's clients: make test-peers, or {WANTED}=1")
+    wanted = os.environ.get(WANTED, "")
+    if wanted != "1" and name not in wanted.split(","):
+        pytest.skip(f"other people's clients: make test-peers, or {WANTED}=1, or {WANTED}={name}")
     if not (folder / "made").exists():
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *requirements], check=True)
-        where = subprocess.run(
-            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        here = [path for path in sys.path if path.endswith("site-packages")] or site.getsitepackages()
-        sources = [str(Path(__file__).parents[1] / "src"), *here]
-        (Path(where) / "zz_ours.pth").write_text("\n".join(sources))
+        pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, *requirements], check=True)
+        if bare:
+            subprocess.run([*pip, "--no-deps", *bare], check=True)
+        if ours:
+            where = subprocess.run(
+                [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True, text=True
+            ).stdout.strip()
+            here = [path for path in sys.path if path.endswith("site-packages")] or site.getsitepackages()
+            sources = [str(Path(__file__).parents[1] / "src"), *here]
+            (Path(where) / "zz_ours.pth").write_text("\n".join(sources))
         (folder / "made").touch()
     return str(python)
 

@@ -14,7 +14,7 @@ from qpeft.errors import QpeftError
 from qpeft.training.environment import quiet_libraries
 
 # The order in which --help lists commands
-from qpeft.cli import runs, study, verdict, evaluate, export  # isort: skip
+from qpeft.cli import runs, study, verdict, evaluate, export, launch  # isort: skip
 from qpeft.cli import methods, doctor  # isort: skip
 from qpeft.cli import devices, plan  # isort: skip
 from qpeft.cli import service  # isort: skip
@@ -28,6 +28,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "launch",
     "main",
     "methods",
     "plan",

@@ -12,6 +12,7 @@ from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
 from qpeft.adapters.base import AdapterConfig
+from qpeft.adapters.peft import model_card
 from qpeft.adapters.peft.layer import DeltaLayer
 from qpeft.adapters.peft.tuner import DeltaTuner
 from qpeft.adapters.registry import METHODS, Method, listeners
@@ -46,6 +47,10 @@ def _make_config(method: Method, name: MethodName) -> type[PeftConfig]:
     def to_dict(self: Any) -> dict[str, Any]:
         return {**PeftConfig.to_dict(self), **self.to_save()}
 
+    def save_pretrained(self: Any, save_directory: str, **kwargs: Any) -> None:
+        PeftConfig.save_pretrained(self, save_directory, **kwargs)
+        model_card.write(save_directory, method.name)
+
     bases = (settings, PeftConfig)
     fields = [("inference_mode", bool, dataclasses.field(default=False, metadata={"help": "Whether to freeze the adapter."}))]
     inherited = {f.name for f in dataclasses.fields(PeftConfig)}
@@ -53,7 +58,13 @@ def _make_config(method: Method, name: MethodName) -> type[PeftConfig]:
         settings.__name__,
         [f for f in fields if f[0] not in inherited],
         bases=bases,
-        namespace={"__post_init__": post_init, "to_dict": to_dict, "__doc__": settings.__doc__, "__module__": HOME},
+        namespace={
+            "__post_init__": post_init,
+            "to_dict": to_dict,
+            "save_pretrained": save_pretrained,
+            "__doc__": settings.__doc__,
+            "__module__": HOME,
+        },
     )
     if settings.renamed:
         made.__init__ = _taking_former_names(made.__init__, settings)  # type: ignore[misc]

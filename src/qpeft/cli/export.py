@@ -17,7 +17,7 @@ from qpeft.cli.common import AsJson, HelpPanel, Run, app, examples, print_table
 )
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help="lora (stock PEFT), merged (plain transformers), gguf-lora (llama.cpp) or surrogate.")],
+    to: Annotated[str, typer.Option(help="lora (stock PEFT), merged, gguf-lora (llama.cpp), torch, torch-model or surrogate.")],
     output: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/exported/FORMAT.")] = None,
     adapter: Annotated[str, typer.Option(help="Name of the adapter, where the run holds several.")] = "default",
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA; default exact, or what --tolerance needs.")] = None,
@@ -36,9 +36,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Convert an adapter to LoRA, merged weights or GGUF.
+    """Convert an adapter to LoRA, merged weights, GGUF or plain PyTorch.
 
-    Also `surrogate`: an adapter whose circuit values were measured once. Prints what the conversion loses on held-out rows.
+    `torch` writes each module's tensors and a short file that applies them without qpeft; `torch-model` a model folder with remote
+    code; `surrogate` an adapter whose circuit values were measured once. Prints what the conversion loses on held-out rows.
     """
     from qpeft.export.run import Options
     from qpeft.export.run import export as write

@@ -1,4 +1,4 @@
-"""Export: a run becomes a LoRA that stock PEFT loads, a plain merged model, a GGUF adapter, or an adapter whose
+"""Export: a run becomes a LoRA that stock PEFT loads, a plain merged model, a GGUF adapter, plain PyTorch, or an adapter whose
 circuits were measured.
 
 The folder is written whole or not at all. Its `export.json` says what was lost, measured on what the folder holds when it is
@@ -26,7 +26,7 @@ from qpeft.training import environment
 from qpeft.training.loop.loaded_run import copy_sharing_weights
 from qpeft.training.model.held_out_loss import evaluate
 
-FORMATS = ("lora", "merged", "gguf-lora", "surrogate")
+FORMATS = ("lora", "merged", "gguf-lora", "torch", "torch-model", "surrogate")
 REPORT = "export.json"
 GGUF = "adapter.gguf"
 TOLERANCE = 0.01
@@ -100,6 +100,8 @@ def export(folder: Path, output: Path, options: Options, *, overwrite: bool = Fa
     with replace_folder(output) as scratch:
         if options.to == "surrogate":
             found = _surrogate(run, scratch, folder, options)
+        elif options.to in ("torch", "torch-model"):
+            found = _plain(run, scratch, options)
         else:
             found = _export_lora(run, scratch, options) if options.as_lora else _merge(run, scratch)
         report = {
@@ -256,6 +258,15 @@ def _merge(run: AdaptedRun, scratch: Path) -> dict[str, Any]:
         "measured": reference | {"exported": _measure(run, merged)},
         "check": _check_values(run, merged),
     }
+
+
+def _plain(run: AdaptedRun, scratch: Path, options: Options) -> dict[str, Any]:
+    """Write plain tensors, or a model folder with remote code; returns the report's part."""
+    from qpeft.export.plain import export_plain
+
+    exported, found = export_plain(run, scratch, whole=options.to == "torch-model")
+    measured = _reference(run) | {"exported": _measure(run, exported)}
+    return {**found, "measured": measured, "check": _check_values(run, exported)}
 
 
 def _surrogate(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -> dict[str, Any]:

@@ -41,20 +41,20 @@ _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _CIRCUIT = msgspec.json.Decoder(words.IqmCircuit)
 
 
-class Source(msgspec.Struct, omit_defaults=True):
+class SentCircuit(msgspec.Struct, omit_defaults=True):
     """What is kept of a submission with each of its programs: the circuit, and with the first one the body around it."""
 
     circuit: msgspec.Raw
     body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-class Stored(msgspec.Struct):
+class SentProgram(msgspec.Struct):
     """The part of a stored program that tells what a client sent."""
 
-    source: Source | msgspec.UnsetType = msgspec.UNSET
+    source: SentCircuit | msgspec.UnsetType = msgspec.UNSET
 
 
-_STORED = msgspec.json.Decoder(Stored)
+_STORED = msgspec.json.Decoder(SentProgram)
 
 
 def chips(context: Context) -> dict[str, str]:
@@ -205,7 +205,7 @@ def _programs(
     around = msgspec.Raw(msgspec.json.encode(rest))
     programs, bits = [], 0
     for number, (circuit, text) in enumerate(zip(request.circuits, texts, strict=True)):
-        source = msgspec.json.encode(Source(text) if number else Source(text, around))
+        source = msgspec.json.encode(SentCircuit(text) if number else SentCircuit(text, around))
         try:
             programs.append(reading.program(circuit, source, most_ops))
             assert not isinstance(circuit, str)
@@ -292,18 +292,18 @@ async def delete(context: Context) -> Response:
     return Response(status_code=204)
 
 
-async def _sources(context: Context, batch: str) -> list[Source]:
+async def _sources(context: Context, batch: str) -> list[SentCircuit]:
     """What the client sent, circuit by circuit; ServiceError 404 for a job of another API."""
     await context.service.ask(context.service.queries.batch, context.owner, batch)
     texts = await context.service.ask(context.service.queries.batch_programs, batch)
     found = [_STORED.decode(text).source for text in texts] if all(text[:1] == b"{" for text in texts) else []
-    sources = [one for one in found if isinstance(one, Source)]
+    sources = [one for one in found if isinstance(one, SentCircuit)]
     if not sources or len(sources) < len(texts):
         raise ServiceError("the job came by another API", status=404, code="not_found", value=context.path("job")[:64])
     return sources
 
 
-def _payload(sources: list[Source]) -> bytes:
+def _payload(sources: list[SentCircuit]) -> bytes:
     head = sources[0].body
     rest = _RAW.decode(bytes(head)) if isinstance(head, msgspec.Raw) else {}
     return msgspec.json.encode({"circuits": [one.circuit for one in sources], **rest})

@@ -78,8 +78,8 @@ STRANGER = """
 import json, sys
 class Blocked:
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in ("qpeft", "peft"):
-            raise ImportError(f"{name} is not installed here")
+        if name.partition(".")[0] == "qpeft":
+            raise ImportError("qpeft is not installed here")
 sys.meta_path.insert(0, Blocked())
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer

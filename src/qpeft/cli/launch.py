@@ -8,7 +8,7 @@ from importlib import metadata
 
 import typer
 
-from qpeft.cli.common import Panel, app, examples
+from qpeft.cli.common import HelpPanel, app, examples
 from qpeft.errors import ConfigError
 
 VARIABLE = "QPEFT_AUTOLOAD"  # qpeft_autoload.py reads it
@@ -17,7 +17,7 @@ TORCH = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
 @app.command(
     "exec",
-    rich_help_panel=Panel.TRAIN,
+    rich_help_panel=HelpPanel.TRAIN,
     epilog=examples(
         "qpeft exec python train.py", "qpeft exec torchrun --nproc-per-node 2 train.py", "qpeft exec lm_eval run --help"
     ),

@@ -325,6 +325,11 @@ def freeze(module: nn.Module, name: str, value: Tensor) -> None:
 
     It is a parameter without gradient, not a buffer: DDP, FSDP2 and DeepSpeed shard and load parameters, and TRL copies parameters
     alone into its reference model.
+
+    Args:
+        module: the module that holds the tensor.
+        name: its name there, as for `register_parameter`.
+        value: the tensor; it becomes the parameter's data.
     """
     module.register_parameter(name, nn.Parameter(value, requires_grad=False))
     module.__dict__.setdefault("_frozen_names", set()).add(name)

@@ -157,7 +157,13 @@ def check_qnn(kind: str, circuit: Circuit, observables: Sequence[Observable] | N
 
 
 def build(circuit: str | Circuit, n_qubits: int, n_layers: int) -> Circuit:
-    """The circuit itself: a family's of this size, or the one that was given."""
+    """The circuit of the setting `circuit`.
+
+    Args:
+        circuit: name of a family, or a Circuit, which is returned as it is.
+        n_qubits: number of qubits of a family's circuit.
+        n_layers: number of layers of a family's circuit.
+    """
     return _of_family(FAMILIES[circuit], n_qubits, n_layers) if isinstance(circuit, str) else circuit
 
 

@@ -19,7 +19,12 @@ Built = tuple[int, int, int]  # d_in, d_out, rank (0 for methods without one)
 
 
 def lora_count(layers: Iterable[Layer], rank: int) -> int:
-    """Parameters of LoRA: `sum r (d_in + d_out)`."""
+    """Parameters of LoRA: `sum r (d_in + d_out)`.
+
+    Args:
+        layers: `(name, d_in, d_out)` of each adapted layer.
+        rank: r.
+    """
     return rank * sum(d_in + d_out for _, d_in, d_out in layers)
 
 

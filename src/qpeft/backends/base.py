@@ -109,7 +109,12 @@ class Backend(Protocol):
         ...
 
     def estimate(self, programs: int, shots: int) -> float:
-        """Seconds of chip time for `programs` programs of `shots` each, queue not counted; 0 where no chip is meant."""
+        """Seconds of chip time, queue not counted; 0 where no chip is meant.
+
+        Args:
+            programs: number of programs.
+            shots: repetitions of each program.
+        """
         return 0.0
 
     def with_noise_scale(self, scale: int) -> Backend:
@@ -129,6 +134,10 @@ class Backend(Protocol):
     def compile_at(self, circuit: Circuit, layout: Sequence[int]) -> CompiledCircuit:
         """Compile a circuit on the chip's qubits `layout[i]`; nothing is moved, and native gates run as they stand.
 
+        Args:
+            circuit: the circuit.
+            layout: the chip's qubit for each of the circuit's qubits.
+
         Raises:
             BackendError: the chip has no such qubits or couplers, or the backend chooses the qubits itself.
         """
@@ -144,13 +153,37 @@ class Backend(Protocol):
 
 
 def check_circuit(name: str, limits: Limits, circuit: Circuit) -> None:
-    """Refuse a circuit that is too wide."""
+    """Check that a backend takes a circuit of this width.
+
+    Args:
+        name: the backend's name, for the message.
+        limits: the backend's limits.
+        circuit: the circuit to check.
+
+    Raises:
+        BackendError: the circuit has more qubits than `limits.max_qubits`.
+    """
     if circuit.n_qubits > limits.max_qubits:
         raise BackendError(f"{name}: the circuit has too many qubits", value=circuit.n_qubits, bound=f"at most {limits.max_qubits}")
 
 
 def check_run(name: str, limits: Limits, circuit: Circuit, params: npt.ArrayLike, shots: int | None) -> FloatArray:
-    """`params` as a C-ordered `(batch, n_params)` float64 array, after every check of a run's arguments."""
+    """Check the arguments of a run.
+
+    Args:
+        name: the backend's name, for the message.
+        limits: the backend's limits.
+        circuit: the circuit to run.
+        params: `(batch, n_params)`, radians.
+        shots: repetitions of each row, at least 1; None for exact probabilities.
+
+    Returns:
+        `params` as a C-ordered float64 array.
+
+    Raises:
+        CircuitError: parameters that are no finite numbers or have the wrong shape.
+        BackendError: shots that the backend does not take.
+    """
     try:
         rows = np.ascontiguousarray(params, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -197,7 +230,13 @@ class Counts:
 
     @classmethod
     def sparse(cls, n_qubits: int, rows: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], shots: int | None) -> Counts:
-        """From `(bits (k, n_qubits), weights (k,))` for each row of the batch, outcomes distinct."""
+        """From the outcomes that occurred.
+
+        Args:
+            n_qubits: number of qubits.
+            rows: `(bits (k, n_qubits), weights (k,))` for each row of the batch, outcomes distinct.
+            shots: repetitions of each row; None if the weights are probabilities.
+        """
         kept = tuple(
             (np.asarray(bits, dtype=np.bool_).reshape(-1, n_qubits), np.asarray(weights, dtype=np.float64))
             for bits, weights in rows
@@ -206,7 +245,16 @@ class Counts:
 
     @classmethod
     def from_strings(cls, n_qubits: int, rows: Sequence[Mapping[str, float]], shots: int | None) -> Counts:
-        """From one mapping per row: outcome, qubit 0 leftmost, to its count or probability."""
+        """From outcomes written as bit strings.
+
+        Args:
+            n_qubits: number of qubits.
+            rows: for each row of the batch, the count or probability of each bit string, qubit 0 leftmost.
+            shots: repetitions of each row; None if the values are probabilities.
+
+        Raises:
+            CircuitError: an outcome is no string of `n_qubits` bits.
+        """
         made = []
         for row in rows:
             if any(len(bits) != n_qubits or bits.strip("01") for bits in row):
@@ -216,7 +264,13 @@ class Counts:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Counts], n_qubits: int, shots: int | None) -> Counts:
-        """The rows of all parts in order."""
+        """The rows of all parts in order.
+
+        Args:
+            parts: results of one circuit with the same shots.
+            n_qubits: number of qubits, which no part tells if there is none.
+            shots: repetitions of each row; None for probabilities.
+        """
         if parts and all(part.table is not None for part in parts):
             return cls.dense(np.concatenate([part.table for part in parts if part.table is not None]), shots)
         return cls(n_qubits, shots, None, tuple(row for part in parts for row in part))

@@ -86,7 +86,19 @@ class BackendExecutor:
         return lambda inputs, angles: _expectations(prepared, inputs, angles)
 
     def prepare(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> CompiledExpectations:
-        """Compile for the backend; `prepare(...).cost(rows)` is what a forward pass would cost. Equal requests compile once."""
+        """Compile for the backend. Equal requests compile once.
+
+        Args:
+            circuit: the circuit.
+            observables: default `<Z_k>` for each qubit k.
+
+        Returns:
+            The compiled circuits. Its `cost(rows)` is the cost of a forward pass.
+
+        Raises:
+            CircuitError: no observable, or an observable on a qubit that the circuit does not have.
+            BackendError: the backend cannot run the circuit.
+        """
         key = (circuit, None if observables is None else tuple(observables))
         if key not in self._prepared:
             self._prepared[key] = CompiledExpectations(self, circuit, observables)

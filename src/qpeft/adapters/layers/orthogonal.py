@@ -57,11 +57,20 @@ def givens_schedule(n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def givens(angles: Tensor, partners: Tensor, numbers: Tensor, signs: Tensor) -> Tensor:
-    """A rotation `(..., n, n)` as a product of Givens rotations, one for each pair of axes, from `(..., n(n-1)/2)` angles, n >= 2.
+    """A rotation `(..., n, n)` as a product of Givens rotations, one for each pair of axes.
 
     The first round of `givens_schedule` acts first. With i < j, angle `j(j-1)/2 + i` rotates axes i and j:
     `a_i <- cos a_i - sin a_j`, `a_j <- sin a_i + cos a_j`. Around zero the angles are independent directions, which
     nearest-neighbour meshes of as many rotations lack.
+
+    Args:
+        angles: `(..., n(n-1)/2)`, radians, n at least 2.
+        partners: `(rounds, n)`, the partner of each axis, from `givens_schedule`.
+        numbers: `(rounds, n)`, the index of each pair's angle.
+        signs: `(rounds, n)`, the sign of each axis's sine.
+
+    Returns:
+        Float64 for float64 angles, else float32.
     """
     with torch.autocast(angles.device.type, enabled=False):
         angles = at_least_float32(angles)

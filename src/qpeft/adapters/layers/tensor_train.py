@@ -32,7 +32,15 @@ PUBLISHED_MODES: dict[int, tuple[int, int, int, int]] = {
 
 
 def factorise(size: int, count: int = 4) -> tuple[int, ...]:
-    """Modes of a tensor train: `balanced` factors, or the published modes where listed."""
+    """Modes of a tensor train: `balanced` factors, or the published modes where `PUBLISHED_MODES` lists the size.
+
+    Args:
+        size: the number to factorise, at least 1.
+        count: number of factors, at least 1.
+
+    Raises:
+        AdapterError: a size or count below 1.
+    """
     if size < 1 or count < 1:
         raise AdapterError("a size and a number of factors are at least 1", value=(size, count))
     return PUBLISHED_MODES[size] if count == 4 and size in PUBLISHED_MODES else balanced(size, count)
@@ -50,7 +58,14 @@ def balanced(size: int, count: int) -> tuple[int, ...]:
 
 
 def parameter_count(d_in: int, d_out: int, bond: int, n_cores: int = 4) -> int:
-    """Parameters of one tensor-train matrix: `sum_k j_k a_{k+1} a_k i_k` with bond dimensions `1, R, ..., R, 1`."""
+    """Parameters of one tensor-train matrix: `sum_k j_k a_{k+1} a_k i_k` with bond dimensions `1, R, ..., R, 1`.
+
+    Args:
+        d_in: input width.
+        d_out: output width.
+        bond: R, the bond dimension.
+        n_cores: number of cores.
+    """
     ins, outs = factorise(d_in, n_cores), factorise(d_out, n_cores)
     bonds = (1, *(bond,) * (n_cores - 1), 1)
     return sum(j * bonds[k + 1] * bonds[k] * i for k, (i, j) in enumerate(zip(ins, outs, strict=True)))
@@ -171,7 +186,16 @@ class TensorTrain(nn.Module):
 
 
 def contract(rows: Tensor, cores: Sequence[Tensor], order: ContractionOrder) -> Tensor:
-    """Rows `(p, sizes of one side)` to `(p, sizes of the other)` through the cores."""
+    """Multiply rows by a tensor-train matrix.
+
+    Args:
+        rows: `(p, product of the modes of one side)`.
+        cores: the cores, first to last.
+        order: order of contraction, from `orders`.
+
+    Returns:
+        `(p, product of the modes of the other side)`.
+    """
     outer, state = rows.shape[0] * order.outer, rows
     for step in order.steps:
         matrix = merged([cores[k] for k in step.group]).permute(step.axes).reshape(step.rows, step.columns)

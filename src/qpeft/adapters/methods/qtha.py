@@ -179,6 +179,10 @@ class QTHAConfig(RankConfig):
 
         Widths m are powers of two from r up.
 
+        Args:
+            d_in: input width of the layer.
+            d_out: output width of the layer.
+
         Raises:
             AdapterError: even the smallest setting is over the budget.
         """

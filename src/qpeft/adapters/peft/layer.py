@@ -65,7 +65,13 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         return delta
 
     def update_layer(self, adapter_name: str, config: AdapterConfig, make: MakeDelta) -> None:
-        """Add an adapter: float32 on any base of lower precision, float64 on float64."""
+        """Add an adapter: float32 on any base of lower precision, float64 on float64.
+
+        Args:
+            adapter_name: name of the adapter.
+            config: its settings.
+            make: makes its delta for `(d_in, d_out)`.
+        """
         delta = make(self.in_features, self.out_features)
         self.deltas[adapter_name] = delta
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -78,7 +84,12 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     # PEFT turns gradients on for a whole adapter in these three; frozen tensors stay frozen.
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        """As PEFT's."""
+        """Activate adapters, as PEFT's `BaseTunerLayer.set_adapter`. Frozen tensors stay without gradient.
+
+        Args:
+            adapter_names: the adapters to activate.
+            inference_mode: make no parameter trainable.
+        """
         super().set_adapter(adapter_names, inference_mode=inference_mode)
         keep_frozen(self.deltas)
 
@@ -88,7 +99,12 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         keep_frozen(self.deltas)
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
-        """As PEFT's."""
+        """Make adapters trainable or not, as PEFT's `BaseTunerLayer.set_requires_grad`. Frozen tensors stay without gradient.
+
+        Args:
+            adapter_names: the adapters to change.
+            requires_grad: whether their parameters are trained.
+        """
         super().set_requires_grad(adapter_names, requires_grad)
         keep_frozen(self.deltas)
 

@@ -33,7 +33,13 @@ class DeltaTuner(BaseTuner):  # type: ignore[misc]
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """As PEFT's.
+        """Put an adapter into a model, as PEFT's `BaseTuner.inject_adapter`.
+
+        Args:
+            model: the base model, changed in place.
+            adapter_name: a name in `peft_config`.
+            *args: passed on to PEFT.
+            **kwargs: passed on to PEFT.
 
         Raises:
             AdapterError: a target name that matches no module, even if another name matches; a target that is a fused weight of

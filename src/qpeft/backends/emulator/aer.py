@@ -31,9 +31,21 @@ def probabilities(
     rows: Tensor,
     measured: Sequence[int],
 ) -> Tensor:
-    """`(rows, 2^measured)` outcome probabilities, not differentiable.
+    """Exact outcome probabilities, readout errors included, not differentiable.
 
-    Raises BackendError for too many qubits and for parameters that ask for a gradient.
+    Args:
+        circuit: native circuit of the part.
+        schedule: its gates and waits in the order of time.
+        angles: angles of the schedule's rotations.
+        calibration: noise of its qubits, one placement.
+        rows: parameters `(batch, n_params)`, radians.
+        measured: qubits whose outcomes are wanted, in the order of the result.
+
+    Returns:
+        `(batch, 2^k)` for k measured qubits, in the dtype and on the device of `rows`.
+
+    Raises:
+        BackendError: more than `EXACT_QUBITS` qubits; parameters that require a gradient; Aer failed.
     """
     n = circuit.n_qubits
     if n > EXACT_QUBITS:
@@ -65,7 +77,23 @@ def sample(
     shots: int,
     seed: np.random.SeedSequence,
 ) -> BoolArray:
-    """Outcomes of all of the part's qubits, `(rows, shots, n)`."""
+    """Draw outcomes, readout errors included.
+
+    Args:
+        circuit: native circuit of the part.
+        schedule: its gates and waits in the order of time.
+        angles: angles of the schedule's rotations.
+        calibration: noise of its qubits, one placement.
+        rows: parameters `(batch, n_params)`, radians.
+        shots: repetitions of each row.
+        seed: equal seeds give equal outcomes.
+
+    Returns:
+        Outcomes of all of the part's qubits, `(batch, shots, n)`.
+
+    Raises:
+        BackendError: Aer failed.
+    """
     n = circuit.n_qubits
     simulator, rng = _simulator("statevector"), np.random.default_rng(seed)
     out = np.zeros((len(rows), shots, n), dtype=np.bool_)

@@ -202,7 +202,15 @@ class EmulatedCircuit(CompiledCircuit):
         return probabilities_of([self], [params])[0]
 
     def marginals(self, params: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:
-        """The exact distribution `(batch, 2^k)` of each group of k qubits, for circuits of any number of qubits."""
+        """The exact distribution of groups of qubits, for circuits of any number of qubits. Differentiable in `params`.
+
+        Args:
+            params: `(batch, n_params)`, radians.
+            groups: the circuit's qubits in each group.
+
+        Returns:
+            For each group of k qubits `(batch, 2^k)`; float64 for float64 parameters, else float32.
+        """
         return [_joined(parts, group) for parts in _evaluate([self], [params]) for group in groups]
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:

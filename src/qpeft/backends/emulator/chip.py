@@ -199,7 +199,12 @@ class Chip:
         return circuits * (self.timing.circuit_s + shots * self.timing.shot_us * 1e-6)
 
     def job_seconds(self, circuits: int, shots: int) -> float:
-        """Seconds from sending to the last result with no one else in the queue."""
+        """Seconds from sending to the last result with no one else in the queue.
+
+        Args:
+            circuits: number of circuits; packed ones count once.
+            shots: repetitions of each circuit.
+        """
         jobs = math.ceil(circuits / (self.timing.max_circuits_per_job or max(circuits, 1)))
         return self.chip_seconds(circuits, shots) + jobs * self.timing.job_s
 

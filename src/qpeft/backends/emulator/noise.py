@@ -106,9 +106,18 @@ def components(n_qubits: int, pairs: Iterable[Sequence[int]]) -> list[list[int]]
 
 
 def schedule(circuit: Circuit, rphi_ns: float, cz_ns: float) -> tuple[NoiseSchedule, tuple[Angle, ...]]:
-    """When each gate of a native circuit happens, as soon as possible, and how long each qubit waits; and the turns' angles.
+    """When each gate of a native circuit happens, as soon as possible, and how long each qubit waits.
 
-    Raises BackendError for a gate that is not native.
+    Args:
+        circuit: in native gates.
+        rphi_ns: time of a one-qubit pulse, nanoseconds.
+        cz_ns: time of a CZ, nanoseconds.
+
+    Returns:
+        The schedule, and the angle of each of its rotations.
+
+    Raises:
+        BackendError: a gate that is not native.
     """
     check_native(circuit)
     free = [0.0] * circuit.n_qubits

@@ -213,6 +213,16 @@ def _most(wanted: Sequence[_Candidates], free: int) -> int:
 
 
 def capacity(circuit: Circuit, chip: Chip, *, guard: int = 0, seed: int = 0) -> tuple[RoutedCircuit, ...]:
-    """As many places for copies of one circuit as the search finds on one chip."""
+    """As many places for copies of one circuit as the search finds on one chip.
+
+    Args:
+        circuit: the circuit to copy.
+        chip: the chip.
+        guard: idle qubits at least between two copies.
+        seed: of the search and of routing.
+
+    Raises:
+        BackendError: the circuit does not fit on the chip even alone.
+    """
     most = len(chip.live_qubits) // circuit.n_qubits
     return pack([circuit] * max(most, 1), chip, guard=guard, seed=seed)[0].places

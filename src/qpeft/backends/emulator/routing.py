@@ -89,10 +89,20 @@ def placements(
     roots: Sequence[int] | None = None,
     bound: Callable[[], float] | None = None,
 ) -> Iterator[tuple[float, tuple[int, ...]]]:
-    """Places for a shape without swaps, as `(cost, qubits)`; cost is `-log` of the product of all gate and readout fidelities.
+    """Places for a circuit without swaps.
 
-    From each root (default all free qubits, best first) in turn, cheaper neighbours first; a branch that costs `bound()` or
-    more is left, and one that takes SEARCH_STEPS steps from one call ends the search.
+    Roots are tried in turn, cheaper neighbours first. The search ends after SEARCH_STEPS steps.
+
+    Args:
+        shape: interactions of the circuit.
+        chip: the chip.
+        free: the chip's qubits that may be used; disabled ones are left out.
+        roots: qubits for the first placed qubit; default all free qubits, best first.
+        bound: the cost from which on a branch is given up, asked at each step; default none.
+
+    Yields:
+        `(cost, qubits)`. The cost is `-log` of the product of all gate and readout fidelities. `qubits[i]` is the chip's qubit for
+        the circuit's qubit i.
     """
     order = shape.order()
     ties: list[list[tuple[int, int]]] = []
@@ -139,7 +149,16 @@ def placements(
 
 
 def best_placement(shape: InteractionGraph, chip: Chip, free: Collection[int]) -> tuple[int, ...] | None:
-    """The qubits with the least cost that the search finds, or None."""
+    """The placement with the least cost that the search finds.
+
+    Args:
+        shape: interactions of the circuit.
+        chip: the chip.
+        free: the chip's qubits that may be used.
+
+    Returns:
+        The chip's qubit for each of the circuit's, or None if the search finds none.
+    """
     found: list[tuple[float, tuple[int, ...]]] = []  # each cheaper than the last
     for place in placements(shape, chip, free, bound=lambda: found[-1][0] if found else float("inf")):
         found.append(place)

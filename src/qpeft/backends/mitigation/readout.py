@@ -61,9 +61,18 @@ class ReadoutCorrection:
     def measure(
         cls, backend: Backend, n_qubits: int, shots: int, *, groups: Sequence[Sequence[int]] | None = None, seed: int | None = None
     ) -> ReadoutCorrection:
-        """Prepare every state of every group, all groups at once, and count: `2^k` circuits of `shots` for groups of up to k.
+        """Measure the confusion matrices of a backend: every state of every group is prepared, all groups at once.
 
-        The backend must measure the same qubits of the chip here and later: fix its layout.
+        Args:
+            backend: measures the same qubits of the chip here and later, so its layout must be fixed.
+            n_qubits: number of qubits.
+            shots: repetitions of each of the `2^k` circuits, k being the size of the largest group.
+            groups: qubits of each group; default one group per qubit.
+            seed: equal seeds give equal outcomes on simulated backends.
+
+        Raises:
+            BackendError: a group of more than `MAX_GROUP` qubits; circuits that went to different qubits; a backend that corrects
+                readout errors already.
         """
         refuse_twice(backend)
         chosen = tuple(tuple(g) for g in groups) if groups is not None else tuple((q,) for q in range(n_qubits))

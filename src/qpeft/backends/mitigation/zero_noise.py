@@ -68,7 +68,18 @@ class ZeroNoise:
 
 
 def extrapolation_weights(scales: Sequence[int], order: Extrapolation) -> list[float]:
-    """The factor of each scale's value: the least-squares polynomial's value at 0 is linear in the values."""
+    """The factor of each scale's value: the least-squares polynomial's value at 0 is linear in the values.
+
+    Args:
+        scales: different noise scales.
+        order: degree of the polynomial: linear, quadratic, or richardson (one less than the number of scales).
+
+    Returns:
+        One weight per scale.
+
+    Raises:
+        BackendError: equal scales, an unknown order, or too few scales for the order.
+    """
     degree = ORDERS.get(order, len(scales) - 1 if order == "richardson" else len(scales))
     if len(set(scales)) != len(scales) or degree < 1 or len(scales) <= degree:
         raise BackendError("an extrapolation needs different scales, more than its order", value=(order, tuple(scales)))

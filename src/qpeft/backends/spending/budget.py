@@ -35,7 +35,14 @@ class Cost:
 
 
 def cost_of(backend: Backend, compiled: CompiledCircuit, rows: int, shots: int | None) -> Cost:
-    """Cost of `compiled.run` for `rows` rows."""
+    """Cost of `compiled.run`.
+
+    Args:
+        backend: the backend that runs it.
+        compiled: a circuit compiled for that backend.
+        rows: number of rows of parameters.
+        shots: repetitions of each row; None counts as 0.
+    """
     programs = -(-rows // compiled.per_program)
     per_job = backend.limits.max_circuits_per_job or max(programs, 1)
     return Cost(

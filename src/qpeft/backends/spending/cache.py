@@ -42,13 +42,32 @@ class ResultCache:
 
     @staticmethod
     def keys(backend: Backend, circuit_id: str, rows: FloatArray, shots: int | None) -> list[bytes]:
-        """One key for each row of parameters."""
+        """One key for each row of parameters.
+
+        Args:
+            backend: its name and calibration are part of the key.
+            circuit_id: `Circuit.id`.
+            rows: parameters `(batch, n_params)`, radians.
+            shots: repetitions of each row; None for exact results.
+        """
         head = json.dumps([FORMAT, backend.name, backend.calibration, circuit_id, shots]).encode()
         rows = rows + 0.0  # minus zero is zero
         return [hashlib.sha256(head + row.astype("<f8").tobytes()).digest() for row in rows]
 
     def load(self, keys: Sequence[bytes], n_qubits: int, shots: int | None) -> list[Counts | None]:
-        """The results of keys, each a batch of one; None where there is none."""
+        """Look up results.
+
+        Args:
+            keys: from `keys`.
+            n_qubits: number of qubits of the circuit.
+            shots: repetitions of each row; None for exact results.
+
+        Returns:
+            For each key a batch of one row, or None if the file has no result.
+
+        Raises:
+            BackendError: the file is no usable cache.
+        """
         found: list[Counts | None] = []
         with self._open() as database:
             for key in keys:

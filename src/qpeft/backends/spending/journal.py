@@ -107,7 +107,13 @@ class Journal:
         return "" if entry is None else entry.state
 
     def intent(self, key: str, cost: Cost, snapshot: Any = None) -> None:
-        """A job is about to be sent. `snapshot` is what shall be known of the chip at this time (its calibration)."""
+        """Record that a job is about to be sent.
+
+        Args:
+            key: the job's key, from `keys`.
+            cost: what it is charged against the budget.
+            snapshot: the chip's calibration now, fit for JSON.
+        """
         self._write({"event": "intent", "key": key, "cost": asdict(cost), "snapshot": snapshot})
 
     def sent(self, key: str, job: str) -> None:
@@ -115,7 +121,14 @@ class Journal:
         self._write({"event": "sent", "key": key, "job": job})
 
     def ended(self, key: str, state: str, *, detail: str = "", result: Any = None) -> None:
-        """A job is `done`, `failed`, `cancelled`, `refused` or `absent`."""
+        """Record how a job ended.
+
+        Args:
+            key: the job's key.
+            state: `done`, `failed`, `cancelled`, `refused` or `absent`.
+            detail: the reason, where it did not succeed.
+            result: the vendor's result of a job that is done, fit for JSON.
+        """
         self._write({"event": state, "key": key, "detail": detail, "result": result})
 
     def resolve(self, key: str, job: str | None) -> None:

@@ -42,7 +42,15 @@ PAID: Final = frozenset({"intent", "sent", "done", "failed", "cancelled"})  # co
 
 
 def check_transition(state: str, new: str) -> None:
-    """Raise JobError for a step that the protocol does not have."""
+    """Check that a job may go from one state to another.
+
+    Args:
+        state: the state it is in; "" for a job of which nothing is known.
+        new: the next state.
+
+    Raises:
+        JobError: `TRANSITIONS` does not have this step.
+    """
     if new not in TRANSITIONS.get(state, frozenset()):
         allowed = ", ".join(sorted(TRANSITIONS.get(state, ()))) or "nothing"
         raise JobError(f"a job that is {state or 'new'} cannot become {new}", value=new, bound=allowed)
@@ -128,7 +136,18 @@ class Submission:
 
 
 def send_once(client: VendorClient, payload: Any, tag: str, log: SubmissionLog) -> Submission:
-    """Record the intent, send, and record what became of it. Whatever dies in between leaves the intent behind."""
+    """Record the intent, send, and record what became of it. Whatever dies in between leaves the intent behind.
+
+    Args:
+        client: the vendor's SDK.
+        payload: what `client.submit` takes.
+        tag: our name of the job.
+        log: where each step is recorded.
+
+    Returns:
+        `sent` with the vendor's id, `refused`, or `intent` if it is open whether the vendor has the job. Errors of the client are
+        in it and are not raised.
+    """
     log.intent()
     try:
         job = client.submit(payload, tag)

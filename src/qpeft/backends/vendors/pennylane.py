@@ -112,7 +112,17 @@ class PennyLaneBackend(Backend):
         return 0.0 if self.simulated else programs * shots * SECONDS_PER_SHOT
 
     def results(self, circuit: Circuit, rows: FloatArray, shots: int | None, seed: int | None) -> list[Any]:
-        """One result for each row, fit for JSON: a list of `2^n` probabilities, or counts by bit string, qubit 0 leftmost."""
+        """Run a circuit, one tape per row.
+
+        Args:
+            circuit: the circuit.
+            rows: parameters `(batch, n_params)`, radians.
+            shots: repetitions of each row; None for exact probabilities.
+            seed: of PennyLane's own simulators, where given by name.
+
+        Returns:
+            One result per row, fit for JSON: a list of `2^n` probabilities, or counts by bit string, qubit 0 leftmost.
+        """
         qml = self._qml
         if not len(rows):
             return []

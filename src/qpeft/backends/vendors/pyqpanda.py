@@ -69,7 +69,15 @@ class LocalSimulator(Backend):
         return CompiledLocal(self, circuit)
 
     def probabilities(self, text: str, n_qubits: int) -> FloatArray:
-        """Of all outcomes of an OriginIR program, in our order."""
+        """Probabilities of all outcomes of a program.
+
+        Args:
+            text: the program, OriginIR without measurements.
+            n_qubits: number of qubits, each touched by a gate.
+
+        Returns:
+            `(2^n,)` float64, qubit 0 as the most significant bit.
+        """
         program = self._read(text)
         if self.kind == "CPUQVM":
             machine = self._core.CPUQVM()
@@ -232,7 +240,19 @@ class Cloud(Backend):
         self.device.close()
 
     def run(self, texts: list[str], n_qubits: int, shots: int) -> Counts:
-        """Counts of OriginIR programs; weights that are no whole numbers where the server corrects readout."""
+        """Run programs on the chip.
+
+        Args:
+            texts: OriginIR programs, one circuit each.
+            n_qubits: number of qubits of each program.
+            shots: repetitions of each program.
+
+        Returns:
+            One row per program. The weights are no whole numbers where the server corrects readout.
+
+        Raises:
+            BudgetError, JobError: see `PaidDevice.run`.
+        """
         name, factor = ("probabilities", shots) if self.corrects_readout else ("counts", 1)
         head = {"chip": self.chip_name, **self.settings}
         found = self.device.run(head, texts, shots, extract=lambda result: result[name], snapshot=self._snapshot)
@@ -240,7 +260,13 @@ class Cloud(Backend):
 
 
 def counts_of(rows: Sequence[Mapping[str, float]], n_qubits: int, shots: int) -> Counts:
-    """From the vendor's bit strings, qubit 0 rightmost."""
+    """Counts from the vendor's bit strings.
+
+    Args:
+        rows: for each program, the count of each bit string, qubit 0 rightmost; leading zeros may be missing.
+        n_qubits: number of qubits.
+        shots: repetitions of each program.
+    """
     reversed_rows = [{bits.zfill(n_qubits)[::-1]: value for bits, value in row.items()} for row in rows]
     return Counts.from_strings(n_qubits, reversed_rows, shots)
 

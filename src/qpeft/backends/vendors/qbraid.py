@@ -137,7 +137,12 @@ class CompiledQBraid(CompiledCircuit):
 
 
 def program(circuit: Circuit, row: list[float]) -> str:
-    """OpenQASM 3 that measures qubit k into bit k."""
+    """OpenQASM 3 text of a circuit that measures qubit k into bit k.
+
+    Args:
+        circuit: the circuit.
+        row: its parameters `(n_params,)`, radians.
+    """
     return to_qasm3(circuit, row) + f"bit[{circuit.n_qubits}] c;\nc = measure q;\n"
 
 

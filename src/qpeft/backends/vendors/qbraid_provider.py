@@ -119,7 +119,15 @@ class QpeftDevice(QuantumDevice):  # type: ignore[misc]
         return DeviceStatus.ONLINE if row["status"] == "online" else DeviceStatus.OFFLINE
 
     def submit(self, run_input: str | list[str], *_: Any, shots: int = 1000, seed: int | None = None, **__: Any) -> QpeftJob:
-        """One job for one program or a list of them. Jobs of this machine end before this returns."""
+        """Submit programs as one job. A job on this machine has ended when this returns.
+
+        Args:
+            run_input: one program or a list of them, as OpenQASM text.
+            *_: ignored.
+            shots: repetitions of each program.
+            seed: equal seeds give equal outcomes on simulated devices.
+            **__: ignored.
+        """
         circuits = [read_program(text) for text in ([run_input] if isinstance(run_input, str) else run_input)]
         if self.connection is None:
             backend, rows = get_backend(self.id), np.empty((1, 0))

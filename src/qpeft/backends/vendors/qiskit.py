@@ -244,12 +244,23 @@ class CompiledQiskit(CompiledCircuit):
         return Counts.from_strings(n, [{bits[::-1]: count for bits, count in row.items()} for row in found], shots)
 
     def sampler_job(self, rows: FloatArray, shots: int | None, seed: int | None = None) -> Any:
-        """A sampler's job that runs every row of parameters."""
+        """A sampler's job that runs every row of parameters.
+
+        Args:
+            rows: parameters `(batch, n_params)`, radians.
+            shots: repetitions of each row; None leaves them to the sampler.
+            seed: of the sampler, where it takes one.
+        """
         order = [parameter_place(self.circuit, p) for p in self.quantum_circuit.parameters]
         return self.backend.sampler(seed).run([(self.quantum_circuit, rows[:, order])], shots=shots)
 
     def provider_job(self, rows: FloatArray, shots: int | None) -> Any:
-        """A job under the provider's own id: of the sampler that was given, or of the backend's `run`."""
+        """A job under the provider's own id: of the sampler that was given, or of the backend's `run`.
+
+        Args:
+            rows: parameters `(batch, n_params)`, radians.
+            shots: repetitions of each row.
+        """
         if self.backend.samples:
             return self.sampler_job(rows, shots)
         names = list(self.quantum_circuit.parameters)

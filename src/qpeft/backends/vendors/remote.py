@@ -42,7 +42,12 @@ class Retries:
     total_s: float = 120.0
 
     def delay(self, attempt: int, retry_after: str | None) -> float:
-        """Seconds before the next try: what the service asked for, else 0.1 s doubled each time up to 5 s; with jitter."""
+        """Seconds before the next try: what the service asked for, else 0.1 s doubled each time up to 5 s; with jitter.
+
+        Args:
+            attempt: failed tries so far, from 0.
+            retry_after: the response's `Retry-After` header; only whole seconds are read.
+        """
         asked = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
         return max(asked, min(0.1 * 2.0**attempt, 5.0)) * random.uniform(0.75, 1.25)
 
@@ -75,7 +80,13 @@ class Attempts:
 
 
 def to_error(status: int, body: bytes, retry_after: str | None) -> ServiceError:
-    """A refusal as the service wrote it."""
+    """The error for a refusal, in the service's own words.
+
+    Args:
+        status: HTTP status.
+        body: the response, JSON with `detail` and `code` (RFC 9457) or any text.
+        retry_after: the response's `Retry-After` header.
+    """
     try:
         problem = json.loads(body)
         detail, code = str(problem["detail"]), str(problem.get("code", "http"))
@@ -153,9 +164,23 @@ class Connection:
         wait_s: float = 0.0,
         retry: bool = True,
     ) -> Any:
-        """The response, an `httpx.Response` below 400; repeated on broken connections and statuses that pass.
+        """Send a request, again on broken connections and on statuses that pass.
 
-        `wait_s` is added to the time-out: the service may hold the answer that long. Raises ServiceError.
+        Args:
+            method: HTTP method.
+            path: path below the service's address.
+            content: body.
+            content_type: media type of the body.
+            headers: further headers.
+            params: query parameters.
+            wait_s: seconds that the service may hold the answer; added to the time-out.
+            retry: False sends once.
+
+        Returns:
+            `httpx.Response` of a status below 400.
+
+        Raises:
+            ServiceError: the service refused, or could not be reached in time.
         """
         sent = dict(headers or {})
         if content is not None:
@@ -176,7 +201,20 @@ class Connection:
             time.sleep(delay)
 
     def submit(self, path: str, content: bytes, content_type: str = "application/json", key: str | None = None) -> dict[str, Any]:
-        """POST with an idempotency key, by default a fresh one."""
+        """POST with an idempotency key, so that it may be sent again.
+
+        Args:
+            path: path below the service's address.
+            content: body.
+            content_type: media type of the body.
+            key: idempotency key; default a fresh one.
+
+        Returns:
+            The response's JSON object.
+
+        Raises:
+            ServiceError: see `request`.
+        """
         headers = {"idempotency-key": key or secrets.token_hex(16)}
         found: dict[str, Any] = self.request("POST", path, content=content, content_type=content_type, headers=headers).json()
         return found
@@ -252,7 +290,7 @@ class RemoteBackend(Backend):
         return CompiledRemote(self, circuit)
 
     def estimate(self, programs: int, shots: int) -> float:
-        """By the service's own model of what the device takes; 0 where that is a simulator."""
+        """See `Backend.estimate`: by the service's own model of what the device takes; 0 where that is a simulator."""
         return 0.0 if self.simulated else programs * (self.program_s + shots * self.shot_s)
 
 
@@ -296,7 +334,15 @@ class CompiledRemote(CompiledCircuit):
 
 
 def sweep_request(device: str, circuit: Any, rows: list[list[float]], shots: int | None, seed: int | None = None) -> bytes:
-    """A sweep's body; parameters in float64."""
+    """Body of a request for a sweep, in JSON.
+
+    Args:
+        device: name of the device.
+        circuit: `Circuit.to_dict()`.
+        rows: parameters of each circuit, radians, float64.
+        shots: repetitions of each row; None asks for exact probabilities.
+        seed: equal seeds give equal outcomes on simulated devices.
+    """
     output = "probabilities" if shots is None else "counts"
     body = {"device": device, "circuit": circuit, "params": rows, "shots": shots, "seed": seed, "output": output}
     return json.dumps(body).encode()
@@ -364,7 +410,20 @@ def read_lines(connection: Connection, batch: str, start: int, wait_s: float) ->
 
 
 def fetch_lines(connection: Connection, batch: str, timeout_s: float) -> list[dict[str, Any]]:
-    """Results of all jobs of a batch in order, waited for; BackendError for the first that did not succeed."""
+    """Wait for the results of all jobs of a batch.
+
+    Args:
+        connection: to the service.
+        batch: id of the batch.
+        timeout_s: seconds to wait at most.
+
+    Returns:
+        One result per job, in order.
+
+    Raises:
+        BackendError: a job did not succeed, or the results did not arrive in time.
+        ServiceError: the service refused, or could not be reached.
+    """
     deadline = time.monotonic() + timeout_s
     lines: list[dict[str, Any]] = []
     complete = False

@@ -53,6 +53,12 @@ def rounded(value: float) -> float:
 
 
 def make_coupler(pair: tuple[int, int], weight: float) -> Coupler:
-    """A Coupler from a CZ fidelity; dead below a quarter, where it would do worse than a fully depolarising gate."""
+    """A Coupler from a CZ fidelity.
+
+    Args:
+        pair: the two qubits.
+        weight: average fidelity of the CZ. The coupler is disabled below 0.25, the fidelity of a fully depolarising gate, and above
+            1.
+    """
     alive = 0.25 <= weight <= 1 + 1e-12
     return Coupler(qubits=pair, error_cz=max(rounded(1 - weight), 0.0) if alive else None, enabled=alive)

@@ -14,13 +14,20 @@ from qpeft.errors import ConfigError
 def from_chip_info(
     reply: Mapping[str, Any], *, name: str, date: datetime.date | None = None, timing: Timing = DEFAULT_TIMING
 ) -> Chip:
-    """A Chip from the reply to `chipInfo.json`, or from its `obj`.
+    """A Chip from the vendor's reply.
 
     T1 and T2 are taken as microseconds, fidelities of gates as average fidelities, `ReadoutFidelity` as the mean of both readout
     errors (they are not told apart), gate times as nanoseconds. A coupler of weight 0 is dead, a qubit that is not in
     `AvailableQubits` or lacks a number is disabled, and T2 above 2 T1 is lowered to it.
 
-    Raises ConfigError naming the field that is missing or cannot be used.
+    Args:
+        reply: the reply to `chipInfo.json`, or its `obj`.
+        name: name of the chip.
+        date: date of the calibration.
+        timing: the service's times, which the reply does not have.
+
+    Raises:
+        ConfigError: a field is missing or cannot be used; the message names it.
     """
     info: Any = reply.get("obj", reply) if hasattr(reply, "get") else None
     if not isinstance(info, Mapping):

@@ -26,13 +26,21 @@ PULSES = ("r", "rx", "ry")
 
 
 def from_target(target: Any, *, name: str, source: str, date: datetime.date | None = None, timing: Timing = DEFAULT_TIMING) -> Chip:
-    """A Chip from a Qiskit `Target` with calibration (for instance of a fake backend or of `BackendV2.target`).
+    """A Chip from a Qiskit `Target` with calibration.
 
     The chip is taken as if its pulses were RPhi and CZ: of each qubit the one-qubit gate with the longest duration, of each
     pair the two-qubit gate with the least error, its time the longest of all pairs. Readout errors are symmetric there. A qubit
     or pair without calibration is disabled.
 
-    Raises ConfigError for a target without durations of gates.
+    Args:
+        target: `qiskit.transpiler.Target`, for instance of a fake backend or of `BackendV2.target`.
+        name: name of the chip.
+        source: where the calibration comes from.
+        date: date of the calibration.
+        timing: the service's times, which a target does not have.
+
+    Raises:
+        ConfigError: the target has no one-qubit gate with a duration and an error.
     """
     single: dict[int, tuple[float, float]] = {}  # qubit -> (duration, error)
     double: dict[tuple[int, int], tuple[float, float]] = {}  # pair -> (error, duration)
@@ -197,7 +205,15 @@ def insert_waiting(dag: Any, durations: dict[str, float], decay: Any) -> Any:
     """A DAG with the decay of waiting qubits written out; gates start as soon as their qubits are free.
 
     Qubits that gates join, directly or through others, end together: an instruction that is no gate, such as a measurement,
-    comes after that. Raises ConfigError for a gate without a duration.
+    comes after that.
+
+    Args:
+        dag: a `DAGCircuit` of native gates.
+        durations: duration of each gate by name, in any one unit.
+        decay: `decay(qubit, time)` makes the instruction for a wait, time in the unit of the durations.
+
+    Raises:
+        ConfigError: a gate without a duration.
     """
     from qiskit.circuit import Gate
 
@@ -256,9 +272,19 @@ def from_noise_model(
     """A Chip from an Aer `NoiseModel` with an error for each qubit and pair.
 
     T1 and T2 are read off each qubit's one-qubit gate (`r`, `rx`, `sx` or `x`), as a decay over the gate's time; a gate's error is
-    its average infidelity, decay included. A model has no gate times: they come from `native_gates` (default 30 and 40 ns).
+    its average infidelity, decay included.
 
-    Raises ConfigError for a model without a one-qubit error, or with a gate that heats, which is no decay.
+    Args:
+        model: `qiskit_aer.noise.NoiseModel`.
+        name: name of the chip.
+        source: where the calibration comes from.
+        n_qubits: number of qubits; default up to the last one that the model names.
+        native_gates: gate times, which a model does not have; default 30 ns for RPhi and 40 ns for CZ.
+        date: date of the calibration.
+        timing: the service's times.
+
+    Raises:
+        ConfigError: the model has no one-qubit error, or a gate that heats, which is no decay.
     """
     from qiskit.quantum_info import SuperOp, average_gate_fidelity
 

@@ -19,7 +19,12 @@ from qpeft.errors import ConfigError
 
 
 def unified_quantum_file(platform: str, chip_name: str) -> Path:
-    """Where UnifiedQuantum keeps the file of a chip."""
+    """Where UnifiedQuantum keeps the file of a chip.
+
+    Args:
+        platform: UnifiedQuantum's name of the vendor, such as `originq`.
+        chip_name: the vendor's name of the chip.
+    """
     safe = f"{platform}-{chip_name}".replace(":", "_").replace("/", "_")
     return Path.home() / ".uniqc" / "backend" / "chips" / f"{safe}.json"
 

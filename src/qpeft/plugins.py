@@ -1,4 +1,4 @@
-"""Plug-ins: methods, circuit families, backends, chips and data sets of other packages and files.
+"""Plug-ins: methods, circuits, backends, chips, data sets, API routes and pages of other packages and files.
 
 A thing that qpeft knows by name stands in a `Registry`. There are three ways into one:
 
@@ -9,7 +9,7 @@ A thing that qpeft knows by name stands in a `Registry`. There are three ways in
     [project.entry-points."qpeft.methods"]     # in the other package's pyproject.toml
     MINE = "my_package.mine:METHOD"
 
-Groups: `qpeft.methods`, `qpeft.circuits`, `qpeft.backends`, `qpeft.chips`, `qpeft.datasets`, `qpeft.routes`.
+Groups: `qpeft.methods`, `qpeft.circuits`, `qpeft.backends`, `qpeft.chips`, `qpeft.datasets`, `qpeft.routes`, `qpeft.pages`.
 
 A recipe is data, so the code that it lists under `plugins` runs only where the user allows it: with `--allow-plugins` on the
 command line or the environment variable `QPEFT_ALLOW_PLUGINS=1`, which child processes inherit. Installed packages need no

@@ -35,7 +35,7 @@ def environment(packages: tuple[tuple[str, str], ...]) -> Any:
 
 
 def render(
-    package: tuple[str, str],
+    places: tuple[tuple[str, str], ...],
     template: str,
     *,
     language: str,
@@ -47,9 +47,9 @@ def render(
     static: str = "/static",
     values: Mapping[str, Any],
 ) -> str:
-    """The text of a page: template `{template}.html.jinja` of the package with `values`, and what every page shows."""
+    """The text of a page: `{template}.html.jinja` from the first `(package, folder)` that has it, with what every page shows."""
     common = {"language": language, "theme": theme, "site": site, "path": path, "nav": nav, "live": live, "static": static}
-    found = environment((package,)).get_template(f"{template}.html.jinja")
+    found = environment(places).get_template(f"{template}.html.jinja")
     return str(found.render(**common, t=functools.partial(translate, language), **values))
 
 

@@ -17,7 +17,7 @@ from qpeft.service.api.auth import Authenticator, require
 from qpeft.service.api.guard import Endpoint, Handler
 from qpeft.service.api.problems import problem
 from qpeft.service.core import Service
-from qpeft.service.dashboard.pages import PAGES
+from qpeft.service.dashboard.pages import all_pages
 from qpeft.service.dashboard.site import Page, PageContext, error_page, shown
 from qpeft.service.store.sessions import LIFE_S, Login, digest_of, log_in, log_out, new_cookie, token_is_right
 from qpeft.web import http
@@ -70,7 +70,7 @@ def refusal(request: Request, error: ServiceError) -> Response:
 def endpoints(service: Service, auth: Authenticator) -> list[Endpoint]:
     """All pages, as the guard serves them."""
     proxied = service.settings.behind_proxy
-    menu = tuple(page for page in PAGES if page.nav)
+    menu = tuple(page for page in all_pages() if page.nav)
 
     def secure(request: Request) -> bool:
         return proxied or request.url.scheme == "https"
@@ -124,7 +124,7 @@ def endpoints(service: Service, auth: Authenticator) -> list[Endpoint]:
         Endpoint("POST", "/logout", logout, FORM_BYTES),
         Endpoint("GET", "/preferences", preferences),
         Endpoint("GET", "/static/{name}", _static),
-        *(Endpoint(page.method, page.path, visited(page), FORM_BYTES) for page in PAGES),
+        *(Endpoint(page.method, page.path, visited(page), FORM_BYTES) for page in all_pages()),
     ]
     return [Endpoint(one.method, one.path, _labelled(one), one.max_bytes) for one in table]
 

@@ -99,21 +99,36 @@ class PageContext:
         """A sentence in the visitor's language."""
         return translate(http.language_of(self.request), text, **values)
 
-    def render(self, template: str, status: int = 200, **values: Any) -> Response:
-        """A page of the session: what every page shows, and `values`."""
+    def render(self, template: str, status: int = 200, *, package: str = "", **values: Any) -> Response:
+        """A page of the session.
+
+        Args:
+            template: name of the template, without `.html.jinja`.
+            status: HTTP status.
+            package: an outside package whose folder `templates` is searched before ours.
+            values: what the template shows, besides what every page shows.
+        """
         scopes = self.principal.scopes
         nav = [(page.path, page.nav) for page in self.menu if page.nav and (page.scope in scopes or self.is_admin)]
         common = {"user": self.principal.name, "admin": self.is_admin, "token": token_of(self.cookie), "link": self.link}
-        return shown(self.request, template, status, nav=nav, live="/live", **common, **values)
+        return shown(self.request, template, status, package=package, nav=nav, live="/live", **common, **values)
 
 
 def shown(
-    request: Request, template: str, status: int = 200, *, nav: list[tuple[str, str]] | None = None, live: str = "", **values: Any
+    request: Request,
+    template: str,
+    status: int = 200,
+    *,
+    package: str = "",
+    nav: list[tuple[str, str]] | None = None,
+    live: str = "",
+    **values: Any,
 ) -> Response:
     """A page, in the visitor's language and colours."""
     values.setdefault("user", "")
+    own = ((package, "templates"),) if package else ()
     text = render(
-        TEMPLATES, template, language=http.language_of(request), theme=http.theme_of(request), site=SITE,
+        (*own, TEMPLATES), template, language=http.language_of(request), theme=http.theme_of(request), site=SITE,
         path=http.path_of(request), nav=nav or (), live=live, values=values,
     )  # fmt: skip
     return http.page(text, status)

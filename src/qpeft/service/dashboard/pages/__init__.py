@@ -1,7 +1,15 @@
-"""The dashboard's pages: one file for a page, one line here. Their order is the menu's."""
+"""The dashboard's pages: one file for a page, one line here. Their order is the menu's.
+
+An outside package names its list of pages in the entry point group `qpeft.pages` (docs/extending/page.md).
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
+from qpeft.errors import PluginError
+from qpeft.plugins import Registry
 from qpeft.service.dashboard.pages import (
     audit,
     batches,
@@ -19,18 +27,40 @@ from qpeft.service.dashboard.pages import (
 )
 from qpeft.service.dashboard.site import Page
 
-PAGES: list[Page] = [
-    *overview.PAGES,
-    *devices.PAGES,
-    *chip.PAGES,
-    *queue.PAGES,
-    *jobs.PAGES,
-    *job.PAGES,
-    *batches.PAGES,
-    *usage.PAGES,
-    *keys.PAGES,
-    *workers.PAGES,
-    *vendor_tasks.PAGES,
-    *audit.PAGES,
-    *live.PAGES,
-]
+GROUPS: Registry[list[Page]] = Registry(
+    "qpeft.pages",
+    {
+        "overview": overview.PAGES,
+        "devices": devices.PAGES,
+        "chip": chip.PAGES,
+        "queue": queue.PAGES,
+        "jobs": jobs.PAGES,
+        "job": job.PAGES,
+        "batches": batches.PAGES,
+        "usage": usage.PAGES,
+        "keys": keys.PAGES,
+        "workers": workers.PAGES,
+        "vendor_tasks": vendor_tasks.PAGES,
+        "audit": audit.PAGES,
+        "live": live.PAGES,
+    },
+    list,
+)
+
+
+@functools.cache
+def all_pages() -> Sequence[Page]:
+    """The pages of every group.
+
+    Raises:
+        PluginError: a package's group holds something else than pages, or a page whose address is taken.
+    """
+    pages: dict[tuple[str, str], Page] = {}
+    for name, group in GROUPS.items():
+        for page in group:
+            if not isinstance(page, Page):
+                raise PluginError(f"the page group {name!r} holds something else", value=page, bound="Page")
+            if (page.method, page.path) in pages:
+                raise PluginError(f"the page group {name!r} has an address that is taken", value=f"{page.method} {page.path}")
+            pages[page.method, page.path] = page
+    return tuple(pages.values())

@@ -44,7 +44,9 @@ PAGES = [path for path in PAGES if not {"_build", "project"} & set(path.parts)] 
 HUB_MODEL = (
     "HuggingFaceTB/SmolLM2-135M-Instruct"  # on the pages; its weights come from a package here, since no test uses a network
 )
-ENTRY_POINTS = {f"qpeft.{kind}" for kind in ("methods", "circuits", "backends", "chips", "datasets")}  # groups, not modules
+ENTRY_POINTS = {
+    f"qpeft.{kind}" for kind in ("methods", "circuits", "backends", "chips", "datasets", "routes", "pages")
+}  # groups, not modules
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 

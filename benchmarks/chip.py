@@ -4,8 +4,8 @@ Counts come from the formulas of `qpeft plan`, which never run the language mode
 every circuit of every module is run on random activations, forward and backward, and the backend's counter is read. Then the
 grid's evaluation is timed against the simulator's, interleaved, and the sizes from which the grid no longer pays are listed.
 
-`--train FOLDER [--arms exact ...] [--set key=value]` trains `recipes/chip.yaml` instead: with exact circuits, on the emulated chip
-by parameter shift and by SPSA, and with the circuit frozen, which is the control. It tells how far the angles moved, and the loss
+`--train FOLDER [--recipe FILE] [--arms exact ...] [--set key=value]` trains `recipes/chip.yaml` or another recipe instead: with
+exact circuits, on the emulated chip by parameter shift and by SPSA, and with the circuit frozen, which is the control. It tells how far the angles moved, and the loss
 with the trained angles put back to their initial values: whether training them mattered.
 """
 
@@ -105,12 +105,13 @@ def sizes() -> list[dict[str, Any]]:
     return rows
 
 
-def trained(folder: Path, arm: str, settings: list[str]) -> dict[str, Any]:
+def trained(recipe: Path, folder: Path, arm: str, settings: list[str]) -> dict[str, Any]:
     """One arm; a run that is there already is not run again. Losses are nats/token on the held-out rows, moves radians."""
-    config = load_recipe(RECIPE, [*settings, *ARMS[arm]])
+    config = load_recipe(recipe, [*settings, *ARMS[arm]])
     record = train(config, folder / arm, baseline=folder / "baseline.json")
     found = {
         "kind": "training",
+        "recipe": recipe.stem,
         "arm": arm,
         "settings": settings,
         "loss_before": record.metrics_before["loss"],
@@ -164,6 +165,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="write this PNG")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each evaluation")
     parser.add_argument("--train", type=Path, metavar="FOLDER", help="train in this folder instead")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="with --train: another recipe than recipes/chip.yaml")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--set", action="append", default=[], help="a setting of the recipe, key=value")
     arguments = parser.parse_args()
@@ -173,7 +175,7 @@ def main() -> None:
     records.add(harness.machine(1))
     if arguments.train:
         for arm in arguments.arms:
-            records.add(trained(arguments.train, arm, arguments.set))
+            records.add(trained(arguments.recipe, arguments.train, arm, arguments.set))
         return
     gradients: tuple[Gradient, ...] = ("parameter-shift", "spsa")
     for gradient in gradients:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from qpeft.adapters.methods.quantum_peft import QuantumPEFTConfig as QuantumPEFTConfig
     from qpeft.adapters.methods.quic import QuICConfig as QuICConfig
     from qpeft.adapters.quantum_layer import set_executor as set_executor
+    from qpeft.adapters.trained_circuits import circuit_inputs as circuit_inputs
+    from qpeft.adapters.trained_circuits import circuits_of as circuits_of
     from qpeft.circuits.ir import Angle as Angle
     from qpeft.circuits.ir import Circuit as Circuit
     from qpeft.circuits.ir import Observable as Observable
@@ -53,6 +55,8 @@ _PUBLIC = {
     "QuantumPEFTConfig": "qpeft.adapters.peft",
     "QuICConfig": "qpeft.adapters.peft",
     "set_executor": "qpeft.adapters.quantum_layer",
+    "circuit_inputs": "qpeft.adapters.trained_circuits",
+    "circuits_of": "qpeft.adapters.trained_circuits",
     "Angle": "qpeft.circuits.ir",
     "Circuit": "qpeft.circuits.ir",
     "Observable": "qpeft.circuits.ir",

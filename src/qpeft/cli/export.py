@@ -17,7 +17,13 @@ from qpeft.cli.common import AsJson, HelpPanel, Run, app, examples, print_table
 )
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help="lora (stock PEFT), merged, gguf-lora (llama.cpp), torch, torch-model or surrogate.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="lora (stock PEFT), merged, gguf-lora (llama.cpp), torch, torch-model or surrogate; one circuit: qasm3, qasm2, "
+            "originir or qiskit."
+        ),
+    ],
     output: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/exported/FORMAT.")] = None,
     adapter: Annotated[str, typer.Option(help="Name of the adapter, where the run holds several.")] = "default",
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA; default exact, or what --tolerance needs.")] = None,
@@ -33,17 +39,58 @@ def export(
     via_lora: Annotated[bool, typer.Option("--via-lora", help="With --to merged: merge a fitted LoRA.")] = False,
     backend: Annotated[str | None, typer.Option(help="With --to surrogate: where the circuits are measured.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Shots of every circuit; default exact, where the backend can.")] = None,
+    module: Annotated[str | None, typer.Option(help="One circuit: the module's name, or its end.")] = None,
+    text: Annotated[str | None, typer.Option(help="One circuit: a prompt, whose inputs it gets; default free inputs.")] = None,
+    token: Annotated[int | None, typer.Option(help="With --text: which token's inputs; default the last.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Convert an adapter to LoRA, merged weights, GGUF or plain PyTorch.
+    """Convert an adapter to LoRA, merged weights, GGUF, plain PyTorch or circuits.
 
     `torch` writes each module's tensors and a short file that applies them without qpeft; `torch-model` a model folder with remote
-    code; `surrogate` an adapter whose circuit values were measured once. Prints what the conversion loses on held-out rows.
+    code; `surrogate` an adapter whose circuit values were measured once. Prints what the conversion loses on held-out rows. A
+    circuit (`--to qasm3 --module NAME`) has its trained angles, and `expected.json` next to it.
     """
+    from qpeft.errors import RunError
+    from qpeft.export.circuit import FILES, export_circuit
     from qpeft.export.run import Options
     from qpeft.export.run import export as write
 
+    if to in FILES:
+        changed = {"--rank": rank, "--tolerance": tolerance, "--calibration": calibration, "--steps": steps, "--backend": backend}
+        changed |= {"--shots": shots, "--lora-bias": lora_bias, "--via-lora": via_lora}
+        if extra := [option for option, value in changed.items() if value]:
+            raise RunError("one circuit takes none of these", value=", ".join(extra), hint="--module NAME [--text PROMPT]")
+        if module is None:
+            raise RunError("which module's circuit?", hint="--module NAME, such as model.layers.0.self_attn.q_proj")
+        if token is not None and text is None:
+            raise RunError("--token is of a prompt", hint="--text PROMPT")
+        folder = output or run / "exported" / f"{to}-{module}"
+        found = export_circuit(
+            run, folder, to, module, text=text, token=-1 if token is None else token, adapter=adapter, overwrite=overwrite
+        )
+        if as_json:
+            print(json.dumps(found))
+            return
+        where = (
+            f", token {found['token']} ({found['token_text']!r}) of {found['tokens']}"
+            if text is not None and "token" in found
+            else ""
+        )
+        print(f"{found['module']}: {found['qubits']} qubits, {len(found['angles'])} trained angles{where}")
+        rows = [
+            (
+                " + ".join(f"{c:g} {p}" if c != 1 else p for c, p in observable),
+                *(f"{v['expectations'][k]:+.6f}" for v in found["values"]),
+            )
+            for k, observable in enumerate(found["observables"])
+        ]
+        heads = [f"inputs {k}" if len(found["values"]) > 1 else "expected" for k in range(len(found["values"]))]
+        print_table(("observable", *heads), rows)
+        print(f"exported: {folder / found['file']}, {folder / 'expected.json'}")
+        return
+    if module is not None or text is not None or token is not None:
+        raise RunError("--module, --text and --token are for one circuit", value=to, bound=", ".join(FILES))
     options = Options(
         to=to,
         adapter=adapter,

@@ -88,6 +88,32 @@ def open_run(folder: Path, adapter: str, *, calibration: str | None, calibration
     """
     from qpeft.adapters.peft.load import load_saved
 
+    config, source = find_adapter(folder, adapter)
+    tokenizer = loading.load_tokenizer(config.model)
+    fit, held_out = _rows(config, tokenizer, calibration, calibration_rows)
+    model = loading.load_model(config.model).eval()
+    base = copy_sharing_weights(model)
+    model = load_saved(model, source, adapter_name=adapter)
+    return AdaptedRun(config, adapter, model, base, tokenizer, fit, held_out)
+
+
+def open_adapter(folder: Path, adapter: str) -> tuple[RunConfig, Any, Any]:
+    """(recipe, adapted model, tokenizer) of a finished run, without its data. Raises as `open_run` does."""
+    from qpeft.adapters.peft.load import load_saved
+
+    config, source = find_adapter(folder, adapter)
+    model = load_saved(loading.load_model(config.model).eval(), source, adapter_name=adapter)
+    return config, model, loading.load_tokenizer(config.model)
+
+
+def find_adapter(folder: Path, adapter: str) -> tuple[RunConfig, Path]:
+    """The recipe of a finished run and the folder of its adapter of this name; its methods and plug-ins are known afterwards.
+
+    Raises:
+        RunError: no finished run, or no adapter of this name.
+    """
+    import qpeft.adapters.peft  # noqa: F401  (makes the methods known)
+
     source = folder / ADAPTER if adapter == "default" else folder / ADAPTER / adapter
     if not (folder / RECIPE).exists() or not (folder / ADAPTER).exists():
         raise RunError("not a finished run", value=str(folder), bound=f"a folder with {RECIPE} and {ADAPTER}/")
@@ -98,12 +124,7 @@ def open_run(folder: Path, adapter: str, *, calibration: str | None, calibration
     config = run_recipe(folder)
     load_plugins(config.plugins)
     check_saved(source)
-    tokenizer = loading.load_tokenizer(config.model)
-    fit, held_out = _rows(config, tokenizer, calibration, calibration_rows)
-    model = loading.load_model(config.model).eval()
-    base = copy_sharing_weights(model)
-    model = load_saved(model, source, adapter_name=adapter)
-    return AdaptedRun(config, adapter, model, base, tokenizer, fit, held_out)
+    return config, source
 
 
 def _rows(config: RunConfig, tokenizer: Any, calibration: str | None, limit: int) -> tuple[Rows, Rows]:

@@ -227,7 +227,8 @@ class EmulatedCircuit(CompiledCircuit):
             return Counts.dense(self.probabilities(torch.from_numpy(rows)).numpy(), None)
         large = [part for parts in self.parts for part in parts if not part.exact]
         if not large and n <= DENSE_QUBITS // 2:
-            return sample(self.probabilities(torch.from_numpy(rows)).numpy(), shots, seed)
+            table = self.probabilities(torch.from_numpy(rows).float())  # in single precision: 1e-6, far below the shots' error
+            return sample(table.double().numpy(), shots, seed)
         seeds = np.random.SeedSequence(seed)
         found: list[tuple[npt.NDArray[np.bool_], FloatArray]] = [(np.empty((0, n), dtype=np.bool_), np.empty(0))] * len(rows)
         for place, parts in enumerate(self.parts):

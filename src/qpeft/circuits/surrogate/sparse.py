@@ -48,7 +48,8 @@ MAX_CONE_POINTS = 2**19  # of a cone's grid, on which its prior is measured
 MAX_POINTS = 2**15
 EXACT_VARIANCE = 1e-12  # of a value without shots; keeps the solve regular
 FACTOR_STEPS = (4, 1)  # of expectation maximisation: at the first angles, and at angles close to those before
-LEAST_POINTS, MARGIN = 256, 0.9
+LEAST_POINTS, MARGIN = 256, 0.9  # points that an error of LEAST_AT takes at least; their number falls with the error squared
+LEAST_AT = 0.05
 ENOUGH = 4  # points for each term, from which on the priors hardly count
 MEAN_VARIANCE = 0.7  # of one outcome +-1, for values with a mean square of 0.3
 
@@ -157,7 +158,8 @@ class SparseSurrogate:
         if points is None:
             priors = [_prior(_parts(own)) for own, _ in cones]
             terms = max((len(prior.terms) for prior in priors), default=1)
-            points = min(2 * terms, LEAST_POINTS)  # a prior is an average over angles; few points leave single angles far behind it
+            # a prior is an average over angles; few points leave single angles far behind it
+            points = min(2 * terms, math.ceil(LEAST_POINTS * min(1.0, (LEAST_AT / error) ** 2)))
             while (
                 largest := max(math.sqrt(x) for prior in priors for x in prior.learning_curve(points, variance))
             ) > MARGIN * error:

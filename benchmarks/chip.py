@@ -5,8 +5,8 @@ every circuit of every module is run on random activations, forward and backward
 grid's evaluation is timed against the simulator's, interleaved, and the sizes from which the grid no longer pays are listed.
 
 `--train FOLDER [--recipe FILE] [--arms exact ...] [--set key=value]` trains `recipes/chip.yaml` or another recipe instead: with
-exact circuits, on the emulated chip by parameter shift and by SPSA, and with the circuit frozen, which is the control. It tells how far the angles moved, and the loss
-with the trained angles put back to their initial values: whether training them mattered.
+exact circuits, on the emulated chip by parameter shift and by SPSA, and with the circuit frozen, which is the control. It tells
+how far the angles moved, and the loss with the trained angles put back to their initial values: whether training them mattered.
 """
 
 from __future__ import annotations

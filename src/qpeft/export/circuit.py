@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.circuits.ir import Circuit, Observable
-from qpeft.errors import MissingDependencyError, RunError
+from qpeft.circuits.text.qiskit import write_qpy
+from qpeft.errors import RunError
 from qpeft.export.models import open_adapter
 from qpeft.files import replace_folder
 from qpeft.training import environment
@@ -128,13 +129,8 @@ def _written(observable: Observable, n_qubits: int) -> list[list[Any]]:
 
 def _write(circuit: Circuit, to: str, file: Path) -> None:
     if to == "qiskit":
-        made = circuit.to_qiskit()
-        try:
-            from qiskit import qpy
-        except ImportError as error:
-            raise MissingDependencyError("qiskit", "qiskit", "a circuit for Qiskit") from error
         with file.open("wb") as stream:
-            qpy.dump(made, stream)
+            write_qpy(circuit, stream)
         return
     text = {"qasm3": circuit.to_qasm3, "qasm2": circuit.to_qasm2, "originir": circuit.to_originir}[to]()
     file.write_text(text, encoding="utf-8")

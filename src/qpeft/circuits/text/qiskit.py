@@ -7,7 +7,7 @@ the bits of each index reversed. States agree up to a global phase.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import IO, Any
 
 from qpeft.circuits.ir import GATES, PRODUCT_HINT, Angle, Circuit, Op
 from qpeft.circuits.text.names import ANGLES, INPUTS, in_natural_order, order_parameters
@@ -45,6 +45,14 @@ def to_qiskit(circuit: Circuit, params: Sequence[float] | None = None) -> Any:
             angles = [op.angle.shift if index is None else op.angle.scale * vector[index] + op.angle.shift]
         getattr(out, op.gate)(*angles, *op.qubits)
     return out
+
+
+def write_qpy(circuit: Circuit, stream: IO[bytes]) -> None:
+    """Write the circuit as `to_qiskit` makes it in Qiskit's file format, for `qiskit.qpy.load`."""
+    made = to_qiskit(circuit)
+    from qiskit import qpy
+
+    qpy.dump(made, stream)
 
 
 def parameter_place(circuit: Circuit, parameter: Any) -> int:

@@ -10,6 +10,9 @@ A result of a quantum adapter means little without its controls (arXiv 2403.0705
     product     the circuit without its gates on several qubits
     frozen      the circuit at its random initial angles, not trained
 
+`shuffled` is the circuit with its outputs dealt to other samples of the batch. It knows nothing of its sample, so an instrument
+that finds it better than a control is wrong (benchmarks/instrument.py).
+
 `stored` is no control. It is the circuit as it was measured, a grid of values (layers/stored_grid.py), which `qpeft export` makes.
 """
 
@@ -30,7 +33,7 @@ from qpeft.errors import AdapterError
 
 MEASURED = ("circuit", "product", "frozen")  # the kinds that are circuits
 QNN_KINDS = ("circuit", "none", "cos", "mlp", "mlp2", "mlp3", "mlp4", "product", "frozen")
-STORED = "stored"
+STORED, SHUFFLED = "stored", "shuffled"
 
 
 class Cosine(nn.Module):
@@ -59,6 +62,17 @@ class Perceptron(nn.Module):
         """`z (..., sizes[-1])` from `u (..., sizes[0])`."""
         out: Tensor = self.layers(u)
         return out
+
+
+class Shuffled(QuantumLayer):
+    """A circuit whose outputs go to other samples: in the order of a permutation that the number of samples fixes."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        """`(..., n_outputs)` for `u (..., n_inputs)`, the values of other rows."""
+        values = super().forward(u)
+        flat = values.reshape(-1, values.shape[-1])
+        order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(len(flat)))
+        return flat[order.to(flat.device)].reshape(values.shape)
 
 
 class Linear(nn.Linear):
@@ -107,7 +121,7 @@ def make_qnn(kind: str, circuit: Circuit, observables: Sequence[Observable] | No
     """The module `u (..., n_inputs) -> z (..., n_outputs)` of a kind.
 
     Args:
-        kind: one of `QNN_KINDS`, or `STORED`.
+        kind: one of `QNN_KINDS`, `SHUFFLED` or `STORED`.
         circuit: what the kind stands for.
         observables: the circuit's outputs; default `<Z_k>` of every qubit k.
 
@@ -135,6 +149,8 @@ def make_qnn(kind: str, circuit: Circuit, observables: Sequence[Observable] | No
     if kind in MEASURED:
         chosen = unentangled(circuit) if kind == "product" else circuit
         return QuantumLayer(chosen, frozen=kind == "frozen", observables=observables)
+    if kind == SHUFFLED:
+        return Shuffled(circuit, observables=observables)
     if kind == STORED:
         return StoredGrid(circuit, outputs)
     raise AdapterError("unknown qnn", value=kind, bound=", ".join(QNN_KINDS))

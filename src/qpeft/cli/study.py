@@ -115,6 +115,71 @@ def verdict(
     print(f"page: {file}")
 
 
+OWN = (Path("recipes/studies/breadth.yaml"),)
+CONTRIBUTED = Path("docs/benchmarks/leaderboard")
+
+
+@study.command(epilog=examples("qpeft study leaderboard", "qpeft study leaderboard --check"))
+def leaderboard(
+    plans: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PLAN]...", help="Plans of the studies; default those of the repository.")
+    ] = None,
+    records: Records = RECORDS,
+    contributed: Annotated[Path, typer.Option(help="Folder of contributions, a folder for each.")] = CONTRIBUTED,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/leaderboard.md"),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the page is not what the records give.")] = False,
+) -> None:
+    """Write the leaderboard from records alone.
+
+    Every contribution is checked first; one that does not pass stops the command.
+    """
+    from qpeft.errors import RunError
+    from qpeft.files import atomic_write
+    from qpeft.study.leaderboard import leaderboard as page
+    from qpeft.study.leaderboard import problems, read_entry
+
+    entries = [read_entry(plan, records) for plan in plans or OWN]
+    for folder in sorted(path for path in contributed.iterdir() if path.is_dir()) if contributed.is_dir() else []:
+        entry = read_entry(folder)
+        if found := problems(entry):
+            raise RunError(
+                f"{len(found)} problems", value=str(folder), bound="; ".join(found[:8]), hint=f"qpeft study check {folder}"
+            )
+        entries.append(entry)
+    text = page(entries)
+    if not check:
+        atomic_write(out, text)
+        print(out)
+    elif not out.is_file() or out.read_text(encoding="utf-8") != text:
+        raise RunError("the page is not what the records give", value=str(out), hint="qpeft study leaderboard")
+    else:
+        print(f"{out}: fresh")
+
+
+@study.command(
+    epilog=examples("qpeft study check docs/benchmarks/leaderboard/mine", "qpeft study check plan.yaml --records records")
+)
+def check(
+    place: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with plan.yaml and its records, or a plan.")],
+    records: Annotated[Path | None, typer.Option(help="Folder of the records, where the plan stands elsewhere.")] = None,
+) -> None:
+    """Aggregate a folder of records again and list what keeps it off the leaderboard.
+
+    Prints every problem and fails if there is one; else prints the rows that it adds.
+    """
+    from qpeft.study.leaderboard import leaderboard as page
+    from qpeft.study.leaderboard import problems, read_entry
+
+    entry = read_entry(place, records)
+    found = problems(entry)
+    for line in found:
+        print(f"problem: {line}")
+    print(f"{len(entry.records.runs)} run records, {len(entry.records.tuning)} tuning records, {len(found)} problems")
+    if found:
+        raise typer.Exit(1)
+    print(page([entry]).partition("\n## ")[2])
+
+
 def _named(what: str, names: list[str], wanted: list[str] | None) -> list[str]:
     """The wanted names, all where none is given; ConfigError for an unknown one."""
     from qpeft.errors import ConfigError

@@ -39,6 +39,7 @@ def verdict(
     """
     import re
 
+    from qpeft.study.leaderboard import write_plan
     from qpeft.study.plan import load_plan
     from qpeft.study.records import StudyRecords
     from qpeft.study.runner import StudyRunner
@@ -50,6 +51,7 @@ def verdict(
     name = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-") + ("-quick" if quick else "")
     folder = output or Path("runs/verdict") / name
     records = StudyRecords(folder, plan.name)
+    write_plan(plan, folder)
     cost = estimate_cost(plan, records, found.name)
     arms, minutes = ", ".join(arm.label for arm in plan.arms), max(1, round(cost.seconds / 60))
     print(f"{len(plan.arms)} arms ({arms}), {len(plan.tasks)} tasks, {len(plan.seeds)} seeds")

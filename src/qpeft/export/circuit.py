@@ -1,4 +1,4 @@
-"""Export of one module's circuit with its trained angles, and beside it the expectation values that it must give."""
+"""Export of one module's circuit with its trained angles, and the expectation values that it must give."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ runner.py        tunes and trains what the records do not hold yet (`qpeft study
 results.py       run records by task and arm, compared pair by pair
 power.py         the smallest difference that so many seeds can see
 page.py          the Markdown page of a study (`qpeft study report`), with plots.py
+leaderboard.py   every study's results in one page, and the check of contributed records (`qpeft study leaderboard`)
 verdict.py       one method against the standard protocol, protocol.yaml (`qpeft verdict`)
 verdict_page.py  its page, with verdict.html.jinja
 """

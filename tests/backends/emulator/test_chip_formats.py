@@ -198,6 +198,37 @@ def test_aer_with_the_exported_noise_is_the_emulator(name: str, n: int) -> None:
     assert 0.5 * np.abs(marginal - distribution(chip, compiled)).sum() <= 0.01
 
 
+@pytest.mark.parametrize(("name", "n"), [("small", 3), *SLOW])
+def test_the_noise_model_alone_is_the_emulator(name: str, n: int) -> None:
+    """`AerSimulator(noise_model=to_noise_model(chip))`, with Aer's own readout: total variation at most 0.01, shots aside."""
+    chip = SMALL if name == "small" else load_chip(name)
+    circuit = ansatz.qtha(n, 1)
+    row = np.random.default_rng(n).uniform(-3, 3, circuit.n_params)
+    emulated = EmulatorBackend(chip).compile(circuit)
+    ours = emulated.run(row[None], None).probabilities()[0]
+    simulator = AerSimulator(method="density_matrix", noise_model=chip_formats.to_noise_model(chip))
+    shots = 4_000_000
+    counts = simulator.run(chip_formats.placed_circuit(emulated, row), shots=shots, seed_simulator=n).result().get_counts()
+    theirs = np.zeros(2**n)
+    for bits, count in counts.items():
+        theirs[int(bits[::-1], 2)] = count / shots
+    assert 0.5 * np.abs(ours - theirs).sum() <= 0.01
+
+
+@pytest.mark.parametrize("how", ["scheduled", "delay of no time"])
+def test_a_transpiled_circuit_with_a_delay_decays_while_it_waits(how: str) -> None:
+    program = to_qiskit(ansatz.hardware_efficient(3, 2), np.linspace(-2, 2, 12))
+    if how == "delay of no time":
+        program.delay(0, 0)
+    scheduling = {"scheduling_method": "asap"} if how == "scheduled" else {}
+    compiled = transpile(program, target=chip_formats.to_target(SMALL), seed_transpiler=0, **scheduling)
+    compiled.save_probabilities()
+    model = chip_formats.to_noise_model(SMALL)
+    found = AerSimulator(method="density_matrix", noise_model=model).run(compiled).result().data()["probabilities"]
+    whole = exact_simulator(SMALL).run(compiled).result().data()["probabilities"]
+    assert 0.5 * np.abs(np.asarray(found) - np.asarray(whole)).sum() <= 1e-6
+
+
 def test_counts_with_the_exported_noise_model() -> None:
     """Readout errors are in the model too: a qubit that stays in 0 is read as 1 as often as the chip file says."""
     chip = SMALL

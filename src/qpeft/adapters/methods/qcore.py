@@ -44,7 +44,7 @@ from qpeft.adapters.circuit_setting import (
     save_circuit,
     save_observables,
 )
-from qpeft.adapters.controls import QNN_KINDS, STORED, Linear, make_qnn, n_outputs, z_and_zz
+from qpeft.adapters.controls import QNN_KINDS, SHUFFLED, STORED, Linear, make_qnn, n_outputs, z_and_zz
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.errors import AdapterError
 
@@ -103,7 +103,7 @@ class QCoreConfig(RankConfig):
                 value="classical_path=False",
                 hint="trained='core'",
             )
-        one_of("qnn", self.qnn, (*QNN_KINDS, STORED))
+        one_of("qnn", self.qnn, (*QNN_KINDS, SHUFFLED, STORED))
         positive("batches", self.batches)
         positive("n_layers", self.n_layers)
         natural("qubits", self.qubits)

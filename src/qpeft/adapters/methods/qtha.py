@@ -34,7 +34,7 @@ from qpeft.adapters.circuit_setting import (
     save_circuit,
     save_observables,
 )
-from qpeft.adapters.controls import QNN_KINDS, STORED, Linear, make_qnn, n_outputs
+from qpeft.adapters.controls import QNN_KINDS, SHUFFLED, STORED, Linear, make_qnn, n_outputs
 from qpeft.adapters.layers.tensor_train import TensorTrain, parameter_count
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import AdapterError
@@ -103,7 +103,7 @@ class QTHAConfig(RankConfig):
         for name in ("hidden_size", "bond_dim"):
             if getattr(self, name) != "auto":
                 positive(name, getattr(self, name))
-        one_of("qnn", self.qnn, (*QNN_KINDS, STORED))
+        one_of("qnn", self.qnn, (*QNN_KINDS, SHUFFLED, STORED))
         one_of("fusion", self.fusion, ("add", "multiply"))
         one_of("share_circuit", self.share_circuit, ("none", "layer", "model"))
         one_of("init", self.init, ("balanced", "published"))

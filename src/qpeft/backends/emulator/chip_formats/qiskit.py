@@ -122,8 +122,9 @@ def _seconds(us: float | None) -> float | None:
 def to_noise_model(chip: Chip) -> Any:
     """Aer's `NoiseModel` of a chip: the errors of `r`, `rx`, `ry` and `cz`, `rz` free of error, and readout errors.
 
-    It is Markovian Aer noise, so any of Aer's methods works. In circuits that contain a delay, as `transpile` with a scheduling
-    method makes them, waiting qubits decay as well; `aer_simulator` does that for any circuit.
+    It is Markovian Aer noise, so any of Aer's methods works. Waiting qubits decay too, in circuits that contain a delay: Aer asks a
+    noise model about no others. `placed_circuit` writes one, `transpile(.., scheduling_method="asap")` does, and a delay of no time
+    will do: `circuit.delay(0, 0)`. `aer_simulator` needs none.
 
     Raises MissingDependencyError without Qiskit Aer.
     """
@@ -346,8 +347,9 @@ def placed_circuit(compiled: Any, params: Any) -> Any:
         params: `(n_params,)` radians.
 
     Returns:
-        A `QuantumCircuit` in native gates that measures qubit k of the original circuit into bit k. On `aer_simulator` it
-        gives the emulator's distribution.
+        A `QuantumCircuit` in native gates that measures qubit k of the original circuit into bit k. On `aer_simulator(chip)`, and
+        on `AerSimulator(noise_model=to_noise_model(chip))`, it gives the emulator's distribution. It ends with a delay of no time,
+        by which Aer knows that waiting qubits decay.
     """
     from qiskit import QuantumCircuit
 
@@ -357,5 +359,6 @@ def placed_circuit(compiled: Any, params: Any) -> Any:
     for op in place.circuit.ops:
         angles = [] if op.angle is None else [op.angle.value(values)]
         getattr(out, op.gate)(*angles, *(place.qubits[q] for q in op.qubits))
+    out.delay(0, place.qubits[0])
     out.measure(list(place.measured_on), range(compiled.circuit.n_qubits))
     return out

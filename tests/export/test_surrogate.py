@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tests.command_line import qpeft
 
-from qpeft.adapters.layers.stored_grid import StoredGrid
+from qpeft.adapters.layers.stored_surrogate import StoredSurrogate
 from qpeft.adapters.quantum_layer import QuantumLayer, set_executor
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.registry import get_backend
@@ -45,7 +45,7 @@ def test_the_stored_adapter_is_what_the_surrogate_executor_gives(
     inner = BackendExecutor(get_backend("emulator:wukong-72"), shots, seed=4)
     set_executor(model, SurrogateExecutor(inner))
     loaded = PeftModel.from_pretrained(loading.load_model(config.model), str(tmp_path / "out")).eval()
-    layers = [m for m in loaded.modules() if isinstance(m, StoredGrid)]
+    layers = [m for m in loaded.modules() if isinstance(m, StoredSurrogate)]
     assert len(layers) == {"model": 1, "layer": 2, "none": 4}[sharing]
     assert not any(isinstance(m, QuantumLayer) for m in loaded.modules())
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_shot_error_is_the_estimated_one(recipe: Path, tmp_path: Path) -> None:
         report = export(run, tmp_path / f"out{shots}", Options(to="surrogate", backend="simulator", shots=shots))
         state = load_file(tmp_path / f"out{shots}" / "adapter_model.safetensors")
         found[shots] = next(t for name, t in state.items() if name.endswith("coefficients")), report["surrogate"]
-    stored = StoredGrid(load_run(run)[1].base_model.model.model.layers[0].self_attn.q_proj.deltas["default"].qnn.circuit, 2)
+    stored = StoredSurrogate(load_run(run)[1].base_model.model.model.layers[0].self_attn.q_proj.deltas["default"].qnn.circuit)
     inputs, values = torch.rand(2000, 2) * 7, []
     for coefficients, _ in found.values():
         stored.coefficients.data.copy_(coefficients)
@@ -124,6 +124,64 @@ def test_a_core_with_a_circuit_is_stored_too(recipe: Path, tmp_path: Path) -> No
     export(tmp_path / "run", tmp_path / "out", Options(to="surrogate", backend="simulator"))
     config, model, _ = load_run(tmp_path / "run")
     loaded = PeftModel.from_pretrained(loading.load_model(config.model), str(tmp_path / "out")).eval()
-    assert sum(isinstance(m, StoredGrid) for m in loaded.modules()) == 2
+    assert sum(isinstance(m, StoredSurrogate) for m in loaded.modules()) == 2
     with torch.no_grad():
         torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits, rtol=0, atol=1e-5)
+
+
+def test_a_wide_circuit_is_stored_in_fewer_numbers_than_its_grid(recipe: Path, tmp_path: Path) -> None:
+    """Six qubits, one layer: the sparse series has 256 points and its light cones 486 numbers, the grid 729 points and 4,374."""
+    more = ("adapter.r=6", "adapter.share_circuit=model")
+    run = trained(recipe, tmp_path / "run", *more)
+    report = export(run, tmp_path / "out", Options(to="surrogate", backend="simulator", shots=1000, error=0.05))["surrogate"]
+    assert report["points"] == [256] == [report["spent"]["circuits"]]
+    assert report["kind"] in ("sparse", "tensor-train")
+    assert report["numbers"] <= 486
+    assert report["error_rms"] <= 0.05
+    assert report["problems"] == []
+    from peft import PeftModel
+
+    from qpeft.training.model import loading
+
+    config, model, _ = load_run(run)
+    loaded = PeftModel.from_pretrained(loading.load_model(config.model), str(tmp_path / "out")).eval()
+    (stored,) = (m for m in loaded.modules() if isinstance(m, StoredSurrogate))
+    layer = next(m for m in model.modules() if isinstance(m, QuantumLayer))
+    u = torch.rand(2000, 6) * 7
+    with torch.no_grad():
+        error = (stored(u) - layer(u)).square().mean().sqrt().item()
+    assert error < 0.05
+    assert report["error_rms"] == pytest.approx(error, rel=0.5)
+
+
+def test_a_deep_circuit_is_stored_as_a_regression_on_activations(recipe: Path, tmp_path: Path) -> None:
+    run = trained(recipe, tmp_path / "run", "adapter.n_layers=3", "adapter.share_circuit=model")
+    options = Options(to="surrogate", backend="simulator", surrogate="regression")
+    report = export(run, tmp_path / "out", options)
+    told = report["surrogate"]
+    assert told["kind"] == "regression"
+    assert told["size"] == told["points"][0] == 512
+    assert told["error_rms"] < 0.01
+    assert report["measured"]["exported"]["loss"] == pytest.approx(report["measured"]["adapter"]["loss"], abs=1e-3)
+
+
+def test_noise_that_leaves_no_signal_is_told(recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The chip's two-qubit error is raised until the circuit's values no longer depend on its inputs."""
+    from qpeft.backends.emulator.chip import load_chip
+
+    run = trained(recipe, tmp_path / "run", "adapter.share_circuit=model")
+    found = {}
+    for error in (0.01, 0.7):
+        chip = json.loads(load_chip("wukong-72").model_dump_json())
+        for coupler in chip["couplers"]:
+            coupler["error_cz"] = error
+        (tmp_path / f"{error}.json").write_text(json.dumps(chip))
+        caplog.clear()
+        options = Options(to="surrogate", backend=f"emulator:{tmp_path / f'{error}.json'}", shots=1000)
+        found[error] = export(run, tmp_path / f"out-{error}", options)["surrogate"], caplog.text
+    good, bad = found[0.01], found[0.7]
+    assert good[0]["problems"] == []
+    assert good[0]["signal_rms"] > 0.5 * good[0]["noiseless_signal_rms"]
+    assert any("noise has removed" in problem for problem in bad[0]["problems"])
+    assert "noise has removed" in bad[1]
+    assert "noise has removed" in (tmp_path / "out-0.7" / "README.md").read_text()

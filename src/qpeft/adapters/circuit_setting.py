@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from qpeft import __version__
-from qpeft.adapters.controls import make_qnn
+from qpeft.adapters.controls import STORED, make_qnn
 from qpeft.circuits.ansatz import FAMILIES
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.text.qasm import from_qasm
@@ -150,10 +150,12 @@ def save_observables(observables: Sequence[Observable] | None) -> list[list[Any]
     return [[[coefficient, [list(pair) for pair in string]] for coefficient, string in each.terms] for each in observables]
 
 
-def check_qnn(kind: str, circuit: Circuit, observables: Sequence[Observable] | None) -> None:
+def check_qnn(kind: str, circuit: Circuit, observables: Sequence[Observable] | None, stored: Any = None) -> None:
     """Raise AdapterError for a kind that does not fit the circuit; nothing is drawn or allocated."""
+    if stored is not None and kind != STORED:
+        raise AdapterError("`stored` is of a circuit that was measured", value=f"qnn={kind}", bound="qnn=stored")
     with torch.device("meta"):
-        make_qnn(kind, circuit, observables)
+        make_qnn(kind, circuit, observables, stored)
 
 
 def build(circuit: str | Circuit, n_qubits: int, n_layers: int) -> Circuit:

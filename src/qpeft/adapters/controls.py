@@ -13,7 +13,7 @@ A result of a quantum adapter means little without its controls (arXiv 2403.0705
 `shuffled` is the circuit with its outputs dealt to other samples of the batch. It knows nothing of its sample, so an instrument
 that finds it better than a control is wrong (benchmarks/instrument.py).
 
-`stored` is no control. It is the circuit as it was measured, a grid of values (layers/stored_grid.py), which `qpeft export` makes.
+`stored` is no control. It is the circuit as it was measured (layers/stored_surrogate.py), which `qpeft export` makes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qpeft.adapters.layers.stored_grid import StoredGrid
+from qpeft.adapters.layers.stored_surrogate import StoredSurrogate
 from qpeft.adapters.quantum_layer import QuantumLayer
 from qpeft.circuits.ir import Circuit, Observable, Op
 from qpeft.errors import AdapterError
@@ -117,13 +118,14 @@ def n_outputs(circuit: Circuit, observables: Sequence[Observable] | None) -> int
     return circuit.n_qubits if observables is None else len(observables)
 
 
-def make_qnn(kind: str, circuit: Circuit, observables: Sequence[Observable] | None = None) -> nn.Module | None:
+def make_qnn(kind: str, circuit: Circuit, observables: Sequence[Observable] | None = None, stored: Any = None) -> nn.Module | None:
     """The module `u (..., n_inputs) -> z (..., n_outputs)` of a kind.
 
     Args:
         kind: one of `QNN_KINDS`, `SHUFFLED` or `STORED`.
         circuit: what the kind stands for.
         observables: the circuit's outputs; default `<Z_k>` of every qubit k.
+        stored: for `STORED`, the form of the surrogate.
 
     Returns:
         None for "none".
@@ -152,5 +154,5 @@ def make_qnn(kind: str, circuit: Circuit, observables: Sequence[Observable] | No
     if kind == SHUFFLED:
         return Shuffled(circuit, observables=observables)
     if kind == STORED:
-        return StoredGrid(circuit, outputs)
+        return StoredSurrogate(circuit, observables, stored)
     raise AdapterError("unknown qnn", value=kind, bound=", ".join(QNN_KINDS))

@@ -39,6 +39,10 @@ def export(
     via_lora: Annotated[bool, typer.Option("--via-lora", help="With --to merged: merge a fitted LoRA.")] = False,
     backend: Annotated[str | None, typer.Option(help="With --to surrogate: where the circuits are measured.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Shots of every circuit; default exact, where the backend can.")] = None,
+    error: Annotated[float | None, typer.Option(help="With --to surrogate: RMS error of a stored value; default 0.05.")] = None,
+    surrogate: Annotated[
+        str | None, typer.Option(help="With --to surrogate: auto, grid, sparse or regression (on calibration rows).")
+    ] = None,
     module: Annotated[str | None, typer.Option(help="One circuit: the module's name, or its end.")] = None,
     text: Annotated[str | None, typer.Option(help="One circuit: a prompt, whose inputs it gets; default free inputs.")] = None,
     token: Annotated[int | None, typer.Option(help="With --text: which token's inputs; default the last.")] = None,
@@ -58,7 +62,7 @@ def export(
 
     if to in FILES:
         changed = {"--rank": rank, "--tolerance": tolerance, "--calibration": calibration, "--steps": steps, "--backend": backend}
-        changed |= {"--shots": shots, "--lora-bias": lora_bias, "--via-lora": via_lora}
+        changed |= {"--shots": shots, "--lora-bias": lora_bias, "--via-lora": via_lora, "--error": error, "--surrogate": surrogate}
         if extra := [option for option, value in changed.items() if value]:
             raise RunError("one circuit takes none of these", value=", ".join(extra), hint="--module NAME [--text PROMPT]")
         if module is None:
@@ -105,6 +109,8 @@ def export(
         via_lora=via_lora,
         backend=backend,
         shots=shots,
+        error=error,
+        surrogate=surrogate,
     )
     folder = output or run / "exported" / to
     report = write(run, folder, options, overwrite=overwrite)
@@ -123,9 +129,10 @@ def export(
         how = ", ".join(f"{count} {way}" for way, count in report["how"].items())
         size = f"rank {min(ranks)} to {max(ranks)}, {report['parameters']:,} parameters"
         print(f"modules: {how}; {size}; largest relative error {worst:.3g}")
-    if surrogate := report.get("surrogate"):
+    if kept := report.get("surrogate"):
         print(
-            f"measured on {surrogate['backend']}: {surrogate['spent']['circuits']:,} circuits, error of a value from shots "
-            f"{surrogate['shot_error_rms']:.4f}, off the noiseless circuit {surrogate['off_the_exact_circuit_rms']:.4f} (RMS)"
+            f"measured on {kept['backend']}: {kept['spent']['circuits']:,} circuits, error of a value from shots "
+            f"{kept['shot_error_rms']:.4f}, off the noiseless circuit {kept['off_the_exact_circuit_rms']:.4f} (RMS)"
         )
+        print(f"stored as {kept['kind']}: {kept['numbers']:,} numbers, estimated error {kept['error_rms']:.4f} RMS")
     print(f"exported: {folder}")

@@ -27,6 +27,7 @@ from qpeft.training.loop.loaded_run import copy_sharing_weights
 from qpeft.training.model.held_out_loss import evaluate
 
 FORMATS = ("lora", "merged", "gguf-lora", "torch", "torch-model", "surrogate")
+SURROGATES = ("auto", "grid", "sparse", "regression")
 REPORT = "export.json"
 GGUF = "adapter.gguf"
 TOLERANCE = 0.01
@@ -46,6 +47,8 @@ class Options:
         lora_bias: fit a constant to each module as well. Stock PEFT loads it; other programs may not.
         via_lora: merge the LoRA instead of the adapter, for adapters that cannot be merged.
         backend, shots: where circuits are measured, and with how many shots each (None: exact probabilities).
+        error, surrogate: root mean square error of the stored values, default 0.05; and what is measured: "auto", "grid", "sparse"
+            or "regression" (on the activations of the calibration rows).
     """
 
     to: str = "lora"
@@ -61,6 +64,8 @@ class Options:
     via_lora: bool = False
     backend: str | None = None
     shots: int | None = None
+    error: float | None = None
+    surrogate: str | None = None
 
     @property
     def as_lora(self) -> bool:
@@ -80,6 +85,12 @@ class Options:
             raise RunError(
                 "--to surrogate runs on a backend, and nothing else does", hint="--to surrogate --backend NAME --shots N"
             )
+        if self.to != "surrogate" and (self.error is not None or self.surrogate is not None):
+            raise RunError("error and surrogate are of --to surrogate", value=self.to, bound="surrogate")
+        if self.surrogate not in (None, *SURROGATES):
+            raise RunError("unknown surrogate", value=self.surrogate, bound=", ".join(SURROGATES))
+        if self.error is not None and not 0 < self.error <= 1:
+            raise RunError("the error of an expectation value", value=self.error, bound="above 0, at most 1")
         if self.lora_bias and self.to != "lora":
             raise RunError("constants go into a LoRA of PEFT's alone", value=self.to, bound="lora", hint="leave out --lora-bias")
         if self.rank is not None and self.tolerance is not None:
@@ -274,7 +285,17 @@ def _surrogate(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -
     from qpeft.export.surrogate import export_surrogate
 
     assert options.backend is not None  # checked with the options
-    exported, found = export_surrogate(run, scratch, folder, options.backend, options.shots, options.seed)
+    error, kind = options.error or 0.05, options.surrogate or "auto"
+    exported, found = export_surrogate(
+        run,
+        scratch,
+        folder,
+        options.backend,
+        options.shots,
+        options.seed,
+        error=error,
+        surrogate=kind,  # type: ignore[arg-type]
+    )
     measured = _reference(run) | {"exported": _measure(run, exported)}
     return {"how": {"measured": found["surrogate"]["circuits"]}, "lossless": False, "measured": measured, **found} | {
         "check": _check_values(run, exported)

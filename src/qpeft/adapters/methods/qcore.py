@@ -74,6 +74,9 @@ class QCoreConfig(RankConfig):
     observables: Any = field(
         default=None, metadata={"help": "What is measured: Pauli strings, a letter for each qubit. Default Z of every qubit."}
     )
+    stored: Any = field(
+        default=None, metadata={"help": "For qnn: stored, the form of the measured surrogate. Written by `qpeft export`."}
+    )
     fusion: str = field(
         default="add", metadata={"help": "add: K z is added to u or M u. multiply: 1 + K z weights it, element-wise."}
     )
@@ -132,7 +135,7 @@ class QCoreConfig(RankConfig):
         if circuit.n_inputs < 1:
             raise AdapterError("the circuit has no inputs", value=str(self.circuit), hint="a circuit that takes data")
         self.observables = read_observables(self.observables, circuit.n_qubits)
-        check_qnn(self.qnn, circuit, self.outputs())
+        check_qnn(self.qnn, circuit, self.outputs(), self.stored)
 
     def built_circuit(self) -> Circuit:
         """The circuit; only where `qubits` is not 0."""
@@ -179,7 +182,7 @@ class QCore(Delta):
         self.decode: nn.Parameter | None = None
         if config.qubits:
             circuit, observables = config.built_circuit(), config.outputs()
-            self.qnn = make_qnn(config.qnn, circuit, observables)
+            self.qnn = make_qnn(config.qnn, circuit, observables, config.stored)
             if self.qnn is not None:
                 self.encode = Linear(r, circuit.n_inputs)
                 self.decode = nn.Parameter(torch.zeros(r, n_outputs(circuit, observables)))

@@ -68,6 +68,9 @@ class QTHAConfig(RankConfig):
     )
     n_layers: int | None = field(default=None, metadata={"help": "Layers L of a family's circuit. Default r, as published."})
     qnn: str = field(default="circuit", metadata={"help": f"The circuit or what stands in its place: {', '.join(QNN_KINDS)}."})
+    stored: Any = field(
+        default=None, metadata={"help": "For qnn: stored, the form of the measured surrogate. Written by `qpeft export`."}
+    )
     fusion: Literal["add", "multiply"] = field(
         default="add",
         metadata={
@@ -109,7 +112,7 @@ class QTHAConfig(RankConfig):
         one_of("init", self.init, ("balanced", "published"))
         if not self.classical_path and (self.qnn == "none" or self.fusion == "multiply"):
             raise AdapterError("nothing is left without the classical path", value=f"qnn={self.qnn}, fusion={self.fusion}")
-        if self.circuit != "qtha" or self.observables is not None:
+        if self.circuit != "qtha" or self.observables is not None or self.stored is not None:
             self._check_circuit()
         if self.qnn == "none" and self.fusion == "multiply":
             raise AdapterError("fusion='multiply' weights the classical path by the circuit", value=self.qnn, hint="fusion='add'")
@@ -134,7 +137,7 @@ class QTHAConfig(RankConfig):
             raise AdapterError(
                 "fusion='multiply' needs a value for each input", value=f"{self.r} inputs, {outputs} values", hint="fusion='add'"
             )
-        check_qnn(self.qnn, circuit, self.observables)
+        check_qnn(self.qnn, circuit, self.observables, self.stored)
 
     def built_circuit(self) -> Circuit:
         """The circuit, with r inputs."""
@@ -169,7 +172,7 @@ class QTHAConfig(RankConfig):
         """Trainable parameters between the outer maps: QW, CW, and the circuit or its control."""
         circuit = self.built_circuit()
         with torch.device("meta"):
-            qnn = make_qnn(self.qnn, circuit, self.observables)
+            qnn = make_qnn(self.qnn, circuit, self.observables, self.stored)
         inner = 0 if qnn is None else sum(p.numel() for p in qnn.parameters() if p.requires_grad)
         quantum_map = self.r * n_outputs(circuit, self.observables) if qnn is not None and self.fusion == "add" else 0
         return inner + quantum_map + self.r**2 * self.classical_path
@@ -235,7 +238,7 @@ class QTHA(Delta):
         if name in scope:
             self.shared = (scope[name],)
         else:
-            self.qnn = make_qnn(config.qnn, circuit, config.observables)
+            self.qnn = make_qnn(config.qnn, circuit, config.observables, config.stored)
             if self.qnn is not None:
                 scope[name] = self.qnn
         has_qnn = config.qnn != "none"

@@ -59,4 +59,26 @@ def shot_variance(values: Tensor, shots: int) -> Tensor:
     return (1 - values.square()).clamp_min(0) / shots
 
 
+def noise_has_won(signal: float, exact: float | None, shots: int | None) -> str:
+    """What to tell a user whose circuit's values hardly depend on its inputs any more; empty where they do.
+
+    Args:
+        signal: standard deviation of the values over the points, the shots' part taken off.
+        exact: the same of the noiseless circuit, where it is known.
+        shots: outcomes behind each value.
+    """
+    shot_noise = 0.0 if shots is None else shots**-0.5
+    if exact is not None and exact < VANISHED:
+        return ""  # the circuit itself hardly depends on its inputs
+    if signal < max(shot_noise, VANISHED):
+        least = f", {shot_noise:.3f} is the error of {shots:,} shots" if shots else ""
+        return f"noise has removed the circuit's signal: its values vary by {signal:.3f} RMS over the inputs{least}"
+    if exact is not None and signal < LOST * exact:
+        return f"noise has removed {100 * (1 - signal / exact):.0f}% of the circuit's signal ({exact:.3f} RMS without noise)"
+    return ""
+
+
+VANISHED = 0.01  # RMS over inputs, of values in -1..1
+LOST = 0.2  # of the noiseless signal: less than that is told
+
 SurrogateMaker: TypeAlias = Callable[[Circuit, Sequence[Observable] | None], Surrogate]

@@ -18,9 +18,12 @@ from torch.autograd.function import once_differentiable
 from qpeft.circuits.executor import Executor, Expectations, as_rows, check_arguments, working_dtype
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator import transforms
-from qpeft.circuits.surrogate.base import Surrogate, SurrogateMaker
+from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.surrogate.base import Surrogate, SurrogateMaker, shot_variance
 from qpeft.circuits.surrogate.grid import FourierGrid
 from qpeft.errors import CircuitError
+
+SIMULATED_QUBITS = 16  # circuits of more are not simulated for comparison
 
 
 class SurrogateExecutor:
@@ -54,7 +57,9 @@ class SurrogateExecutor:
         Raises:
             CircuitError: the circuit has no surrogate of this kind.
         """
-        function = SurrogateFunction(circuit, self.make(circuit, observables), self.inner.compile(circuit, observables), self)
+        function = SurrogateFunction(
+            circuit, self.make(circuit, observables), self.inner.compile(circuit, observables), self, observables
+        )
         self._functions.append(weakref.ref(function))
         return function
 
@@ -63,6 +68,17 @@ class SurrogateExecutor:
         for reference in self._functions:
             if (function := reference()) is not None:
                 function.forget()
+
+    def signals(self, shots: int | None) -> list[tuple[float, float]]:
+        """For each function that ran, how much its values vary over the points, and how much those of the noiseless circuit do.
+
+        Root mean squares; the part of the shots is taken off.
+        """
+        found = []
+        for reference in self._functions:
+            if (function := reference()) is not None and (pair := function.signal(shots)) is not None:
+                found.append(pair)
+        return found
 
     def flush(self) -> None:
         """Run the gradients that wait and add them to the angles'."""
@@ -95,8 +111,16 @@ class _Measured:
 class SurrogateFunction:
     """`(inputs (..., n_inputs), angles) -> (..., K)` through a surrogate; what SurrogateExecutor compiles to."""
 
-    def __init__(self, circuit: Circuit, surrogate: Surrogate, run: Expectations, executor: SurrogateExecutor) -> None:
+    def __init__(
+        self,
+        circuit: Circuit,
+        surrogate: Surrogate,
+        run: Expectations,
+        executor: SurrogateExecutor,
+        observables: Sequence[Observable] | None = None,
+    ) -> None:
         self.circuit, self.surrogate, self._run, self._executor = circuit, surrogate, run, executor
+        self._observables = observables
         self._known: tuple[tuple[Any, ...], _Measured] | None = None
 
     def __deepcopy__(self, memo: object) -> SurrogateFunction:
@@ -111,6 +135,17 @@ class SurrogateFunction:
         """Coefficients as the surrogate lays them out, without a record; run if the angles have changed since the last call."""
         with torch.no_grad():
             return self._found(angles, recorded=False).plain
+
+    def signal(self, shots: int | None) -> tuple[float, float] | None:
+        """See `SurrogateExecutor.signals`; None before anything ran, for one point, and for a circuit too large to simulate."""
+        if self._known is None or self.surrogate.size < 2 or self.circuit.n_qubits > SIMULATED_QUBITS:
+            return None
+        found = self._known[1]
+        values, points = found.values.detach().double(), torch.as_tensor(self.surrogate.points())
+        with torch.no_grad():
+            exact = Simulator().compile(self.circuit, self._observables)(points, found.angles.detach().double().cpu())
+        noise = 0.0 if shots is None else float(shot_variance(values, shots).mean())
+        return max(float(values.var(0).mean()) - noise, 0.0) ** 0.5, float(exact.var(0).mean()) ** 0.5
 
     def _found(self, angles: Tensor, recorded: bool) -> _Measured:
         key = (angles.data_ptr(), angles._version, angles.dtype, angles.device)

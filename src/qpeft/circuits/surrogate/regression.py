@@ -82,11 +82,8 @@ class RegressionSurrogate:
             )
         chosen = np.random.default_rng(seed).permutation(len(rows))[:points]
         wanted = observables_of(circuit, observables)
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for k, observable in enumerate(wanted):
-            groups.setdefault(light_cone(circuit, observable).inputs, []).append(k)
         base, _ = frequencies(circuit)
-        found = tuple((cone, tuple(outputs)) for cone, outputs in groups.items())
+        found = cone_groups(circuit, wanted)
         return cls(rows[torch.as_tensor(chosen)].numpy(), shots, base, found, len(wanted))
 
     @property
@@ -114,12 +111,17 @@ class RegressionSurrogate:
         """Expectation values `(B, K)` at `inputs (B, n_inputs)`; both may need gradients."""
         if self._settings is None:
             raise CircuitError("a regression evaluated before it was fitted", hint="coefficients(values) first")
-        columns: list[Tensor] = [inputs.new_empty(0)] * self.n_outputs
-        for (cone, outputs), own in zip(self.groups, self._settings, strict=True):
-            likeness = self._likeness(cone, inputs)
+        points = torch.as_tensor(self.points_array, dtype=inputs.dtype, device=inputs.device)
+        return evaluate_kernels(self.groups, self.base, points, self.lengths().to(inputs), coefficients, inputs)
+
+    def lengths(self) -> Tensor:
+        """The length `(K,)` of each observable's kernel, radians; only after `coefficients(values)`."""
+        assert self._settings is not None
+        found = torch.zeros(self.n_outputs, dtype=torch.float64)
+        for (_, outputs), own in zip(self.groups, self._settings, strict=True):
             for k, (length, _) in zip(outputs, own, strict=True):
-                columns[k] = _kernel(likeness, len(cone), length) @ coefficients[:-1, k] + coefficients[-1, k]
-        return torch.stack(columns, 1)
+                found[k] = length
+        return found
 
     def error(self, values: Tensor) -> Tensor:
         """Root mean square error `(K,)` at inputs like the points', each predicted from all others; the shots' share taken off."""
@@ -150,10 +152,8 @@ class RegressionSurrogate:
 
     def _likeness(self, cone: tuple[int, ...], inputs: Tensor) -> Tensor:
         """`sum_q cos w_q (u_q - v_q)` over the cone's inputs for `inputs (B, n_inputs)` and all points, `(B, P)`."""
-        scale = inputs.new_tensor([self.base[q] for q in cone])
-        own = inputs[:, list(cone)] * scale
-        points = torch.as_tensor(self.points_array[:, list(cone)], dtype=inputs.dtype, device=inputs.device) * scale
-        return own.cos() @ points.cos().T + own.sin() @ points.sin().T
+        points = torch.as_tensor(self.points_array, dtype=inputs.dtype, device=inputs.device)
+        return _likeness(cone, self.base, points, inputs)
 
     def _gram(self, cone: tuple[int, ...], length: float, ratio: float) -> Tensor:
         gram = _kernel(self._likeness(cone, torch.as_tensor(self.points_array)), len(cone), length)
@@ -170,6 +170,36 @@ class RegressionSurrogate:
                 found.append([_best(spectra, y[:, k]) for k in outputs])
             self._settings = found
         return self._settings
+
+
+Groups = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # for each light cone its inputs and its observables
+
+
+def cone_groups(circuit: Circuit, observables: Sequence[Observable]) -> Groups:
+    """Observables by the inputs of their light cones."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for k, observable in enumerate(observables):
+        groups.setdefault(light_cone(circuit, observable).inputs, []).append(k)
+    return tuple((cone, tuple(outputs)) for cone, outputs in groups.items())
+
+
+def evaluate_kernels(
+    groups: Groups, base: Sequence[float], points: Tensor, lengths: Tensor, coefficients: Tensor, inputs: Tensor
+) -> Tensor:
+    """Values `(B, K)` at `inputs (B, n_inputs)` from the kernels' weights and means `(P + 1, K)` at `points (P, n_inputs)`."""
+    columns: list[Tensor] = [inputs.new_empty(0)] * coefficients.shape[1]
+    for cone, outputs in groups:
+        likeness = _likeness(cone, base, points, inputs)
+        for k in outputs:
+            kernel = ((likeness - len(cone)) / lengths[k] ** 2).exp()
+            columns[k] = kernel @ coefficients[:-1, k] + coefficients[-1, k]
+    return torch.stack(columns, 1)
+
+
+def _likeness(cone: Sequence[int], base: Sequence[float], points: Tensor, inputs: Tensor) -> Tensor:
+    scale = inputs.new_tensor([base[q] for q in cone])
+    own, others = inputs[:, list(cone)] * scale, points[:, list(cone)] * scale
+    return own.cos() @ others.cos().T + own.sin() @ others.sin().T
 
 
 def _kernel(likeness: Tensor, n_inputs: int, length: float) -> Tensor:

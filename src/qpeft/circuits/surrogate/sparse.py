@@ -199,16 +199,8 @@ class SparseSurrogate:
 
     def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
         """Expectation values `(B, K)` at `inputs (B, n_inputs)`; both may need gradients, of first order."""
-        columns: list[Tensor] = [inputs.new_empty(0)] * self.n_outputs
-        start = 0
-        for group in self.groups:
-            count = group.prior.grid.size * len(group.outputs)
-            own = coefficients[start : start + count].view(*group.prior.grid.shape, len(group.outputs))
-            found = group.prior.grid.evaluate(own, inputs[:, list(group.inputs)])
-            for k, output in enumerate(group.outputs):
-                columns[output] = found[:, k]
-            start += count
-        return torch.stack(columns, 1)
+        cones = [(group.inputs, group.outputs, group.prior.grid) for group in self.groups]
+        return evaluate_cones(cones, coefficients, inputs)
 
     def predicted_error(self) -> Tensor:
         """Root mean square error `(K,)` that the prior predicts, over random angles and inputs, dropped terms included."""
@@ -290,6 +282,44 @@ class SparseSurrogate:
         return factors
 
 
+Cone = tuple[tuple[int, ...], tuple[int, ...], FourierGrid]  # inputs of a light cone, its observables, its Fourier grid
+
+
+def cone_grids(circuit: Circuit, observables: Sequence[Observable]) -> list[Cone]:
+    """The light cones of the observables, in the order of a sparse surrogate's coefficients. CircuitError for too large a cone."""
+    found = []
+    for cones, outputs in _cones(circuit, observables):
+        base, degrees = frequencies(cones[0].circuit)
+        _check_size(degrees)
+        found.append((cones[0].inputs, outputs, FourierGrid(base, degrees)))
+    return found
+
+
+def evaluate_cones(cones: Sequence[Cone], coefficients: Tensor, inputs: Tensor) -> Tensor:
+    """Values `(B, K)` at `inputs (B, n_inputs)` from the coefficients of all cones, flat."""
+    columns: list[Tensor] = [inputs.new_empty(0)] * sum(len(outputs) for _, outputs, _ in cones)
+    start = 0
+    for members, outputs, grid in cones:
+        count = grid.size * len(outputs)
+        own = coefficients[start : start + count].view(*grid.shape, len(outputs))
+        found = grid.evaluate(own, inputs[:, list(members)])
+        for k, output in enumerate(outputs):
+            columns[output] = found[:, k]
+        start += count
+    return torch.stack(columns, 1)
+
+
+def _check_size(degrees: Sequence[int]) -> None:
+    shape = [2 * degree + 1 for degree in degrees]
+    if math.prod(shape) > MAX_CONE_POINTS:
+        raise CircuitError(
+            "a light cone has too many Fourier coefficients",
+            value=" x ".join(map(str, shape)),
+            bound=f"{MAX_CONE_POINTS:,}",
+            hint="a regression on activations, or fewer qubits or uploads",
+        )
+
+
 def _mean_variance(shots: int | None) -> float:
     return EXACT_VARIANCE if shots is None else MEAN_VARIANCE / shots
 
@@ -324,13 +354,7 @@ def _prior(parts: tuple[tuple[Circuit, Observable], ...]) -> _Prior:
     """From the circuits of cones with random angles; cones of equal circuits, as along a ring, have one prior."""
     base, degrees = frequencies(parts[0][0])
     shape = [2 * degree + 1 for degree in degrees]
-    if math.prod(shape) > MAX_CONE_POINTS:
-        raise CircuitError(
-            "a light cone has too many Fourier coefficients",
-            value=" x ".join(map(str, shape)),
-            bound=f"{MAX_CONE_POINTS:,}",
-            hint="a regression on activations, or fewer qubits or uploads",
-        )
+    _check_size(degrees)
     grid = FourierGrid(base, degrees)
     points, generator = torch.as_tensor(grid.points()), torch.Generator().manual_seed(0)
     executor: Executor = Simulator()

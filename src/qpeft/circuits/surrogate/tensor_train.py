@@ -41,7 +41,7 @@ MAX_POINTS = 2**15
 
 
 @dataclass(frozen=True)
-class _Chain:
+class Chain:
     """One observable: its cone's inputs, their frequencies and degrees, and the features `(n, P, 2 D + 1)` at the points."""
 
     output: int
@@ -72,7 +72,7 @@ class TensorTrainSurrogate:
 
     points_array: npt.NDArray[np.float64]
     shots: int | None
-    chains: tuple[_Chain, ...]
+    chains: tuple[Chain, ...]
     shapes: list[list[tuple[int, int, int]]] | None = None
 
     @classmethod
@@ -99,14 +99,11 @@ class TensorTrainSurrogate:
         """
         if not 16 <= points <= MAX_POINTS:
             raise CircuitError("the number of points of a surrogate", value=points, bound=f"16 to {MAX_POINTS:,}")
-        wanted = observables_of(circuit, observables)
-        chains = []
-        for k, observable in enumerate(wanted):
-            cone = light_cone(circuit, observable)
-            chains.append(_Chain(k, cone.inputs, *frequencies(cone.circuit)))
         base, _ = frequencies(circuit)
         period = np.array([2 * math.pi / w for w in base])
-        return cls(np.random.default_rng(seed).random((points, circuit.n_inputs)) * period, shots, tuple(chains))
+        return cls(
+            np.random.default_rng(seed).random((points, circuit.n_inputs)) * period, shots, make_chains(circuit, observables)
+        )
 
     @property
     def size(self) -> int:
@@ -133,12 +130,7 @@ class TensorTrainSurrogate:
         """Expectation values `(B, K)` at `inputs (B, n_inputs)`; both may need gradients."""
         if self.shapes is None:
             raise CircuitError("a tensor train evaluated before it was fitted", hint="coefficients(values) first")
-        columns, start = [], 0
-        for chain, shapes in zip(self.chains, self.shapes, strict=True):
-            count = sum(math.prod(shape) for shape in shapes)
-            columns.append(_contract(_split(coefficients[start : start + count], shapes), chain.waves(inputs)))
-            start += count
-        return torch.stack(columns, 1)
+        return evaluate_chains(self.chains, self.shapes, coefficients, inputs)
 
     def error(self, values: Tensor) -> Tensor:
         """Root mean square error `(K,)`, from fits that leave every eighth point out; the variance of shots taken off."""
@@ -183,6 +175,46 @@ class _Fit(torch.autograd.Function):
         return jacobian @ torch.linalg.solve(normal, grad), None, None, None
 
 
+Shapes = list[tuple[int, int, int]]  # of the cores of a chain: rank to the left, coefficients, rank to the right
+
+
+def make_chains(circuit: Circuit, observables: Sequence[Observable] | None) -> tuple[Chain, ...]:
+    """A chain for each observable, over the inputs of its light cone. CircuitError for inputs without a base frequency."""
+    cones = [light_cone(circuit, observable) for observable in observables_of(circuit, observables)]
+    return tuple(Chain(k, cone.inputs, *frequencies(cone.circuit)) for k, cone in enumerate(cones))
+
+
+def evaluate_chains(chains: Sequence[Chain], shapes: Sequence[Shapes], coefficients: Tensor, inputs: Tensor) -> Tensor:
+    """Values `(B, K)` at `inputs (B, n_inputs)` from the cores of all chains, flat."""
+    columns, start = [], 0
+    for chain, own in zip(chains, shapes, strict=True):
+        count = sum(math.prod(shape) for shape in own)
+        cores = _split(coefficients[start : start + count], own)
+        columns.append(_contract(cores, chain.waves(inputs)) if own else inputs.new_ones(len(inputs)))
+        start += count
+    return torch.stack(columns, 1)
+
+
+def fit_chains(chains: Sequence[Chain], points: Tensor, values: Tensor, rank: int, shots: int | None) -> tuple[Tensor, Tensor]:
+    """Cores of one rank for all chains, flat, fitted to `values (P, K)` at `points (P, n_inputs)`, and the error of each.
+
+    The error is a root mean square on every eighth point, which a second fit leaves out, without the variance of the shots.
+    """
+    ridge, parts, errors = (1e-10 if shots is None else 1.0 / shots), [], []
+    for chain in chains:
+        waves, own = chain.waves(points), values[:, chain.output].to(torch.float64)
+        shapes = shapes_of_rank(chain, rank)
+        parts += [core.reshape(-1) for core in _fitted(waves, own, shapes, ridge)]
+        noise = 0.0 if shots is None else float(shot_variance(own, shots).mean())
+        errors.append(max(float(_unseen_square(waves, own, shapes, ridge)) - noise, 0.0) ** 0.5)
+    return torch.cat(parts), torch.tensor(errors, dtype=torch.float64)
+
+
+def shapes_of_rank(chain: Chain, rank: int) -> Shapes:
+    """Shapes of a chain's cores for a rank; smaller towards the ends."""
+    return _shapes([2 * degree + 1 for degree in chain.degrees], rank)
+
+
 def _split(flat: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[Tensor]:
     sizes = [math.prod(shape) for shape in shapes]
     return [part.view(shape) for part, shape in zip(torch.split(flat, sizes), shapes, strict=True)]
@@ -217,8 +249,11 @@ def _design(left: Tensor, wave: Tensor, right: Tensor) -> Tensor:
     return torch.einsum("ba,bm,bc->bamc", left, wave, right).flatten(1)
 
 
-def _shapes_of(waves: Sequence[Tensor], rank: int) -> list[tuple[int, int, int]]:
-    sizes = [wave.shape[1] for wave in waves]
+def _shapes_of(waves: Sequence[Tensor], rank: int) -> Shapes:
+    return _shapes([wave.shape[1] for wave in waves], rank)
+
+
+def _shapes(sizes: Sequence[int], rank: int) -> Shapes:
     ranks = [1]
     for q in range(1, len(sizes)):
         ranks.append(min(rank, math.prod(sizes[:q]), math.prod(sizes[q:])))

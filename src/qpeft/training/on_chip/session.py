@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +28,7 @@ from qpeft.backends.registry import get_backend, is_paid
 from qpeft.backends.spending.budget import Budget, Cost, Ledger
 from qpeft.backends.spending.cache import ResultCache
 from qpeft.circuits.executor import Executor
-from qpeft.circuits.surrogate.base import SurrogateMaker
+from qpeft.circuits.surrogate.base import SurrogateMaker, noise_has_won
 from qpeft.circuits.surrogate.choice import surrogate_maker, surrogate_size
 from qpeft.circuits.surrogate.executor import SurrogateExecutor
 from qpeft.errors import BudgetError, RunError
@@ -36,6 +37,8 @@ from qpeft.training.on_chip.ask_once import AskOnce
 from qpeft.training.on_chip.requests import Request, circuit_requests
 from qpeft.training.processes import Processes
 from qpeft.training.recipe.config import BackendSection, current_gradient
+
+logger = logging.getLogger(__name__)
 
 SPENT, CACHE, JOBS = "spent.json", "results.sqlite", "jobs"
 INNER: dict[str, InnerGradient] = {"shift": "parameter-shift", "spsa": "spsa"}
@@ -123,6 +126,7 @@ class ChipSession(CircuitSession):
         self.backend: Backend | None = None
         self.runner: BackendExecutor | None = None
         self.surrogate: SurrogateExecutor | None = None
+        self.signals: list[tuple[float, float]] = []
         self._last_step, self._before = Cost(), Cost()
         self._model_executors = contextlib.ExitStack()
         if not section.gradient.startswith("direct"):
@@ -201,8 +205,19 @@ class ChipSession(CircuitSession):
     def flush(self) -> None:
         """Run the surrogates' deferred gradients, add them to `angles.grad`, and note what the step cost."""
         if self.surrogate is not None:
+            self._check_signal()
             self.surrogate.flush()
         self._last_step = self.spent + self._before * -1
+
+    def _check_signal(self) -> None:
+        """Warn, once for a session, where noise leaves nothing of what the circuits compute."""
+        assert self.surrogate is not None
+        if self.signals or not self.processes.first:
+            return
+        self.signals = self.surrogate.signals(self.section.shots)
+        for signal, exact in self.signals:
+            if lost := noise_has_won(signal, exact, self.section.shots):
+                logger.warning("%s: %s. Training goes on; a classical model would do as well", self.section.name, lost)
 
     def step_cost(self) -> Cost:
         """Cost of the next step without cache hits. Surrogate: from the formula. Direct execution: the cost of the last step."""
@@ -245,7 +260,8 @@ class ChipSession(CircuitSession):
         Returns:
             `name`, `calibrations`, `shots_per_circuit` (None for exact probabilities), `gradient`; what was spent over all
             sessions: `circuits`, `shots`, `programs`, `jobs`, `chip_s` in seconds; circuits that were not run: `cached`,
-            `deduplicated`.
+            `deduplicated`. Through a surrogate also how much the values vary over its points in the session's first step,
+            `signal_rms` for each circuit, and how much they would without noise, `noiseless_signal_rms`.
         """
         return self.processes.on_first(self._record)
 
@@ -260,6 +276,8 @@ class ChipSession(CircuitSession):
             "chip_s": round(spent["seconds"], 3),
             "cached": self.ledger.cached,
             "deduplicated": self.ledger.deduplicated,
+            **({"signal_rms": [round(a, 4) for a, _ in self.signals]} if self.signals else {}),
+            **({"noiseless_signal_rms": [round(b, 4) for _, b in self.signals]} if self.signals else {}),
         }
 
     def _note(self) -> None:

@@ -132,7 +132,8 @@ def page(folder: Path, records: StudyRecords) -> str:
         "",
         f"Made by `python -m benchmarks.instrument` from the records in `{records.folder.name}/`. A model of {HIDDEN} hidden units "
         "whose activations hold two numbers; labels are the sign of `cos(3.5 x_1 + 0.4) cos(3.5 x_2 + 0.9)`, which a circuit of "
-        f"two qubits computes. {STEPS} steps of {BATCH} rows, {ROWS - TEST - VALIDATION} training rows, {TEST} test rows, five seeds. "
+        f"two qubits computes. {STEPS} steps of {BATCH} rows, {ROWS - TEST - VALIDATION} training rows, {TEST} test rows, "
+        "five seeds. "
         "The labels favour the circuit: this tests the instrument and says nothing about language.",
         "",
     ]

@@ -37,11 +37,11 @@ def export(
     seed: Annotated[int, typer.Option(help="Seed of the rows' order and of simulated shots.")] = 0,
     lora_bias: Annotated[bool, typer.Option("--lora-bias", help="Fit a constant to each module too (PEFT only).")] = False,
     via_lora: Annotated[bool, typer.Option("--via-lora", help="With --to merged: merge a fitted LoRA.")] = False,
-    backend: Annotated[str | None, typer.Option(help="With --to surrogate: where the circuits are measured.")] = None,
+    backend: Annotated[str | None, typer.Option(help="With --to surrogate or torch: where the circuits are measured.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Shots of every circuit; default exact, where the backend can.")] = None,
-    error: Annotated[float | None, typer.Option(help="With --to surrogate: RMS error of a stored value; default 0.05.")] = None,
+    error: Annotated[float | None, typer.Option(help="With --backend: RMS error of a stored value; default 0.05.")] = None,
     surrogate: Annotated[
-        str | None, typer.Option(help="With --to surrogate: auto, grid, sparse or regression (on calibration rows).")
+        str | None, typer.Option(help="With --backend: auto, grid, sparse or regression (on calibration rows).")
     ] = None,
     module: Annotated[str | None, typer.Option(help="One circuit: the module's name, or its end.")] = None,
     text: Annotated[str | None, typer.Option(help="One circuit: a prompt, whose inputs it gets; default free inputs.")] = None,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qpeft.adapters.base import Delta
 from qpeft.adapters.controls import Cosine, Perceptron
-from qpeft.adapters.layers.stored_grid import StoredGrid
+from qpeft.adapters.layers.stored_surrogate import StoredSurrogate
 from qpeft.adapters.low_rank import delta_weight, exact
 from qpeft.adapters.methods.qaa import QAA, TINY
 from qpeft.adapters.methods.qcore import QCore
@@ -83,7 +83,7 @@ def export_plain(run: AdaptedRun, scratch: Path, whole: bool) -> tuple[Any, dict
             key = known.get(text, f"circuit{len(known)}")
             specs["circuits"][key], spec["qnn"] = spec["qnn"], key
         specs["modules"][name] = {**spec, "shapes": {key: list(tensor.shape) for key, tensor in own.items()}}
-        tensors |= {f"{name}.qpeft_adapter.{key}": tensor.detach().float().cpu().contiguous() for key, tensor in own.items()}
+        tensors |= {f"{name}.qpeft_adapter.{key}": tensor.detach().float().cpu().clone() for key, tensor in own.items()}
     code = Path(__file__).with_name(CODE)
     shutil.copy(code, scratch / CODE)
     if whole:
@@ -164,8 +164,8 @@ def _of_qnn(delta: Delta, qnn: Any) -> Part:
     if isinstance(qnn, Perceptron):
         weights = [layer.weight for layer in qnn.layers if isinstance(layer, torch.nn.Linear)]
         return {"kind": "perceptron", "layers": len(weights)}, {f"layer{k}": weight for k, weight in enumerate(weights)}
-    if isinstance(qnn, StoredGrid):
-        return _grid(qnn.grid, qnn.coefficients)
+    if isinstance(qnn, StoredSurrogate):
+        return _of_stored(qnn)
     if not isinstance(qnn, QuantumLayer):
         raise AdapterError("no plain form of this circuit", value=f"{type(delta).__name__}: {type(qnn).__name__}")
     try:
@@ -177,6 +177,27 @@ def _of_qnn(delta: Delta, qnn: Any) -> Part:
     function = SurrogateExecutor(Simulator()).compile(qnn.circuit, qnn.observables)
     assert isinstance(function, SurrogateFunction)
     return _grid(grid, function.coefficients(qnn.angles.detach().double().cpu()))
+
+
+def _of_stored(qnn: StoredSurrogate) -> Part:
+    layout = qnn.layout
+    tensors: dict[str, Tensor] = {name: qnn.get_parameter(name) for name in layout.shapes}
+    if layout.form.kind == "grid":
+        return _grid(layout.grid, qnn.get_parameter("coefficients"))
+    if layout.form.kind == "sparse":
+        cones = [
+            {"inputs": list(inputs), "outputs": list(outputs), "base": list(grid.base), "sizes": list(grid.shape)}
+            for inputs, outputs, grid in layout.cones
+        ]
+        return {"kind": "cones", "cones": cones}, tensors
+    if layout.form.kind == "tensor-train":
+        chains = [
+            {"inputs": list(chain.inputs), "base": list(chain.base), "cores": [list(shape) for shape in shapes]}
+            for chain, shapes in zip(layout.chains, layout.cores, strict=True)
+        ]
+        return {"kind": "chains", "chains": chains}, tensors
+    groups = [[list(inputs), list(outputs)] for inputs, outputs in layout.groups]
+    return {"kind": "kernels", "base": list(layout.base), "groups": groups}, tensors
 
 
 def _grid(grid: FourierGrid, coefficients: Tensor) -> Part:

@@ -10,7 +10,8 @@ Each adapted layer computes `y = W x + b + delta(x)`. The kinds of delta, with t
     circuit    up v, v from u = down x: a classical part (core u, or u) joined with decode z(encode u), z the values of a circuit
     embedding  up z(down x), z_k = sum_b s_kb |(matrix h / |h|)_b|^2, s_kb = +-1 the sign of bit k of b
 
-z is a trigonometric polynomial ("grid"), the circuit itself as a state vector ("gates"), a perceptron or a cosine.
+z is a trigonometric polynomial ("grid"), one for each light cone ("cones"), a tensor train ("chains"), a kernel regression
+("kernels"), the circuit itself as a state vector ("gates"), a perceptron or a cosine.
 """
 
 import json
@@ -72,14 +73,43 @@ class Adapter(nn.Module):
         return a
 
     def _grid(self, a):
-        """`z_k = sum_m c[m, k] prod_q phi_{m_q}(w_q a_q)`, phi = 1, cos, sin, cos 2., sin 2., .."""
-        out = None
-        for q, (base, size) in enumerate(zip(self.spec["qnn"]["base"], self.spec["qnn"]["sizes"], strict=True)):
-            t = base * a[:, q]
-            waves = [f(m * t) for m in range(1, size // 2 + 1) for f in (torch.cos, torch.sin)]
-            phi = torch.stack([torch.ones_like(t), *waves], 1)
-            out = phi @ self.coefficients.reshape(size, -1) if out is None else (phi[:, None] @ out.reshape(len(a), size, -1))[:, 0]
-        return out
+        return _polynomial(a, self.spec["qnn"]["base"], self.spec["qnn"]["sizes"], self.coefficients)
+
+    def _cones(self, a):
+        """A polynomial for each light cone, in its own inputs."""
+        out, start = {}, 0
+        for cone in self.spec["qnn"]["cones"]:
+            count = len(cone["outputs"])
+            for size in cone["sizes"]:
+                count *= size
+            own = self.coefficients[start : start + count]
+            values = _polynomial(a[:, cone["inputs"]], cone["base"], cone["sizes"], own.reshape(-1, len(cone["outputs"])))
+            out.update(zip(cone["outputs"], values.unbind(1), strict=True))
+            start += count
+        return torch.stack([out[k] for k in sorted(out)], 1)
+
+    def _chains(self, a):
+        """A product of matrices for each output, each linear in the waves of one input."""
+        out, start = [], 0
+        for chain in self.spec["qnn"]["chains"]:
+            row = a.new_ones(len(a), 1)
+            for q, base, (left, size, right) in zip(chain["inputs"], chain["base"], chain["cores"], strict=True):
+                core = self.coefficients[start : start + left * size * right].reshape(left, size, right)
+                row = torch.einsum("ba,bm,amc->bc", row, _waves(base * a[:, q], size), core)
+                start += left * size * right
+            out.append(row[:, 0])
+        return torch.stack(out, 1)
+
+    def _kernels(self, a):
+        """`mean + sum_p weight_p exp(-sum_q (1 - cos w_q (a_q - a_pq)) / length^2)`."""
+        qnn, out = self.spec["qnn"], {}
+        for inputs, outputs in qnn["groups"]:
+            scale = a.new_tensor([qnn["base"][q] for q in inputs])
+            own, others = a[:, inputs] * scale, self.points[:, inputs] * scale
+            likeness = own.cos() @ others.cos().T + own.sin() @ others.sin().T - len(inputs)
+            for k in outputs:
+                out[k] = (likeness / self.lengths[k] ** 2).exp() @ self.coefficients[:-1, k] + self.coefficients[-1, k]
+        return torch.stack([out[k] for k in sorted(out)], 1)
 
     def _gates(self, a):
         """The circuit's gates, each `c + cos(t) d + sin(t) e` with t from one input, on a state vector; qubit 0 is leftmost."""
@@ -98,6 +128,20 @@ class Adapter(nn.Module):
                 matrix = matrices[0] + t.cos() * matrices[1] + t.sin() * matrices[2]
             state = _apply(state, matrix, qubits)
         return torch.stack([sum(c * _expectation(state, string) for c, string in terms) for terms in qnn["observables"]], 1)
+
+
+def _waves(t, size):
+    """`1, cos t, sin t, cos 2t, ..`, `(B, size)`."""
+    return torch.stack([torch.ones_like(t), *(f(m * t) for m in range(1, size // 2 + 1) for f in (torch.cos, torch.sin))], 1)
+
+
+def _polynomial(a, bases, sizes, coefficients):
+    """`z_k = sum_m c[m, k] prod_q phi_{m_q}(w_q a_q)`, phi = 1, cos, sin, cos 2., sin 2., .."""
+    out = None
+    for q, (base, size) in enumerate(zip(bases, sizes, strict=True)):
+        phi = _waves(base * a[:, q], size)
+        out = phi @ coefficients.reshape(size, -1) if out is None else (phi[:, None] @ out.reshape(len(a), size, -1))[:, 0]
+    return coefficients.expand(len(a), -1) if out is None else out
 
 
 def _apply(state, matrix, qubits):

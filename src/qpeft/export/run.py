@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,7 @@ from qpeft.training.loop.loaded_run import copy_sharing_weights
 from qpeft.training.model.held_out_loss import evaluate
 
 FORMATS = ("lora", "merged", "gguf-lora", "torch", "torch-model", "surrogate")
+MEASURES = ("surrogate", "torch", "torch-model")  # formats whose circuits may come from a backend
 SURROGATES = ("auto", "grid", "sparse", "regression")
 REPORT = "export.json"
 GGUF = "adapter.gguf"
@@ -46,7 +48,8 @@ class Options:
         steps, learning_rate, seed: of training the fitted LoRA towards the adapter's logits.
         lora_bias: fit a constant to each module as well. Stock PEFT loads it; other programs may not.
         via_lora: merge the LoRA instead of the adapter, for adapters that cannot be merged.
-        backend, shots: where circuits are measured, and with how many shots each (None: exact probabilities).
+        backend, shots: where circuits are measured, and with how many shots each (None: exact probabilities). For `torch` without
+            a backend the circuits are the exact ones.
         error, surrogate: root mean square error of the stored values, default 0.05; and what is measured: "auto", "grid", "sparse"
             or "regression" (on the activations of the calibration rows).
     """
@@ -81,12 +84,13 @@ class Options:
             raise RunError("via_lora does nothing here", value=self.to, bound="merged")
         if not self.as_lora and (self.rank or self.steps or self.lora_bias or self.tolerance is not None):
             raise RunError(f"{self.to}: no rank, tolerance, steps or constants here", hint="leave them out, or --via-lora")
-        if (self.to == "surrogate") != (self.backend is not None) or (self.shots is not None and self.to != "surrogate"):
-            raise RunError(
-                "--to surrogate runs on a backend, and nothing else does", hint="--to surrogate --backend NAME --shots N"
-            )
-        if self.to != "surrogate" and (self.error is not None or self.surrogate is not None):
-            raise RunError("error and surrogate are of --to surrogate", value=self.to, bound="surrogate")
+        if self.to == "surrogate" and self.backend is None:
+            raise RunError("--to surrogate runs on a backend", hint="--to surrogate --backend NAME --shots N")
+        if self.backend is not None and self.to not in MEASURES:
+            raise RunError("circuits are measured for none of the others", value=self.to, bound=", ".join(MEASURES))
+        for name in ("shots", "error", "surrogate"):
+            if getattr(self, name) is not None and self.backend is None:
+                raise RunError(f"{name} is of a measurement", value=getattr(self, name), hint="--backend NAME")
         if self.surrogate not in (None, *SURROGATES):
             raise RunError("unknown surrogate", value=self.surrogate, bound=", ".join(SURROGATES))
         if self.error is not None and not 0 < self.error <= 1:
@@ -112,7 +116,7 @@ def export(folder: Path, output: Path, options: Options, *, overwrite: bool = Fa
         if options.to == "surrogate":
             found = _surrogate(run, scratch, folder, options)
         elif options.to in ("torch", "torch-model"):
-            found = _plain(run, scratch, options)
+            found = _plain(run, scratch, folder, options)
         else:
             found = _export_lora(run, scratch, options) if options.as_lora else _merge(run, scratch)
         report = {
@@ -271,22 +275,29 @@ def _merge(run: AdaptedRun, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _plain(run: AdaptedRun, scratch: Path, options: Options) -> dict[str, Any]:
+def _plain(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -> dict[str, Any]:
     """Write plain tensors, or a model folder with remote code; returns the report's part."""
     from qpeft.export.plain import export_plain
 
-    exported, found = export_plain(run, scratch, whole=options.to == "torch-model")
+    shown = run
+    told: dict[str, Any] = {}
+    if options.backend is not None:
+        with tempfile.TemporaryDirectory() as between:
+            stored, told = _measured_circuits(run, Path(between), folder, options)
+        shown = replace(run, model=stored, adapter="default")
+    exported, found = export_plain(shown, scratch, whole=options.to == "torch-model")
+    lossless = {} if options.backend is None else {"lossless": False}
     measured = _reference(run) | {"exported": _measure(run, exported)}
-    return {**found, "measured": measured, "check": _check_values(run, exported)}
+    return {**found, **told, **lossless, "measured": measured, "check": _check_values(run, exported)}
 
 
-def _surrogate(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -> dict[str, Any]:
-    """Write the adapter with its circuits measured; returns the report's part."""
+def _measured_circuits(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -> tuple[Any, dict[str, Any]]:
+    """(the adapter with its circuits measured, the report's part); it is written to `scratch`."""
     from qpeft.export.surrogate import export_surrogate
 
     assert options.backend is not None  # checked with the options
     error, kind = options.error or 0.05, options.surrogate or "auto"
-    exported, found = export_surrogate(
+    found: tuple[Any, dict[str, Any]] = export_surrogate(
         run,
         scratch,
         folder,
@@ -294,8 +305,14 @@ def _surrogate(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -
         options.shots,
         options.seed,
         error=error,
-        surrogate=kind,  # type: ignore[arg-type]
+        surrogate=kind,  # type: ignore[arg-type]  # checked with the options
     )
+    return found
+
+
+def _surrogate(run: AdaptedRun, scratch: Path, folder: Path, options: Options) -> dict[str, Any]:
+    """Write the adapter with its circuits measured; returns the report's part."""
+    exported, found = _measured_circuits(run, scratch, folder, options)
     measured = _reference(run) | {"exported": _measure(run, exported)}
     return {"how": {"measured": found["surrogate"]["circuits"]}, "lossless": False, "measured": measured, **found} | {
         "check": _check_values(run, exported)

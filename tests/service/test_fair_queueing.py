@@ -154,3 +154,14 @@ def test_migrations_forward_and_back_with_jobs_in_the_queue(
     assert all(engine.complete(worker, owner, [leases.JobOutcome(j.seq, j.attempt, b"r", "", 0.0, None) for j in held]))
     assert len(engine.lease(worker, owner).jobs) == 3
     assert engine.queries.batch_view(owner, waiting.id)["states"] == {"succeeded": 2, "running": 3}
+
+
+def test_revisions_of_the_schema_are_one_line() -> None:
+    """Each has a number of its own, and follows the one before."""
+    from alembic.script import ScriptDirectory
+
+    from qpeft.service.store.database import _alembic_config, revisions
+
+    known = revisions()
+    assert known == [f"{k:04d}" for k in range(1, len(known) + 1)]
+    assert ScriptDirectory.from_config(_alembic_config()).get_current_head() == known[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import ssl
 import subprocess
 import time
@@ -52,12 +53,16 @@ def test_what_cannot_run_is_said_in_one_line(tmp_path: Path, arguments: list[str
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
     """A self-signed certificate for another name than the workers use."""
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_certificate(cert, key)
+    return cert, key
+
+
+def make_certificate(cert: Path, key: Path) -> None:
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=quantum.example",
          "-addext", "subjectAltName=DNS:quantum.example", "-keyout", str(key), "-out", str(cert)],
         check=True, capture_output=True,
     )  # fmt: skip
-    return cert, key
 
 
 class TlsServer(Server):
@@ -97,6 +102,43 @@ def test_with_tls_its_own_workers_run(tmp_path: Path, certificate: tuple[Path, P
             assert http.get(f"/v1/jobs/{job['id']}", params={"wait": 30}).json()["state"] == "succeeded"
     finally:
         assert server.stop() == 0
+
+
+def test_a_replaced_certificate_is_served_without_a_restart(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """New connections get it, the server's own workers go on; a damaged file leaves the old one in place."""
+    cert, key = certificate
+    server = TlsServer(tmp_path, "--tls-cert", str(cert), "--tls-key", str(key))
+    server.certificate = cert
+    try:
+        server.start()
+        before = ssl.get_server_certificate(("127.0.0.1", server.port))
+        cert.write_text("damaged")
+        until(lambda: "the old one stays" in server.output(), 20)
+        assert ssl.get_server_certificate(("127.0.0.1", server.port)) == before
+        make_certificate(cert, key)
+        until(lambda: ssl.get_server_certificate(("127.0.0.1", server.port)) != before, 20)
+        assert "the certificate was renewed" in server.output()
+        headers = {"authorization": f"Bearer {server.key}"}
+        with httpx.Client(base_url=server.url, verify=server.context(), headers=headers, timeout=60) as http:
+            job = http.post("/v1/jobs", json={"device": "simulator", "circuit": RY.to_dict(), "params": [0.1], "shots": 5}).json()
+            assert http.get(f"/v1/jobs/{job['id']}", params={"wait": 50}).json()["state"] == "succeeded"
+    finally:
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=[pytest.mark.postgres, pytest.mark.slow])])
+def test_a_server_that_drains_serves_until_it_is_looked_away_from(
+    fresh_server: Callable[..., Server], processes: int, request: pytest.FixtureRequest
+) -> None:
+    shared = ["--workers", "2", "--database", request.getfixturevalue("postgres_url")] if processes == 2 else []
+    server = fresh_server(*shared, environment={"QPEFT_SERVICE_DRAIN_S": "6"})
+    client = server.client(total_s=0.1)
+    assert server.process is not None
+    server.process.signal(signal.SIGTERM)
+    until(lambda: httpx.get(f"{server.url}/readyz", timeout=10).json().get("code") == "stopping", 5)
+    done = client.result(client.submit(RY, device="simulator", params=[0.1], shots=5)["id"])
+    assert done["state"] == "succeeded"
+    assert server.process.popen.wait(40) == 0
 
 
 def test_it_is_ready_when_jobs_run(fresh_server: Callable[..., Server]) -> None:

@@ -78,13 +78,12 @@ def test_bytes_are_a_quota_and_come_back(engine: Engine) -> None:
     engine.submit(engine.submission(owner, rows=100))
 
 
-def test_purging_goes_in_parts_and_keeps_what_is_needed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin, "PURGED", 3)
+def test_purging_goes_in_parts_and_keeps_what_is_needed(engine: Engine) -> None:
     owner = engine.user("u")
     batch = engine.submit(engine.submission(owner, kind="batch", n=8))
     finish(engine, owner)
     waiting = engine.submit(engine.submission(owner))
-    purge = admin.Purge(engine.clock.now() + 3 * 86400, 0.0)
+    purge = admin.Purge(engine.clock.now() + 3 * 86400, 0.0, part=3)
     assert engine.writer.call_sync(admin.purge, purge) == 3
     page = engine.queries.batch_results(batch.id, 0, 100, 1 << 20)
     assert [row.position for row, _ in page.rows] == [3, 4, 5, 6, 7]

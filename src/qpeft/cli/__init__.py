@@ -17,7 +17,7 @@ from qpeft.training.environment import quiet_libraries
 from qpeft.cli import runs, study, verdict, evaluate, export, launch  # isort: skip
 from qpeft.cli import methods, doctor  # isort: skip
 from qpeft.cli import devices, plan  # isort: skip
-from qpeft.cli import service  # isort: skip
+from qpeft.cli import service, operators  # isort: skip
 from qpeft.cli import data, applications  # isort: skip
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "launch",
     "main",
     "methods",
+    "operators",
     "plan",
     "runs",
     "service",

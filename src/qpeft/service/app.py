@@ -24,7 +24,9 @@ from qpeft.service.api.problems import as_refusal
 from qpeft.service.api.registry import all_routes
 from qpeft.service.api.routes import Context, Route
 from qpeft.service.core import Service
-from qpeft.service.dashboard.endpoints import endpoints, refusal
+from qpeft.service.dashboard import oidc
+from qpeft.service.dashboard.endpoints import COOKIE, endpoints, refusal
+from qpeft.service.store.sessions import LIFE_S
 
 log = logging.getLogger("qpeft.service")
 
@@ -43,7 +45,7 @@ def app(service: Service) -> ASGIApp:
 
     application = Starlette(
         lifespan=lifespan,
-        routes=_open_routes(service),
+        routes=[*_open_routes(service), *oidc.mounted(service, auth, COOKIE, int(LIFE_S))],
         exception_handlers={ServiceError: _refusal, HTTPException: _http_error},
     )
     settings = service.settings
@@ -75,7 +77,7 @@ def _open_routes(service: Service) -> list[BaseRoute]:
         return JSONResponse({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
-        if service.stopping:
+        if service.draining or service.stopping:
             raise ServiceError("the service is stopping", status=503, code="stopping")
         workers = await service.ready()
         return JSONResponse({"status": "ready", "version": qpeft.__version__, "workers": workers})

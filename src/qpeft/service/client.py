@@ -251,6 +251,18 @@ class Client:
         found: Json = self.connection.request("POST", f"/v1/users/{quote(user, safe='')}", content=body).json()
         return found
 
+    def link_user(self, user: str, issuer: str, subject: str) -> Json:
+        """Let somebody of an OpenID provider sign in as a user (administrators).
+
+        Args:
+            user: who is here already.
+            issuer: the provider's claim `iss`.
+            subject: the claim `sub`.
+        """
+        body = json.dumps({"issuer": issuer, "subject": subject}).encode()
+        found: Json = self.connection.request("POST", f"/v1/users/{quote(user, safe='')}/identity", content=body).json()
+        return found
+
     def keys(self) -> list[Json]:
         """Keys by their prefixes (administrators)."""
         found: list[Json] = self._get("/v1/keys")["keys"]

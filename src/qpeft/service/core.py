@@ -30,6 +30,7 @@ from qpeft.service.webhooks import Deliverer
 log = logging.getLogger("qpeft.service")
 T = TypeVar("T")
 CHORES_S, DAY_S = 1.0, 86400.0
+PART_S = 0.01  # of the writer's time for deleting old jobs, at once
 GRACE_S = 4.0  # twice a worker's time between two signs of life
 
 
@@ -58,11 +59,12 @@ class Service:
         self._beats: dict[str, tuple[int, float]] = {}
         self._chores: list[asyncio.Task[None]] = []
         self._listener: Listener | None = None
+        self._part, self._checkpointed = 64, 0
         self._webhooks = Deliverer(settings, self.queries, self.writer)
         self._looking, self._looked_at, self._measured_at = asyncio.Lock(), 0.0, 0.0
         self._readiness: dict[str, int] | ServiceError = {}
         self._counted = (0, 0)
-        self.stopping = False
+        self.stopping = self.draining = False
         self._started = self.clock.now()
         self._last_written = self.queries.last_written()
         self.writer.call_sync(admin.start, settings.devices)
@@ -89,7 +91,9 @@ class Service:
         self.hub.loop = asyncio.get_running_loop()
         if not self.database.sqlite:
             self._listener = Listener(self.database.writer, self.writer.name, self._changed, self._hearing)
-        self._chores = [asyncio.create_task(self._repeat(chore)) for chore in (self._watch, self._purge, self._webhooks.run)]
+        self._chores = [
+            asyncio.create_task(self._repeat(chore)) for chore in (self._watch, self._purge, self._checkpoint, self._webhooks.run)
+        ]
 
     async def stop(self) -> None:
         """End the chores, and tell everything that waits to end."""
@@ -189,15 +193,24 @@ class Service:
     async def _purge(self) -> float:
         """Delete a part of what is older than the retention; returns seconds to the next part.
 
-        Parts are small and there is a pause as long as each took, so that purging never takes more than half of the writer's time.
+        A part takes about `PART_S` seconds, which others wait for, and there is a pause as long.
         """
         if (doubt := self._doubtful_clock()) is not None:
             log.error("nothing is deleted: %s", doubt)
             return 3600.0
         start, wall = time.monotonic(), self.writer.now
         old, keys = (wall - days * DAY_S for days in (self.settings.retention_days, self.settings.idempotency_days))
-        purged = await self.writer.call(admin.purge, admin.Purge(old, keys))
-        return max(time.monotonic() - start, 0.01) if purged else 60.0
+        purged = await self.writer.call(admin.purge, admin.Purge(old, keys, self._part))
+        took_s = time.monotonic() - start
+        self._part = min(max(int(self._part * PART_S / max(took_s, 1e-3)), self._part // 2, 16), 2 * self._part, 2000)
+        return max(took_s, 0.01) if purged else 60.0
+
+    async def _checkpoint(self) -> float:
+        """Move SQLite's log into its file on another thread, so that a commit seldom has to."""
+        if self.database.sqlite and self.writer.groups != self._checkpointed:
+            self._checkpointed = self.writer.groups
+            await self.ask(self.database.checkpoint)
+        return CHORES_S
 
     def _doubtful_clock(self) -> str | None:
         """Why the time cannot be trusted with deleting: it was set since the start, or it is far from what was written last."""

@@ -58,9 +58,39 @@ def create_key(data_dir: Path | None, user: str, scopes: Sequence[str]) -> str:
 def migrate(data_dir: Path | None, revision: str = "head") -> str:
     """Bring the schema to a revision, forward or back; returns the one it has then. Stop every server before going back."""
     with opened(data_dir) as database:
-        database.migrate(revision)
-        with database.reader.connect() as connection:
-            return str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one())
+        try:
+            database.migrate(revision)
+        except RuntimeError as error:
+            raise ServiceError(f"the schema is not taken back: {error}", status=0, value=revision) from error
+        return database.revision()
+
+
+def rollback(data_dir: Path | None, revision: str) -> str:
+    """Take the schema back to an older revision.
+
+    Args:
+        data_dir: the folder of a SQLite database; None takes the database from QPEFT_SERVICE_DATABASE.
+        revision: an older one.
+
+    Returns:
+        The revision that the database has then.
+
+    Raises:
+        ServiceError: there is no such older revision, or going back would lose or open something.
+    """
+    from qpeft.service.store.database import revisions
+
+    known = revisions()
+    with opened(data_dir) as database:
+        current = database.revision()
+        if revision not in known or current not in known or known.index(revision) >= known.index(current):
+            older = known[: known.index(current)] if current in known else []
+            raise ServiceError("not an older revision", status=0, value=revision, bound=", ".join(older) or "none")
+        try:
+            database.migrate(revision)
+        except RuntimeError as error:
+            raise ServiceError(f"the schema is not taken back: {error}", status=0, value=revision) from error
+        return database.revision()
 
 
 def verify(data_dir: Path | None) -> list[str]:

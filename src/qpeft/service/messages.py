@@ -127,6 +127,13 @@ class UserRequest(Bounds, kw_only=True):
     disabled: bool | None = None
 
 
+class IdentityRequest(Strict):
+    """Who a user is at an OpenID provider: the claims `iss` and `sub` of its tokens."""
+
+    issuer: Annotated[str, Meta(min_length=1, max_length=400, pattern=r"^[\x21-\x7e]*$")]
+    subject: Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[\x20-\x7e]*$")]
+
+
 class KeyRotation(Strict):
     """A key's replacement: the old one still works for `grace_s` seconds."""
 

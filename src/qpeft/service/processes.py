@@ -75,14 +75,14 @@ class Children:
             log.error("%s ended with status %d; starting it again in %g s", self._commands[index][2], status, delay)
             self._stopping.wait(delay)
 
-    def stop(self) -> None:
-        """End all of them: SIGTERM, and SIGKILL after `STOP_S` seconds."""
+    def stop(self, more_s: float = 0.0) -> None:
+        """End all of them: SIGTERM, and SIGKILL after `STOP_S + more_s` seconds."""
         with self._lock:
             self._stopping.set()
         running = [process for process in self._processes if process is not None and process.poll() is None]
         for process in running:
             process.terminate()
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + STOP_S + more_s
         for process in running:
             try:
                 process.wait(max(deadline - time.monotonic(), 0.1))

@@ -6,6 +6,7 @@ end with their parent. Listening beyond loopback needs TLS, or a proxy in front 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -49,6 +50,7 @@ log = logging.getLogger("qpeft.service")
 EXECUTOR = "qpeft-executor"
 ENV_SETTINGS = "QPEFT_SERVE_SETTINGS"
 BACKLOG = 2048
+RENEW_S = 1.0  # between two looks at the certificate's files
 BIND_S = 3.0  # children of a killed server need a moment to end and to leave its port
 
 
@@ -85,6 +87,12 @@ def check_settings(settings: Settings) -> None:
             value=f"--workers {settings.workers}",
             bound=1,
             hint="--database postgresql+psycopg://...",
+        )
+    if settings.oidc_issuer is not None and not (settings.oidc_client_id and settings.oidc_client_secret):
+        raise ServiceError(
+            "an OpenID provider needs the client's id and secret",
+            status=0,
+            hint="set QPEFT_SERVICE_OIDC_CLIENT_ID and QPEFT_SERVICE_OIDC_CLIENT_SECRET",
         )
     for name in settings.devices:
         try:
@@ -243,8 +251,21 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         """Tells requests that wait for work or results to end, before it waits for them; then returns, where uvicorn's would raise
         the signal once more and end the process before its children."""
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if isinstance(config.ssl, ssl.SSLContext):
+                self._watching = asyncio.create_task(_renew_certificate(settings, config.ssl))
+
         def handle_exit(self, sig: int, frame: Any) -> None:
-            service.stopping = True
+            if settings.drain_s and not service.draining:
+                service.draining = True  # /readyz tells a balancer; requests are served meanwhile
+                loop = asyncio.get_running_loop()
+                loop.call_soon_threadsafe(loop.call_later, settings.drain_s, self.end)
+            else:
+                self.end()
+
+        def end(self) -> None:
+            service.stopping = service.draining = True
             service.hub.stop()
             self.force_exit = self.should_exit
             self.should_exit = True
@@ -253,6 +274,30 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         Server(config).run(sockets=[listener])
     finally:
         service.close()
+
+
+async def _renew_certificate(settings: Settings, context: ssl.SSLContext) -> None:
+    """Take a certificate that was replaced on disk for new connections; a pair that cannot be read is left alone, and told."""
+    files = [file for file in (settings.tls_cert, settings.tls_key) if file is not None]
+    seen = _changed_at(files)
+    while True:
+        await asyncio.sleep(RENEW_S)
+        if (now := _changed_at(files)) in (seen, None):
+            continue
+        seen = now
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*map(str, files))
+            context.load_cert_chain(*map(str, files))
+            log.info("the certificate was renewed")
+        except (OSError, ssl.SSLError) as error:
+            log.error("the new certificate cannot be read, the old one stays: %s", error)
+
+
+def _changed_at(files: list[Path]) -> tuple[int, ...] | None:
+    try:
+        return tuple(file.stat().st_mtime_ns for file in files)
+    except OSError:  # it is being replaced
+        return None
 
 
 def _executor_commands(settings: Settings, url: str) -> list[list[str]]:
@@ -286,7 +331,7 @@ def _supervise(settings: Settings, listener: socket.socket) -> None:
             signal.signal(number, lambda *_: stop.set())
         children.start()
         stop.wait()
-        children.stop()
+        children.stop(settings.drain_s)
     if failed.is_set():
         raise ServiceError("the API processes do not start", status=0, hint="the lines above say why")
 

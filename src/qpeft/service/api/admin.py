@@ -15,18 +15,20 @@ from qpeft.service.messages import (
     CalibrationChoice,
     DeviceAccess,
     DeviceStatus,
+    IdentityRequest,
     KeyRequest,
     ReservationRequest,
     UserRequest,
     VendorResolution,
 )
-from qpeft.service.store import access, admin
+from qpeft.service.store import access, admin, sessions
 from qpeft.service.store.directory import stamp
 from qpeft.service.vendor import tasks as vendor_tasks
 
 _KEY = msgspec.json.Decoder(KeyRequest)
 _CALIBRATION = msgspec.json.Decoder(CalibrationChoice)
 _RESOLUTION = msgspec.json.Decoder(VendorResolution)
+_IDENTITY = msgspec.json.Decoder(IdentityRequest)
 _USER = msgspec.json.Decoder(UserRequest)
 _ACCESS = msgspec.json.Decoder(DeviceAccess)
 _RESERVATION = msgspec.json.Decoder(ReservationRequest)
@@ -73,6 +75,14 @@ async def set_user(context: Context) -> Response:
     await context.service.writer.call(admin.set_user, change)
     context.auth.forget()
     return answer({"user": change.user})
+
+
+async def link_identity(context: Context) -> Response:
+    """Let somebody of an OpenID provider sign in as a user who is here already."""
+    request, _ = await context.json(_IDENTITY)
+    link = sessions.LinkIdentity(context.principal.prefix, context.path("name"), request.issuer, request.subject)
+    await context.service.writer.call(sessions.link_identity, link)
+    return answer({"user": link.user, "issuer": link.issuer, "subject": link.subject})
 
 
 async def list_keys(context: Context) -> Response:
@@ -219,6 +229,7 @@ ROUTES = [
     Route("DELETE", "/v1/keys/{prefix}", "admin", revoke_key, "Revoke a key", status=204),
     Route("GET", "/v1/users", "admin", list_users, "Users, their bounds and what they use"),
     Route("POST", "/v1/users/{name}", "admin", set_user, "Change or disable a user", UserRequest),
+    Route("POST", "/v1/users/{name}/identity", "admin", link_identity, "Link a user to an OpenID identity", IdentityRequest),
     Route("POST", "/v1/devices/{id}/status", "admin", set_device, "Drain a device, maintain it, bring it back", DeviceStatus),
     Route("POST", "/v1/devices/{id}/access", "admin", set_access, "Say who may use a device", DeviceAccess),
     Route("POST", "/v1/devices/{id}/reservations", "admin", reserve, "Reserve a device for a user", ReservationRequest, status=201),

@@ -64,7 +64,7 @@ class Authenticator:
         cached = self._cached(name)
         if cached is not None:
             return cached
-        address = self._admit(request)
+        address = self.admit(request)
         principal = await self.check(name)
         if principal is None:
             self._wrong.hit(address)
@@ -75,14 +75,19 @@ class Authenticator:
         """Whose session the cookie is; None when there is no such session. ServiceError 429 as for wrong keys."""
         if not cookie:
             return None
-        address = self._admit(request)
+        address = self.admit(request)
         row = await self.service.ask(self.service.queries.session, digest_of(cookie), self.service.clock.now())
         if row is None:
             self._wrong.hit(address)
             return None
         return _principal(row)
 
-    def _admit(self, request: Request) -> str:
+    def failed(self, address: str) -> None:
+        """Count a failed attempt of an address."""
+        self._wrong.hit(address)
+
+    def admit(self, request: Request) -> str:
+        """The address that attempts are counted by; ServiceError 429 when it has made too many that failed."""
         address = network_of(request.client.host if request.client else "unknown")
         if self._wrong.is_empty(address):
             bound = f"{self._wrong.per_s} a second"

@@ -17,6 +17,7 @@ from qpeft.service.api.auth import Authenticator, require
 from qpeft.service.api.guard import Endpoint, Handler
 from qpeft.service.api.problems import problem
 from qpeft.service.core import Service
+from qpeft.service.dashboard.oidc import PATH as OIDC_PATH
 from qpeft.service.dashboard.pages import all_pages
 from qpeft.service.dashboard.site import Page, PageContext, error_page, shown
 from qpeft.service.store.sessions import LIFE_S, Login, digest_of, log_in, log_out, new_cookie, token_is_right
@@ -71,12 +72,13 @@ def endpoints(service: Service, auth: Authenticator) -> list[Endpoint]:
     """All pages, as the guard serves them."""
     proxied = service.settings.behind_proxy
     menu = tuple(page for page in all_pages() if page.nav)
+    sign_in_url = OIDC_PATH if service.settings.oidc_issuer is not None else ""
 
     def secure(request: Request) -> bool:
         return proxied or request.url.scheme == "https"
 
     async def login_form(request: Request) -> Response:
-        return shown(request, "login", reason="")
+        return shown(request, "login", reason="", oidc=sign_in_url)
 
     async def login(request: Request) -> Response:
         same_origin(request, proxied)
@@ -85,7 +87,7 @@ def endpoints(service: Service, auth: Authenticator) -> list[Endpoint]:
             principal = await auth.holder(key, request)
             require(principal, "read")
         except ServiceError as refused:
-            return shown(request, "login", refused.status, reason=str(refused))
+            return shown(request, "login", refused.status, reason=str(refused), oidc=sign_in_url)
         cookie = new_cookie()
         await service.writer.call(log_in, Login(digest_of(cookie), principal.prefix))
         return _to("/", cookie, secure(request))

@@ -34,7 +34,6 @@ from qpeft.service.store.schema import (
 from qpeft.service.store.writer import Transaction
 
 SCOPES: Final = ("submit", "read", "admin", "worker")
-PURGED: Final = 500  # jobs deleted in one transaction, which others wait for
 USED_S: Final = 86400.0  # a program's last use is written down once in half a day
 DEVICE_STATES: Final = ("online", "draining", "maintenance")
 
@@ -124,10 +123,11 @@ class SetCalibration:
 
 @dataclass(frozen=True)
 class Purge:
-    """Delete finished jobs created before `jobs_before` and idempotency keys older than `keys_before`."""
+    """Delete at most `part` finished jobs created before `jobs_before`, then idempotency keys older than `keys_before`."""
 
     jobs_before: float
     keys_before: float
+    part: int = 64
 
 
 def start(txn: Transaction, configured: Sequence[tuple[str, ...]]) -> list[None]:
@@ -267,7 +267,7 @@ def set_calibration(txn: Transaction, arguments: Sequence[SetCalibration]) -> li
 
 
 def purge(txn: Transaction, arguments: Sequence[Purge]) -> list[int]:
-    """Delete a part of what is older than the retention; returns how many jobs went. Call again while that is `PURGED`."""
+    """Delete a part of what is older than the retention; returns how many jobs went. Call again until none did."""
     return [_purge(txn, argument) for argument in arguments]
 
 
@@ -275,7 +275,7 @@ def _purge(txn: Transaction, argument: Purge) -> int:
     execute = txn.connection.execute
     first_kept = _first_since(txn, argument.jobs_before)
     old = sa.select(jobs.c.seq, jobs.c.owner, jobs.c.bytes).where(jobs.c.seq < first_kept, jobs.c.state.in_(TERMINAL))
-    rows = execute(old.order_by(jobs.c.seq).limit(PURGED)).all()
+    rows = execute(old.order_by(jobs.c.seq).limit(argument.part)).all()
     remove(txn, [row.seq for row in rows])
     ledger = AccountLedger(txn)
     for row in rows:

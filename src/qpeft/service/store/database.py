@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from qpeft.errors import ServiceError
 from qpeft.service.clock import Clock
@@ -65,6 +65,7 @@ class Database:
             self.reader = sa.create_engine(
                 self.url, module=module, connect_args=arguments, poolclass=QueuePool, pool_size=8, max_overflow=0
             )
+            self._checkpointer = sa.create_engine(self.url, module=module, connect_args=arguments, poolclass=NullPool)
             sa.event.listen(self.writer, "connect", _pragmas)
             sa.event.listen(self.reader, "connect", _read_pragmas)
         elif self.url.get_backend_name() == "postgresql":
@@ -120,12 +121,22 @@ class Database:
 
     def _is_newest(self) -> bool:
         """True when nothing is to be done, said without loading Alembic: a service that was killed is back sooner."""
-        newest = max(path.name[1:5] for path in (Path(__file__).parent / "migrations" / "versions").glob("v*.py"))
+        newest = revisions()[-1]
         version = sa.table("alembic_version", sa.column("version_num"))
         with self.writer.connect() as connection:
             if not sa.inspect(connection).has_table("alembic_version"):
                 return False
             return connection.execute(sa.select(version)).scalars().all() == [newest]
+
+    def revision(self) -> str:
+        """The schema's revision."""
+        with self.reader.connect() as connection:
+            return str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one())
+
+    def checkpoint(self) -> None:
+        """Move what SQLite's log holds into its file, as far as readers and the writer let it, without holding them up."""
+        with self._checkpointer.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def backup(self, target: Path) -> None:
         """Copy a live SQLite database, consistently and while it is written to. Raises for PostgreSQL (use pg_dump)."""
@@ -155,6 +166,11 @@ def backup_sqlite(source: Path, target: Path) -> None:
             raise ServiceError("the backup is damaged", status=0, value=verdict)
 
 
+def revisions() -> list[str]:
+    """Every revision of the schema, the oldest first."""
+    return sorted(path.name[1:5] for path in (Path(__file__).parent / "migrations" / "versions").glob("v*.py"))
+
+
 def _alembic_config() -> Any:
     from alembic.config import Config
 
@@ -165,7 +181,7 @@ def _alembic_config() -> Any:
 
 
 def _pragmas(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-65536", "wal_autocheckpoint=4000"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-65536", "wal_autocheckpoint=16000"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
 
 

@@ -26,13 +26,13 @@ GLOBAL = ["training.gradient_accumulation_steps=1", "training.global_batch_size=
 Job = tuple[Path, list[str], Path, int | None]
 
 
-def torchrun(jobs: list[Job], folder: Path) -> None:
-    """Train the recipes in two processes."""
+def torchrun(jobs: list[Job], folder: Path, *, processes: int = 2, kill: str = "") -> None:
+    """Train the recipes in two processes; `kill` is RANK:STEP of one that dies."""
     file = folder / "jobs.json"
     file.write_text(json.dumps([[str(recipe), settings, str(place), until] for recipe, settings, place, until in jobs]))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tests.training.several_processes", str(file)]
-    here = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    here = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "KILL": kill}
     done = subprocess.run(command, cwd=ROOT, env=os.environ | here, capture_output=True, text=True)
     told = [path.read_text() for _, _, place, _ in jobs if (path := Path(f"{place}.error")).exists()]
     assert done.returncode == 0, "\n".join(told) or done.stderr[-4000:]
@@ -89,6 +89,39 @@ def test_checkpoints_load_on_another_number_of_processes(recipe: Path, tmp_path:
         assert [p.loss for p in found.train_curve] == pytest.approx(
             [p.loss for p in read_record(tmp_path / "whole").train_curve], rel=1e-5
         )
+
+
+@pytest.mark.parametrize(
+    ("strategy", "killed", "back"),
+    [
+        ("ddp", "1:7", 2),
+        pytest.param("fsdp2", "0:7", 2, marks=pytest.mark.slow),
+        pytest.param("fsdp2", "1:6", 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_whose_rank_was_killed_ends_as_if_it_had_not(
+    recipe: Path, tmp_path: Path, strategy: str, killed: str, back: int
+) -> None:
+    settings = ["adapter.dropout=0.0", *GLOBAL, f"training.distributed={strategy}", "training.seed=11"]
+    dying = tmp_path / "dying"
+    with pytest.raises(AssertionError, match=r"SIGKILL|Signal 9"):
+        torchrun([(recipe, settings, dying, None)], tmp_path, kill=killed)
+    assert not (dying / "record.json").exists()
+    assert (dying / "checkpoints" / "checkpoint-4" / "whole.json").exists()
+    torchrun([(recipe, settings, dying, None)], tmp_path, processes=back)
+    train(load_recipe(recipe, settings), tmp_path / "whole")
+    assert_same_training(tmp_path / "whole", dying)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_four_processes_train_as_one(recipe: Path, tmp_path: Path, strategy: str) -> None:
+    settings = ["training.gradient_accumulation_steps=1", "training.global_batch_size=8", "training.logging_steps=1"]
+    settings += ["training.max_steps=4", "training.seed=23", "adapter.dropout=0.0", "adapter.share_circuit=model"]
+    four = [*settings, f"training.distributed={strategy}", "training.per_device_train_batch_size=2"]
+    torchrun([(recipe, four, tmp_path / "four", None)], tmp_path, processes=4)
+    train(load_recipe(recipe, settings), tmp_path / "one")
+    assert_same_training(tmp_path / "one", tmp_path / "four")
 
 
 @pytest.mark.parametrize("gradient", ["surrogate-shift", "direct-shift", "emulator-autograd"])

@@ -24,9 +24,10 @@ from qpeft.records import RunRecord
 from qpeft.training import environment
 from qpeft.training.data.run_data import RunData, load_run_data
 from qpeft.training.data.tokenization import collator
-from qpeft.training.loop import checkpoints
+from qpeft.training.loop import checkpoints, hub
 from qpeft.training.loop.outcome import ModelSummary, run_record
 from qpeft.training.loop.run_dir import (
+    ADAPTER,
     BASELINE,
     RECORD,
     finished_record,
@@ -71,16 +72,24 @@ def train(
         known = processes.on_first(lambda: _enter(held, config, folder, overwrite))
         if known is not None:
             return known
+        repository = processes.on_first(lambda: hub.make_repository(config))
         run = Run(config, folder, processes)
         try:
             record = run.train(baseline or folder / BASELINE, until)
         except Exception as error:
             note_failure(folder, config, error, run.history())
             raise
-        if record.status == "ok" and processes.first:
-            atomic_write(folder / RECORD, record.to_json() + "\n")
-        processes.wait()
+        if record.status == "ok":
+            processes.on_first(lambda: _finish(folder, record, repository))
     return record
+
+
+def _finish(folder: Path, record: RunRecord, repository: str | None) -> None:
+    """Write the record; push the adapter to the hub where the recipe says so."""
+    atomic_write(folder / RECORD, record.to_json() + "\n")
+    if repository is not None:
+        hub.push(repository, folder / ADAPTER)
+        logger.info("the adapter is at %s on the hub", repository)
 
 
 def _enter(held: contextlib.ExitStack, config: RunConfig, folder: Path, overwrite: bool) -> RunRecord | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import random
@@ -64,6 +65,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.steps = RememberStep()
         self.sharded = sharding.is_sharded(section, processes)
         arguments = training_arguments(section, folder, processes)
+        demand_reporters(section)
         if processes.count > 1 and not self.sharded:
             sharding.leave_to_circuits(model, circuits.deferred_gradients)
         super().__init__(
@@ -218,6 +220,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return sharding.without_reduction(self.model)
 
 
+REPORTERS = {"wandb": "reporters", "trackio": "reporters"}  # package -> extra
 _REPLACED = ("ProgressCallback", "PrinterCallback", "TensorBoardCallback")
 
 
@@ -228,6 +231,8 @@ def training_arguments(section: TrainingSection, folder: Path, processes: Proces
         given["save_total_limit"] = max(2, given["save_total_limit"])  # a kill while one is written must leave another
     given["dataloader_pin_memory"] = given.get("dataloader_pin_memory", True) and torch.cuda.is_available()
     given["gradient_accumulation_steps"] = section.accumulation(processes.count)
+    for name in ("push_to_hub", "hub_model_id", "hub_private_repo"):  # hub.py, which pushes the finished adapter
+        given.pop(name, None)
     given["report_to"] = [name for name in given.pop("report_to") if name != "tensorboard"] or "none"
     if processes.count > 1:
         given["use_cpu"] = given.get("use_cpu", False) or not torch.accelerator.is_available()
@@ -250,6 +255,13 @@ def _spares_logits(model: Any, section: TrainingSection) -> bool:
             if not spares:
                 raise ConfigError("the loss of this model takes no shared sequences", field=f"training.{option}", hint="false")
     return spares
+
+
+def demand_reporters(section: TrainingSection) -> None:
+    """MissingDependencyError for a reporter of the recipe that is not installed."""
+    for name in section.report_to:
+        if name in REPORTERS and importlib.util.find_spec(name) is None:
+            raise MissingDependencyError(name, REPORTERS[name], f"training.report_to: {name}")
 
 
 def _reporters(section: TrainingSection, folder: Path, processes: Processes) -> list[TrainerCallback]:

@@ -215,6 +215,7 @@ class TrainingSection(Section):
 
     def unknown_names(self) -> list[Problem]:
         """Optimizer and schedule names that the installed transformers does not have (imports transformers)."""
+        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
         from transformers.trainer_utils import SchedulerType
         from transformers.training_args import OptimizerNames
 
@@ -223,6 +224,8 @@ class TrainingSection(Section):
             allowed = [str(member.value) for member in names]
             if getattr(self, name) not in allowed:
                 problems.append(unknown_value((name,), getattr(self, name), allowed))
+        known = sorted(INTEGRATION_TO_CALLBACK)
+        problems += [unknown_value(("report_to",), name, known) for name in self.report_to if name not in known]
         return problems
 
     def to_training_arguments_kwargs(self) -> dict[str, Any]:

@@ -55,3 +55,25 @@ def test_the_command_says_it(command: str) -> None:
 def test_adapters_circuits_and_the_client_import_without_posix() -> None:
     done = run(WINDOWS + "import qpeft.adapters.peft, qpeft.training.recipe.config, qpeft.backends.registry, qpeft.service.client")
     assert done.returncode == 0, done.stderr
+
+
+def test_every_module_imports_without_posix_or_says_so() -> None:
+    """All modules of the package, in one process; those that need a package which is not installed name it."""
+    script = (
+        LIBRARIES + "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\nimport importlib, pkgutil, qpeft\n"
+        "from qpeft.errors import MissingDependencyError, PluginError, UnsupportedPlatformError\n"
+        "modules = pkgutil.walk_packages(qpeft.__path__, 'qpeft.', lambda name: None)\n"
+        "names = [module.name for module in modules if not ('__main__' in module.name or '.migrations' in module.name)]\n"
+        "said = []\n"
+        "for name in names:\n"
+        "    try: importlib.import_module(name)\n"
+        "    except (MissingDependencyError, PluginError): pass\n"
+        "    except (UnsupportedPlatformError, ImportError) as error:\n"
+        "        if any(word in str(error) for word in ('fcntl', 'resource', 'POSIX')): said.append(name)\n"
+        "print(len(names), sorted(said))"
+    )
+    done = run(script)
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, _, said = done.stdout.strip().splitlines()[-1].partition(" ")
+    assert int(count) > 300
+    assert all("qpeft.service" in name for name in said.strip("[]").split(", ") if name), said

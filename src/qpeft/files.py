@@ -58,3 +58,19 @@ def lock_file(path: Path, *, timeout_s: float = -1.0) -> Iterator[None]:
             yield
     except filelock.Timeout as error:
         raise TimeoutError(f"{path} is held by another process") from error
+
+
+def append_line(target: Path, line: str) -> None:
+    """Append a line and flush it to disk, so that a crash after the call loses nothing.
+
+    Several processes may append to one file: each holds the lock `.NAME.lock` next to it while it writes. A last line without its
+    newline was torn by a crash in mid-write and never acknowledged: it is cut off first.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file(target.with_name(f".{target.name}.lock")), open(target, "ab+") as stream:
+        stream.seek(0)
+        whole = stream.read()
+        stream.truncate(whole.rfind(b"\n") + 1)
+        stream.write(line.encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.errors import ConfigError
-from qpeft.files import lock_file
+from qpeft.files import append_line
 
 SCHEMA = 1
 ADDED = frozenset({"backend", "stored_parameters", "inference_parameters"})  # fields younger than the schema
@@ -122,20 +122,8 @@ class RunRecord:
 
 
 def append_record(path: str | os.PathLike[str], record: RunRecord) -> None:
-    """Append one record and flush it to disk, so that a crash after the call loses nothing.
-
-    Several processes may append to one file: each holds the lock `.NAME.lock` next to it while it writes. A last line without its
-    newline was torn by a crash in mid-write and never acknowledged: it is cut off first.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with lock_file(target.with_name(f".{target.name}.lock")), open(target, "ab+") as stream:
-        stream.seek(0)
-        whole = stream.read()
-        stream.truncate(whole.rfind(b"\n") + 1)
-        stream.write(record.to_json().encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Append one record and flush it to disk, so that a crash after the call loses nothing; several processes may do so."""
+    append_line(Path(path), record.to_json())
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[RunRecord]:

@@ -122,6 +122,21 @@ def test_every_arm_is_tuned_in_the_same_way_and_scored(plan: Path, finished: Stu
     assert len(list(read_records(records.runs_file))) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_gives_the_records_of_one_process(plan: Path, finished: StudyRecords, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    kept, spread = plan.parent / "kept", tmp_path / "spread"
+    done = qpeft("study", "run", plan, "--records", spread, "--runs", tmp_path / "ray-runs", "--engine", "ray")
+    assert done.returncode == 0, done.stderr
+    found = StudyRecords(spread, "tiny")
+    assert {key: r.loss for key, r in found.tuning.items()} == {key: r.loss for key, r in StudyRecords(kept, "tiny").tuning.items()}
+    assert {key: r.metrics for key, r in found.runs.items()} == {key: r.metrics for key, r in finished.runs.items()}
+    text = (spread / "tiny.jsonl").read_bytes()
+    assert qpeft("study", "run", plan, "--records", spread, "--engine", "ray").returncode == 0
+    assert (spread / "tiny.jsonl").read_bytes() == text  # nothing is trained twice
+
+
 def test_an_interrupted_study_goes_on_from_its_files(plan: Path, finished: StudyRecords) -> None:
     tuning, runs = finished.tuning_file.read_text(), finished.runs_file.read_text()
     losses = {(r.label, r.seed): r.metrics["loss"] for r in finished.runs.values()}

@@ -124,11 +124,20 @@ def _task(folders: list[Path], data: str | None, limit: int | None, as_json: boo
     measured = {run: result["models"]["adapter"] for run, result in found.items()}
     keys = list(dict.fromkeys(key for metrics in measured.values() for key in metrics))
     rows = []
-    for run, metrics in measured.items():
+
+    def cell(run: str, key: str) -> str:
+        """A measure and its interval over rows."""
+        if key not in measured[run]:
+            return "-"
+        low, high = found[run].get("intervals", {}).get("adapter", {}).get(key, (None, None))
+        return f"{measured[run][key]:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+
+    for run in measured:
         gap = found[run].get("difference", {}).get("base model")
         interval = "-" if gap is None else f"{gap['accuracy']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
-        rows.append((run, f"{found[run]['rows']:,}", *(f"{metrics[k]:.3f}" if k in metrics else "-" for k in keys), interval))
-    print_table(("run", "rows", *keys, "accuracy minus base (95%)"), rows)
+        rows.append((run, f"{found[run]['rows']:,}", *(cell(run, key) for key in keys), interval))
+    print_table(("run", "rows", *keys, "accuracy minus base"), rows)
+    print("In brackets: 95% bootstrap intervals over rows.")
 
 
 def _harness(folders: list[Path], tasks: str, limit: int | None) -> None:

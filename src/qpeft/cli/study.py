@@ -36,15 +36,19 @@ def run(
         Path | None, typer.Option(help="Repeat recorded runs at their learning rates, into this folder.", metavar="FOLDER")
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Print what is done and what is left, and stop.")] = False,
+    engine: Annotated[str, typer.Option(help="local (one run after another) or ray (a Ray cluster).")] = "local",
+    gpus: Annotated[float, typer.Option(min=0.0, help="With --engine ray: GPUs of one arm.")] = 0.0,
 ) -> None:
     """Tune every arm on validation rows, then train and test every seed.
 
     Every learning rate leaves a tuning record, every run a run record. Interrupted, the same command goes on.
     """
     from qpeft.errors import ConfigError
+    from qpeft.study.engine import StudyPart, make_engine
     from qpeft.study.plan import load_plan
     from qpeft.study.records import StudyRecords, fingerprint_of
     from qpeft.study.runner import StudyRunner
+    from qpeft.study.spread import spread
 
     found = load_plan(plan)
     if seeds is not None:
@@ -58,13 +62,19 @@ def run(
     if rerun:
         target = StudyRecords(rerun, found.name)
         target.tuning = known.tuning | target.tuning
-    runner = StudyRunner(found, target, (runs or (rerun / "runs" if rerun else Path("runs/study"))) / found.name)
+    place = runs or (rerun / "runs" if rerun else Path("runs/study"))
+    runner = StudyRunner(found, target, place / found.name)
     done, planned = runner.progress()
     print(f"{found.name}: {done} of {planned} runs done; tuning costs {found.tuning.steps(found.max_steps)} steps per arm and task")
     if status:
         return
     mine = [a for a in found.arms if a.label in arms][int(number) - 1 :: int(count)]
-    for record in runner.work([t for t in found.tasks if t.name in tasks], mine):
+    chosen = [t for t in found.tasks if t.name in tasks]
+    if engine != "local":
+        parts = [StudyPart(plan, task.name, arm.label, records, place, seeds, rerun) for task in chosen for arm in mine]
+        spread(parts, found, rerun or records, make_engine(engine, gpus=gpus))
+        return
+    for record in runner.work(chosen, mine):
         metrics = ", ".join(f"{name} {record.metrics[name]:.4f}" for name in ("loss", "accuracy") if name in record.metrics)
         before = known.runs.get(fingerprint_of(record)) if rerun else None
         first = f" (recorded: loss {before.metrics['loss']:.4f})" if before is not None and "loss" in before.metrics else ""

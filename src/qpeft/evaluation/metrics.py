@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qpeft.errors import MissingDependencyError
@@ -92,6 +92,27 @@ def interval(differences: np.ndarray, *, seed: int = 0, resamples: int = 2000) -
     means = differences[generator.integers(0, len(differences), (resamples, len(differences)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def intervals(
+    measure: Callable[[np.ndarray], Mapping[str, float]], rows: int, *, seed: int = 0, resamples: int = 300
+) -> dict[str, tuple[float, float]]:
+    """The 95% percentile bootstrap intervals of measures over rows.
+
+    Args:
+        measure: the measures of the rows of these indices. A measure that some resamples lack is taken over the others.
+        rows: how many there are.
+        seed: of the resamples.
+        resamples: how many are drawn.
+    """
+    import numpy as np
+
+    generator, found = np.random.default_rng(seed), dict[str, list[float]]()
+    for _ in range(resamples):
+        for name, value in measure(generator.integers(0, rows, rows)).items():
+            found.setdefault(name, []).append(value)
+    edges = {name: np.quantile(values, [0.025, 0.975]).tolist() for name, values in found.items()}
+    return {name: (low, high) for name, (low, high) in edges.items()}
 
 
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")

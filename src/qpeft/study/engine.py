@@ -1,4 +1,4 @@
-"""Who runs the runs of a comparison: processes of this machine, or a Ray cluster. Records are the same either way."""
+"""Who runs the runs of a comparison or a study: processes of this machine, or a Ray cluster. Records are the same either way."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from qpeft.errors import MissingDependencyError, RunError
 from qpeft.plugins import ALLOW
+
+
+class Job(Protocol):
+    """Work for a process of its own."""
+
+    def command(self) -> list[str]:
+        """The program and its arguments; paths are absolute, since a machine of a cluster works in a folder of its own."""
+        ...
+
+
+JobKind = TypeVar("JobKind", bound=Job)
 
 
 @dataclass(frozen=True)
@@ -25,13 +36,50 @@ class RunSpec:
 
     def command(self) -> list[str]:
         """The program that trains it."""
-        return [sys.executable, "-m", "qpeft.training", *map(str, (self.recipe, self.folder, self.baseline))]
+        return [
+            sys.executable,
+            "-m",
+            "qpeft.training",
+            *(str(path.absolute()) for path in (self.recipe, self.folder, self.baseline)),
+        ]
+
+
+@dataclass(frozen=True)
+class StudyPart:
+    """One arm of a study on one task, tuned and run for every seed. Options are those of `qpeft study run`."""
+
+    plan: Path
+    task: str
+    arm: str
+    records: Path
+    runs: Path
+    seeds: int | None = None
+    rerun: Path | None = None
+
+    def command(self) -> list[str]:
+        """`qpeft study run` of this part alone."""
+        places = {"--records": self.records, "--runs": self.runs, "--rerun": self.rerun}
+        command = [
+            sys.executable,
+            "-m",
+            "qpeft.cli",
+            "study",
+            "run",
+            str(self.plan.absolute()),
+            "--task",
+            self.task,
+            "--arm",
+            self.arm,
+        ]
+        for option, path in places.items():
+            command += [option, str(path.absolute())] if path is not None else []
+        return [*command, "--seeds", str(self.seeds)] if self.seeds is not None else command
 
 
 class Engine(Protocol):
     """Runs jobs, each in a process of its own, so that peak memory is the run's own and one that dies leaves the others."""
 
-    def run(self, jobs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, int]]:
+    def run(self, jobs: Sequence[JobKind]) -> Iterator[tuple[JobKind, int]]:
         """Every job with the exit code of its process, negative for a signal, as it ends. KeyboardInterrupt stops all of them."""
         ...
 
@@ -39,7 +87,7 @@ class Engine(Protocol):
 class LocalEngine:
     """One process after another on this machine."""
 
-    def run(self, jobs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, int]]:
+    def run(self, jobs: Sequence[JobKind]) -> Iterator[tuple[JobKind, int]]:
         """See `Engine.run`."""
         for job in jobs:
             code = subprocess.run(job.command()).returncode
@@ -61,7 +109,7 @@ class RayEngine:
     def __init__(self, *, cpus: float = 1.0, gpus: float = 0.0) -> None:
         self.cpus, self.gpus = cpus, gpus
 
-    def run(self, jobs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, int]]:
+    def run(self, jobs: Sequence[JobKind]) -> Iterator[tuple[JobKind, int]]:
         """See `Engine.run`."""
         try:
             import ray
@@ -73,7 +121,7 @@ class RayEngine:
             ray.init(log_to_driver=True, include_dashboard=False)
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_run_command)
         variables = {name: os.environ[name] for name in (ALLOW, "OMP_NUM_THREADS", "QPEFT_CACHE") if name in os.environ}
-        waiting: dict[Any, RunSpec] = {}
+        waiting: dict[Any, JobKind] = {}
         try:
             waiting = {remote.remote(job.command(), variables): job for job in jobs}
             while waiting:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from qpeft.files import append_line
 from qpeft.records import RunRecord, append_record, read_records
 from qpeft.study.plan import ArmSection, StudyPlan, TaskSection, fingerprint
 from qpeft.study.tuning import best_rate
@@ -43,8 +44,9 @@ class StudyRecords:
         self.tuning_file, self.runs_file = folder / f"{name}-tuning.jsonl", folder / f"{name}.jsonl"
         self.tuning: dict[tuple[str, int], TuningRecord] = {}
         if self.tuning_file.exists():
-            for line in self.tuning_file.read_text(encoding="utf-8").splitlines():
-                self._know(TuningRecord(**json.loads(line)))
+            for line in self.tuning_file.read_text(encoding="utf-8").splitlines(keepends=True):
+                if line.endswith("\n"):  # the last one may be torn
+                    self._know(TuningRecord(**json.loads(line)))
         self.runs: dict[str, RunRecord] = {}
         if self.runs_file.exists():
             self.runs = {fingerprint_of(record): record for record in read_records(self.runs_file)}
@@ -54,8 +56,7 @@ class StudyRecords:
 
     def add_tuning(self, record: TuningRecord) -> None:
         """Append a tuning record."""
-        with self.tuning_file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(record), sort_keys=True) + "\n")
+        append_line(self.tuning_file, json.dumps(asdict(record), sort_keys=True))
         self._know(record)
 
     def add_run(self, record: RunRecord) -> None:

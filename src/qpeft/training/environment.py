@@ -8,7 +8,9 @@ import importlib.metadata
 import logging
 import os
 import platform
+import socket
 import sys
+import urllib.parse
 import warnings
 from pathlib import Path
 from typing import Any
@@ -108,11 +110,28 @@ def _peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def use_cache_without_network() -> None:
+    """Let Hugging Face's libraries use their cache alone where the hub's name does not resolve: they would retry for a minute."""
+    from huggingface_hub import constants
+
+    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname
+    if constants.HF_HUB_OFFLINE or host is None:
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+        if "datasets.config" in sys.modules:  # which copied it
+            datasets: Any = sys.modules["datasets.config"]
+            datasets.HF_HUB_OFFLINE = datasets.HF_DATASETS_OFFLINE = True
+
+
 def quiet_libraries() -> None:
     """Keep progress bars and notes of other libraries off the terminal; errors stay. Call it before they are imported."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # the bars of transformers ask for it too
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     for name in ("bitsandbytes", "accelerate", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)  # of PEFT

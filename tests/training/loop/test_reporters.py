@@ -101,7 +101,9 @@ class Hub(Loopback):
                 self.wfile.write(data)
 
             def do_GET(self) -> None:
-                if self.path.startswith("/api/whoami"):
+                if hub.refused:
+                    self.answer({"error": "Invalid username or password."}, 401)
+                elif self.path.startswith("/api/whoami"):
                     self.answer({"name": "someone", "type": "user"})
                 else:
                     self.answer({"id": "someone/tiny", "sha": "0" * 40, "siblings": [], "private": True})
@@ -128,7 +130,7 @@ class Hub(Loopback):
                     self.answer({"transfer": "basic", "objects": there})
                 elif "/commit/" in self.path:
                     hub.commit([json.loads(line) for line in data.splitlines()])
-                    self.answer({"commitUrl": f"{hub.url}/commit", "commitOid": "1" * 40, "success": True})
+                    self.answer({"commitUrl": f"{hub.url}/someone/tiny/commit/{'1' * 40}", "commitOid": "1" * 40, "success": True})
                 else:
                     self.answer({})
 

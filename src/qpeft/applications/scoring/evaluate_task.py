@@ -60,10 +60,11 @@ def evaluate_task(
     ones. `unrelated` is a file of other text: how much worse the adapter models it than the base model is what was forgotten.
     `base` is a file in which runs on the same model and rows keep what the base model answered for each other.
 
-    Returns (and writes) a dict: `models` (name -> measures), for classification also `difference` (accuracy of the adapter minus
-    that of each other model, with the 95% bootstrap interval over rows), `groups` (group -> value -> model -> measures) and
-    `reliability` (name -> curve), where the answers have reasons `reasons` (name -> measures of `score_reasons`), `unrelated`
-    (name -> loss in nats/token), and what identifies the run and the rows.
+    Returns (and writes) a dict: `models` (name -> measures), `intervals` (adapter, base model -> measure -> 95% bootstrap interval
+    over rows), for classification also `difference` (accuracy of the adapter minus that of each other model, with the 95% bootstrap
+    interval over rows), `groups` (group -> value -> model -> measures) and `reliability` (name -> curve), where the answers have
+    reasons `reasons` (name -> measures of `score_reasons`), `unrelated` (name -> loss in nats/token), and what identifies the run
+    and the rows.
     """
     task, place = find_task(run, folder)
     rows: list[Any] = (
@@ -104,7 +105,9 @@ def evaluate_task(
             said = both("reasons", rows_key, lambda: greedy_answers(model, tokenizer, asked, max_new_tokens=MAX_REASON, **options))
             found["reasons"] = score_all(task, train, rows, said)
     else:
-        found["models"] = both("measures", rows_key, lambda: _generation(task, rows, model, tokenizer, config, **options))
+        measured = both("measures of rows", rows_key, lambda: _generation(task, rows, model, tokenizer, config, **options))
+        found["models"] = {name: told["measures"] for name, told in measured.items()}
+        found["intervals"] = {name: _intervals(told["rows"]) for name, told in measured.items()}
     if unrelated:
         texts = tokenize_all(load_examples(unrelated)[:limit], tokenizer, config.data.max_length).rows
         key = [hashlib.sha256(Path(unrelated).read_bytes()).hexdigest(), len(texts)]
@@ -170,6 +173,16 @@ def _classification(
         difference[name] = {"accuracy": float(gap.mean()), "low": low, "high": high}
     return {
         "models": measure(np.ones(len(rows), dtype=bool)),
+        "intervals": {
+            name: metrics.intervals(
+                lambda chosen, p=p: metrics.classification(  # type: ignore[misc]
+                    p[chosen], truth[chosen], task.answers, positive=task.positive, cost=task.cost
+                ),
+                len(rows),
+            )
+            for name, p in told.items()
+            if name in (ADAPTER, BASE)
+        },
         "difference": difference,
         "groups": subgroups(task, rows, told, truth),
         "reliability": {name: metrics.reliability(p, truth) for name, p in told.items()},
@@ -210,8 +223,11 @@ def subgroups(task: Task, rows: Sequence[Mapping[str, Any]], told: Mapping[str, 
 
 def _generation(
     task: Task, rows: Sequence[Example], model: Any, tokenizer: Any, config: RunConfig, *, batch_size: int, progress: bool
-) -> dict[str, float]:
-    """Greedy answers to the last turn of each conversation against the true one, and the perplexity of the true turns."""
+) -> dict[str, Any]:
+    """Greedy answers to the last turn of each conversation against the true one, and the perplexity of the true turns.
+
+    Returns `measures`, and `rows`: those of each row that a mean is taken of.
+    """
     talks = []
     for row in rows:
         if not isinstance(row, Conversation):
@@ -220,8 +236,19 @@ def _generation(
     asked, truths = [turns[:-1] for turns in talks], [turns[-1].content for turns in talks]
     said = greedy_answers(model, tokenizer, asked, max_new_tokens=MAX_NEW_TOKENS, batch_size=batch_size, progress=progress)
     told = evaluate(model, tokenize_all(rows, tokenizer, config.data.max_length).rows, tokenizer, batch_size=batch_size)
-    found = {"exact_match": metrics.exact_match(said, truths)} if task.kind == "number" else metrics.rouge(said, truths)
-    return {**found, "perplexity": told["perplexity"]}
+
+    def measured(answers: Sequence[str], true: Sequence[str]) -> dict[str, float]:
+        return {"exact_match": metrics.exact_match(answers, true)} if task.kind == "number" else metrics.rouge(answers, true)
+
+    each = [measured([answer], [true]) for answer, true in zip(said, truths, strict=True)]
+    return {"measures": {**measured(said, truths), "perplexity": told["perplexity"]}, "rows": each}
+
+
+def _intervals(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """Of measures that are means over rows."""
+    import numpy as np
+
+    return {name: metrics.interval(np.array([row[name] for row in rows])) for name in rows[0]}
 
 
 def read_result(run: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from qpeft.errors import DataError, MissingDependencyError
 from qpeft.training.data.files import READERS, read_rows
 from qpeft.training.data.problems import Report, Row
+from qpeft.training.environment import use_cache_without_network
 
 if TYPE_CHECKING:
     from qpeft.training.recipe.config import DataSection
@@ -277,6 +278,7 @@ def _hub_rows(dataset: str, name: str | None, split: str, report: Report) -> lis
         import datasets
     except ImportError as error:
         raise MissingDependencyError("datasets", "train", f"the hub dataset {dataset!r}") from error
+    use_cache_without_network()
     try:
         loaded = datasets.load_dataset(dataset, name, split=split)
         rows = [Row(index, 0, dict(values)) for index, values in enumerate(loaded)]

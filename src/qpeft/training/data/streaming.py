@@ -18,6 +18,7 @@ from qpeft.training.data.examples import Example, ExampleReader
 from qpeft.training.data.json_files import read_jsonl_lines
 from qpeft.training.data.problems import Report, Row
 from qpeft.training.data.tokenization import tokenize
+from qpeft.training.environment import use_cache_without_network
 
 if TYPE_CHECKING:
     from qpeft.training.recipe.config import DataSection
@@ -85,6 +86,7 @@ def _hub(section: DataSection, report: Report) -> Iterator[Row]:
         import datasets
     except ImportError as error:
         raise MissingDependencyError("datasets", "train", f"the hub data set {section.train!r}") from error
+    use_cache_without_network()
     try:
         rows = datasets.load_dataset(section.train, section.name, split=section.train_split, streaming=True)
         for index, values in enumerate(rows):

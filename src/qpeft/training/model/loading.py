@@ -36,6 +36,8 @@ def cache_dir() -> Path:
 def resolve(model_name_or_path: str) -> str:
     """Name or folder that transformers can load. A packaged model is converted into a folder first."""
     if not model_name_or_path.startswith(SCHEME):
+        if not Path(model_name_or_path).exists():
+            environment.use_cache_without_network()
         return model_name_or_path
     return str(_converted(model_name_or_path.removeprefix(SCHEME)))
 

@@ -86,15 +86,14 @@ def read_adapter(fields: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
                 detail = error.errors(include_url=False)
                 reason = f" ({detail[0]['msg']})" if len(detail) == 1 and len(detail[0]["loc"]) > 0 else ""
                 problems.append(Problem((name,), f"got {show(value)}{reason}", _readable(hint)))
-    if problems:
-        return None, problems
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are shown when the adapter is put on the model
-            return cls(**values), []
+            made = cls(**values)
+        return (None, problems) if problems else (made, [])
     except Exception as error:  # the check is the method's own code and may raise anything
         reason = (str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}").strip()
-        return None, [Problem((), reason)]
+        return None, [*problems, Problem((), reason)]
 
 
 def _hint(cls: type, field: dataclasses.Field[Any]) -> Any:

@@ -17,7 +17,7 @@ from qpeft.errors import ConfigError, PluginError, QpeftError
 from qpeft.plugins import load_plugins
 from qpeft.training.data.files import READERS
 from qpeft.training.recipe.adapter_section import embed_circuit, read_adapter
-from qpeft.training.recipe.training_section import Count, Positive, Seed, TrainingSection
+from qpeft.training.recipe.training_section import Count, Positive, Seed, TrainingSection, unknown_names
 from qpeft.training.recipe.validation import Problem, Section, explain, unknown_value
 from qpeft.training.recipe.yaml_source import KeyPath, RecipeSource, dump_yaml, read_yaml
 
@@ -255,8 +255,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     A section with nothing below it means its defaults. Files are looked up next to the recipe, then in the working folder,
     and become absolute paths. Every problem found is in
-    the one ConfigError raised, sorted by line. Names of methods, optimizers and schedules and the fields of an adapter need
-    peft and transformers; they are checked once all else is right, so that other mistakes are told at once.
+    the one ConfigError raised, sorted by line: those of names that peft and transformers know among them.
     """
     source = read_yaml(path, overrides)
     if not isinstance(source.value, dict):
@@ -273,8 +272,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         config = RunConfig.model_validate_json(json.dumps(values))
     except ValidationError as error:
         problems += [source.problem(*problem) for problem in explain(error, RunConfig)]
-    if config is not None and not problems:
-        problems = [source.problem(*problem) for problem in _foreign_problems(config)]
+    problems += [source.problem(*problem) for problem in _foreign_problems(values)]
     if problems or config is None:
         raise ConfigError.collect(sorted(problems, key=lambda problem: (problem.line == 0, problem.line)))
     return config
@@ -304,21 +302,28 @@ def _plugin_problems(plugins: Any) -> Iterable[Problem]:
             return
 
 
-def _foreign_problems(config: RunConfig) -> Iterable[Problem]:
-    """Problems that only the installed peft and transformers, and the known backends, can tell."""
-    if config.backend is not None and config.backend.name.partition(":")[0] not in BACKENDS:
-        yield unknown_value(("backend", "name"), config.backend.name, known_names())
-    for path, training, given in config._trainings():
-        if isinstance(training, TrainingSection):
-            yield from (
-                problem._replace(path=path + problem.path) for problem in training.unknown_names() if problem.path[0] in given
-            )
-    adapters: list[tuple[KeyPath, Mapping[str, Any]]] = [(("adapter",), config.adapter)] if config.adapter else []
-    adapters += [
-        (("compare", "arms", i, "adapter"), arm.adapter) for i, arm in enumerate(config.compare.arms if config.compare else ())
-    ]
-    for path, fields in adapters:
-        yield from (problem._replace(path=path + problem.path) for problem in read_adapter(fields)[1])
+def _foreign_problems(values: Mapping[str, Any]) -> Iterable[Problem]:
+    """Problems that only the installed peft and transformers, and the known backends, can tell; of what has the right type."""
+    backend = _section(values, "backend").get("name")
+    if isinstance(backend, str) and backend and backend.partition(":")[0] not in BACKENDS:
+        yield unknown_value(("backend", "name"), backend, known_names())
+    listed = _section(values, "compare").get("arms")
+    arms = listed if isinstance(listed, list) else []
+    places: list[tuple[KeyPath, Mapping[str, Any]]] = [((), values)]
+    places += [(("compare", "arms", index), arm) for index, arm in enumerate(arms) if isinstance(arm, dict)]
+    for path, holder in places:
+        for problem in unknown_names(_section(holder, "training")):
+            yield problem._replace(path=(*path, "training", *problem.path))
+        fields = _section(holder, "adapter")
+        if isinstance(fields.get("peft_type"), str):
+            for problem in read_adapter(fields)[1]:
+                yield problem._replace(path=(*path, "adapter", *problem.path))
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The section as it stands in the file; empty where it is none."""
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _locate(values: dict[str, Any], folder: Path) -> Iterable[Problem]:

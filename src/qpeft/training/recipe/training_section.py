@@ -213,21 +213,6 @@ class TrainingSection(Section):
                     ("save_steps",), f"is {self.save_steps} with load_best_model_at_end", f"a multiple of eval_steps ({every})"
                 )
 
-    def unknown_names(self) -> list[Problem]:
-        """Optimizer and schedule names that the installed transformers does not have (imports transformers)."""
-        from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-        from transformers.trainer_utils import SchedulerType
-        from transformers.training_args import OptimizerNames
-
-        problems = []
-        for name, names in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
-            allowed = [str(member.value) for member in names]
-            if getattr(self, name) not in allowed:
-                problems.append(unknown_value((name,), getattr(self, name), allowed))
-        known = sorted(INTEGRATION_TO_CALLBACK)
-        problems += [unknown_value(("report_to",), name, known) for name in self.report_to if name not in known]
-        return problems
-
     def to_training_arguments_kwargs(self) -> dict[str, Any]:
         """Keyword arguments for the installed transformers.TrainingArguments; `output_dir` is the caller's.
 
@@ -252,3 +237,27 @@ class TrainingSection(Section):
             if values.pop(name) != type(self).model_fields[name].default:
                 raise ConfigError("the installed transformers has no such argument", field=f"training.{name}", hint="leave it out")
         return values
+
+
+def unknown_names(values: Mapping[str, Any]) -> list[Problem]:
+    """Names of optimizers, schedules and reporters in a training section that the installed transformers does not have."""
+    given = {name: values[name] for name in ("lr_scheduler_type", "optim") if isinstance(values.get(name), str)}
+    reporters = _names(values.get("report_to", ()))
+    if not given and not reporters:
+        return []
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    known = {
+        "lr_scheduler_type": [str(kind.value) for kind in SchedulerType],
+        "optim": [str(kind.value) for kind in OptimizerNames],
+    }
+    problems = [unknown_value((name,), value, known[name]) for name, value in given.items() if value not in known[name]]
+    names = [name for name in reporters if isinstance(name, str)] if isinstance(reporters, list | tuple) else []
+    problems += [
+        unknown_value(("report_to",), name, sorted(INTEGRATION_TO_CALLBACK))
+        for name in names
+        if name not in INTEGRATION_TO_CALLBACK
+    ]
+    return problems

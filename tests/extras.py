@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 NEEDS = {
     "train": "import datasets, tensorboard",
     "trl": "import trl",
+    "reporters": "import wandb, trackio",
     "report": "from qpeft.report import page; import matplotlib, jinja2, scipy",
     "smollm2": "from qpeft.training.model.loading import resolve; import gguf",
     "qasm": "from qpeft import Circuit; Circuit.from_qasm('OPENQASM 3.0; qubit[2] q; h q[0];')",

@@ -85,7 +85,7 @@ def train(
 
 
 def _finish(folder: Path, record: RunRecord, repository: str | None) -> None:
-    """Write the record; push the adapter to the hub where the recipe says so."""
+    """Write the record; push the adapter to the hub where the recipe has `push_to_hub`."""
     atomic_write(folder / RECORD, record.to_json() + "\n")
     if repository is not None:
         hub.push(repository, folder / ADAPTER)

@@ -6,6 +6,7 @@ import os
 import site
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def peer_python(name: str, *requirements: str, ours: bool = True, bare: tuple[st
         name: of the environment's folder.
         requirements: what pip installs when the environment is made. A folder that is there is used as it is.
         ours: this environment's packages come after its own; without them a client runs as its users have it.
-        bare: what pip installs without dependencies, after the others.
+        bare: what pip installs without dependencies, after the others, for any version of Python.
     """
     folder = FOLDER / name
     python = folder / "bin" / "python"
@@ -36,7 +37,7 @@ def peer_python(name: str, *requirements: str, ours: bool = True, bare: tuple[st
         pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         subprocess.run([*pip, *requirements], check=True)
         if bare:
-            subprocess.run([*pip, "--no-deps", *bare], check=True)
+            subprocess.run([*pip, "--no-deps", "--ignore-requires-python", *bare], check=True)
         if ours:
             where = subprocess.run(
                 [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True, text=True
@@ -46,6 +47,17 @@ def peer_python(name: str, *requirements: str, ours: bool = True, bare: tuple[st
             (Path(where) / "zz_ours.pth").write_text("\n".join(sources))
         (folder / "made").touch()
     return str(python)
+
+
+def entry_points(folder: Path) -> Path:
+    """qpeft's entry points as `pip install` writes them, for PYTHONPATH: this checkout may not be installed."""
+    groups = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["entry-points"].items()
+    info = folder / "qpeft-99.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: qpeft\nVersion: 99.0\n")
+    text = "".join(f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in found.items()) for group, found in groups)
+    (info / "entry_points.txt").write_text(text)
+    return folder
 
 
 def run_peer(python: str, script: str, **environment: str) -> str:

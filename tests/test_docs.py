@@ -133,7 +133,9 @@ def _exists(dotted: str) -> bool:
     for cut in range(len(parts), 0, -1):
         try:
             found: object = importlib.import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("qpeft"):
+                return True  # the module is there, and needs a package that is not
             continue
         for name in parts[cut:]:
             if not hasattr(found, name):

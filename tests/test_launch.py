@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.peers import entry_points
 
 ROOT = Path(__file__).parent.parent
 KNOWN = "print('QTHA' in {str(getattr(k, 'value', k)) for k in peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING})"
@@ -24,13 +25,7 @@ ORDERS = {
 @pytest.fixture
 def installed(tmp_path: Path) -> dict[str, str]:
     """An environment in which qpeft's entry points are those of pyproject.toml, however old the installation is."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    folder = tmp_path / "site" / "qpeft-99.0.dist-info"
-    folder.mkdir(parents=True)
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: qpeft\nVersion: 99.0\n")
-    points = project["entry-points"]["torch.backends"]
-    (folder / "entry_points.txt").write_text("[torch.backends]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()))
-    path = os.pathsep.join([str(tmp_path / "site"), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(entry_points(tmp_path / "site")), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     return {name: value for name, value in os.environ.items() if name != "QPEFT_AUTOLOAD"} | {"PYTHONPATH": path}
 
 

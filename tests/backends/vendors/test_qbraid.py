@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.circuits.text.qasm import from_qasm
 from qpeft.errors import BackendError
 from tests.backends.vendors.qudora_cloud import FakeQudoraCloud
-from tests.peers import peer_python, run_peer
+from tests.peers import entry_points, peer_python, run_peer
 
 CIRCUIT = Circuit(3, (Op("x", (0,)), Op("ry", (1,), Angle(0)), Op("crx", (1, 2), Angle(1))), 0, 2)
 ROWS = np.random.default_rng(0).normal(size=(6, 2))
@@ -124,17 +123,6 @@ except Exception as error:
     assert len(cloud.jobs) == sent
 
 
-def metadata(folder: Path) -> Path:
-    """qpeft's entry points as `pip install` writes them, from pyproject.toml: this checkout may not be installed."""
-    groups = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["entry-points"].items()
-    info = folder / "qpeft-0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: qpeft\nVersion: 0\n")
-    text = "".join(f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in found.items()) for group, found in groups)
-    (info / "entry_points.txt").write_text(text)
-    return folder
-
-
 @pytest.mark.peer
 def test_qpeft_is_a_provider(python: str, tmp_path: Path) -> None:
     """Found by entry point; one program and a list; counts with qubit 0 last; programs that measure otherwise are refused."""
@@ -160,7 +148,7 @@ assert sum(emulated.run(texts[0], shots=50).result().data.get_counts().values())
 table = [[row.get(format(k, "03b")[::-1], 0) / shots for k in range(8)] for row in counts]
 print(json.dumps([table, sum(single.values()), refused]))
 """
-    shown = run_peer(python, script(body), PYTHONPATH=str(metadata(tmp_path / "site")))
+    shown = run_peer(python, script(body), PYTHONPATH=str(entry_points(tmp_path / "site")))
     found, total, refused = json.loads(shown.splitlines()[-1])
     check_distribution(found)
     assert total == 100

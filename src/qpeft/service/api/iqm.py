@@ -266,7 +266,8 @@ async def _job(context: Context, batch: str) -> dict[str, Any]:
 async def get_job(context: Context) -> Response:
     """State and times. `?wait_until_terminal=true&timeout_seconds=30` answers at the end, or after so many seconds."""
     batch = _batch(context.path("job"))
-    wait_s = context.number("timeout_seconds", 30.0) if context.choice("wait_until_terminal") == "true" else 0.0
+    timeout_s, wanted = context.number("timeout_seconds", 30.0), context.choice("wait_until_terminal") == "true"
+    wait_s = timeout_s if wanted else 0.0
     with context.waiting(batch, wait_s) as waiting:
         while True:
             job = await _job(context, batch)

@@ -67,7 +67,7 @@ def run_peer(python: str, script: str, **environment: str) -> str:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=600,
         cwd=Path(__file__).parents[1],
     )
     assert done.returncode == 0, done.stderr[-3000:]

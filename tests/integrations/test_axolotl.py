@@ -9,6 +9,8 @@ import pytest
 
 from tests.peers import peer_python, run_peer
 
+pytestmark = pytest.mark.timeout(1800)  # the first run installs
+
 PAGE = Path(__file__).parents[2] / "docs" / "integrations" / "axolotl.md"
 PURE = ("addict", "posthog", "colorama", "numba", "fire", "fastcore", "einops")
 

@@ -14,6 +14,8 @@ from tests.peers import peer_python, run_peer
 from tests.service.checks import RY, until
 from tests.service.processes import Server
 
+pytestmark = pytest.mark.timeout(1800)  # the first run installs
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 

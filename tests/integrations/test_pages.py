@@ -16,6 +16,8 @@ from tests.peers import entry_points, peer_python, run_peer
 from tests.service.checks import until
 from tests.service.processes import Server
 
+pytestmark = pytest.mark.timeout(1800)  # the first run installs
+
 PAGES = Path(__file__).parents[2] / "docs" / "integrations"
 CLIENTS = {
     "iqm-client": ("iqm-client[qiskit,cirq]>=36",),
@@ -149,7 +151,8 @@ doc_to_target: label
 @pytest.mark.peer
 def test_lm_eval_s_own_command(tmp_path: Path, tiny_model: Path) -> None:
     """`qpeft exec lm_eval`: the harness's command, unchanged, on an adapter of ours and a task of files."""
-    python = peer_python("lm-eval", "lm-eval[hf]>=0.4.13")
+    pure = ("pytablewriter", "sacrebleu", "sqlitedict", "word2number", "more_itertools")
+    python = peer_python("lm-eval", *pure, bare=("lm-eval>=0.4.13", "evaluate"))
     make = f"""
 import qpeft
 from peft import get_peft_model

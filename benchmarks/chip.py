@@ -30,6 +30,7 @@ from qpeft.circuits import ansatz
 from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.circuits.surrogate.executor import SurrogateExecutor
 from qpeft.circuits.surrogate.grid import FourierGrid
+from qpeft.report.style import LIGHT, drawing
 from qpeft.training.data.examples import load_data
 from qpeft.training.data.tokenization import tokenize_all
 from qpeft.training.loop.loaded_run import load_run
@@ -140,23 +141,34 @@ def _angles(model: torch.nn.Module) -> torch.Tensor:
 
 
 def plot(records: list[dict[str, Any]], file: Path) -> None:
-    import matplotlib.pyplot as plt
+    """Circuits per step against tokens per step, a line for each way and gradient; crosses are what the backend counted."""
+    names = {"direct": "one circuit per token and module", "lattice": "grid surrogate"}
+    with drawing(LIGHT):
+        from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    marks = {"parameter-shift": "o-", "spsa": "s-"}
-    for gradient, mark in marks.items():
-        rows = [r for r in records if r["kind"] == "count" and r["gradient"] == gradient]
-        for way, colour in (("direct", "tab:gray"), ("lattice", "tab:blue")):
-            values = [r[way]["circuits"] for r in rows]
-            axes.loglog([r["tokens"] for r in rows], values, mark, color=colour, label=f"{way}, {gradient}", markersize=4)
-    checks = [r for r in records if r["kind"] == "check"]
-    axes.loglog([r["tokens"] for r in checks], [r["circuits"] for r in checks], "x", color="tab:red", label="counted as it ran")
-    axes.set(xlabel="tokens per step", ylabel="circuits per step", title=f"QTHA, {QUBITS} qubits, {MODULES} modules, one circuit")
-    axes.set_xticks(TOKENS, [f"{t:,}" for t in TOKENS], minor=False)
-    axes.minorticks_off()
-    figure.legend(loc="outside lower center", ncol=3, fontsize=8)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
+        figure = Figure(figsize=(7.6, 4.6), layout="constrained", dpi=130)
+        axes = figure.add_subplot()
+        counts = [r for r in records if r["kind"] == "count"]
+        for way, colour in (("direct", LIGHT.palette[1]), ("lattice", LIGHT.palette[0])):
+            for gradient, mark in (("parameter-shift", "o-"), ("spsa", "s--")):
+                rows = [r for r in counts if r["gradient"] == gradient]
+                told = f"{names[way]}, {'SPSA' if gradient == 'spsa' else 'parameter shift'}"
+                sizes, circuits = [r["tokens"] for r in rows], [r[way]["circuits"] for r in rows]
+                axes.loglog(sizes, circuits, mark, color=colour, label=told, markersize=4)
+        checks = [r for r in records if r["kind"] == "check"]
+        sizes, circuits = [r["tokens"] for r in checks], [r["circuits"] for r in checks]
+        axes.loglog(sizes, circuits, "x", color=LIGHT.ink, markersize=8, label="counted by the backend in a real step")
+        axes.set(xlabel="tokens per training step", ylabel="circuits per training step")
+        axes.set_title(
+            f"Circuits of the grid surrogate do not grow with tokens\n(QTHA, {QUBITS} qubits, one circuit in {MODULES} modules)",
+            fontsize=10,
+        )
+        axes.set_xticks(TOKENS, [f"{t:,}" for t in TOKENS], minor=False)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.minorticks_off()
+        figure.legend(loc="outside lower center", ncol=2, fontsize=8)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file)
 
 
 def main() -> None:

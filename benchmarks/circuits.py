@@ -42,8 +42,9 @@ SWEEPS = {
     "tokens": [("qtha", 8, 2, tokens, 1) for tokens in (64, 256, 1024, 4096)],
     "modules": [("qtha", 8, 1, 512, modules) for modules in (1, 4, 16, 56)],
 }
+SWEPT = ("PennyLane backprop", "TensorCircuit-NG (torch)")  # peers of the sweeps
 OURS = {"ours": peers.ours, "ours, torch only": peers.ours_in_torch}
-COMPILES = ("TensorCircuit-NG (JAX in torch)", "JAX by hand")  # tens of seconds for each new shape
+COMPILES = ("TensorCircuit-NG (JAX in torch)",)  # tens of seconds for each new shape
 COMPILES_UP_TO = 110  # parametrised gates, beyond which compiling takes minutes
 PACKAGES = (
     "torch", "pennylane", "pennylane-lightning", "torchquantum", "deepquantum", "tensorcircuit-ng", "jax", "jaxlib", "pyvqnet",
@@ -166,7 +167,7 @@ def run(options: argparse.Namespace) -> None:
         jobs += [("large", row, large) for row in LARGE]
     for name, rows in SWEEPS.items():
         if name in options.tables:
-            jobs += [(name, row, OURS) for row in rows]
+            jobs += [(name, row, OURS | {peer: wanted[peer] for peer in SWEPT if peer in wanted}) for row in rows]
     if options.rows is not None:
         jobs = [job for i, job in enumerate(jobs) if i in options.rows]
     if options.quick:
@@ -180,17 +181,19 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
-def newest(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The newest call's machine, and of each row the newest record that was made on a processor of that name."""
-    machine: dict[str, Any] = {}
-    rows: dict[tuple[Any, ...], tuple[str, dict[str, Any]]] = {}
+def by_machine(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """For each kind of processor its newest machine record, then the newest record of each of its rows; most rows first."""
+    machines: dict[tuple[str, bool], dict[str, Any]] = {}
+    rows: dict[tuple[str, bool], dict[tuple[Any, ...], dict[str, Any]]] = {}
+    kind = ("", False)
     for record in records:
         if record["kind"] == "machine":
-            machine = record
+            kind = (record["cpu"], "avx512f" in record["instructions"])
+            machines[kind] = record
         else:
             key = tuple(record[name] for name in ("table", "circuit", "qubits", "layers", "tokens", "modules"))
-            rows[key] = (machine["cpu"], record)
-    return [machine, *(record for cpu, record in rows.values() if cpu == machine["cpu"])]
+            rows.setdefault(kind, {})[key] = record
+    return sorted(([machines[kind], *found.values()] for kind, found in rows.items()), key=len, reverse=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -214,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.page is None or options.measure:
         run(options)
     if options.page is not None:
-        report.write(newest(harness.read(options.out)), options.page)
+        report.write(by_machine(harness.read(options.out)), options.page)
 
 
 if __name__ == "__main__":

@@ -281,55 +281,34 @@ def tensorcircuit_jax(circuit: Circuit, batch: int) -> Step:
 
 
 def jax_by_hand(circuit: Circuit, batch: int) -> Step:
-    """A state vector written in JAX for this purpose, batched, value and gradient in one compiled function."""
+    """A state vector written for speed in JAX (benchmarks/jax_circuits.py), value and gradient in one compiled function."""
     try:
         import jax
-        import jax.numpy as jnp
     except ImportError as error:
         raise Unavailable(f"not installed: {error}") from error
-    n = circuit.n_qubits
+    from benchmarks.jax_circuits import make_values
 
-    def signs(qubit: int) -> np.ndarray[Any, Any]:
-        return 1 - 2 * ((np.arange(2**n) >> (n - 1 - qubit)) & 1)
-
-    def single(psi: Any, qubit: int, entries: list[list[Any]]) -> Any:
-        grid = psi.reshape(2**qubit, 2, -1)
-        rows = [row[0] * grid[:, 0] + row[1] * grid[:, 1] for row in entries]
-        return jnp.stack(rows, axis=1).reshape(-1)
-
-    def state(inputs: Any, angles: Any) -> Any:
-        psi = jnp.zeros(2**n, jnp.complex64).at[0].set(1.0)
-        for op in circuit.ops:
-            if op.angle is None:  # cx
-                control, target = (1 << (n - 1 - q) for q in op.qubits)
-                basis = np.arange(2**n)
-                psi = psi[np.where(basis & control, basis ^ target, basis)]
-                continue
-            index = _parameter(op)
-            half = (inputs[index] if index < n else angles[index - n]) / 2
-            c, s = jnp.cos(half), jnp.sin(half)
-            if op.gate == "rx":
-                psi = single(psi, op.qubits[0], [[c, -1j * s], [-1j * s, c]])
-            elif op.gate == "ry":
-                psi = single(psi, op.qubits[0], [[c, -s], [s, c]])
-            else:
-                active = np.ones(2**n) if op.gate == "rz" else (signs(op.qubits[0]) < 0)
-                psi = psi * jnp.where(active > 0, c - 1j * s * signs(op.qubits[-1]), 1.0)
-        return psi
-
-    table = np.stack([signs(k) for k in range(n)]).astype(np.float32)
-
-    def one(inputs: Any, angles: Any) -> Any:
-        return table @ jnp.square(jnp.abs(state(inputs, angles)))
+    try:
+        values = make_values(circuit)
+    except ValueError as error:
+        raise Unavailable(f"written for the hardware-efficient circuit alone: {error}") from error
 
     @jax.jit
     def both(inputs: Any, angles: Any, weights: Any) -> Any:
-        out, pull = jax.vjp(jax.vmap(one, (0, None)), inputs, angles)
+        out, pull = jax.vjp(values, inputs, angles)
         return out, *pull(weights)
 
+    arrays: dict[int, Any] = {}  # a JAX program holds JAX arrays: an argument is converted once, not in every step
+
+    def array(tensor: Tensor) -> Any:
+        known = arrays.get(tensor.data_ptr())
+        if known is None:
+            known = arrays[tensor.data_ptr()] = jax.device_put(tensor.detach().numpy().copy())
+        return known
+
     def step(inputs: Tensor, angles: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        results = both(*(jax.dlpack.from_dlpack(t.detach().contiguous()) for t in (inputs, angles, weights)))
-        out, grad_inputs, grad_angles = (torch.utils.dlpack.from_dlpack(jax.block_until_ready(r)) for r in results)
+        results = jax.block_until_ready(both(array(inputs), array(angles), array(weights)))
+        out, grad_inputs, grad_angles = (torch.from_numpy(np.array(result)) for result in results)
         return out, grad_inputs, grad_angles
 
     return step

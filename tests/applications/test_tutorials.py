@@ -1,4 +1,4 @@
-"""The tutorials run as they stand, on a tiny model and a few rows."""
+"""The tutorial scripts run as they stand, on a tiny model and a few rows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.applications.published import skip_unless_fetched
-
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 
 
-@pytest.mark.parametrize(
-    ("name", "needs", "refused"), [("credit_risk", "german-credit", 1), ("diagnosis", "pima-diabetes", 1), ("own_data", "", None)]
-)
-def test_a_tutorial(
-    name: str, needs: str, refused: int | None, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if needs:
-        skip_unless_fetched(needs)
+@pytest.mark.parametrize("name", ["own_data"])
+def test_a_tutorial(name: str, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = runpy.run_path(str(TUTORIALS / f"{name}.py"))
     script["main"](["--out", str(tmp_path / "out"), "--model", str(tiny_model), "--steps", "1", "--rows", "4"])
     out = tmp_path / "out"
@@ -30,6 +22,4 @@ def test_a_tutorial(
     assert json.loads((out / "run" / "task-evaluation.json").read_text())["rows"] == 4
     answers = list(csv.DictReader(io.StringIO((out / "answers.csv").read_text(encoding="utf-8"))))
     assert all(bool(row["label"]) != bool(row["refused"]) for row in answers)
-    if refused is not None:
-        assert sum(bool(row["refused"]) for row in answers) == refused
     assert "$ qpeft predict" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import circuits, harness, peers, report
+from benchmarks import circuits, harness, jax_circuits, peers, report
 from qpeft.circuits import ansatz
 from qpeft.circuits.simulator.torch_engine.compiler import compile_circuit
 
@@ -98,13 +98,33 @@ def test_sweeps_draw_a_plot_and_its_slope(tmp_path: Path) -> None:
     assert (tmp_path / "circuits-layers.png").stat().st_size > 1000
 
 
-def test_the_newest_record_of_each_row_counts_on_one_processor() -> None:
+def test_the_newest_record_of_each_row_counts_for_each_processor() -> None:
     def row(tokens: int, version: int) -> dict[str, object]:
         place = {"table": "peers", "circuit": "qtha", "qubits": 4, "layers": 1, "tokens": tokens, "modules": 1}
         return {"kind": "row", **place, "version": version}
 
-    old, new = {"kind": "machine", "cpu": "old"}, {"kind": "machine", "cpu": "new"}
+    old, new = ({"kind": "machine", "cpu": cpu, "instructions": ["avx512f"]} for cpu in ("old", "new"))
     records = [old, row(1, 0), row(2, 0), row(3, 0), new, row(1, 1), row(2, 1), {**new, "call": 2}, row(2, 2)]
-    machine, *rows = circuits.newest(records)
-    assert machine["call"] == 2
-    assert [(r["tokens"], r["version"]) for r in rows] == [(1, 1), (2, 2)]
+    (first, *older), (second, *newer) = circuits.by_machine(records)
+    assert (first["cpu"], second["call"]) == ("old", 2)
+    assert [(r["tokens"], r["version"]) for r in older] == [(1, 0), (2, 0), (3, 0)]
+    assert [(r["tokens"], r["version"]) for r in newer] == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(("n", "n_layers"), [(2, 1), (4, 2), (5, 3)])
+def test_the_anchor_in_jax_is_right(n: int, n_layers: int) -> None:
+    pytest.importorskip("jax")
+    row = ("hardware_efficient", n, n_layers, 7)
+    circuit, inputs, angles, weights = circuits.problem(row)
+    found = peers.jax_by_hand(circuit, 7)(inputs, angles, weights)
+    assert circuits.largest_error(found, circuits.reference(circuit, inputs, angles, weights)) < 1e-5
+
+
+def test_the_anchor_reads_layers_and_refuses_other_circuits() -> None:
+    found = jax_circuits.layers(ansatz.hardware_efficient(3, 2))
+    assert [[len(own) for own in singles] for singles, _ in found] == [[4, 4, 4], [3, 3, 3]]
+    source = found[0][1]  # the ring CNOT(0, 1), CNOT(1, 2), CNOT(2, 0)
+    assert source is not None
+    assert sorted(source) == list(range(8))
+    with pytest.raises(ValueError, match="no crz here"):
+        jax_circuits.layers(ansatz.qtha(3, 1))

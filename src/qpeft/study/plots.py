@@ -15,13 +15,16 @@ NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum", "contro
 COLOURS = dict(zip(NAMES, (LIGHT.palette[0], LIGHT.palette[6], LIGHT.palette[1], LIGHT.palette[4], LIGHT.palette[2]), strict=True))
 UNIT = "nats/token"
 MOST_NAMES = 25  # in one panel
+REFERENCE = "LoRA r=8"
+GOAL_PARAMETERS, GOAL_LOSS = 0.24, 1 - 0.084  # of the reference's: what docs/does-it-beat-lora.md calls the goal
 
 
 def losses(panels: Mapping[str, Sequence[ArmResult]], file: Path) -> None:
     """Loss against trained parameters, a panel for each title: a point a method, bars for the interval where there are seeds
     enough, the front as a result. Where methods are many, controls and variants off the front have no names.
 
-    Methods far above the others, which would hide the rest, sit at the edge, with their loss.
+    Methods far above the others are drawn as triangles at the upper edge, with their loss. Where LoRA r=8 is among the methods,
+    its loss is a line and the goal a shaded corner.
     """
     with drawing(LIGHT):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,19 +49,55 @@ def _losses(axes: Any, title: str, shown: Sequence[ArmResult]) -> None:
         heights = [_height(result, top, bound) for result in mine]
         bars = [_bar(result) if result.loss.mean <= bound else 0.0 for result in mine]
         sizes = [result.parameters for result in mine]
-        axes.plot(sizes, heights, "o", markersize=5, color=COLOURS[kind], label=NAMES[kind], zorder=2 if kind == "control" else 3)
+        order = 2 if kind == "control" else 3
+        axes.plot([], [], "o", markersize=5, color=COLOURS[kind], label=NAMES[kind])
+        for marker, beyond in (("o", False), ("^", True)):
+            own = [(x, y) for x, y, result in zip(sizes, heights, mine, strict=True) if (result.loss.mean > bound) == beyond]
+            axes.plot([x for x, _ in own], [y for _, y in own], marker, ls="", markersize=5, color=COLOURS[kind], zorder=order)
         axes.errorbar(sizes, heights, yerr=bars, fmt="none", ecolor=COLOURS[kind], alpha=0.35, capsize=2, lw=1)
     best = pareto_front(shown)
     heights = [_height(result, top, bound) for result in best]
-    axes.plot([result.parameters for result in best], heights, color=LIGHT.ink, lw=0.8, ls=":")
+    axes.plot([result.parameters for result in best], heights, color=LIGHT.ink, lw=0.8, ls=":", label="Pareto front")
+    if any(result.loss.mean > bound for result in shown):
+        axes.plot([], [], "^", markersize=5, color=LIGHT.muted, label="above the axis (loss in brackets)")
+    reference = next((result for result in shown if result.arm.label == REFERENCE), None)
+    if reference is not None:
+        low = min(low, reference.loss.mean * GOAL_LOSS)
     space = 0.06 * (top - low) or 0.01
-    axes.set(
-        xscale="log", xlabel="trainable parameters (log scale)", ylabel=f"held-out loss, {UNIT} (lower is better)", title=title
-    )
+    axes.set(xscale="log", xlabel="trainable parameters (log scale)", ylabel=f"held-out loss, {UNIT} (lower is better)")
+    axes.set_title(_point(title, shown), fontsize=10)
     axes.set_ylim(low - space, top + space)
     axes.margins(x=0.12)
+    if reference is not None:
+        _goal(axes, reference)
     round_ticks(axes)
     axes.legend(fontsize=8, loc="upper right")
+
+
+def _point(title: str, shown: Sequence[ArmResult]) -> str:
+    """The title of a panel: which method has the lowest loss, and which of those with a circuit."""
+    best = min(shown, key=lambda result: result.loss.mean, default=None)
+    if best is None:
+        return title
+    text = f"{title}\nlowest loss: {best.arm.label} ({best.loss.mean:.3f})"
+    quantum = min((r for r in shown if r.arm.kind == "quantum"), key=lambda result: result.loss.mean, default=None)
+    if quantum is None or quantum is best:
+        return text
+    return f"{text}; lowest of the published quantum methods: {quantum.arm.label} ({quantum.loss.mean:.3f})"
+
+
+def _goal(axes: Any, reference: ArmResult) -> None:
+    """The reference's loss as a line, and the corner of the goal."""
+    from matplotlib.patches import Rectangle
+
+    left, right = axes.get_xlim()
+    bottom, _ = axes.get_ylim()
+    axes.axhline(reference.loss.mean, color=COLOURS["lora"], lw=0.8, ls="--", zorder=1, label=f"loss of {REFERENCE}")
+    width, height = GOAL_PARAMETERS * reference.parameters - left, GOAL_LOSS * reference.loss.mean - bottom
+    if width > 0 < height:
+        told = f"goal: {GOAL_PARAMETERS:.0%} of its parameters, {1 - GOAL_LOSS:.1%} less loss"
+        axes.add_patch(Rectangle((left, bottom), width, height, color=LIGHT.palette[2], alpha=0.08, lw=0, zorder=0, label=told))
+    axes.set_xlim(left, right)
 
 
 def _bar(result: ArmResult) -> float:
@@ -73,7 +112,7 @@ def _height(result: ArmResult, top: float, bound: float) -> float:
 def _range(shown: Sequence[ArmResult]) -> tuple[float, float, float]:
     """The least loss drawn and the greatest, and the mean beyond which a method sits at the edge, where bars are cut as well."""
     means = sorted(result.loss.mean for result in shown)
-    bound = max(2 * means[len(means) // 2] - means[0], 1.6 * means[0])
+    bound = max(3 * means[len(means) // 2] - 2 * means[0], 2 * means[0])
     near = [result for result in shown if result.loss.mean <= bound]
     top = max(result.loss.mean + _bar(result) for result in near)
     return min(result.loss.mean - _bar(result) for result in near), min(top, bound), bound
@@ -87,7 +126,7 @@ def _name(axes: Any, shown: Sequence[ArmResult]) -> None:
     for result in shown:
         height = _height(result, top, bound)
         points.append(axes.transData.transform((result.parameters, height)))
-        if len(shown) <= MOST_NAMES or id(result) in best or not _variant(result):
+        if len(shown) <= MOST_NAMES or id(result) in best or result.loss.mean > bound or not _variant(result):
             beyond = f" ({result.loss.mean:.2f})" if result.loss.mean > bound else ""
             names.append(Name(result.arm.label + beyond, result.parameters, height, COLOURS[result.arm.kind]))
     corner = axes.get_legend().get_window_extent()
@@ -121,6 +160,9 @@ def differences(rows: Sequence[PairedDifference], title: str, file: Path) -> Non
             axes.set_yticks(range(len(ordered)), [row.label for row in ordered], fontsize=8)
             axes.set_ylim(len(ordered) - 0.5, -0.5)
             axes.set_title(f"vs. {name}", fontsize=9, loc="left")
-        panels[-1].set_xlabel(f"difference of held-out loss, {UNIT}, with its 95% interval (left: lower, better)")
-        figure.suptitle(title, fontsize=10)
+        panels[-1].set_xlabel(
+            f"difference of held-out loss, {UNIT}, with its 95% interval (left: lower, better; grey: the interval contains 0)"
+        )
+        lower, higher = sum(row.difference.high < 0 for row in rows), sum(row.difference.low > 0 for row in rows)
+        figure.suptitle(f"{title}: {lower} of {len(rows)} changes lower the loss (green), {higher} raise it (orange)", fontsize=9)
         figure.savefig(file)

@@ -181,7 +181,11 @@ def _expectations(inputs: Tensor, angles: Tensor, key: str) -> Tensor:
     return _values(inputs, angles, compiled_from_key(key))
 
 
-@torch.library.custom_op("qpeft::expectations_backward", mutates_args=())
+# torch 2.6 does not read `list[Tensor]` from annotations
+_BACKWARD_SCHEMA = "(Tensor grad, Tensor inputs, Tensor angles, str key) -> Tensor[]"
+
+
+@torch.library.custom_op("qpeft::expectations_backward", mutates_args=(), schema=_BACKWARD_SCHEMA)
 def _expectations_backward(grad: Tensor, inputs: Tensor, angles: Tensor, key: str) -> list[Tensor]:
     return _gradients(grad, inputs, angles, compiled_from_key(key), recording=False)
 

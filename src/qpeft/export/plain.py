@@ -83,7 +83,9 @@ def export_plain(run: AdaptedRun, scratch: Path, whole: bool) -> tuple[Any, dict
             key = known.get(text, f"circuit{len(known)}")
             specs["circuits"][key], spec["qnn"] = spec["qnn"], key
         specs["modules"][name] = {**spec, "shapes": {key: list(tensor.shape) for key, tensor in own.items()}}
-        tensors |= {f"{name}.qpeft_adapter.{key}": tensor.detach().float().cpu().clone() for key, tensor in own.items()}
+        tensors |= {
+            f"{name}.qpeft_adapter.{key}": tensor.detach().float().cpu().contiguous().clone() for key, tensor in own.items()
+        }
     code = Path(__file__).with_name(CODE)
     shutil.copy(code, scratch / CODE)
     if whole:

@@ -25,7 +25,8 @@ REFERENCE = "LoRA r=8"
 LEVEL = 0.05
 SKIPPED = ("mlp2", "mlp3", "mlp4")  # mlp, of equal size, is control enough
 CIRCUIT = {"peft_type": "QTHA", "hidden_size": 16, "bond_dim": 4, "target_modules": ["q_proj", "v_proj"]}
-QUICK_STEPS, QUICK_SEEDS, QUICK_RATES = 16, 2, 2
+QUICK_STEPS, QUICK_SEEDS, QUICK_RATES = 10, 2, 2
+QUICK_ROWS = {"step_rows": 2, "tuning_rows": 16, "test_rows": 32}
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def verdict_plan(
         protocol: references, tasks, training, tuning and seeds.
         tasks: only these tasks of the protocol.
         seeds: only the first so many seeds.
-        quick: a first look: one task, two seeds, half the steps, fewer learning rates, one control.
+        quick: a first look: one task, two seeds, ten steps of two rows, two learning rates, one reference and one control.
 
     Raises:
         ConfigError: a task that the protocol does not have, or a subject with the name of a reference.
@@ -113,7 +114,8 @@ def verdict_plan(
     update: dict[str, Any] = {"name": "verdict", "plugins": (*protocol.plugins, *subject.plugins)}
     count = seeds
     if quick:
-        chosen, arms, controls, count = chosen[:1], arms[:2], controls[:1], min(seeds or QUICK_SEEDS, QUICK_SEEDS)
+        chosen = [chosen[0].model_copy(update=QUICK_ROWS)]
+        arms, controls, count = arms[:1], controls[:1], min(seeds or QUICK_SEEDS, QUICK_SEEDS)
         steps = min(QUICK_STEPS, protocol.max_steps)
         training = {**protocol.training, "max_steps": steps, "warmup_steps": min(2, steps)}
         rates = protocol.tuning.learning_rates

@@ -17,7 +17,7 @@ from qpeft.study import plots
 from qpeft.study.plan import StudyPlan
 from qpeft.study.power import seeds_needed
 from qpeft.study.records import StudyRecords
-from qpeft.study.results import ArmResult, arm_results
+from qpeft.study.results import ArmResult, arm_results, pareto_front
 from qpeft.study.verdict import LEVEL, REFERENCE, Finding, findings, sentence
 
 OUTCOMES = {"lower": "lower loss", "higher": "higher loss", "equal": "no measurable difference"}
@@ -98,10 +98,27 @@ def _section(plan: StudyPlan, finding: Finding, context: tuple[StudyPlan, StudyR
         "seconds": f"{median(run.wall_s for run in runs):.0f}",
         "peak": f"{max(run.peak_memory_bytes for run in runs) / 2**30:.2f}",
         "circuits": sum(run.circuit_executions for run in runs),
+        "front": _front(finding, stored),
         "rows": rows,
         "stored": len(stored),
         "image": _image(f"{finding.task.name}: {own.arm.label}", [own, *finding.others.values(), *stored]),
     }
+
+
+def _front(finding: Finding, stored: Sequence[ArmResult]) -> str:
+    """The subject's place on the Pareto front of loss and trainable parameters, in a sentence."""
+    own, everyone = finding.subject, [finding.subject, *finding.others.values(), *stored]
+    front = pareto_front(everyone)
+    if any(result is own for result in front):
+        place = [result is own for result in front].index(True) + 1
+        where = f"place {place} of {len(front)} by size, of {len(everyone)} methods"
+        return f"On the Pareto front of loss and trainable parameters: {where}."
+    better = min(
+        (r for r in everyone if r is not own and r.parameters <= own.parameters and r.loss.mean <= own.loss.mean),
+        key=lambda r: r.loss.mean,
+    )
+    other = f"{better.arm.label} has a mean loss of {better.loss.mean:.3f} with {better.parameters:,} parameters"
+    return f"Not on the Pareto front of loss and trainable parameters: {other}."
 
 
 def _stored(finding: Finding, context: tuple[StudyPlan, StudyRecords] | None) -> list[ArmResult]:

@@ -68,6 +68,39 @@ def test_counters_are_those_of_the_plan_whatever_the_tokens(
             assert found["programs"] < found["circuits"] / 5
 
 
+def test_counters_of_a_sparse_surrogate_are_those_of_the_plan(recipe: Path, tmp_path: Path) -> None:
+    """Six qubits, whose grid would have 729 points."""
+    backend = {"name": "emulator:wukong-180", "shots": 100, "gradient": "surrogate-spsa", "surrogate_error": 0.1}
+    config = load_recipe(recipe, settings(2, "adapter.r=6", **backend))
+    assert config.backend is not None
+    expected = plan(config, config.backend)
+    record = run(recipe, tmp_path / "run", 2, "adapter.r=6", **backend)
+    points = expected["circuits"][0]["surrogate_points"]
+    assert points == 64
+    assert record.backend["circuits"] == points * (2 * 3 + 1) == expected["training"]["surrogate-spsa"]["training"]["circuits"]
+    assert record.backend["jobs"] == expected["training"]["surrogate-spsa"]["training"]["jobs"]
+
+
+def test_noise_that_leaves_no_signal_is_told(recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A chip whose two-qubit gates lose nearly everything, and the same chip as it is."""
+    chip = load_chip("wukong-72")
+    couplers = tuple(dataclasses.replace(coupler, error_cz=0.74) for coupler in chip.couplers)
+    (tmp_path / "bad.json").write_text(dataclasses.replace(chip, couplers=couplers).to_json())
+    found = {}
+    for name in ("wukong-72", str(tmp_path / "bad.json")):
+        caplog.clear()
+        record = run(recipe, tmp_path / Path(name).stem, 1, name=f"emulator:{name}", shots=1000, gradient="surrogate-spsa")
+        found[Path(name).stem] = record.backend, "noise has removed" in caplog.text
+    assert found["wukong-72"][1] is False
+    assert found["bad"][1] is True
+    (good,), (bad,), (exact,) = (
+        found["wukong-72"][0]["signal_rms"],
+        found["bad"][0]["signal_rms"],
+        found["bad"][0]["noiseless_signal_rms"],
+    )
+    assert bad < 0.2 * exact < good
+
+
 def test_direct_execution_costs_at_most_what_the_plan_says(recipe: Path, tmp_path: Path) -> None:
     """Padding and words that are alike make equal rows, which run once; two steps of random batches are near the mean."""
     backend = {"name": "simulator", "shots": 10, "gradient": "direct-spsa"}

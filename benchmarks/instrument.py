@@ -28,10 +28,10 @@ from qpeft.study.runner import StudyRunner
 from qpeft.study.verdict import LEVEL, Subject, findings, sentence, verdict_plan
 from qpeft.study.verdict_page import write_verdict
 
-HIDDEN, ROWS, TEST, VALIDATION = 24, 1000, 250, 100
+HIDDEN, ROWS, TEST, VALIDATION = 24, 2500, 400, 200
 SCALE = 3.5  # rad per unit of the numbers, which lie in -1..1
 PHASES = (0.4, 0.9)
-STEPS, BATCH = 500, 64
+STEPS, BATCH = 300, 128
 TASK = "labels of a circuit"
 
 
@@ -43,23 +43,25 @@ def circuit() -> Circuit:
 
 
 def make_task(folder: Path) -> None:
-    """The model in `folder/model` and the rows in `folder/data`: a prompt is one token, its label `yes` or `no`.
+    """The model in `folder/model` and the rows in `folder/data`: a prompt is a start token and a token, its label `yes` or `no`.
 
     The numbers x of a token are two coordinates of its embedding, in a random rotation. The label is `yes` where
     `cos(3.5 x_1 + 0.4) cos(3.5 x_2 + 0.9) > 0`, which is `<Z>` of the circuit's second qubit for the right angles.
     """
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     words = [f"w{k}" for k in range(ROWS)]
-    core = Tokenizer(models.WordLevel({word: k for k, word in enumerate([*words, "no", "yes", "pad"])}, unk_token="pad"))
+    core = Tokenizer(models.WordLevel({word: k for k, word in enumerate([*words, "no", "yes", "pad", "bos"])}, unk_token="pad"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=core, pad_token="pad", unk_token="pad").save_pretrained(folder / "model")
+    core.post_processor = processors.TemplateProcessing(single="bos $A", special_tokens=[("bos", ROWS + 3)])
+    names = {"pad_token": "pad", "unk_token": "pad", "bos_token": "bos"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **names).save_pretrained(folder / "model")
     x = np.random.default_rng(0).uniform(-1, 1, (ROWS, 2))
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=ROWS + 3,
+        vocab_size=ROWS + 4,
         hidden_size=HIDDEN,
         intermediate_size=48,
         num_hidden_layers=1,
@@ -68,13 +70,13 @@ def make_task(folder: Path) -> None:
         initializer_range=0.2,
         tie_word_embeddings=False,
         pad_token_id=ROWS + 2,
-        bos_token_id=None,
+        bos_token_id=ROWS + 3,
         eos_token_id=None,
     )
     model = LlamaForCausalLM(config)
     rotation, _ = torch.linalg.qr(torch.randn(HIDDEN, HIDDEN))
     with torch.no_grad():
-        embedding = torch.zeros(ROWS + 3, HIDDEN)
+        embedding = torch.zeros(ROWS + 4, HIDDEN)
         embedding[:ROWS, :2] = torch.as_tensor(x)
         embedding[:ROWS, 2] = torch.as_tensor(np.sqrt(3 - (x**2).sum(1)))  # equal norms, which the model's own norm divides by
         embedding[ROWS:, 3] = 1
@@ -117,7 +119,6 @@ def plans(folder: Path) -> dict[str, StudyPlan]:
         "peft_type": "QTHA",
         "circuit": save_circuit(circuit()),
         "tensor": False,
-        "classical_path": False,
         "alpha": 16,
         "target_modules": ["v_proj"],
     }

@@ -213,32 +213,47 @@ def _row(table: str, row: dict[str, Any]) -> str:
     return f"| {' | '.join((first, row['surrogate'], format(row['circuits'], ','), grid, *errors, format(row['signal'], '.2f')))} |"
 
 
+def _power(value: float, _: int) -> str:
+    """A power of ten as text, for an axis of powers."""
+    return f"10{str(round(math.log10(value))).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
 def plot(lines: list[dict[str, Any]], folder: Path) -> None:
-    """Circuits against width, and error against circuits."""
+    """Circuits against width and depth, and error against circuits."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     with drawing(LIGHT):
-        figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+        figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         rows = sorted((line for line in lines if line["table"] == "width"), key=lambda line: line["qubits"])
         widths = [line["qubits"] for line in rows]
-        axes.semilogy(widths, [line["grid_circuits"] for line in rows], "o--", color="tab:gray", label="full grid, 3^n")
-        axes.semilogy(widths, [line["circuits"] for line in rows], "s-", color="tab:blue", label="sparse, error at most 0.05")
-        axes.set(xlabel="qubits", ylabel="circuits for an evaluation")
-        axes.set_title("With one layer the sparse surrogate costs the same at any width")
+        axes.semilogy(widths, [line["grid_circuits"] for line in rows], "o--", color="C0", label="grid, L = 1: 3^n")
+        axes.semilogy(widths, [line["circuits"] for line in rows], "s-", color="C0", label="sparse, L = 1, error measured")
+        deep = [n for n, _ in DEEP]
+        planned = [SparseSurrogate.of(ansatz.qtha(n, layers), shots=SHOTS, error=TARGET).size for n, layers in DEEP]
+        axes.semilogy(deep, [grid_points(n, layers) for n, layers in DEEP], "o--", color="C1", label="grid, L = 2: 5^n")
+        axes.semilogy(deep, planned, "s-", color="C1", label="sparse, L = 2, as planned")
+        axes.set(xlabel="qubits", ylabel="circuits for an evaluation", title="Circuits for an RMS error of at most 0.05")
+        axes.set_xticks(range(4, 25, 4))
+        axes.yaxis.set_major_formatter(FuncFormatter(_power))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.legend()
         figure.savefig(folder / "surrogates-width.png", dpi=150)
         plt.close(figure)
-        figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        figure, axes = plt.subplots(figsize=(6.4, 5.2), layout="constrained")
         several = [line for line in lines if line["table"] == "error"]
         for k, (n, layers) in enumerate(sorted({(line["qubits"], line["layers"]) for line in several})):
             for name, style in (("sparse", "o-"), ("tensor train", "s--")):
                 own = [x for x in several if (x["qubits"], x["layers"], x["surrogate"]) == (n, layers, name)]
                 label = f"{name}, n = {n}, L = {layers}"
                 axes.loglog([x["circuits"] for x in own], [x["error"] for x in own], style, color=f"C{k}", label=label)
-        axes.axhline(1 / math.sqrt(SHOTS), color="tab:gray", linewidth=0.8, label="shots of one direct run, at most")
+        axes.axhline(1 / math.sqrt(SHOTS), color="tab:gray", linewidth=0.8, label="one direct run of 1,000 shots, at most")
         axes.set(xlabel="circuits for an evaluation", ylabel="RMS error of an expectation value")
-        axes.set_title("Sparse series need fewer circuits than tensor trains")
-        axes.legend(fontsize=7, ncols=2)
+        axes.set_title("Error of a surrogate against its circuits")
+        axes.set_xticks([64, 128, 256, 512, 1024], ["64", "128", "256", "512", "1,024"])
+        axes.set_yticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0], ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"])
+        axes.minorticks_off()
+        figure.legend(loc="outside lower center", fontsize=8, ncols=2)
         figure.savefig(folder / "surrogates-error.png", dpi=150)
         plt.close(figure)
 

@@ -195,3 +195,17 @@ def test_a_whole_verdict_from_a_recipe(protocol: Path, tmp_path: Path, recipe: P
     again = qpeft(*given)
     assert "0 runs, 0 steps" in again.stdout
     assert json.loads((folder / "verdict.jsonl").read_text().splitlines()[0])["status"] == "ok"
+
+
+def test_a_circuit_file_with_observables_of_its_own(tmp_path: Path) -> None:
+    from qpeft import Angle, Circuit, Op
+
+    ops = [*(Op("ry", (q,), Angle(q, 2.0)) for q in range(3)), Op("cx", (0, 1)), Op("cx", (1, 2)), Op("rx", (2,), Angle(3))]
+    file = tmp_path / "mine.json"
+    file.write_text(Circuit(3, tuple(ops), 3, 4).to_json())
+    subject = read_subject(str(file), observables=["ZII", "IZI", "ZZZ"])
+    config = build_adapter_config(subject.adapter)
+    assert config.r == 3
+    assert len(config.observables) == 3
+    with pytest.raises(ValueError, match="observables are of a circuit file"):
+        read_subject("QTHA", observables=["Z"])

@@ -15,13 +15,17 @@ STORED = (Path("recipes/studies/breadth.yaml"), Path("docs/benchmarks/study"))
 @app.command(
     rich_help_panel=HelpPanel.TRAIN,
     epilog=examples(
-        "qpeft verdict QTHA --quick", "qpeft verdict my_circuit.qasm --input x0 --input x1", "qpeft verdict recipe.yaml"
+        "qpeft verdict QTHA --quick", "qpeft verdict my_circuit.qasm --input x --observable ZZI", "qpeft verdict recipe.yaml"
     ),
 )
 def verdict(
     subject: Annotated[str, typer.Argument(help="A circuit (.qasm, .json), a recipe (.yaml) or a method's name.")],
     inputs: Annotated[
         list[str] | None, typer.Option("--input", help="Circuit file: a parameter that is data, in order (repeatable).")
+    ] = None,
+    observables: Annotated[
+        list[str] | None,
+        typer.Option("--observable", help="Circuit file: a Pauli string that is measured (repeatable); default Z."),
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task of the protocol (repeatable).")] = None,
     seeds: Annotated[int | None, typer.Option(min=2, help="Only the first SEEDS seeds.", metavar="SEEDS")] = None,
@@ -46,7 +50,7 @@ def verdict(
     from qpeft.study.verdict import estimate_cost, read_protocol, read_subject, verdict_plan
     from qpeft.study.verdict_page import write_verdict
 
-    found = read_subject(subject, inputs or ())
+    found = read_subject(subject, inputs or (), observables or ())
     plan = verdict_plan(found, read_protocol(protocol), tasks=task or (), seeds=seeds, quick=quick)
     name = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-") + ("-quick" if quick else "")
     folder = output or Path("runs/verdict") / name

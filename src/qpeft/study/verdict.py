@@ -43,12 +43,13 @@ def standard_protocol() -> Path:
     return Path(str(importlib.resources.files("qpeft.study") / "protocol.yaml"))
 
 
-def read_subject(what: str, inputs: Sequence[str] = ()) -> Subject:
+def read_subject(what: str, inputs: Sequence[str] = (), observables: Sequence[str] = ()) -> Subject:
     """A circuit file, a recipe with an adapter section, or the name of a method.
 
     Args:
         what: FILE.qasm, a circuit as FILE.json, RECIPE.yaml or a PEFT type such as QTHA. A circuit takes the place of QTHA's.
         inputs: for a circuit file, the names of the parameters that are data, in order.
+        observables: for a circuit file, what is measured: Pauli strings, a letter for each qubit. Default Z of every qubit.
 
     Raises:
         ConfigError: it is none of these, or its settings are not valid.
@@ -57,6 +58,8 @@ def read_subject(what: str, inputs: Sequence[str] = ()) -> Subject:
     from qpeft.training.recipe.config import load_recipe
 
     path = Path(what)
+    if (inputs or observables) and path.suffix not in (".qasm", ".json"):
+        raise ConfigError("inputs and observables are of a circuit file", file=what, expected="FILE.qasm or FILE.json")
     if path.suffix in (".yaml", ".yml"):
         recipe = load_recipe(path)
         if recipe.adapter is None:
@@ -66,6 +69,7 @@ def read_subject(what: str, inputs: Sequence[str] = ()) -> Subject:
         if not path.is_file():
             raise ConfigError("no such file", file=what, expected="a circuit")
         adapter: dict[str, Any] = {**CIRCUIT, "circuit": str(path.resolve())}
+        adapter |= {"observables": list(observables)} if observables else {}
         subject = Subject(path.stem, embed_circuit(adapter | ({"circuit_inputs": list(inputs)} if inputs else {}), [Path.cwd()]))
     else:
         subject = Subject(what, {"peft_type": what.upper(), "target_modules": ["q_proj", "v_proj"]})

@@ -123,6 +123,7 @@ def test_every_arm_is_tuned_in_the_same_way_and_scored(plan: Path, finished: Stu
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_gives_the_records_of_one_process(plan: Path, finished: StudyRecords, tmp_path: Path) -> None:
     pytest.importorskip("ray")

@@ -166,6 +166,19 @@ def test_a_sample_left_out_of_the_loss_spoils_no_gradient(
     torch.testing.assert_close(again, wanted, rtol=1e-4, atol=1e-5 if dtype is torch.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("kernel", ["", "off"])
+def test_a_sample_left_out_of_a_small_batch_spoils_no_gradient(kernel: str, choose_kernel: Callable[[str], None]) -> None:
+    """An angle that two gates share, and fewer samples than the kernel takes at once."""
+    choose_kernel(kernel)
+    ops = (Op("ry", (0,), Angle(0)), Op("rx", (1,), Angle(1)), Op("crx", (0, 1), Angle(2)), Op("ry", (0,), Angle(2, 0.5, 0.3)))
+    run, angles = Simulator().compile(Circuit(2, ops, n_inputs=2, n_params=3)), normal(1).requires_grad_()
+    inputs = normal(3, 2)
+    (wanted,) = torch.autograd.grad(run(inputs[[0, 2]], angles).sum(), angles)
+    inputs[1] = torch.inf
+    (found,) = torch.autograd.grad(run(inputs, angles)[[0, 2]].sum(), angles)
+    close(found, wanted)
+
+
 def test_meta_tensors_have_the_shapes() -> None:
     angles = ANGLES.to("meta").requires_grad_()
     out = RUN(INPUTS.to("meta"), angles)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.c_engine.compiler import Bytecode, compile_bytecode
 from qpeft.circuits.simulator.c_engine.stages import UnsupportedError
 from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit
+from qpeft.circuits.simulator.torch_engine.expectations import without_unused
 from qpeft.errors import CircuitError
 
 _PACKED = struct.Struct("12q").pack  # the arguments of qpeft_run: one call with them packed costs half of one with twelve
@@ -95,6 +97,14 @@ def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedC
     """Gradients `[(B, n_inputs), (n_angles,)]` of `(grad * values).sum()`; `recording` makes no difference here."""
     inputs, angles = dense(inputs), dense(angles)
     grad = dense(grad if grad.dtype is inputs.dtype else grad.to(inputs.dtype))
+    totals = _sums(grad, inputs, angles, compiled)
+    if not math.isfinite(totals[0].sum() + totals[1].sum()):  # perhaps of a sample that the loss does not use
+        return _sums(grad, without_unused(inputs, grad), angles, compiled)
+    return totals
+
+
+def _sums(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> list[Tensor]:
+    """Gradients, added up over the kernel's calls."""
     first, *others = _calls(compiled)
     totals = [torch.empty_like(inputs), torch.empty_like(angles)]
     first(inputs, angles, grad, *totals)

@@ -84,10 +84,11 @@ class Guard:
 
         try:
             endpoint = self._find(scope)
-            bounded = self._bounded(scope, receive, endpoint.max_bytes if endpoint is not None else 0)
             if endpoint is None and (methods := self._methods(scope["path"])):
-                await self._not_this_method(Request(scope), methods)(scope, bounded, guarded_send)
-            elif endpoint is None:
+                await self._not_this_method(Request(scope), methods)(scope, receive, guarded_send)
+                return
+            bounded = self._bounded(scope, receive, endpoint.max_bytes if endpoint is not None else 0)
+            if endpoint is None:
                 await self.rest(scope, bounded, guarded_send)
             else:
                 response = await endpoint.handler(Request(scope, bounded))

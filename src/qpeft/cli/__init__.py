@@ -14,7 +14,7 @@ from qpeft.errors import QpeftError
 from qpeft.training.environment import quiet_libraries
 
 # The order in which --help lists commands
-from qpeft.cli import runs, study, verdict, evaluate, export, launch  # isort: skip
+from qpeft.cli import runs, ui, study, verdict, evaluate, export, launch  # isort: skip
 from qpeft.cli import methods, doctor  # isort: skip
 from qpeft.cli import devices, plan  # isort: skip
 from qpeft.cli import service, operators  # isort: skip
@@ -36,6 +36,7 @@ __all__ = [
     "runs",
     "service",
     "study",
+    "ui",
     "verdict",
 ]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from qpeft.web.svg import Markup, element, picture
 
 WIDTH, HEIGHT = 460.0, 230.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 10.0, 34.0
+LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 10.0, 34.0
 DRAWN = 400  # points of one line
 
 

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from qpeft.training import environment
 from qpeft.training.loop.checkpoints import mark_whole
+from qpeft.training.loop.progress_log import PAUSE, tell
 from qpeft.training.on_chip.session import CircuitSession
 from qpeft.training.processes import Processes
 
@@ -116,3 +117,20 @@ class MarkCheckpoints(TrainerCallback):  # type: ignore[misc]
         if self.processes.first:
             mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}", wall_s=self.clock.elapsed_s())
         self.processes.wait()
+
+
+class TellProgress(TrainerCallback):  # type: ignore[misc]
+    """Adds a line for each log entry, and saves and stops after the step in which `pause` appeared in the folder."""
+
+    def __init__(self, folder: Path, pauses: bool) -> None:
+        self.folder, self.pauses = folder, pauses
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Add the entry's numbers with the step."""
+        numbers = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+        tell(self.folder, "log", step=int(state.global_step), steps=int(state.max_steps), **numbers)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop with a checkpoint where that was asked for."""
+        if self.pauses and (self.folder / PAUSE).exists():
+            control.should_training_stop = control.should_save = True

@@ -26,6 +26,7 @@ from qpeft.training.data.run_data import RunData, load_run_data
 from qpeft.training.data.tokenization import collator
 from qpeft.training.loop import checkpoints, hub
 from qpeft.training.loop.outcome import ModelSummary, run_record
+from qpeft.training.loop.progress_log import told_progress
 from qpeft.training.loop.run_dir import (
     ADAPTER,
     BASELINE,
@@ -73,6 +74,7 @@ def train(
         if known is not None:
             return known
         repository = processes.on_first(lambda: hub.make_repository(config))
+        held.enter_context(told_progress(folder, processes.first))
         run = Run(config, folder, processes)
         try:
             record = run.train(baseline or folder / BASELINE, until)

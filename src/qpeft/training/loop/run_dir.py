@@ -15,11 +15,12 @@ from qpeft.files import atomic_write, lock_file, replace_folder
 from qpeft.plugins import load_plugins
 from qpeft.records import Measurement, RunRecord
 from qpeft.training import environment
+from qpeft.training.loop.progress_log import PROGRESS
 from qpeft.training.recipe.config import RunConfig
 from qpeft.training.recipe.yaml_source import read_yaml
 
 RECIPE, ADAPTER, RECORD, FAILURE = "recipe.yaml", "adapter", "record.json", "failure.json"
-BASELINE = "baseline.json"
+BASELINE, SAMPLES = "baseline.json", "samples.json"
 BACKEND_FILES = ("spent.json", "results.sqlite", "jobs")  # see backend.py
 
 
@@ -122,7 +123,7 @@ def lock_run_dir(folder: Path) -> Iterator[None]:
         yield
 
 
-CONTENTS = ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE, *BACKEND_FILES)
+CONTENTS = ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE, PROGRESS, SAMPLES, *BACKEND_FILES)
 """Files and folders of a run, besides its recipe."""
 
 

@@ -17,7 +17,15 @@ from qpeft.errors import ConfigError, DivergedError, MissingDependencyError
 from qpeft.files import atomic_write
 from qpeft.training.data.tokenization import collator
 from qpeft.training.loop import checkpoints, sharding
-from qpeft.training.loop.callbacks import CircuitSteps, LogSpeed, MarkCheckpoints, PauseAfter, RememberStep, TrainingTimer
+from qpeft.training.loop.callbacks import (
+    CircuitSteps,
+    LogSpeed,
+    MarkCheckpoints,
+    PauseAfter,
+    RememberStep,
+    TellProgress,
+    TrainingTimer,
+)
 from qpeft.training.loop.param_groups import scale_rates
 from qpeft.training.loop.progress import ProgressLine
 from qpeft.training.model.held_out_loss import Rows, evaluate
@@ -88,12 +96,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """In the order in which they see an event: what they add to a log entry is there when it is shown."""
         pause = [] if until is None else [PauseAfter(until, evaluates=bool(self.eval_rows))]
         progress = [ProgressLine(self.section)] if self.processes.first and not self.section.disable_tqdm else []
+        told = [TellProgress(self.run_dir, pauses=self.processes.count == 1)] if self.processes.first else []
         return [
             LogSpeed(self.clock, self.circuits),
             CircuitSteps(self.circuits),
             self.steps,
             *pause,
             MarkCheckpoints(self.clock, self.processes),
+            *told,
             *progress,
         ]
 

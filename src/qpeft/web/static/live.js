@@ -4,6 +4,7 @@
 (() => {
   const url = document.body.dataset.live, sign = document.getElementById("live");
   if (!url || !window.EventSource) return;
+  const seen = new WeakMap(); // part -> its HTML as the server sent it last
   let stream = null, retry = 0, busy = false, again = false, last = 0;
 
   function say(state) {
@@ -15,18 +16,39 @@
     const active = document.activeElement;
     return part.contains(active) && active.matches("input, select, textarea");
   }
+  const key = (field) => [field.form?.action, field.name, field.type === "checkbox" ? field.value : ""].join("\n");
+  function edited(part) { // what the visitor filled in and has not sent
+    const found = new Map();
+    for (const field of part.querySelectorAll("input[name], select[name], textarea[name]")) {
+      const tick = field.type === "checkbox";
+      const before = field.tagName === "SELECT" ? [...field.options].find((one) => one.defaultSelected)?.value : field.defaultValue;
+      if (tick ? field.checked !== field.defaultChecked : field.value !== (before ?? field.options?.[0]?.value)) found.set(key(field), tick ? field.checked : field.value);
+    }
+    return found;
+  }
+  function restore(part, found) {
+    for (const field of part.querySelectorAll("input[name], select[name], textarea[name]")) {
+      if (!found.has(key(field))) continue;
+      if (field.type === "checkbox") field.checked = found.get(key(field));
+      else field.value = found.get(key(field));
+    }
+  }
   function replace(fresh) {
     for (const part of document.querySelectorAll("[data-part]")) {
       const other = fresh.querySelector(`[data-part="${CSS.escape(part.dataset.part)}"]`);
-      if (!other || inUse(part) || part.innerHTML === other.innerHTML || part.dataset.seen === other.innerHTML) continue;
+      if (!other || inUse(part) || seen.get(part) === other.innerHTML) continue; // scripts may have changed what was sent
+      const same = part.innerHTML === other.innerHTML;
+      seen.set(part, other.innerHTML);
+      if (same) continue;
       const focus = part.contains(document.activeElement) ? document.activeElement : null;
       const place = focus && [...part.querySelectorAll("a, button, summary, [tabindex]")].indexOf(focus);
       const open = [...part.querySelectorAll("details")].map((one) => one.open);
       const scrolls = [...part.querySelectorAll(".scroll, .chart, .circuit, .chip-map")].map((one) => one.scrollLeft);
-      part.dataset.seen = other.innerHTML;
+      const filled = edited(part);
       part.replaceChildren(...other.childNodes);
       part.querySelectorAll("details").forEach((one, k) => { one.open = open[k] ?? one.open; });
       part.querySelectorAll(".scroll, .chart, .circuit, .chip-map").forEach((one, k) => { one.scrollLeft = scrolls[k] ?? 0; });
+      restore(part, filled);
       if (focus) part.querySelectorAll("a, button, summary, [tabindex]")[place]?.focus();
       document.dispatchEvent(new CustomEvent("qpeft:updated", { detail: part }));
     }

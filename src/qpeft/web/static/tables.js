@@ -16,6 +16,11 @@
     const body = table.tBodies[0], sign = down ? -1 : 1;
     body.append(...[...body.rows].sort((a, b) => sign * order(value(a.cells[column]), value(b.cells[column]))));
   }
+  const chosen = new Map(); // which order a visitor chose, kept when a live part is replaced
+  function name(table) {
+    const part = table.closest("[data-part]");
+    return part && `${part.dataset.part} ${[...part.querySelectorAll("table")].indexOf(table)}`;
+  }
   function prepare(root) {
     for (const table of root.querySelectorAll("table.sortable")) {
       for (const heading of table.tHead.rows[0].cells) {
@@ -26,13 +31,17 @@
         button.append(...heading.childNodes);
         heading.append(button);
       }
+      const order = chosen.get(name(table));
+      if (order) sort(table, ...order);
     }
   }
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("button.sort");
     if (!button) return;
     const heading = button.closest("th");
-    sort(heading.closest("table"), heading.cellIndex, heading.getAttribute("aria-sort") === "ascending");
+    const table = heading.closest("table"), order = [heading.cellIndex, heading.getAttribute("aria-sort") === "ascending"];
+    if (name(table)) chosen.set(name(table), order);
+    sort(table, ...order);
   });
   document.addEventListener("qpeft:updated", (event) => prepare(event.detail ?? document));
   prepare(document);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -80,6 +82,7 @@ def compare(
     overwrite: Overwrite = False,
     engine: Annotated[str, typer.Option(help="local (one process after another) or ray (a Ray cluster).")] = "local",
     gpus: Annotated[float, typer.Option(min=0.0, help="With --engine ray: GPUs of one run.")] = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Train methods x seeds on the same data, and report.
 
@@ -92,7 +95,7 @@ def compare(
     config = load_recipe(recipe, settings or ())
     folder = output or Path("runs") / config.name
     records = run(config, folder, overwrite=overwrite, engine=make_engine(engine, gpus=gpus))
-    _report([records], folder / "report", config.name)
+    _report([records], folder / "report", config.name, as_json)
 
 
 @app.command(
@@ -103,12 +106,13 @@ def report(
     records: Annotated[list[Path], typer.Argument(help="Files of records (JSON Lines), or folders of runs and comparisons.")],
     out: Annotated[Path, typer.Option(help="Folder for the page, the Markdown and the plots.")],
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Turn records into tables, plots and one web page."""
-    _report(records, out, title)
+    _report(records, out, title, as_json)
 
 
-def _report(paths: list[Path], out: Path, title: str | None) -> None:
+def _report(paths: list[Path], out: Path, title: str | None, as_json: bool) -> None:
     from rich.console import Console
 
     from qpeft.errors import RunError
@@ -123,6 +127,10 @@ def _report(paths: list[Path], out: Path, title: str | None) -> None:
         files += inside if path.is_dir() else [path]
     records = [record for file in files for record in read_records(file)]
     built = build(records, out, title=title)
+    if as_json:
+        summaries = [dataclasses.asdict(one) for one in summarise(records)]
+        print(json.dumps({"report": str(built.html), "arms": summaries}))
+        return
     Console(width=None if sys.stdout.isatty() else 140).print(console_table(summarise(records)))
     print(f"report: {built.html}")
 

@@ -102,19 +102,29 @@ def worker(
     run_worker(url, key, device or ["simulator"], max_jobs, name=name)
 
 
-@app.command(rich_help_panel=HelpPanel.SERVICE, epilog=examples("qpeft jobs --state queued"))
+@app.command(rich_help_panel=HelpPanel.SERVICE, epilog=examples("qpeft jobs --state queued", "qpeft jobs --watch"))
 def jobs(
     url: Url = None,
     key: Key = None,
     state: Annotated[str | None, typer.Option(help="Only jobs in this state.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
     batches: Annotated[bool, typer.Option("--batches", help="Batches and sweeps instead of jobs.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep the list up to date on the screen; in a pipe, a line per change.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List your jobs, or batches, newest first."""
     from qpeft.service.client import Client
 
+    if watch and batches:
+        raise typer.BadParameter("--watch shows jobs")
     with Client(url, key) as client:
+        if watch:
+            from qpeft.cli.watch import watch_jobs
+
+            watch_jobs(client, state, limit, as_json=as_json)
+            return
         found = client.batches(limit=limit) if batches else client.jobs(state=state, limit=limit)
     if as_json:
         print(json.dumps(found))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qpeft.cli.common import HelpPanel, app, examples
+from qpeft.cli.common import AsJson, HelpPanel, app, examples, print_table
 
 study = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Compare methods over tasks and seeds, with equal tuning.")
 app.add_typer(study, name="study", rich_help_panel=HelpPanel.TRAIN)
@@ -38,6 +39,7 @@ def run(
     status: Annotated[bool, typer.Option("--status", help="Print what is done and what is left, and stop.")] = False,
     engine: Annotated[str, typer.Option(help="local (one run after another) or ray (a Ray cluster).")] = "local",
     gpus: Annotated[float, typer.Option(min=0.0, help="With --engine ray: GPUs of one arm.")] = 0.0,
+    as_json: AsJson = False,
 ) -> None:
     """Tune every arm on validation rows, then train and test every seed.
 
@@ -65,8 +67,12 @@ def run(
     place = runs or (rerun / "runs" if rerun else Path("runs/study"))
     runner = StudyRunner(found, target, place / found.name)
     done, planned = runner.progress()
-    print(f"{found.name}: {done} of {planned} runs done; tuning costs {found.tuning.steps(found.max_steps)} steps per arm and task")
+    steps = found.tuning.steps(found.max_steps)
+    if not as_json:
+        print(f"{found.name}: {done} of {planned} runs done; tuning costs {steps} steps per arm and task")
     if status:
+        if as_json:
+            print(json.dumps({"study": found.name, "done": done, "planned": planned, "tuning_steps": steps}))
         return
     mine = [a for a in found.arms if a.label in arms][int(number) - 1 :: int(count)]
     chosen = [t for t in found.tasks if t.name in tasks]
@@ -74,11 +80,19 @@ def run(
         parts = [StudyPart(plan, task.name, arm.label, records, place, seeds, rerun) for task in chosen for arm in mine]
         spread(parts, found, rerun or records, make_engine(engine, gpus=gpus))
         return
+    rows = []
     for record in runner.work(chosen, mine):
+        if as_json:
+            print(record.to_json(), flush=True)
+            continue
         metrics = ", ".join(f"{name} {record.metrics[name]:.4f}" for name in ("loss", "accuracy") if name in record.metrics)
         before = known.runs.get(fingerprint_of(record)) if rerun else None
         first = f" (recorded: loss {before.metrics['loss']:.4f})" if before is not None and "loss" in before.metrics else ""
         print(f"{record.group}: {record.label}, seed {record.seed}: {metrics or record.error}{first}", flush=True)
+        loss = f"{record.metrics['loss']:.4f}" if "loss" in record.metrics else record.status
+        rows.append((record.group, record.label, str(record.seed), loss, f"{record.tokens_per_s:,.0f}", f"{record.wall_s:,.0f}"))
+    if rows:
+        print_table(("task", "arm", "seed", "held-out loss", "tokens/s", "seconds"), rows)
 
 
 @study.command(epilog=examples("qpeft study report recipes/studies/breadth.yaml --out docs/benchmarks --images docs/images"))

@@ -187,7 +187,7 @@ def test_progress_is_one_line(recipe: Path, tmp_path: Path, capsys: pytest.Captu
     train(load_recipe(recipe, ["training.disable_tqdm=false"]), tmp_path / "run")
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step")]
     assert lines[0].startswith("step 6: held-out loss 5.")
-    assert re.fullmatch(r"step 12/12, loss \d\.\d{4}, [\d,]+ tokens/s, 0:00 left", lines[1])
+    assert re.fullmatch(r"step 12/12, loss \d\.\d{4}, held-out \d\.\d{4}, [\d,]+ tokens/s, 0:00 left", lines[1])
     assert lines[2].startswith("step 12: held-out loss")
     assert len(lines) == 3  # no dictionaries, and no line for each step where nobody watches
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any, TextIO
@@ -14,10 +15,15 @@ EVERY_S = 30.0  # between lines where nobody watches: a file or a pipe
 
 
 class ProgressLine(TrainerCallback):  # type: ignore[misc]
-    """One line that updates on a terminal; elsewhere a line now and then, and one for each evaluation."""
+    """One line that updates on a terminal; elsewhere a line now and then, and one for each evaluation.
 
-    def __init__(self, section: TrainingSection, stream: TextIO | None = None) -> None:
-        self.stream = stream or sys.stderr
+    Args:
+        name: of the run, which the line begins with; "" for none.
+        stream: where to write, by default the errors.
+    """
+
+    def __init__(self, section: TrainingSection, name: str = "", stream: TextIO | None = None) -> None:
+        self.name, self.stream = name, stream or sys.stderr
         self.live = self.stream.isatty()
         self.shown: dict[str, Any] = {}
         self.began_s, self.began_step, self.last_s = 0.0, 0, 0.0
@@ -41,7 +47,7 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
         """Write a line with the held-out loss in nats/token, if the metrics have `eval_loss`."""
-        if metrics and "eval_loss" in metrics:
+        if metrics and "eval_loss" in metrics and not self.live:
             line = f"step {state.global_step:,}: held-out loss {metrics['eval_loss']:.4f} nats/token"
             self._write(line, ends=True)
 
@@ -52,9 +58,11 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 
     def line(self, step: int, steps: int, now: float) -> str:
         """The line after a step, at the monotonic time `now`."""
-        parts = [f"step {step:,}/{steps:,}"]
+        parts = [(f"{self.name}: " if self.name else "") + f"step {step:,}/{steps:,}"]
         if "loss" in self.shown:
             parts.append(f"loss {self.shown['loss']:.4f}")
+        if "eval_loss" in self.shown:
+            parts.append(f"held-out {self.shown['eval_loss']:.4f}")
         if "tokens_per_s" in self.shown:
             parts.append(f"{self.shown['tokens_per_s']:,.0f} tokens/s")
         if "circuits" in self.shown:
@@ -66,7 +74,9 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
 
     def _write(self, line: str, *, ends: bool = False) -> None:
         if self.live:
-            self.stream.write(f"\r\x1b[K{line}" + ("\n" if ends else ""))
+            width = shutil.get_terminal_size().columns - 1
+            shown = line if len(line) <= width else line[: width - 1] + "…"
+            self.stream.write(f"\r\x1b[K{shown}" + ("\n" if ends else ""))
         elif line:
             self.stream.write(line + "\n")
         self.stream.flush()

@@ -79,7 +79,8 @@ def read_progress(folder: Path) -> Progress:
         elif entry.get("event") == "end":
             process, found.ended = None, str(entry.get("status", ""))
         elif entry.get("event") == "log" and isinstance(entry.get("step"), int):
-            by_step[entry["step"], "eval_loss" in entry] = entry
+            place = entry["step"], "eval_loss" in entry
+            by_step[place] = by_step.get(place, {}) | entry  # the end of training is one more entry of the last step
     found.entries = sorted(by_step.values(), key=lambda entry: entry["step"])
     if process is not None and isinstance(process[0], int):
         found.running, found.pid = _alive(process[0], process[1]), process[0]

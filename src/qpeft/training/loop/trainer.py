@@ -66,7 +66,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         processes: Processes,
         until: int | None = None,
     ) -> None:
-        section = config.training
+        section, self.config = config.training, config
         self.section, self.run_dir, self.eval_rows = section, folder, eval_rows
         self.circuits, self.processes, self.clock = circuits, processes, TrainingTimer()
         self.measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
@@ -95,7 +95,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def _our_callbacks(self, until: int | None) -> list[TrainerCallback]:
         """In the order in which they see an event: what they add to a log entry is there when it is shown."""
         pause = [] if until is None else [PauseAfter(until, evaluates=bool(self.eval_rows))]
-        progress = [ProgressLine(self.section)] if self.processes.first and not self.section.disable_tqdm else []
+        name = f"{self.config.label}, seed {self.section.seed}" if self.config.label else ""
+        progress = [ProgressLine(self.section, name)] if self.processes.first and not self.section.disable_tqdm else []
         told = [TellProgress(self.run_dir, pauses=self.processes.count == 1)] if self.processes.first else []
         return [
             LogSpeed(self.clock, self.circuits),

@@ -1,0 +1,56 @@
+"""`qpeft jobs --watch`, on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+
+import pytest
+
+from qpeft.circuits.ir import Circuit, Op
+from qpeft.cli.watch import watch_jobs
+from tests.service.processes import CLI, Server
+
+BELL = Circuit(2, (Op("h", (0,)), Op("cx", (0, 1))))
+
+
+def test_a_pipe_gets_a_line_for_each_change(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    client = server.client(server.new_key("wanda"))
+    job = client.submit(BELL, device="simulator", shots=5, name="[bold]seen[/bold]")
+    client.result(job["id"])
+    watch_jobs(client, None, 20, as_json=True, rounds=2)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["state"] == "succeeded"
+    watch_jobs(client, None, 20, as_json=False, rounds=1)
+    assert capsys.readouterr().out == f"{job['id']} succeeded simulator [bold]seen[/bold]\n"
+
+
+def test_a_terminal_shows_the_queue_in_place(server: Server) -> None:
+    key = server.new_key("wilma")
+    client = server.client(key)
+    with server.client() as admin:
+        admin.set_device("simulator", "maintenance")
+        try:
+            client.submit(BELL, device="simulator", shots=5, name="first")
+            client.submit(BELL, device="simulator", shots=5, name="second [red]")
+            ours, theirs = pty.openpty()
+            environment = {**os.environ, "QPEFT_SERVICE_KEY": key, "COLUMNS": "160", "LINES": "40", "TERM": "xterm"}
+            command = [*CLI, "jobs", "--watch", "--url", server.url]
+            with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+                os.close(theirs)
+                text, deadline = b"", time.monotonic() + 60
+                while b"second [red]" not in text and time.monotonic() < deadline:
+                    text += os.read(ours, 65536)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(20) == 130
+                os.close(ours)
+        finally:
+            admin.set_device("simulator", "online")
+    shown = text.decode()
+    assert "first" in shown
+    assert "simulator: maintenance, 2 queued" in shown
+    assert "second [red]" in shown

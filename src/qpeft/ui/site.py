@@ -18,7 +18,7 @@ from qpeft.web.language import translate
 from qpeft.web.site import render
 
 SITE = "qpeft runs"
-TEMPLATES = ("qpeft.ui", "templates")
+TEMPLATES = (("qpeft.ui", "templates"),)
 VisitHandler: TypeAlias = Callable[["Visit"], Awaitable[Response]]
 
 

@@ -80,9 +80,10 @@ def merges(model: nn.Module) -> bool:
 
 
 def target_layers(model: nn.Module, target_modules: list[str] | str | None = None) -> list[tuple[str, int, int]]:
-    """`(path, d_in, d_out)` of the layers that PEFT adapts, in order. Adapts `model` in place to find them.
+    """The layers that PEFT adapts, in order, as `(path, d_in, d_out)`.
 
     Args:
+        model: the base model; adapted in place to find them.
         target_modules: as in PEFT; None for its defaults for the model.
 
     Raises:

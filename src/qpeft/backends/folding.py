@@ -22,9 +22,10 @@ def check_scale(scale: int) -> int:
 
 
 def folded(circuit: Circuit, scale: int, free: frozenset[str] = frozenset()) -> Circuit:
-    """The circuit at `scale` times the noise.
+    """The circuit at a multiple of the noise: each gate is followed by its inverse and itself, `(scale - 1) / 2` times.
 
     Args:
+        circuit: the circuit.
         scale: odd.
         free: gates without error or duration, such as RZ on a chip, which are left as they are.
     """

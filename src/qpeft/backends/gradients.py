@@ -107,7 +107,10 @@ def parameter_shift(
     """Gradient of `sum_k grad[b, k] z_k(params[b])` in each row's parameters, exact in the exact limit and unbiased with shots.
 
     Args:
-        params: `(rows, n_params)`. grad: `(rows, n_observables)`.
+        evaluate: gives the expectation values `(rows, n_observables)` at gate angles.
+        unrolled: the circuit with one angle per gate.
+        params: `(rows, n_params)`, radians.
+        grad: `(rows, n_observables)`.
         wanted: `(n_params,)`, which parameters to differentiate; the others get 0 and cost nothing.
         block_rows: the most rows of one call of `evaluate`, which bounds the memory; default all in one call.
 
@@ -151,9 +154,18 @@ def spsa(
     parameters. Its mean over signs is the gradient up to `O(step^2)`; shots add no bias.
 
     Args:
-        wanted, shared: `(n_params,)`; a shared parameter has one value for all rows, so one sign, and its gradient comes summed
-            over rows, in row 0.
+        evaluate: gives the expectation values `(rows, n_observables)` at gate angles.
+        unrolled: the circuit with one angle per gate.
+        params: `(rows, n_params)`, radians.
+        grad: `(rows, n_observables)`.
+        wanted: `(n_params,)`, which parameters to differentiate; the others get 0.
+        shared: `(n_params,)`, which parameters have one value for all rows. Such a parameter has one sign, and its gradient, summed
+            over rows, is in row 0.
         signs: arrays of +-1, `(rows, n_params)`.
+        step: c, radians.
+
+    Returns:
+        `(rows, n_params)`.
     """
     out = np.zeros_like(params)
     moves = [np.where(shared, sign[:1], sign) * wanted for sign in signs]

@@ -47,9 +47,14 @@ def generate(
     """Continue each prompt by at most `max_new_tokens` tokens; the answers come in the order of the prompts.
 
     Args:
+        model: the language model.
+        tokenizer: its tokenizer.
         prompts: token ids, of any lengths. Prompts of similar length share a batch, padded on the left.
+        max_new_tokens: the most tokens of an answer.
         temperature: 0 takes the most likely token; above 0 samples among the tokens that make up probability `top_p`.
+        top_p: sample from the most likely tokens of this total probability.
         seed: of torch's global generator, set before the first batch; None leaves the generator as it is.
+        batch_size: prompts in a batch.
         streamer: a transformers streamer; for one prompt.
         stopped: asked before every token; true ends the generation.
         progress: show a bar over batches.

@@ -35,12 +35,19 @@ def runs(config: RunConfig, folder: Path) -> Iterator[tuple[RunConfig, Path]]:
 
 
 def compare(config: RunConfig, folder: Path, *, overwrite: bool = False, engine: Engine | None = None) -> Path:
-    """Train what is not trained yet; returns the file of records. A failed run is recorded as failed and tried again next time.
+    """Train what is not trained yet. A failed run is recorded as failed and tried again next time.
 
     Args:
+        config: the recipe of the comparison.
+        folder: folder of the comparison.
+        overwrite: replace another recipe's comparison in the folder.
         engine: who runs the runs; one process after another on this machine by default.
 
-    Raises RunError if the folder holds another recipe's comparison (unless `overwrite`), or if every run failed.
+    Returns:
+        The file of records.
+
+    Raises:
+        RunError: the folder holds another recipe's comparison (unless `overwrite`), or every run failed.
     """
     planned = list(runs(config, folder))
     folder.mkdir(parents=True, exist_ok=True)

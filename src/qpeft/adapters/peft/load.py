@@ -19,6 +19,7 @@ def load_saved(base: Any, folder: Path, **options: Any) -> Any:
 
     Args:
         base: the base model. It is changed, also by an adapter that is refused.
+        folder: the adapter's folder.
         options: further arguments of `PeftModel.from_pretrained`.
 
     Raises:

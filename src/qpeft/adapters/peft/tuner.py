@@ -206,6 +206,7 @@ def check_targets(model: nn.Module, targets: Collection[str] | str | None, exclu
     """Refuse target names that match no module, and those of fused expert weights.
 
     Args:
+        model: the base model.
         targets: a method's `target_modules`, as a user gave them. None (PEFT's defaults for the model) is not checked.
         excluded: `exclude_modules`. Experts that it names are left out on purpose.
 

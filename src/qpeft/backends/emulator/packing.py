@@ -72,6 +72,8 @@ def pack(
     free qubits they get those; otherwise orders that leave few gaps are tried, and what does not fit goes to the next program.
 
     Args:
+        circuits: the circuits.
+        chip: the chip.
         guard: idle qubits at least between two tenants, along couplers, dead ones too.
         free: the chip's qubits that may be used; default all that are enabled.
         seed: of the random orders, and of routing.

@@ -139,6 +139,7 @@ def evolve(plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping[s
     """The distribution of every part of a circuit: `plan` on rows of angles.
 
     Args:
+        plan: the circuit's schedule as steps of each part.
         angle: `angle(slot)` is `(rows,)`, or `(1,)` where all rows share it; radians.
         noise: the fields of a NoiseParameters as tensors, with a leading axis of `rows` or 1.
 

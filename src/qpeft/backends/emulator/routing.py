@@ -177,6 +177,8 @@ def route(
     """Place a circuit on a chip.
 
     Args:
+        circuit: the circuit.
+        chip: the chip.
         native: take the circuit as it stands: gates must be native, and qubit i is the chip's qubit i unless `layout` says
             otherwise; nothing is moved.
         layout: the chip's qubit for each of the circuit's; pairs must be coupled, no swaps are made.

@@ -65,6 +65,8 @@ class PaidDevice:
 
         Args:
             head: what the vendor needs besides programs and shots; part of a job's name in the journal.
+            programs: the programs, fit for JSON.
+            shots: repetitions of each program; None for exact outcomes.
             extract: makes of a job's result a list with one entry per program.
             snapshot: the chip's calibration now, stored with what is sent.
 

@@ -43,8 +43,10 @@ def open_backend(
     """`aer`, or `module:object`; an object that can be called is called with the options first.
 
     Args:
+        name: "aer", or "module:object".
         allow_import: whether the module may be imported; default what the user allowed for the process.
         journal, budget: see `QiskitBackend`.
+        **options: arguments of `AerSimulator`, or of the object if it can be called.
 
     Raises:
         PluginError: the module may not be imported.

@@ -70,6 +70,7 @@ class RegressionSurrogate:
             inputs: `(N, n_inputs)` activations in radians, as they occur; P of them, drawn by `seed`, are run.
             points: P, at most N.
             shots: outcomes behind each value; None for exact values.
+            seed: of the drawn inputs.
 
         Raises:
             CircuitError: fewer inputs than points, or more points than 2^13.

@@ -29,6 +29,7 @@ def to_qiskit(circuit: Circuit, params: Sequence[float] | None = None) -> Any:
     """A `QuantumCircuit` of the same gates, without measurements.
 
     Args:
+        circuit: the circuit.
         params: inputs, then angles, radians. Default: free, as ParameterVectors `in` (of the inputs) and `theta` (of the angles).
 
     Raises:

@@ -53,9 +53,16 @@ def run_record(
     """The record of a run that ended or paused.
 
     Args:
+        config: the recipe.
+        trainer: the run's trainer.
+        counts: numbers of parameters.
+        method: name of the method.
         stored: numbers in the adapter's file; None for a run that paused and has none.
         simulated: whether a classical computer ran what a backend ran.
-        before, after: held-out metrics of the base model and of the trained one.
+        backend: what the circuits' session records: backend, gradient method, cost.
+        before: held-out metrics of the base model.
+        after: held-out metrics of the trained model.
+        hashes: hashes of the base model and of the data.
         wall_s: seconds of training, over all sessions.
     """
     state = trainer.state

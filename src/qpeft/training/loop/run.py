@@ -57,6 +57,9 @@ def train(
     Under `torchrun` every process calls this; the first one writes, and all return the same record.
 
     Args:
+        config: the recipe, with an adapter section.
+        folder: the run's folder.
+        overwrite: replace another recipe's run in the folder.
         baseline: a file in which runs on the same model and held-out rows keep the base model's metrics for each other.
         until: pause with a checkpoint after this step. The record then has status "paused" and is not kept. The schedule is that
             of the whole run, so a run that continues ends as if it had not paused.

@@ -28,6 +28,11 @@ def evaluate(
     """Token-weighted metrics of a causal language model on tokenised rows.
 
     Args:
+        model: the language model.
+        rows: tokenised rows.
+        tokenizer: its tokenizer.
+        batch_size: rows in a batch.
+        progress: show a bar.
         share_prefixes: compute once what rows of a batch begin with, where the model can do that.
         processes: that share the batches out among them; each returns the metrics of all rows.
         recorded: use `no_grad` instead of `inference_mode`, for sharded parameters, which training needs again.

@@ -159,6 +159,7 @@ def aer_simulator(chip: Chip, **options: Any) -> Any:
     """An `AerSimulator` of a chip, for circuits in its native gates on its own qubit numbers (`to_target`, `placed_circuit`).
 
     Args:
+        chip: the chip.
         options: of `AerSimulator`, such as `method="density_matrix"`.
     """
     noise_model = to_noise_model(chip)

@@ -51,6 +51,7 @@ def from_qasm(
     it is read as that gate. Include files are known by name and never opened.
 
     Args:
+        text: the program; bytes are UTF-8.
         inputs: names of the `input` variables that are data. `x` stands for an array `x` and for `x_0, x_1, ..` too; all others
             are angles. Default: `in` is data and `theta` angles, as `to_qasm3` and Qiskit's exporter write ParameterVectors of
             these names; another name is then an error.

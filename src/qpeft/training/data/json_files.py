@@ -118,7 +118,18 @@ def read_jsonl(path: Path, report: Report) -> Iterator[Row]:
 
 
 def read_jsonl_lines(path: Path, report: Report) -> Iterator[Row]:
-    """Rows of a UTF-8 JSON Lines file, read line by line; a bad line raises DataError at once."""
+    """Rows of a UTF-8 JSON Lines file, read line by line.
+
+    Args:
+        path: the file.
+        report: collects the problems.
+
+    Yields:
+        One row per line that is not empty.
+
+    Raises:
+        DataError: a line that is no JSON object in UTF-8.
+    """
     index = 0
     with path.open("rb") as stream:
         for line, data in enumerate(stream, start=1):

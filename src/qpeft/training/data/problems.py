@@ -29,13 +29,31 @@ class Report:
         self.file, self.encoding, self.problems, self.count = file, encoding, list[DataError](), 0
 
     def add(self, what: str, expected: str = "", *, line: int = 0, field: str = "", hint: str | None = None) -> None:
-        """Note one problem."""
+        """Record one problem; reading goes on.
+
+        Args:
+            what: what is wrong.
+            expected: what was expected.
+            line: line in the file, from 1; 0 if the format has no lines.
+            field: name of the field.
+            hint: what to do about it.
+        """
         self.count += 1
         if self.count <= MAX_PROBLEMS:
             self.problems.append(DataError(what, file=self.file, line=line, field=field, expected=expected, hint=hint))
 
     def stop(self, what: str, expected: str = "", *, line: int = 0, hint: str | None = None) -> DataError:
-        """The error of a problem after which the file cannot be read further, with all before it."""
+        """Record a problem after which the file cannot be read further.
+
+        Args:
+            what: what is wrong.
+            expected: what was expected.
+            line: line in the file, from 1; 0 if the format has no lines.
+            hint: what to do about it.
+
+        Returns:
+            The error to raise. It lists this problem and all before it.
+        """
         self.add(what, expected, line=line, hint=hint)
         return self.error()
 

@@ -39,7 +39,16 @@ def delimiter_of(text: str) -> str:
 
 
 def read_csv(path: Path, report: Report, delimiter: str = "") -> Iterator[Row]:
-    """Cells as text; an empty cell is None and a cell `nan` or `NaN` is the number, which no text field accepts."""
+    """Rows of a CSV file, cells as text. An empty cell is None. A cell `nan` or `NaN` is the number, which no text field accepts.
+
+    Args:
+        path: the file, with a header line.
+        report: collects the problems; a row with another number of cells is one.
+        delimiter: one character; "" finds it out from the text.
+
+    Raises:
+        DataError: the text cannot be read as CSV.
+    """
     text = read_text(path, report, legacy=True)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or delimiter_of(text), strict=True)
     header: list[str] = []
@@ -66,7 +75,12 @@ def read_csv(path: Path, report: Report, delimiter: str = "") -> Iterator[Row]:
 
 
 def read_tsv(path: Path, report: Report) -> Iterator[Row]:
-    """Tab-separated values."""
+    """Rows of a file of tab-separated values; otherwise as `read_csv`.
+
+    Args:
+        path: the file, with a header line.
+        report: collects the problems.
+    """
     return read_csv(path, report, "\t")
 
 
@@ -81,7 +95,16 @@ def _header(cells: Sequence[Any], report: Report, line: int) -> list[str]:
 
 
 def read_workbook(path: Path, report: Report) -> Iterator[Row]:
-    """The first sheet of an Excel workbook with rows; numbers and dates as they are, formulas by their stored values."""
+    """The first sheet of an Excel workbook with rows; numbers and dates as they are, formulas by their stored values.
+
+    Args:
+        path: an .xlsx file whose first row is the header.
+        report: collects the problems.
+
+    Raises:
+        DataError: no Excel workbook.
+        MissingDependencyError: openpyxl is not installed.
+    """
     try:
         import openpyxl  # type: ignore[import-untyped]
         from openpyxl.utils.exceptions import InvalidFileException  # type: ignore[import-untyped]
@@ -133,7 +156,16 @@ def _cell(value: Any) -> Any:
 
 
 def read_parquet(path: Path, report: Report) -> Iterator[Row]:
-    """Apache Parquet."""
+    """Rows of an Apache Parquet file.
+
+    Args:
+        path: the file.
+        report: collects the problems.
+
+    Raises:
+        DataError: no Parquet file.
+        MissingDependencyError: pyarrow is not installed.
+    """
     try:
         import pyarrow.lib  # type: ignore[import-untyped]
         import pyarrow.parquet  # type: ignore[import-untyped]

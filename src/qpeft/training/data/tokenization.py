@@ -53,11 +53,19 @@ def tokenize(example: Example, tokenizer: Any, max_length: int) -> dict[str, lis
 
 
 def shorten(ids: list[int], labels: list[int], max_length: int) -> tuple[list[int], list[int], tuple[bool, bool]]:
-    """The example in `max_length` tokens, and whether its prompt and its end were cut.
+    """Cut an example to `max_length` tokens.
 
     The prompt (all before the first learned token) may fill half of the room, and what the rest of the example leaves of the
     other half. What it has beyond that is cut out of its middle, so that it keeps the instruction and what stands right before
     the answer. The end is cut to what is left.
+
+    Args:
+        ids: token ids.
+        labels: the label of each token, `IGNORED` where it is not learned.
+        max_length: the most tokens, at least 1.
+
+    Returns:
+        Ids and labels of at most `max_length` tokens, and whether the prompt and the end were cut.
     """
     if len(ids) <= max_length:
         return ids, labels, (False, False)
@@ -106,7 +114,18 @@ def tokenize_all(examples: Sequence[Example], tokenizer: Any, max_length: int) -
 
 
 def encode_prompt(example: Example, tokenizer: Any) -> tuple[list[int], str]:
-    """(token ids up to where the last answer begins, that answer), for generation. Text has no prompt: DataError."""
+    """The prompt of an example and its answer, for generation.
+
+    Args:
+        example: a conversation, or a prompt with its completion.
+        tokenizer: its tokenizer, with a chat template for conversations.
+
+    Returns:
+        Token ids up to where the last answer begins, and that answer.
+
+    Raises:
+        DataError: plain text, which has no prompt.
+    """
     encoder = _Encoder(tokenizer)
     match example:
         case Conversation(messages):

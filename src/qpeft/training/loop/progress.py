@@ -42,7 +42,7 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
             self._write(self.line(int(state.global_step), int(state.max_steps), now))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Remember the numbers of a log entry for the next line."""
+        """Remember the numbers of a log entry, `logs`, for the next line."""
         self.shown |= {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:

@@ -122,7 +122,15 @@ class Run:
         return [] if self.trainer is None else list(self.trainer.state.log_history)
 
     def train(self, baseline: Path, until: int | None) -> RunRecord:
-        """Load, adapt, train, evaluate, save."""
+        """Load, adapt, train, evaluate, save.
+
+        Args:
+            baseline: a file with the base model's metrics, which runs on the same model and held-out rows share.
+            until: pause after this optimizer step; None trains to the end.
+
+        Returns:
+            The record, which is not written yet.
+        """
         config = self.config
         tokenizer = loading.load_tokenizer(config.model)
         data = load_run_data(config.data, tokenizer, config.training.data_seed or config.training.seed)

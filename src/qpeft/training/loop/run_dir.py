@@ -43,7 +43,14 @@ def forget_failure(folder: Path) -> None:
 
 
 def note_failure(folder: Path, config: RunConfig, error: Exception, history: Sequence[dict[str, Any]]) -> None:
-    """Write `failure.json`: the error, and the record of the run as far as it came."""
+    """Write `failure.json`: the error, and the record of the run as far as it came.
+
+    Args:
+        folder: the run's folder.
+        config: the run's recipe.
+        error: what ended the run.
+        history: the trainer's log entries so far.
+    """
     reason = f"{type(error).__name__}: {error}"
     losses = [entry for entry in history if isinstance(entry.get("loss"), float) and math.isfinite(entry["loss"])]
     curve = tuple(Measurement(step=int(e["step"]), loss=e["loss"], learning_rate=e.get("learning_rate")) for e in losses)
@@ -62,7 +69,13 @@ def read_failure(folder: Path, config: RunConfig) -> RunRecord | None:
 
 
 def failed_record(config: RunConfig, reason: str, *, train_curve: tuple[Measurement, ...] = ()) -> RunRecord:
-    """The record of a run that ended without one: failures are published too."""
+    """The record, with status "failed", of a run that ended without one.
+
+    Args:
+        config: the run's recipe, with an adapter section.
+        reason: why the run ended.
+        train_curve: training losses up to then.
+    """
     return RunRecord(
         label=config.label or str((config.adapter or {})["peft_type"]).upper(),
         method=str((config.adapter or {})["peft_type"]).upper(),

@@ -26,7 +26,12 @@ def is_sharded(section: TrainingSection, processes: Processes) -> bool:
 
 
 def leave_to_circuits(model: nn.Module, names: Iterable[str]) -> None:
-    """Keep DDP from waiting for gradients that circuits add after the backward pass."""
+    """Keep DDP from waiting for gradients that circuits add after the backward pass.
+
+    Args:
+        model: the model that DDP will wrap, changed in place.
+        names: its parameters that get these gradients.
+    """
     from torch.nn.parallel import DistributedDataParallel
 
     if chosen := sorted(names):

@@ -121,7 +121,17 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """One batch forward and backward; after the last batch of a step the gradients that wait for circuits.
 
-        Raises DivergedError, and leaves the batch in the run's folder, if the loss is not a finite number.
+        Args:
+            model: the wrapped model.
+            inputs: a collated batch.
+            *args: passed on to transformers.
+            **kwargs: passed on to transformers.
+
+        Returns:
+            The loss, detached, as transformers' `Trainer` returns it.
+
+        Raises:
+            DivergedError: the loss is not a finite number; the batch is left in the run's folder.
         """
         batch = dict(inputs)  # the loss takes the labels out of the other
         loss = super().training_step(model, inputs, *args, **kwargs)
@@ -201,7 +211,12 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     # -- parameters sharded among processes (FSDP2); see sharding.py ---------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The adapter, whole: gathered from all processes where it is sharded."""
+        """Write the whole adapter, gathered from all processes where it is sharded.
+
+        Args:
+            output_dir: folder; default the trainer's output folder.
+            _internal_call: as in transformers' `Trainer`.
+        """
         if not self.sharded:
             super().save_model(output_dir, _internal_call)
             return
@@ -236,7 +251,13 @@ _REPLACED = ("ProgressCallback", "PrinterCallback", "TensorBoardCallback")
 
 
 def training_arguments(section: TrainingSection, folder: Path, processes: Processes) -> Any:
-    """`TrainingArguments` of a run, from its recipe and the number of processes."""
+    """`TrainingArguments` of a run.
+
+    Args:
+        section: the recipe's `training` section.
+        folder: the run's folder; checkpoints go into `checkpoints/`.
+        processes: the processes that train together.
+    """
     given = section.to_training_arguments_kwargs()
     if given.get("save_total_limit") is not None:
         given["save_total_limit"] = max(2, given["save_total_limit"])  # a kill while one is written must leave another

@@ -37,8 +37,15 @@ def plain_loss(model: Any) -> bool:
 
 
 def cross_entropy(outputs: Any, following: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """transformers' loss of causal language models, for logits and the tokens that follow them: mean over labelled tokens, or sum
-    over `num_items_in_batch`.
+    """transformers' loss of causal language models, for logits and the tokens that follow them.
+
+    Args:
+        outputs: the model's outputs, with `logits (..., vocabulary)`.
+        following: the label of the token after each position, -100 where there is none.
+        num_items_in_batch: divide the sum of losses by this number; default the mean over labelled tokens.
+
+    Returns:
+        A scalar, nats/token.
     """
     from transformers.loss.loss_utils import ForCausalLMLoss
 

@@ -143,7 +143,15 @@ def ready(model: Any, compute_dtype: str = "auto") -> Any:
 
 
 def base_hash(model_name_or_path: str, config: Any) -> str:
-    """SHA-256 of a local checkpoint's weight files, or the commit of one from the hub."""
+    """Hash of a base model's weights.
+
+    Args:
+        model_name_or_path: as in a recipe.
+        config: the loaded model's transformers config.
+
+    Returns:
+        SHA-256 of a local checkpoint's weight files, the commit of one from the hub, or "" if neither is known.
+    """
     folder = Path(resolve(model_name_or_path))
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")) if folder.is_dir() else []
     if not files:

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of rows by sequence, the longest rows first, each into the first sequence that has room (first-fit decreasing)."""
+    """Distribute rows over packed sequences by first-fit decreasing.
+
+    Args:
+        lengths: tokens of each row, at most `capacity`.
+        capacity: the most tokens of a sequence.
+
+    Returns:
+        Indices of the rows of each sequence.
+    """
     found: list[list[int]] = []
     room: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

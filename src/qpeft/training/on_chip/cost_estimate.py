@@ -57,7 +57,13 @@ class Usage:
 
 
 def usage(config: RunConfig, train_rows: Rows, eval_rows: Rows) -> Usage:
-    """A step is the mean over an epoch in random order, batches padded to their longest row."""
+    """Size of a run. A step is the mean over an epoch in random order, batches padded to their longest row.
+
+    Args:
+        config: the recipe.
+        train_rows: tokenised training rows.
+        eval_rows: tokenised held-out rows.
+    """
     section = config.training
     lengths, held_out = ([len(row["input_ids"]) for row in rows] for rows in (train_rows, eval_rows))
     size, parts = section.per_device_train_batch_size, section.accumulation(processes=1)
@@ -112,7 +118,18 @@ class Way:
 
 
 def ways(config: RunConfig, section: BackendSection, backend: Backend, model: Any, used: Usage) -> dict[str, Way]:
-    """The cost of every way of running a model's circuits; without a surrogate where there is none."""
+    """The cost of every way of running a model's circuits. Ways that a circuit cannot take are left out.
+
+    Args:
+        config: the recipe.
+        section: its `backend` section.
+        backend: the backend.
+        model: the model with the adapter.
+        used: size of the run, from `usage`.
+
+    Returns:
+        The cost by gradient method: "surrogate-shift", "surrogate-spsa", "direct-shift" and "direct-spsa".
+    """
     modules, asked, found = modules_of(model), circuit_requests(model), {}
     runner = make_executor(backend, section.model_copy(update={"gradient": "surrogate-shift"}))
     for name in ("surrogate-shift", "surrogate-spsa", "direct-shift", "direct-spsa"):
@@ -162,7 +179,18 @@ def queue_of(backend: Backend) -> tuple[float, float]:
 
 
 def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usage) -> tuple[str, str]:
-    """(way, why): the surrogate where it is smaller than a step's rows, SPSA where shifts cost too much."""
+    """Choose the gradient method: the surrogate where it has no more points than a step has rows, SPSA where parameter shift costs
+    too much.
+
+    Args:
+        section: the recipe's `backend` section.
+        found: cost of each way, from `ways`.
+        model: the model with the adapter.
+        used: size of the run, from `usage`.
+
+    Returns:
+        The name of the method and the reason for it.
+    """
     modules = modules_of(model)
     rows = sum(modules[id(request.layer)] for request in circuit_requests(model)) * used.positions
     budget = Budget(**section.budget.model_dump())
@@ -193,7 +221,18 @@ def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usa
 
 
 def decided(config: RunConfig, model: Any, train_rows: Rows, eval_rows: Rows, folder: Path) -> BackendSection:
-    """The backend section of a recipe with `gradient: auto` resolved: once for a run, whatever its budget becomes later."""
+    """The backend section of a recipe with `gradient: auto` resolved: once for a run, whatever its budget becomes later.
+
+    Args:
+        config: the recipe, with a `backend` section.
+        model: the model with the adapter.
+        train_rows: tokenised training rows.
+        eval_rows: tokenised held-out rows.
+        folder: the run's folder. A choice that an earlier session made is kept.
+
+    Returns:
+        The section with a gradient method other than `auto`.
+    """
     section = config.backend
     assert section is not None
     if section.gradient != "auto":

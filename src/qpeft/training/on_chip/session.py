@@ -292,13 +292,31 @@ class ChipSession(CircuitSession):
 
 
 def surrogate_points(section: BackendSection, request: Request) -> int:
-    """Circuits of one evaluation of a circuit through its surrogate. Raises CircuitError where it has none."""
+    """Circuits of one evaluation of a circuit through its surrogate.
+
+    Args:
+        section: the recipe's `backend` section.
+        request: the layer and its circuit.
+
+    Raises:
+        CircuitError: the circuit has no surrogate.
+    """
     kind, error = section.surrogate, section.surrogate_error
     return surrogate_size(request.circuit, request.observables, kind=kind, shots=section.shots, error=error)
 
 
 def surrogate_cost(runner: BackendExecutor, section: BackendSection, request: Request, *, gradient: bool = True) -> Cost:
-    """Of one step of a circuit through its surrogate: its values, and with `gradient` those of the gradient for its angles."""
+    """Cost of one training step of a circuit through its surrogate.
+
+    Args:
+        runner: executor on the backend.
+        section: the recipe's `backend` section.
+        request: the layer and its circuit.
+        gradient: count the gradient of the angles too, if they are trained.
+
+    Raises:
+        CircuitError: the circuit has no surrogate.
+    """
     prepared, points = runner.prepare(request.circuit, request.observables), surrogate_points(section, request)
     cost = prepared.cost(points)
     return cost + prepared.cost(prepared.gradient_rows(points)) if gradient and request.trained else cost

@@ -63,7 +63,13 @@ def _sections_in(annotation: Any) -> Iterator[type[Section]]:
 
 
 def unknown_key(path: KeyPath, known: Sequence[str], renamed: Mapping[str, str] | None = None) -> Problem:
-    """The problem of an unknown key: a hint if it is a known former name, else the nearest known key, else all of them."""
+    """The problem of an unknown key: a hint if it is a known former name, else the nearest known key, else all of them.
+
+    Args:
+        path: the key's path in the recipe.
+        known: the keys that are allowed there.
+        renamed: former names, and the hint for each.
+    """
     key = str(path[-1])
     if renamed and key in renamed:
         return Problem(path, "unknown key", hint=renamed[key])
@@ -71,7 +77,13 @@ def unknown_key(path: KeyPath, known: Sequence[str], renamed: Mapping[str, str] 
 
 
 def unknown_value(path: KeyPath, value: str, known: Sequence[str]) -> Problem:
-    """The problem of text that is none of the known names."""
+    """The problem of text that is none of the known names.
+
+    Args:
+        path: the value's path in the recipe.
+        value: the text that was given.
+        known: the values that are allowed there.
+    """
     return _suggest(path, f"got {show(value)}", value, known)
 
 

@@ -76,7 +76,14 @@ class RecipeSource:
     problems: list[ConfigError] = field(default_factory=list)
 
     def problem(self, path: KeyPath, what: str, expected: str = "", hint: str | None = None) -> ConfigError:
-        """A ConfigError at the place of `path`, or of the nearest parent that is in the file."""
+        """A ConfigError at the place of `path`, or of the nearest parent that is in the file.
+
+        Args:
+            path: key path in the recipe.
+            what: what is wrong.
+            expected: what was expected.
+            hint: what to do about it.
+        """
         near = path
         while near and near not in self.places:
             near = near[:-1]
@@ -86,7 +93,16 @@ class RecipeSource:
     def error(
         self, what: str, *, file: str = "", line: int = 0, path: KeyPath = (), expected: str = "", hint: str | None = None
     ) -> ConfigError:
-        """A ConfigError at a known line; the file is the source's unless given."""
+        """A ConfigError at a known line.
+
+        Args:
+            what: what is wrong.
+            file: the file or `--set` option; default the source's file.
+            line: line in the file, from 1; 0 if it is not known.
+            path: key path below the source's root.
+            expected: what was expected.
+            hint: what to do about it.
+        """
         dotted = ".".join(filter(None, (self.root, *map(str, path))))
         return ConfigError(what, file=file or self.file, line=line, field=dotted, expected=expected, hint=hint)
 

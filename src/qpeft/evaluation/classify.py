@@ -28,13 +28,28 @@ def label_log_likelihoods(
     batch_size: int = 8,
     progress: bool = False,
 ) -> np.ndarray:
-    """`(prompts, answers)`, float64: the sum of log p(token | what precedes it) over an answer's tokens, its end of turn included.
+    """Log-likelihood of each answer after each prompt: the sum of log p(token | what precedes it) over the answer's tokens, its end
+    of turn included.
 
-    These are the very tokens that training puts its loss on. Where an answer only begins what is said (`goes_on`), the tokens that
-    all answers end in do not count. What the answers of one prompt share is computed once: the prompts of a batch run once, and
-    their answers in one second pass over the kept keys and values, where what several answers begin with is computed once too.
+    These are the very tokens that training puts its loss on. What the answers of one prompt share is computed once: the prompts of
+    a batch run once, and their answers in one second pass over the kept keys and values, where what several answers begin with is
+    computed once too.
 
-    Raises DataError if two answers are the same tokens.
+    Args:
+        model: the language model; its training mode is restored.
+        tokenizer: its tokenizer.
+        prompts: the user's messages.
+        answers: the possible answers, the same for every prompt.
+        goes_on: the answer only begins what is said. The tokens that all answers end in do not count then.
+        system: system message before each prompt.
+        batch_size: prompts in a batch.
+        progress: show a bar.
+
+    Returns:
+        `(prompts, answers)`, float64, nats.
+
+    Raises:
+        DataError: two answers are the same tokens.
     """
     import numpy as np
     from tqdm.auto import tqdm

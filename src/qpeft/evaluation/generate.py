@@ -26,7 +26,12 @@ def user_turn(prompt: str, system: str | None) -> list[Message]:
 
 
 def encode_messages(messages: Sequence[Message], tokenizer: Any) -> list[int]:
-    """Token ids of a conversation as training wrote it, up to where the next answer begins (chat template, or plain text)."""
+    """Token ids of a conversation as training wrote it, up to where the next answer begins (chat template, or plain text).
+
+    Args:
+        messages: the turns so far.
+        tokenizer: its tokenizer.
+    """
     return encode_prompt(Conversation((*messages, Message("assistant", "")), 0, "conversation"), tokenizer)[0]
 
 

@@ -43,7 +43,15 @@ def _spell(tasks: str) -> str:
 
 
 def model_arguments(folder: Path, *, with_adapter: bool = True) -> list[str]:
-    """The options of `lm_eval` that mean this run: its base model as trained, and its adapter."""
+    """The options of `lm_eval` that mean this run: its base model as trained, and its adapter.
+
+    Args:
+        folder: folder of a finished run.
+        with_adapter: False gives the base model alone.
+
+    Returns:
+        The options `--model` and `--model_args`.
+    """
     section = finished_config(folder).model
     given: dict[str, str | bool] = {"pretrained": loading.resolve(section.model_name_or_path), "dtype": section.dtype}
     if section.revision is not None:

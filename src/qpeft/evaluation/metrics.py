@@ -57,8 +57,15 @@ def classification(
 
 
 def reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
-    """The reliability curve: for each non-empty bin of confidence (the most likely answer's probability, bins of equal width,
-    closed on the right) its mean confidence, the accuracy and the count of rows.
+    """The reliability curve. Confidence is the most likely answer's probability; bins have equal width and are closed on the right.
+
+    Args:
+        probabilities: `(rows, answers)`, each row sums to 1.
+        truth: `(rows,)`, index of the right answer.
+        bins: number of bins.
+
+    Returns:
+        `confidence` (mean), `accuracy` and `count` (rows) of each bin that is not empty.
     """
     import numpy as np
 
@@ -80,12 +87,27 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS) 
 
 
 def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS) -> float:
-    """The mean over rows of |accuracy - confidence| of their bin of the reliability curve."""
+    """The mean over rows of |accuracy - confidence| of their bin of the reliability curve.
+
+    Args:
+        probabilities: `(rows, answers)`, each row sums to 1.
+        truth: `(rows,)`, index of the right answer.
+        bins: number of bins of the reliability curve.
+    """
     return sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in reliability(probabilities, truth, bins)) / len(truth)
 
 
 def interval(differences: np.ndarray, *, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of the mean of per-row values."""
+    """The 95% percentile bootstrap interval of the mean of per-row values.
+
+    Args:
+        differences: `(rows,)`, the values.
+        seed: of the resampling.
+        resamples: number of bootstrap samples.
+
+    Returns:
+        Lower and upper end, in the unit of the values.
+    """
     import numpy as np
 
     generator = np.random.default_rng(seed)
@@ -135,7 +157,18 @@ def exact_match(answers: Sequence[str], truths: Sequence[str]) -> float:
 
 
 def rouge(answers: Sequence[str], truths: Sequence[str]) -> dict[str, float]:
-    """Mean F-measures of ROUGE-1, -2 and -L, in 0..1, of the package rouge-score; English is stemmed as the package does it."""
+    """Mean F-measures of ROUGE-1, -2 and -L, in 0..1, of the package rouge-score; English is stemmed as the package does it.
+
+    Args:
+        answers: generated texts.
+        truths: the reference text of each.
+
+    Returns:
+        `rouge1`, `rouge2` and `rougeL`.
+
+    Raises:
+        MissingDependencyError: rouge-score is not installed.
+    """
     try:
         from rouge_score import rouge_scorer
     except ImportError as error:

@@ -65,10 +65,22 @@ def evaluate_on_backend(
     cache: ResultCache | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Metrics with the exact circuits and with those on `backend`.
+    """Metrics with the exact circuits and with the circuits on a backend.
 
     The exact pass comes first and counts the circuits, so the estimate, logged before anything runs on the backend, is the number
     of different inputs that it will see (noise shifts the inputs of later layers, so it may differ by a little).
+
+    Args:
+        model: the model with the adapter.
+        rows: tokenised held-out rows.
+        tokenizer: its tokenizer.
+        backend: where the circuits run.
+        shots: repetitions of each circuit; None for exact probabilities, where the backend has them.
+        batch_size: rows in a batch.
+        seed: of simulated shots; None draws fresh ones.
+        budget: what may be spent; default without bounds.
+        cache: results to reuse and to add to. With a cache the estimate is not held against the budget.
+        progress: show bars.
 
     Returns:
         `exact` and `backend`: metrics as `evaluate` gives them; `estimate` and `spent`: costs; `simulated`; `calibration`.

@@ -15,7 +15,17 @@ MOMENT_BYTES = 4 * 2**30  # as many layers are fitted in one pass over the text 
 
 
 def padded(rows: Rows, tokenizer: Any, batch_size: int, device: Any) -> Iterator[dict[str, Any]]:
-    """`input_ids` and `attention_mask` of the rows in their order, padded batch by batch."""
+    """`input_ids` and `attention_mask` of the rows in their order, padded batch by batch.
+
+    Args:
+        rows: tokenised rows.
+        tokenizer: its tokenizer.
+        batch_size: rows in a batch.
+        device: torch device of the result.
+
+    Yields:
+        `input_ids` and `attention_mask`, `(batch, tokens)` each.
+    """
     collate = collator(tokenizer)
     for start in range(0, len(rows), batch_size):
         batch = collate([dict(row) for row in rows[start : start + batch_size]])
@@ -25,7 +35,21 @@ def padded(rows: Rows, tokenizer: Any, batch_size: int, device: Any) -> Iterator
 def fit_layers(
     model: Any, layers: Mapping[str, Any], adapter: str, rows: Rows, tokenizer: Any, *, rank: int, bias: bool, batch_size: int
 ) -> dict[str, LowRank]:
-    """The least-squares LoRA of each layer for the inputs it sees when the adapted model reads the rows; dropout off."""
+    """The least-squares LoRA of each layer for the inputs it sees when the adapted model reads the rows; dropout off.
+
+    Args:
+        model: the adapted model; set to evaluation mode.
+        layers: the adapted layers by name.
+        adapter: name of the adapter.
+        rows: tokenised calibration rows.
+        tokenizer: its tokenizer.
+        rank: rank of every LoRA.
+        bias: fit a constant to each layer as well.
+        batch_size: rows in a batch.
+
+    Returns:
+        The LoRA of each layer by name.
+    """
     import torch
 
     found: dict[str, LowRank] = {}
@@ -78,9 +102,22 @@ def _groups(layers: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 def train_towards(
     student: Any, teacher: Any, rows: Rows, tokenizer: Any, *, steps: int, learning_rate: float, batch_size: int, seed: int
 ) -> list[float]:
-    """Train the student's LoRA for `steps` of AdamW on `KL(teacher || student)`, nats/token; the loss of each step.
+    """Train the student's LoRA by AdamW to give the teacher's logits.
 
-    The learning rate falls linearly to zero. Rows come in an order that `seed` fixes. Nothing but `lora_` weights is trained.
+    The learning rate falls linearly to zero. Nothing but `lora_` weights is trained.
+
+    Args:
+        student: model with a LoRA, changed in place.
+        teacher: the adapted model.
+        rows: tokenised calibration rows.
+        tokenizer: their tokenizer.
+        steps: optimizer steps, one batch each.
+        learning_rate: of the first step.
+        batch_size: rows in a batch.
+        seed: of the order of rows.
+
+    Returns:
+        The loss of each step: mean `KL(teacher || student)`, nats/token.
     """
     import torch
     from tqdm.auto import trange
@@ -113,6 +150,13 @@ def train_towards(
 
 def distance(model: Any, other: Any, rows: Rows, tokenizer: Any, *, batch_size: int) -> dict[str, float]:
     """How far `other` is from `model` on the rows, over every position that is not padding.
+
+    Args:
+        model: the model to compare with.
+        other: the other model.
+        rows: tokenised rows.
+        tokenizer: their tokenizer.
+        batch_size: rows in a batch.
 
     Returns:
         max_logit_difference: the largest `|logit - logit|`. kl: mean `KL(model || other)`, nats/token.

@@ -82,6 +82,12 @@ def open_run(folder: Path, adapter: str, *, calibration: str | None, calibration
     An adapter that is not "default" lies in a folder of its name inside `adapter/`, where PEFT puts it. Data files that are
     gone are a warning: an exact export needs none.
 
+    Args:
+        folder: the run's folder.
+        adapter: name of the adapter; "default" for a run's only one.
+        calibration: data file with rows to fit on; default the recipe's training rows.
+        calibration_rows: the most of these rows.
+
     Raises:
         RunError: no finished run, or no adapter of this name.
         DataError, ModelError: as loading says.
@@ -181,7 +187,20 @@ def lora_model(run: AdaptedRun, factors: Mapping[str, LowRank]) -> Any:
 
 
 def write_merged(run: AdaptedRun, adapted: Any, adapter: str, folder: Path) -> Any:
-    """Merge `adapted`, a model whose matrices are its own, write it as a plain transformers folder, and load that."""
+    """Merge an adapter, write the model as a plain transformers folder, and load that.
+
+    Args:
+        run: the run.
+        adapted: model with the adapter, whose matrices are its own; changed in place.
+        adapter: name of the adapter in it.
+        folder: where the model is written.
+
+    Returns:
+        The model as loaded from the folder, in evaluation mode.
+
+    Raises:
+        MergeError: an adapted weight is tied to another module's.
+    """
     from transformers import AutoModelForCausalLM
 
     users = Counter(id(p) for module in run.base.modules() for p in module._parameters.values() if p is not None)

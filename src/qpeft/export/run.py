@@ -102,7 +102,16 @@ class Options:
 
 
 def export(folder: Path, output: Path, options: Options, *, overwrite: bool = False) -> dict[str, Any]:
-    """Export the adapter of a finished run into `output`; returns the report, which is also its `export.json`.
+    """Export the adapter of a finished run.
+
+    Args:
+        folder: the run's folder.
+        output: folder that is written.
+        options: what to export, and how.
+        overwrite: replace the output folder if it exists.
+
+    Returns:
+        The report, which is also the output's `export.json`.
 
     Raises:
         RunError: no finished run, an output folder in use, or an option that does nothing here.

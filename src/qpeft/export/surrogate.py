@@ -51,15 +51,23 @@ def export_surrogate(
     error: float = 0.05,
     surrogate: Wanted = "auto",
 ) -> tuple[Any, Any]:
-    """(the exported model as it loads, the report's part): an adapter whose circuits are `stored`, written to `scratch`.
+    """Write an adapter whose circuits are stored as surrogates, with values measured on a backend.
 
     A vendor's jobs are kept in `folder/jobs`, so an export that is asked again attaches to them.
 
     Args:
-        run, scratch, folder, backend, shots, seed: see `Options`.
+        run: the run.
+        scratch: where the adapter is written.
+        folder: the run's folder.
+        backend: name of the backend, as `get_backend` takes it.
+        shots: repetitions of each circuit; None for exact probabilities.
+        seed: of simulated shots.
         error: root mean square error of an expectation value, for which points are chosen and the stored form is.
         surrogate: what is measured; "auto" is the grid or the sparse series, whichever has fewer points, and for a circuit that has
             neither a regression on the activations of the calibration rows.
+
+    Returns:
+        The exported model as it loads from `scratch`, and its part of the report.
 
     Raises:
         AdapterError: no circuit with inputs in the adapter. BackendError: what the backend refuses. CircuitError: no surrogate of

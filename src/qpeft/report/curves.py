@@ -42,7 +42,14 @@ def smooth(points: Sequence[Measurement], window: int, stride: int = 1) -> list[
 
 
 def panel(curves: Mapping[str, Curve], marks: Mapping[str, Mark], ylabel: str, *, labels: bool) -> Panel:
-    """Axes with these curves; with `labels`, the arms' names stand to their right."""
+    """Axes with one curve per arm.
+
+    Args:
+        curves: mean and band of each arm, by label.
+        marks: colour, dash and marker of each arm, by label.
+        ylabel: label of the y axis, with its unit.
+        labels: write the arms' names to the right of their curves.
+    """
 
     def draw(axes: Any, theme: Theme) -> None:
         last = max(line.steps[-1] for line in curves.values())

@@ -17,7 +17,12 @@ SEEDS_ONLY = "The intervals cover the choice of seed alone, not the choice of da
 
 
 def overlap_note(arms: Sequence[ArmSummary], metric: str = "loss") -> str:
-    """Whether the table separates the best arm from the others, as one sentence; "" when there is nothing to compare."""
+    """Whether the table separates the best arm from the others, as one or two sentences; "" when there is nothing to compare.
+
+    Args:
+        arms: summaries of the arms.
+        metric: name of the metric.
+    """
     top = best(arms, metric)
     if top is None:
         return ""

@@ -99,7 +99,12 @@ def sections(records: Iterable[RunRecord]) -> list[ComparableRuns]:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as dotted keys, without the settings that are a run's own (its seed and folders)."""
+    """A nested mapping as dotted keys, without the settings that are a run's own (its seed and folders).
+
+    Args:
+        config: the nested mapping.
+        prefix: put before each key.
+    """
     leaves: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):

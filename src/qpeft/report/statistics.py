@@ -71,7 +71,18 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def paired_difference(label: str, values: Sequence[float], reference: str, reference_values: Sequence[float]) -> PairedDifference:
-    """Compare values with reference values, pair by pair (same seed at the same place, n >= 2)."""
+    """Compare values with reference values, pair by pair.
+
+    Args:
+        label: name of the values.
+        values: one per seed, at least two.
+        reference: name of the reference.
+        reference_values: one per seed, the same seeds in the same order.
+
+    Returns:
+        Mean difference (value minus reference) with its interval, and an uncorrected p value; None for p where all differences are
+        equal.
+    """
     differences = [value - other for value, other in zip(values, reference_values, strict=True)]
     summary = estimate(differences)
     n, spread = len(differences), stdev(differences)
@@ -117,7 +128,16 @@ def scipy_stats() -> Any:
 
 
 def pareto(sizes: Sequence[float], values: Sequence[float], sign: int) -> list[int]:
-    """Places of those that no other equals or beats in size (smaller) and value (larger for sign 1, smaller for -1), by size."""
+    """The Pareto front of size and value.
+
+    Args:
+        sizes: sizes; smaller is better.
+        values: values of the same points.
+        sign: 1 if a larger value is better, -1 if a smaller one is.
+
+    Returns:
+        Indices of the points that no other equals or beats in both, by size.
+    """
     chosen: list[int] = []
     for i in sorted(range(len(sizes)), key=lambda i: (sizes[i], -sign * values[i])):
         if not chosen or sign * values[i] > sign * values[chosen[-1]]:

@@ -169,8 +169,15 @@ class Name:
 
 
 def name_points(axes: Any, names: Iterable[Name], taken: list[Box], theme: Theme, size: float = FONT) -> None:
-    """Each name near its point, where it covers as little as can be of what is `taken` (pixels) and of other names; a thin line
-    joins those set far off. Call it when the axes have their limits and their place."""
+    """Write each name near its point, where it covers least. A thin line joins a name that is far from its point.
+
+    Args:
+        axes: Matplotlib axes that have their limits and their place.
+        names: names and their points.
+        taken: boxes `(x0, y0, x1, y1)` to keep clear, pixels. The names' boxes are added.
+        theme: colours of the page.
+        size: font size, points.
+    """
     from matplotlib.patheffects import withStroke
 
     renderer, bounds = axes.get_figure().canvas.get_renderer(), axes.get_window_extent()

@@ -97,6 +97,10 @@ def paired(section: ComparableRuns, metric: str = "loss") -> list[PairedDifferen
     """Differences from the reference arm: the first finished LoRA arm, else the first finished arm.
 
     One row for each other arm that shares at least two seeds with it; p values are corrected over these rows.
+
+    Args:
+        section: the runs to compare.
+        metric: name of the metric.
     """
     candidates = [arm for arm in section.arms if arm.values(metric)]
     reference = next((arm for arm in candidates if arm.finished[0].method.lower() == "lora"), candidates[0] if candidates else None)
@@ -122,7 +126,12 @@ def best(arms: Sequence[ArmSummary], metric: str) -> ArmSummary | None:
 
 
 def unbeaten(arms: Sequence[ArmSummary], metric: str) -> set[str]:
-    """Labels of the arm with the best mean and of every arm whose interval overlaps with its own; empty without intervals."""
+    """Labels of the arm with the best mean and of every arm whose interval overlaps with its own; empty without intervals.
+
+    Args:
+        arms: summaries of the arms.
+        metric: name of the metric.
+    """
     top = best(arms, metric)
     if top is None or top.after[metric].half_width is None:
         return set()

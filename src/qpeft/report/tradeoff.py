@@ -20,7 +20,14 @@ def drawable(arms: Sequence[ArmSummary], metric: str) -> list[ArmSummary]:
 
 
 def panel(section: ComparableRuns, arms: Sequence[ArmSummary], metric: str, marks: Mapping[str, Mark]) -> Panel:
-    """Axes with one point for each drawable arm."""
+    """Axes with one point for each drawable arm.
+
+    Args:
+        section: the runs to compare.
+        arms: summaries of its arms.
+        metric: name of the metric.
+        marks: colour, dash and marker of each arm, by label.
+    """
     shown = drawable(arms, metric)
     seeds = {arm.label: list(arm.values(metric).values()) for arm in section.arms}
 
@@ -80,7 +87,13 @@ def title(arms: Sequence[ArmSummary], metric: str) -> str:
 
 
 def legend(section: ComparableRuns, arms: Sequence[ArmSummary], metric: str) -> str:
-    """Legend text: points, bars, dots and line; values that are cut off or not drawn."""
+    """Legend text: points, bars, dots and line; values that are cut off or not drawn.
+
+    Args:
+        section: the runs to compare.
+        arms: summaries of its arms.
+        metric: name of the metric.
+    """
     shown = drawable(arms, metric)
     estimates, counts = [arm.after[metric] for arm in shown], sorted({arm.after[metric].n for arm in shown})
     text = "Points: one seed, no interval."

@@ -31,7 +31,14 @@ class Cell:
 
 
 def section_view(number: int, section: ComparableRuns, look: Mapping[str, Mark], figures: Mapping[str, Plot]) -> dict[str, Any]:
-    """Everything the templates show of one section, as text; `figures` maps file names to plots."""
+    """Everything that the templates show of one section, as text.
+
+    Args:
+        number: number of the section in the report.
+        section: the runs to compare.
+        look: colour, dash and marker of each arm, by label.
+        figures: plots by file name.
+    """
     numbers, pairs = summaries(section), paired(section)
     circuits = any(arm.runs_circuits for arm in numbers)
     reference = reference_lora(section)

@@ -18,7 +18,15 @@ METRICS = ("loss", "token_accuracy", "accuracy", "balanced_accuracy", "f1", "aur
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, the first column to the left, and an empty line."""
+    """A Markdown table, the first column aligned left, the others right.
+
+    Args:
+        head: titles of the columns.
+        rows: cells of each row.
+
+    Returns:
+        The lines of the table, then an empty line.
+    """
     return [f"| {' | '.join(head)} |", "|---" + "|--:" * (len(head) - 1) + "|", *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 

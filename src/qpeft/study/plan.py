@@ -189,7 +189,15 @@ class StudyPlan(Section):
         return ("train", "validation", "test") if self.held_out == "test" else ("train", "validation")
 
     def run(self, task: TaskSection, arm: ArmSection, part: str, learning_rate: float, seed: int) -> RunConfig:
-        """The recipe of one run."""
+        """The recipe of one run.
+
+        Args:
+            task: the task.
+            arm: the arm.
+            part: held-out rows: "validation" or "test".
+            learning_rate: the learning rate.
+            seed: of the run and of its data.
+        """
         given = {"save_strategy": "no", "logging_steps": 5, **self.training}
         if task.step_rows is not None:
             given["per_device_train_batch_size"] = task.step_rows
@@ -213,11 +221,24 @@ class StudyPlan(Section):
         )
 
     def tuning_run(self, task: TaskSection, arm: ArmSection, learning_rate: float) -> RunConfig:
-        """The recipe of a tuning run: validation rows, the tuning's seed."""
+        """The recipe of a tuning run: validation rows, the tuning's seed.
+
+        Args:
+            task: the task.
+            arm: the arm.
+            learning_rate: the learning rate.
+        """
         return self.run(task, arm, "validation", learning_rate, self.tuning.seed)
 
     def seed_run(self, task: TaskSection, arm: ArmSection, tuned: float | None, seed: int) -> RunConfig:
-        """The recipe of a run that counts: held-out rows, the tuned learning rate (the grid's first where every rate failed)."""
+        """The recipe of a run that counts, on the study's held-out rows.
+
+        Args:
+            task: the task.
+            arm: the arm.
+            tuned: the tuned learning rate; None, where every rate failed, takes the grid's first.
+            seed: of the run and of its data.
+        """
         return self.run(task, arm, self.held_out, tuned or self.tuning.learning_rates[0], seed)
 
 

@@ -20,11 +20,15 @@ GOAL_PARAMETERS, GOAL_LOSS = 0.24, 1 - 0.084  # of the reference's: what docs/do
 
 
 def losses(panels: Mapping[str, Sequence[ArmResult]], file: Path) -> None:
-    """Loss against trained parameters, a panel for each title: a point a method, bars for the interval where there are seeds
-    enough, the front as a result. Where methods are many, controls and variants off the front have no names.
+    """Plot loss against trained parameters: one point per method, bars for the interval where there are enough seeds, the Pareto
+    front. Where methods are many, controls and variants off the front have no names.
 
     Methods far above the others are drawn as triangles at the upper edge, with their loss. Where LoRA r=8 is among the methods,
     its loss is a line and the goal a shaded corner.
+
+    Args:
+        panels: results of the arms, by title of the panel.
+        file: picture to write.
     """
     with drawing(LIGHT):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -140,7 +144,13 @@ def _variant(result: ArmResult) -> bool:
 
 
 def differences(rows: Sequence[PairedDifference], title: str, file: Path) -> None:
-    """Differences of loss with their 95% intervals, a row each, grouped by the reference."""
+    """Plot differences of loss with their 95% intervals, one row each, grouped by the reference.
+
+    Args:
+        rows: paired differences, nats/token.
+        title: title of the picture.
+        file: picture to write.
+    """
     groups = {name: [row for row in rows if row.reference == name] for name in dict.fromkeys(row.reference for row in rows)}
     with drawing(LIGHT):
         from matplotlib.figure import Figure

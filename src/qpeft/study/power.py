@@ -46,5 +46,16 @@ def detectable_difference(spread: float, n: int, alpha: float = 0.05, wanted: fl
 
 
 def seeds_needed(difference: float, spread: float, alpha: float = 0.05, wanted: float = POWER, most: int = 1000) -> int | None:
-    """The fewest seeds with which a paired t-test finds a true difference with the wanted power; None if more than `most`."""
+    """The fewest seeds with which a paired t-test finds a true difference with the wanted power.
+
+    Args:
+        difference: true mean of the paired differences.
+        spread: their standard deviation, in the same unit.
+        alpha: level of the test, after any correction.
+        wanted: power, 0 to 1.
+        most: the largest number of seeds that is tried.
+
+    Returns:
+        The number of seeds, or None if it is more than `most`.
+    """
     return next((n for n in range(2, most + 1) if power(difference, spread, n, alpha) >= wanted), None)

@@ -65,7 +65,16 @@ class StudyRecords:
         self.runs[fingerprint_of(record)] = record
 
     def rate(self, plan: StudyPlan, task: TaskSection, arm: ArmSection) -> float | None:
-        """The learning rate that wins by the tuning records so far; a run not made yet counts as failed."""
+        """The learning rate that wins by the tuning records so far. A missing run counts as failed.
+
+        Args:
+            plan: the study's plan.
+            task: the task.
+            arm: the arm.
+
+        Returns:
+            The learning rate, or None if every one failed.
+        """
 
         def loss_after(rate: float, step: int) -> float | None:
             record = self.tuning.get((fingerprint(plan.tuning_run(task, arm, rate)), step))

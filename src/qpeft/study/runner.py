@@ -93,7 +93,17 @@ class StudyRunner:
         return record
 
     def seed_run(self, task: TaskSection, arm: ArmSection, rate: float | None, seed: int) -> RunRecord:
-        """Train with the tuned learning rate and score on held-out rows; a failed record where there is no rate."""
+        """Train with the tuned learning rate and score on held-out rows. A run that the records hold is not made again.
+
+        Args:
+            task: the task.
+            arm: the arm.
+            rate: the tuned learning rate; None, where every rate failed, gives a failed record.
+            seed: of the run and of its data.
+
+        Returns:
+            The record, which is in the study's records now.
+        """
         from qpeft.training.loop.run import train
         from qpeft.training.loop.run_dir import failed_record
 
@@ -135,7 +145,16 @@ def _failure(problem: Exception) -> str:
 
 def score(folder: Path, task: TaskSection, part: str, unrelated: dict[str, float]) -> dict[str, float]:
     """The task's metrics of a finished run on held-out rows, and its forgetting: the rise of the loss on unrelated text
-    (nats/token). `unrelated` remembers the base model's loss on that text.
+    (nats/token).
+
+    Args:
+        folder: folder of the finished run.
+        task: the task; metrics that it does not ask for are left out.
+        part: held-out rows: "validation" or "test".
+        unrelated: the base model's loss on the unrelated text by task; a missing one is computed and added.
+
+    Returns:
+        Metrics by name.
     """
     import numpy as np
 

@@ -148,9 +148,15 @@ class RemainingWork:
 
 
 def estimate_cost(plan: StudyPlan, records: StudyRecords, subject: str, rounds: int = 2) -> RemainingWork:
-    """Time a few training steps of the subject on the first task's rows and multiply by what the records lack.
+    """Estimate the time of the runs that the records lack, from a few timed training steps on the first task's rows.
 
     Tuning beyond the grid and evaluation rows are counted; other arms are taken to be as fast as the subject.
+
+    Args:
+        plan: the verdict's study.
+        records: what has been run.
+        subject: label of the arm that is timed.
+        rounds: steps that are timed, after one that is not.
     """
     import torch
     from peft import get_peft_model
@@ -238,7 +244,13 @@ class Finding:
 
 
 def findings(plan: StudyPlan, records: StudyRecords, subject: str) -> list[Finding]:
-    """The finding of every task on which the subject has two seeds or more."""
+    """The finding of every task on which the subject has two seeds or more.
+
+    Args:
+        plan: the verdict's study.
+        records: what has been run.
+        subject: label of the method under test.
+    """
     cases = []
     for task in plan.tasks:
         by_label = {result.arm.label: result for result in arm_results(plan, records, task) if result.runs}
@@ -261,7 +273,12 @@ def findings(plan: StudyPlan, records: StudyRecords, subject: str) -> list[Findi
 
 
 def sentence(found: Sequence[Finding], subject: str) -> str:
-    """The verdict in one sentence."""
+    """The verdict in one sentence.
+
+    Args:
+        found: the finding of each task.
+        subject: label of the method under test.
+    """
     if not found:
         return f"No verdict on {subject} yet: too few runs are done."
     seeds = min(len(finding.subject.runs) for finding in found)

@@ -35,7 +35,14 @@ class BackendSubject:
     seed: int
 
     def run(self, circuit: Circuit, rows: Any, shots: int | None = 0, seed: int | None = None) -> Counts:
-        """`shots=0` means the subject's."""
+        """Compile and run a circuit on the backend under test.
+
+        Args:
+            circuit: the circuit.
+            rows: parameters `(batch, n_params)`, radians.
+            shots: repetitions of each row; 0 for the subject's own number, None for exact probabilities.
+            seed: default the subject's own.
+        """
         chosen = self.shots if shots == 0 else shots
         return self.backend.compile(circuit).run(rows, chosen, self.seed if seed is None else seed)
 

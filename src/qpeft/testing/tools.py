@@ -46,7 +46,14 @@ class MethodUnderTest:
     sizes: tuple[tuple[int, int], ...] = SIZES
 
     def adapt(self, base: nn.Module, *, seed: int = 1, adapter_name: str = "default", **settings: Any) -> Any:
-        """The base model with a fresh adapter, in evaluation mode."""
+        """The base model with a fresh adapter, in evaluation mode.
+
+        Args:
+            base: the base model, changed in place.
+            seed: torch's seed, on which the initial weights depend.
+            adapter_name: name of the adapter.
+            **settings: settings of the method.
+        """
         targets = GPT2_TARGETS if isinstance(base, GPT2LMHeadModel) else LLAMA_TARGETS
         torch.manual_seed(seed)
         return get_peft_model(base, self.make(**{"target_modules": targets, **settings}), adapter_name=adapter_name).eval()
@@ -132,7 +139,15 @@ def _device(model: nn.Module) -> torch.device:
 
 @torch.no_grad()
 def randomize(model: Any, seed: int = 7) -> Any:
-    """Add normal noise (0.1) to every trainable parameter."""
+    """Add normal noise of standard deviation 0.1 to every trainable parameter.
+
+    Args:
+        model: the model, changed in place.
+        seed: of the noise.
+
+    Returns:
+        The model.
+    """
     generator = torch.Generator().manual_seed(seed)
     for parameter in trainable(model).values():
         parameter.add_((0.1 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
@@ -162,20 +177,48 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def same(got: Tensor, want: Tensor, what: str, bound: float = 0.0) -> None:
-    """Assert that two tensors differ by at most `bound` anywhere."""
+    """Assert that two tensors differ by at most `bound` anywhere.
+
+    Args:
+        got: the tensor under test.
+        want: what it should be.
+        what: name of the check, for the message.
+        bound: largest absolute difference allowed.
+
+    Raises:
+        AssertionError: other shapes, a larger difference, or a NaN.
+    """
     assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)} instead of {tuple(want.shape)}"
     off = (got.detach().double() - want.detach().double()).abs().max().item() if got.numel() else 0.0
     assert off <= bound, f"{what}: off by {off:.3g}, allowed {bound:.3g}"  # also false for NaN
 
 
 def differ(got: Tensor, other: Tensor, what: str) -> None:
-    """Assert that two tensors differ by more than 1e-4 somewhere."""
+    """Assert that two tensors differ by more than 1e-4 somewhere.
+
+    Args:
+        got: a tensor.
+        other: a tensor of the same shape.
+        what: name of the check, for the message.
+
+    Raises:
+        AssertionError: they do not differ, so a check that follows would prove nothing.
+    """
     off = (got.detach().double() - other.detach().double()).abs().max().item()
     assert off > 1e-4, f"{what}: changed by {off:.3g} only, the check would be empty"
 
 
 def identical(got: Mapping[str, Tensor], want: Mapping[str, Tensor], what: str) -> None:
-    """Assert that two sets of named tensors are equal to the bit."""
+    """Assert that two sets of named tensors are equal to the bit.
+
+    Args:
+        got: tensors under test, by name.
+        want: what they should be, by name.
+        what: name of the check, for the message.
+
+    Raises:
+        AssertionError: other names, dtypes, shapes or values.
+    """
     assert got.keys() == want.keys(), f"{what}: keys differ in {sorted(got.keys() ^ want.keys())[:4]}"
     for name, tensor in want.items():
         assert got[name].dtype == tensor.dtype, f"{what}: {name} is {got[name].dtype} instead of {tensor.dtype}"
@@ -194,7 +237,15 @@ def deltas(model: Any, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def layer_inputs(model: Any, seed: int = 3) -> dict[str, Tensor]:
-    """Random inputs `(5, d_in)` of every adapted layer, in its base weight's dtype."""
+    """Random inputs `(5, d_in)` of every adapted layer, in its base weight's dtype.
+
+    Args:
+        model: the adapted model.
+        seed: torch's seed.
+
+    Returns:
+        The inputs by name of the layer.
+    """
     torch.manual_seed(seed)
     return {
         name: torch.randn(5, layer.in_features).to(layer.get_base_layer().weight.dtype) for name, layer in layers(model).items()

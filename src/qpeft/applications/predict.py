@@ -23,14 +23,23 @@ CHUNK = 200  # rows answered, written and counted at once
 def predict(
     run: Path, source: Path, target: Path, *, batch_size: int = 8, overwrite: bool = False, progress: bool = False
 ) -> dict[str, int]:
-    """Answer each row of `source` (CSV and the other formats of a data file) into the CSV `target`: the columns of the input, then
-    label, its probability, its reasons where the task has them, and why the row was refused (then the others are empty). Columns
-    of the input that have one of these names are not taken over.
+    """Answer each row of a table. The output has the columns of the input, then label, its probability, its reasons where the task
+    has them, and why the row was refused (then the others are empty). Columns of the input that have one of these names are not
+    taken over.
 
     Rows are written as they are answered, to a file next to the target that becomes the target in the end: killed, the same call
     goes on after the last whole chunk of rows.
 
-    Returns counts: {"rows", "refused"}.
+    Args:
+        run: folder of the finished run.
+        source: the table: CSV, or another format of a data file.
+        target: CSV file to write.
+        batch_size: rows in a batch.
+        overwrite: replace the output if it exists.
+        progress: show a bar.
+
+    Returns:
+        The number of `rows`, and how many of them were `refused`.
 
     Raises:
         RunError: the run's task has no labels.

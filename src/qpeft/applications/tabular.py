@@ -9,7 +9,12 @@ from qpeft.applications.columns import Field, number
 
 
 def data_frame(fields: Sequence[Field], rows: Sequence[Mapping[str, str]]) -> Any:
-    """A data frame of these columns: numbers, NaN where there is none, and words."""
+    """A pandas data frame of columns: numbers as float, NaN where one is missing, and text.
+
+    Args:
+        fields: the columns.
+        rows: text of each column, by name.
+    """
     import pandas
 
     frame = pandas.DataFrame([{f.name: row[f.name] for f in fields} for row in rows])

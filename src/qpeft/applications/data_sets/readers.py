@@ -18,7 +18,12 @@ Rows = list[dict[str, str]]
 
 
 def read_csv(data: bytes, delimiter: str = ",") -> Rows:
-    """A table with a header line; columns without a name (a trailing comma) are dropped."""
+    """Rows of a CSV table with a header line. Columns without a name (a trailing comma) are dropped.
+
+    Args:
+        data: the file's bytes, UTF-8.
+        delimiter: one character.
+    """
     reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter, strict=True)
     return [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
 

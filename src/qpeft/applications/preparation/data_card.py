@@ -13,7 +13,16 @@ from qpeft.applications.task import Task
 def card(
     data: DataSet, task: Task, counts: Mapping[str, Mapping[str, int]], hashes: Mapping[str, str], left_out: int, seed: int
 ) -> str:
-    """Markdown; `counts` and `hashes` (SHA-256) are by part."""
+    """Text of the card, in Markdown.
+
+    Args:
+        data: the data set.
+        task: its task.
+        counts: rows of each label, by part.
+        hashes: SHA-256 of each part's file.
+        left_out: rows that are in no part.
+        seed: of the split.
+    """
     lines = [f"# {data.name}", "", data.title, "", "| | |", "|---|---|", f"| source | {data.source.words} |"]
     if isinstance(data.source, PackageSource):
         lines.append(f"| SHA-256 of the source | `{data.source.sha256}` |")

@@ -24,11 +24,21 @@ def own_data(
     groups: Sequence[str] = (),
     reasons: int = 0,
 ) -> DataSet:
-    """A data set of the user's own: one table (CSV, TSV, JSON, JSON Lines, Parquet) whose column `label` is to be predicted.
+    """A data set of the user's own: one table, of which one column is to be predicted.
 
-    `group` names a column whose equal values must stay together (a patient, a customer), `groups` columns whose values are
-    reported apart, `drop` columns that are no input, `positive` the value to rank by where there are two. With `reasons` each
-    answer is followed by so many columns that speak for it, by the rule of reasons.py.
+    Args:
+        file: the table: CSV, TSV, JSON, JSON Lines or Parquet.
+        label: the column to predict, with 2 to 60 different values.
+        name: name of the data set; default the file's.
+        instruction: the question put to the model; default one that lists the labels.
+        positive: the label whose probability ranks the rows; default the last of two labels.
+        drop: columns that are no input.
+        group: a column whose equal values stay in one part, such as a patient or a customer. It is no input.
+        groups: columns for whose values the results are reported separately.
+        reasons: how many columns that speak for it follow each answer, by the rule of reasons.py.
+
+    Raises:
+        DataError: a column that the table does not have, a wrong number of labels, or a `positive` that is no label.
     """
     rows = read_table(file)
     columns = list(rows[0])

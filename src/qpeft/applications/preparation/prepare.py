@@ -45,7 +45,14 @@ class PreparedData:
 
 
 def prepare(data: DataSet, out: Path, *, file: Path | None = None, seed: int = 0, overwrite: bool = False) -> PreparedData:
-    """Read, check, split and write. `file` is a local copy to read instead of the hub's.
+    """Read, check, split and write a data set.
+
+    Args:
+        data: the data set.
+        out: folder to write.
+        file: a local copy to read instead of the hub's.
+        seed: of the split.
+        overwrite: replace what is in the folder.
 
     Raises:
         DataError: the source cannot be had or is another file; a label is unknown; the test rows are not the frozen ones.
@@ -70,7 +77,15 @@ def prepare(data: DataSet, out: Path, *, file: Path | None = None, seed: int = 0
 
 
 def read(data: DataSet, file: Path | None = None) -> list[Mapping[str, Any]]:
-    """The rows as published."""
+    """The rows as published.
+
+    Args:
+        data: the data set.
+        file: a local copy to read instead of the hub's.
+
+    Raises:
+        DataError: the source cannot be had, is another file, or lacks a column.
+    """
     source = data.source
     if isinstance(source, PackageSource):
         if file is not None:

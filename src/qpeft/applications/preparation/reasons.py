@@ -23,9 +23,18 @@ _DIGITS = 6  # sums are compared to so many digits, so that the last bits of a s
 
 
 def find_reasons(task: Task, train: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, str]]) -> list[dict[str, list[str]]]:
-    """For each row and each answer the names of `task.reasons` columns, the strongest first.
+    """The reasons of each row for each answer.
 
-    Raises DataError if there are fewer columns that may be a reason.
+    Args:
+        task: the task; `task.reasons` is the number of reasons.
+        train: values of the training rows, by column.
+        rows: values of the rows that get reasons, by column.
+
+    Returns:
+        For each row the names of `task.reasons` columns by answer, the strongest first.
+
+    Raises:
+        DataError: fewer columns may be a reason.
     """
     import numpy as np
 

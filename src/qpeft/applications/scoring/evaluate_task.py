@@ -54,17 +54,27 @@ def evaluate_task(
     base: Path | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Judge a finished run on the first `limit` rows of a part of its data; write RUN/task-evaluation.json and RUN/MODEL_CARD.md.
+    """Evaluate a finished run on its task; write RUN/task-evaluation.json and RUN/MODEL_CARD.md.
 
-    Labels are judged by their likelihoods; for the other kinds of task greedy answers are judged, and the perplexity of the true
-    ones. `unrelated` is a file of other text: how much worse the adapter models it than the base model is what was forgotten.
-    `base` is a file in which runs on the same model and rows keep what the base model answered for each other.
+    Labels are scored by their likelihoods. For the other kinds of task greedy answers are scored, and the perplexity of the true
+    ones.
 
-    Returns (and writes) a dict: `models` (name -> measures), `intervals` (adapter, base model -> measure -> 95% bootstrap interval
-    over rows), for classification also `difference` (accuracy of the adapter minus that of each other model, with the 95% bootstrap
-    interval over rows), `groups` (group -> value -> model -> measures) and `reliability` (name -> curve), where the answers have
-    reasons `reasons` (name -> measures of `score_reasons`), `unrelated` (name -> loss in nats/token), and what identifies the run
-    and the rows.
+    Args:
+        run: folder of the run.
+        folder: folder of the prepared data; default the one in the recipe.
+        part: "train", "validation" or "test".
+        limit: the first rows only; default all.
+        batch_size: rows in a batch.
+        unrelated: file of other text, on which the rise of the loss over the base model's is measured (forgetting).
+        base: file with the base model's answers, which runs on the same model and rows share.
+        progress: show bars.
+
+    Returns:
+        What task-evaluation.json holds. `models`: measures by model. `intervals`: 95% bootstrap interval over rows of each measure,
+        for the adapter and the base model. `difference` (classification): accuracy of the adapter minus that of each other model,
+        with the 95% bootstrap interval over rows. `groups` (classification): measures by group, value and model. `reliability`
+        (classification): curve by model. `reasons` (where answers have reasons): measures of `score_reasons` by model. `unrelated`:
+        loss by model, nats/token. The other keys identify the run and the rows.
     """
     task, place = find_task(run, folder)
     rows: list[Any] = (
@@ -124,7 +134,14 @@ def label_probabilities(model: Any, tokenizer: Any, task: Task, prompts: Sequenc
 
 
 def greedy_answers(model: Any, tokenizer: Any, conversations: Sequence[Sequence[Message]], **options: Any) -> list[str]:
-    """The most likely next turn after each conversation; options of `generate`."""
+    """The most likely next turn after each conversation.
+
+    Args:
+        model: the language model.
+        tokenizer: its tokenizer.
+        conversations: the turns so far of each conversation.
+        **options: options of `generate`.
+    """
     found = generate(model, tokenizer, [encode_messages(turns, tokenizer) for turns in conversations], **options)
     return [answer.text for answer in found]
 
@@ -190,10 +207,19 @@ def _classification(
 
 
 def subgroups(task: Task, rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any], truth: Any) -> dict[str, Any]:
-    """Group -> value -> {"rows", "positive" (share of true positives labels), model -> measures}.
+    """Measures of each model on subgroups of the rows.
 
     A model's measures are its accuracy and, where the task has a positive answer, how often it predicts it (`said`), of the truly
     positive (`true_positive_rate`) and of the truly negative (`false_positive_rate`); a rate over no rows is left out.
+
+    Args:
+        task: the task, with its groups.
+        rows: the rows, with `values` by column.
+        told: by model `(rows, answers)`, the probabilities of the answers.
+        truth: `(rows,)`, index of the right answer.
+
+    Returns:
+        By group and value: `rows`, `positive` (share of positive labels) and each model's measures.
     """
     import numpy as np
 

@@ -12,8 +12,14 @@ from qpeft.applications.task import Task
 def score_all(
     task: Task, train: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], said: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, float]]:
-    """`score_reasons` of each model's texts, and of a baseline that reads no row but its true label and always names that label's
-    commonest reasons of the training rows.
+    """`score_reasons` of each model, and of a baseline that knows the true label and always names the label's most frequent
+    reasons.
+
+    Args:
+        task: the task.
+        train: the training rows, with `label` and `reasons`.
+        rows: the rows that were answered, with `label` and `reasons`.
+        said: each model's texts, one per row.
     """
     counts = {
         answer: Counter(name for row in train if row["label"] == answer for name in row["reasons"][answer])
@@ -25,8 +31,16 @@ def score_all(
 
 
 def score_reasons(task: Task, rows: Sequence[Mapping[str, Any]], texts: Sequence[str]) -> dict[str, float]:
-    """Shares, in 0..1: of texts that follow the form (`parses`), of reasons named that are the rule's for the label that the text
-    gives (`reasons_agree`; none where it does not parse), and of texts whose first reason is the rule's first (`first_agrees`).
+    """Agreement of a model's reasons with the rule's.
+
+    Args:
+        task: the task.
+        rows: the rows that were answered, with `reasons` by label.
+        texts: the model's answer to each row.
+
+    Returns:
+        Shares, 0 to 1: `parses`, texts that follow the form; `reasons_agree`, named reasons that are the rule's for the label in
+        the text (0 for a text that does not parse); `first_agrees`, texts whose first reason is the rule's first.
     """
     parsed, agree, first = 0, 0.0, 0
     for row, text in zip(rows, texts, strict=True):

@@ -88,7 +88,12 @@ class Adapters:
             self._served = {other: served for other, served in self._served.items() if other != name}
 
     def prompt(self, served: Served, messages: Sequence[Message]) -> list[int]:
-        """Token ids of the conversation as training wrote it, up to where the answer begins."""
+        """Token ids of the conversation as training wrote it, up to where the answer begins.
+
+        Args:
+            served: the adapter, whose system message comes first unless the conversation has one.
+            messages: the turns so far, at least one.
+        """
         if served.system and messages[0].role != "system":
             messages = [Message("system", served.system), *messages]
         return encode_messages(messages, self.tokenizer)
@@ -105,9 +110,17 @@ class Adapters:
         streamer: Any = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Generated:
-        """Continue the prompt: greedily at temperature 0, else sampled from the global generator, seeded if `seed` is given.
+        """Continue a prompt. Answers are made one at a time.
 
-        `stopped` is asked before every token; `streamer` is a transformers streamer.
+        Args:
+            served: the adapter.
+            ids: token ids of the prompt.
+            max_new_tokens: the most tokens of the answer.
+            temperature: 0 takes the most likely tokens; above 0 they are sampled from torch's global generator.
+            top_p: sample from the most likely tokens of this total probability.
+            seed: of the global generator; None leaves it as it is.
+            streamer: a transformers streamer that gets the tokens.
+            stopped: asked before every token; True ends the answer.
         """
         with self._answering:
             (answer,) = generate(

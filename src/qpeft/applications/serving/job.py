@@ -62,7 +62,12 @@ class PendingAnswer:
             self.waiting.discard(self)
 
     def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """The outer fields of a response."""
+        """The outer fields of a response.
+
+        Args:
+            kind: the response's `object`, such as "chat.completion".
+            choices: the response's `choices`.
+        """
         return {"id": self.id, "object": kind, "created": self.created, "model": self.given.model, "choices": choices}
 
     def _event(self, delta: dict[str, str], finish_reason: str | None = None) -> str:

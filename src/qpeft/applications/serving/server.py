@@ -174,7 +174,17 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 def serve(adapters: Adapters, *, host: str, port: int, api_key: str | None) -> None:
-    """Listen until interrupted. Raises RunError for an address beyond this machine without an API key."""
+    """Serve until interrupted.
+
+    Args:
+        adapters: the models to serve.
+        host: address to listen on.
+        port: TCP port.
+        api_key: key that requests must bring; None asks for none.
+
+    Raises:
+        RunError: an address beyond this machine without a key.
+    """
     if not is_loopback(host) and not api_key:
         raise RunError(
             "listening beyond this machine without a key would let anyone use the model",

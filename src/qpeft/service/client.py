@@ -57,7 +57,21 @@ def job_body(
     expires_s: float | None = None,
     priority: str = "normal",
 ) -> Json:
-    """The body of POST /v1/jobs. A string is OpenQASM unless `form` says otherwise."""
+    """The body of POST /v1/jobs.
+
+    Args:
+        program: a circuit, its JSON form, or text.
+        device: name of the device.
+        form: "circuit", "qasm" or "originir"; default "qasm" for text, else "circuit".
+        params: parameters of the circuit `(n_params,)`, radians.
+        shots: repetitions; None asks for exact outcomes.
+        seed: equal seeds give equal outcomes on simulated devices.
+        output: "counts", "probabilities" or "expectations".
+        observables: for expectations; default `<Z_k>` for each qubit k.
+        name: a name of your own.
+        exclusive: share the chip with nobody.
+        expires_s: seconds after which a job that still waits ends; None waits for ever.
+    """
     value: Any = program.to_dict() if isinstance(program, Circuit) else program
     chosen = form or ("qasm" if isinstance(program, str) else "circuit")
     return {
@@ -122,11 +136,37 @@ class Client:
         return self.connection.submit("/v1/jobs", json.dumps(job_body(program, **settings)).encode())
 
     def submit_batch(self, circuits: Sequence[Mapping[str, Any]], *, device: str, **settings: Any) -> Json:
-        """Submit many circuits, each `{"circuit" | "qasm" | "originir": ..., "params": [...]}`. Returns the batch."""
+        """Submit many circuits.
+
+        Args:
+            circuits: each `{"circuit" | "qasm" | "originir": ..., "params": [...]}`.
+            device: name of the device.
+            **settings: settings of `job_body` that hold for all circuits, such as `shots`.
+
+        Returns:
+            The batch.
+
+        Raises:
+            ServiceError: the service refused, or could not be reached.
+        """
         return self.connection.submit("/v1/batches", json.dumps({"device": device, "circuits": circuits, **settings}).encode())
 
     def submit_sweep(self, circuit: Circuit, params: npt.ArrayLike, *, device: str, binary: bool = True, **settings: Any) -> Json:
-        """Submit one circuit with `params (rows, n_params)`; binary is float32. Returns the batch (`kind: "sweep"`)."""
+        """Submit one circuit with many rows of parameters.
+
+        Args:
+            circuit: the circuit.
+            params: `(rows, n_params)`, radians.
+            device: name of the device.
+            binary: send the parameters as float32 instead of JSON.
+            **settings: settings of `job_body` that hold for all rows, such as `shots`.
+
+        Returns:
+            The batch (`kind: "sweep"`).
+
+        Raises:
+            ServiceError: the service refused, or could not be reached.
+        """
         body, content_type = _sweep(circuit, params, {"device": device, **settings}, binary)
         return self.connection.submit("/v1/sweeps", body, content_type)
 
@@ -135,7 +175,16 @@ class Client:
         return self._get(f"/v1/jobs/{job}", {"wait": wait_s}, wait_s)
 
     def jobs(self, *, state: str | None = None, device: str | None = None, limit: int = 100) -> list[Json]:
-        """Your jobs, newest first, at most `limit` (1 to 1000)."""
+        """Your jobs, newest first, at most `limit` (1 to 1000).
+
+        Args:
+            state: jobs in this state only.
+            device: jobs on this device only.
+            limit: the most jobs, 1 to 1000.
+
+        Raises:
+            ServiceError: the service refused, or could not be reached.
+        """
         query = {name: value for name, value in (("state", state), ("device", device), ("limit", limit)) if value is not None}
         found: list[Json] = self._get("/v1/jobs", query)["jobs"]
         return found
@@ -147,11 +196,27 @@ class Client:
         return found
 
     def wait(self, job: str, timeout_s: float = 300.0) -> Json:
-        """The job once it has ended; ServiceError when it has not in time."""
+        """The job once it has ended.
+
+        Args:
+            job: id of the job.
+            timeout_s: seconds to wait at most.
+
+        Raises:
+            ServiceError: it has not ended in time.
+        """
         return self._wait(f"/v1/jobs/{job}", timeout_s)
 
     def wait_batch(self, batch: str, timeout_s: float = 3600.0) -> Json:
-        """The batch once every job of it has ended; ServiceError when it has not in time."""
+        """The batch once every job of it has ended.
+
+        Args:
+            batch: id of the batch.
+            timeout_s: seconds to wait at most.
+
+        Raises:
+            ServiceError: it has not ended in time.
+        """
         return self._wait(f"/v1/batches/{batch}", timeout_s)
 
     def _wait(self, path: str, timeout_s: float) -> Json:
@@ -165,12 +230,31 @@ class Client:
                 raise _too_late(path, timeout_s)
 
     def result(self, job: str, timeout_s: float = 300.0) -> Json:
-        """The result once it is there; ServiceError when the job ended without one, or not in time."""
+        """The result of a job once it is there.
+
+        Args:
+            job: id of the job.
+            timeout_s: seconds to wait at most.
+
+        Raises:
+            ServiceError: the job ended without a result, or not in time.
+        """
         self.wait(job, timeout_s)
         return self._get(f"/v1/jobs/{job}/result")
 
     def results(self, batch: str, timeout_s: float = 3600.0) -> Iterator[Json]:
-        """A batch's results in order, each as soon as it and all before it are there."""
+        """The results of a batch in order, each as soon as it and all before it are there.
+
+        Args:
+            batch: id of the batch.
+            timeout_s: seconds to wait at most for all of them.
+
+        Yields:
+            One result per job.
+
+        Raises:
+            ServiceError: the batch has not ended in time.
+        """
         deadline, cursor, complete = time.monotonic() + timeout_s, "0", False
         while not complete:
             wait_s = min(max(deadline - time.monotonic(), 0.0), POLL_S)
@@ -342,13 +426,29 @@ class Client:
         self.connection.request("DELETE", f"/v1/keys/{prefix}", retry=False)
 
     def vendor_tasks(self, state: str | None = None, limit: int = 100) -> list[Json]:
-        """Tasks sent to vendors, newest first. State "intent": it is unknown whether the task arrived."""
+        """Tasks sent to vendors, newest first. State "intent": it is unknown whether the task arrived.
+
+        Args:
+            state: tasks in this state only.
+            limit: the most tasks, 1 to 1000.
+
+        Raises:
+            ServiceError: the service refused, or could not be reached.
+        """
         query = {"limit": limit} if state is None else {"limit": limit, "state": state}
         found: list[Json] = self._get("/v1/vendor-tasks", query)["tasks"]
         return found
 
     def resolve_vendor_task(self, task: str, vendor_job: str | None) -> Json:
-        """Say what became of an intent: the vendor's id of it, or None when it never arrived and may be sent again."""
+        """Say what became of a task in the state "intent".
+
+        Args:
+            task: id of the task.
+            vendor_job: the vendor's id of it; None when it never arrived and may be sent again.
+
+        Raises:
+            ServiceError: no such task, or one in another state.
+        """
         body = json.dumps({"vendor_job": vendor_job}).encode()
         found: Json = self.connection.request("POST", f"/v1/vendor-tasks/{task}/resolve", content=body).json()
         return found
@@ -360,7 +460,17 @@ class Client:
         return found
 
     def set_device(self, device: str, status: str, reason: str = "") -> Json:
-        """Set a device to "online", "draining" or "maintenance" (administrators)."""
+        """Set the status of a device (administrators).
+
+        Args:
+            device: name of the device.
+            status: "online" takes and runs jobs; "draining" runs what is queued and takes nothing; "maintenance" takes jobs and
+                runs nothing.
+            reason: shown to users.
+
+        Raises:
+            ServiceError: no such device.
+        """
         body = json.dumps({"status": status, "reason": reason}).encode()
         found: Json = self.connection.request("POST", f"/v1/devices/{device}/status", content=body).json()
         return found
@@ -400,7 +510,17 @@ class AsyncClient:
         await self._client.aclose()
 
     async def request(self, method: str, path: str, *, wait_s: float = 0.0, **sent: Any) -> httpx.Response:
-        """As Connection.request."""
+        """Send a request as `Connection.request` does.
+
+        Args:
+            method: HTTP method.
+            path: path below the service's address.
+            wait_s: seconds that the service may hold the answer; added to the time-out.
+            **sent: further arguments of `httpx.AsyncClient.request`.
+
+        Raises:
+            ServiceError: the service refused, or could not be reached in time.
+        """
         attempts, timeout = Attempts(self.url, self.retries, wait_s), self.retries.request_s + wait_s
         while True:
             outcome: httpx.Response | httpx.TransportError
@@ -420,21 +540,21 @@ class AsyncClient:
         return found
 
     async def submit(self, program: Circuit | Mapping[str, Any] | str, **settings: Any) -> Json:
-        """As Client.submit."""
+        """See `Client.submit`."""
         return await self._submit("/v1/jobs", json.dumps(job_body(program, **settings)).encode())
 
     async def submit_batch(self, circuits: Sequence[Mapping[str, Any]], *, device: str, **settings: Any) -> Json:
-        """As Client.submit_batch."""
+        """See `Client.submit_batch`."""
         return await self._submit("/v1/batches", json.dumps({"device": device, "circuits": circuits, **settings}).encode())
 
     async def submit_sweep(
         self, circuit: Circuit, params: npt.ArrayLike, *, device: str, binary: bool = True, **settings: Any
     ) -> Json:
-        """As Client.submit_sweep."""
+        """See `Client.submit_sweep`."""
         return await self._submit("/v1/sweeps", *_sweep(circuit, params, {"device": device, **settings}, binary))
 
     async def wait(self, job: str, timeout_s: float = 300.0) -> Json:
-        """As Client.wait."""
+        """See `Client.wait`."""
         deadline = time.monotonic() + timeout_s
         while True:
             wait_s = min(max(deadline - time.monotonic(), 0.0), POLL_S)
@@ -445,13 +565,13 @@ class AsyncClient:
                 raise _too_late(f"job {job}", timeout_s)
 
     async def result(self, job: str, timeout_s: float = 300.0) -> Json:
-        """As Client.result."""
+        """See `Client.result`."""
         await self.wait(job, timeout_s)
         found: Json = (await self.request("GET", f"/v1/jobs/{job}/result")).json()
         return found
 
     async def results(self, batch: str, timeout_s: float = 3600.0) -> AsyncIterator[Json]:
-        """As Client.results."""
+        """See `Client.results`."""
         deadline, cursor, complete = time.monotonic() + timeout_s, "0", False
         while not complete:
             wait_s = min(max(deadline - time.monotonic(), 0.0), POLL_S)

@@ -118,7 +118,14 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, question, *arguments)
 
     async def admit(self, owner: str, build: Callable[..., T], *arguments: Any, text: bool) -> T:
-        """Build a submission off the loop. Requests with text to read (`text`) have threads of their own, one request a user."""
+        """Build a submission outside of the event loop.
+
+        Args:
+            owner: id of the user.
+            build: a method of `Admission`.
+            *arguments: its arguments after the owner.
+            text: the request has text to read. Such requests have threads of their own, one request per user at a time.
+        """
         if not text:
             return await self.ask(build, owner, *arguments)
         lock = self._reading.setdefault(owner, asyncio.Lock())

@@ -13,7 +13,13 @@ KEY = re.compile(r"qk[0-9a-f]{10}_[0-9a-f]+")
 
 
 def without_keys(_: Any, __: str, event: Any) -> Any:
-    """A processor of structlog: no key ever reaches a log, whoever wrote it into a message."""
+    """A processor of structlog: no key ever reaches a log, whoever wrote it into a message.
+
+    Args:
+        _: the logger, not used.
+        __: name of the method, not used.
+        event: fields of the log entry.
+    """
     return {
         name: KEY.sub(lambda found: found[0][:12] + "_...", value) if isinstance(value, str) else value
         for name, value in event.items()

@@ -185,7 +185,15 @@ class VendorResolution(Strict):
 
 
 def result_bytes(output: str, rows: int, n_qubits: int, shots: int | None, n_observables: int | None) -> int:
-    """Bytes that the result of one job takes at most: `rows` rows of outcomes of `n_qubits` qubits."""
+    """Bytes that the result of one job takes at most.
+
+    Args:
+        output: "counts", "probabilities" or "expectations".
+        rows: rows of parameters of the job.
+        n_qubits: qubits whose outcomes are in the result.
+        shots: repetitions of each row; None for exact outcomes.
+        n_observables: number of observables; None for one per qubit.
+    """
     if output == "expectations":
         return 8 * rows * (n_qubits if n_observables is None else n_observables)
     outcomes: int = 2 ** min(n_qubits, 62)

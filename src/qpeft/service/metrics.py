@@ -27,7 +27,13 @@ VENDOR_UNRESOLVED = Gauge(
 
 @functools.lru_cache(maxsize=4096)
 def request_metrics(route: str, method: str, status: int) -> tuple[Counter, Histogram | None]:
-    """The counter and the histogram of a kind of request; a stream's duration is no latency."""
+    """The counter and the histogram of a kind of request. A stream has no histogram, since its duration is no latency.
+
+    Args:
+        route: method and path pattern of the route.
+        method: HTTP method.
+        status: HTTP status of the response.
+    """
     return REQUESTS.labels(route, method, status), None if route == "GET /v1/events" else REQUEST_SECONDS.labels(route)
 
 

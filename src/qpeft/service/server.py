@@ -167,7 +167,15 @@ def hand_out(key: str, file: Path | None) -> None:
 
 
 def serve(settings: Settings, admin_key_file: Path | None = None) -> None:
-    """Run until SIGINT or SIGTERM."""
+    """Run the service until SIGINT or SIGTERM.
+
+    Args:
+        settings: the service's settings.
+        admin_key_file: where the first administrator's key is written; None prints it.
+
+    Raises:
+        ServiceError: settings that do not fit together, or a data folder in use.
+    """
     check_settings(settings)
     with owned(settings.data_dir) if settings.database is None else contextlib.nullcontext():
         first, internal = prepare(settings)
@@ -220,7 +228,12 @@ def _many_files() -> None:
 
 
 def run_api(settings: Settings, listener: socket.socket) -> None:
-    """One API process on a listening socket, until SIGINT or SIGTERM."""
+    """One API process on a listening socket, until SIGINT or SIGTERM.
+
+    Args:
+        settings: the service's settings.
+        listener: the listening socket.
+    """
     import uvicorn
 
     from qpeft.service.api.http_protocol import bounded_protocol

@@ -62,7 +62,14 @@ def check_url(url: str, hosts: tuple[str, ...]) -> None:
 
 
 def signed(secret: bytes, name: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The headers of a delivery called `name`."""
+    """The headers of a signed delivery (Standard Webhooks).
+
+    Args:
+        secret: the webhook's key.
+        name: id of the delivery.
+        timestamp: seconds since 1970.
+        body: what is delivered.
+    """
     content = f"{name}.{timestamp}.".encode() + body
     signature = base64.b64encode(hmac.new(secret, content, hashlib.sha256).digest()).decode()
     return {"webhook-id": name, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{signature}"}

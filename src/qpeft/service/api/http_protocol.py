@@ -25,7 +25,12 @@ class Connections:
         self._all = 0
 
     def add(self, transport: asyncio.BaseTransport, address: str) -> None:
-        """Count a new connection. Beyond a bound the longest silent one is closed, or the new one when none is silent."""
+        """Count a new connection. Beyond a bound the longest silent one is closed, or the new one when none is silent.
+
+        Args:
+            transport: the connection.
+            address: the client's address.
+        """
         self._all += 1
         self._count[address] += 1
         if self._count[address] > self.most_of_one:
@@ -42,7 +47,12 @@ class Connections:
         newest.close()
 
     def remove(self, transport: asyncio.BaseTransport, address: str) -> None:
-        """Count it no more."""
+        """Forget a connection that has ended.
+
+        Args:
+            transport: the connection.
+            address: the client's address.
+        """
         self.idle.pop(transport, None)
         self._all -= 1
         self._count[address] -= 1

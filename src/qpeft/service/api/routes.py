@@ -109,7 +109,15 @@ class Context:
             yield Waiting(self.service, event, loop.time() + wait_s)
 
     def number(self, name: str, default: float) -> float:
-        """A number of the query, refused outside its bounds in `QUERY`."""
+        """A number of the query.
+
+        Args:
+            name: the parameter, a key of `QUERY`.
+            default: its value when it is not given.
+
+        Raises:
+            ServiceError: 422, no number, or outside its bounds in `QUERY`.
+        """
         text = self.request.query_params.get(name)
         if text is None:
             return default
@@ -174,7 +182,13 @@ def decode(decoder: msgspec.json.Decoder[T] | msgspec.msgpack.Decoder[T], body: 
 
 
 def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A response in JSON."""
+    """A response in JSON.
+
+    Args:
+        content: what is encoded.
+        status: HTTP status.
+        headers: further headers.
+    """
     return Response(encode(content), status, headers, JSON)
 
 

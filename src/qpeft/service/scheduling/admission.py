@@ -36,7 +36,17 @@ class Admission:
         self.programs = ProgramReader(settings)
 
     def job(self, owner: str, request: JobRequest, key: str | None, digest: bytes) -> SubmissionRequest:
-        """The submission of one circuit. `digest` is what an idempotency key `key` stands for."""
+        """The submission of one circuit.
+
+        Args:
+            owner: id of the user.
+            request: the request's body.
+            key: idempotency key.
+            digest: hash of the request, for which the key stands.
+
+        Raises:
+            ServiceError: the program cannot be read or run, or is over a bound.
+        """
         program = self.programs.read(request)
         params = _params([request.params], program)
         target = new_id("j")
@@ -44,7 +54,17 @@ class Admission:
         return self._submission(owner, "job", target, request, (item,), (program,), key, digest)
 
     def batch(self, owner: str, request: BatchRequest, key: str | None, digest: bytes) -> SubmissionRequest:
-        """The submission of many circuits, each a job. A refusal names the circuit by its number, from 0."""
+        """The submission of many circuits, each a job.
+
+        Args:
+            owner: id of the user.
+            request: the request's body.
+            key: idempotency key.
+            digest: hash of the request, for which the key stands.
+
+        Raises:
+            ServiceError: a program cannot be read or run, or is over a bound; the message names the circuit by its index.
+        """
         self._check_rows(len(request.circuits))
         self._check_jobs(len(request.circuits))
         observables = _observables(request, self._settings)
@@ -68,7 +88,18 @@ class Admission:
     def placed(
         self, owner: str, request: BatchRequest, programs: Sequence[StoredProgram], key: str | None, digest: bytes
     ) -> SubmissionRequest:
-        """The submission of programs that are read and placed on a chip already; of `request` the rest counts."""
+        """The submission of programs that have been read and placed on a chip.
+
+        Args:
+            owner: id of the user.
+            request: the request's settings; its circuits are ignored.
+            programs: the programs, each a job.
+            key: idempotency key.
+            digest: hash of the request, for which the key stands.
+
+        Raises:
+            ServiceError: a program cannot run, or is over a bound; the message names the circuit by its index.
+        """
         self._check_jobs(len(programs))
         items = []
         for number, program in enumerate(programs):
@@ -81,7 +112,18 @@ class Admission:
         return self._submission(owner, "batch", new_id("b"), request, tuple(items), tuple(unique.values()), key, digest)
 
     def sweep(self, owner: str, request: SweepRequest, matrix: bytes | None, key: str | None, digest: bytes) -> SubmissionRequest:
-        """`matrix` is the binary form's float32 part; None when the parameters are in the request."""
+        """The submission of one circuit with many rows of parameters, cut into jobs.
+
+        Args:
+            owner: id of the user.
+            request: the request's body.
+            matrix: parameters of a binary request, float32; None when they are in the request.
+            key: idempotency key.
+            digest: hash of the request, for which the key stands.
+
+        Raises:
+            ServiceError: the program cannot be read or run, or is over a bound.
+        """
         program = self.programs.read(request)
         rows, params = _matrix(request, matrix, program)
         self._check_rows(rows)

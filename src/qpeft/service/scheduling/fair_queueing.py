@@ -58,6 +58,16 @@ def select(flows: Sequence[Flow], peek: Peek, *, budget_s: float, max_jobs: int,
     """Choose the jobs of one lease and charge their flows (`vtime` and `taken` are changed in place).
 
     At least one job is chosen when one is queued, however large its estimate.
+
+    Args:
+        flows: the queues of one device; changed in place.
+        peek: a flow's queued jobs.
+        budget_s: device seconds of the lease.
+        max_jobs: the most jobs.
+        share: part of the budget for the interactive lane where other lanes wait, 0 to 1.
+
+    Returns:
+        The jobs, their cost and the start tag.
     """
     picker = _Picker(peek, max_jobs)
     interactive = [flow for flow in flows if flow.lane == INTERACTIVE]

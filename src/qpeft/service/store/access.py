@@ -65,7 +65,15 @@ def _check_device(txn: Transaction, device: str) -> None:
 
 
 def set_access(txn: Transaction, arguments: Sequence[SetAccess]) -> list[ServiceError | None]:
-    """Replace devices' access lists."""
+    """Replace devices' access lists.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the devices and the users that may use each; None for every user.
+
+    Returns:
+        None for each device, or the refusal.
+    """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         try:
@@ -86,13 +94,27 @@ def set_access(txn: Transaction, arguments: Sequence[SetAccess]) -> list[Service
 
 
 def may_use(txn: Transaction, device: str, owner: str) -> bool:
-    """Whether the user is on a restricted device's list."""
+    """Whether the user is on a restricted device's list.
+
+    Args:
+        txn: transaction of the writer.
+        device: name of the device.
+        owner: id of the user.
+    """
     listed = sa.select(device_users.c.owner).where(device_users.c.device == device, device_users.c.owner == owner)
     return txn.connection.execute(listed).first() is not None
 
 
 def reserve(txn: Transaction, arguments: Sequence[Reserve]) -> list[ServiceError | None]:
-    """Make reservations; a refusal for one that overlaps another, lies in the past or is too long."""
+    """Make reservations.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the reservations.
+
+    Returns:
+        None for each, or the refusal for one that overlaps another, lies in the past or is too long.
+    """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         try:
@@ -127,7 +149,15 @@ def _check_times(txn: Transaction, argument: Reserve) -> None:
 
 
 def cancel_reservation(txn: Transaction, arguments: Sequence[CancelReservation]) -> list[ServiceError | None]:
-    """End reservations; what waits for their end is served at once."""
+    """End reservations. Jobs that wait for their end are served at once.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the reservations by their ids.
+
+    Returns:
+        None for each, or the refusal.
+    """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         device = txn.connection.execute(sa.select(reservations.c.device).where(reservations.c.id == argument.id)).scalar()

@@ -60,7 +60,12 @@ class NewKey:
 
 
 def probe(txn: Transaction, arguments: Sequence[None]) -> list[None]:
-    """Write something, to know that the database can."""
+    """Write something, to know that the database can.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: one None per call.
+    """
     txn.ticks()
     return [None for _ in arguments]
 
@@ -143,7 +148,15 @@ def start(txn: Transaction, configured: Sequence[tuple[str, ...]]) -> list[None]
 
 
 def create_key(txn: Transaction, arguments: Sequence[NewKey]) -> list[str | ServiceError]:
-    """Store a key, and its user when there is none of that name; returns the user's id."""
+    """Store keys, and their users where there is none of that name.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the keys.
+
+    Returns:
+        The user's id for each key, or the refusal.
+    """
     outcomes: list[str | ServiceError] = []
     for argument in arguments:
         if argument.only_first and txn.connection.execute(sa.select(api_keys.c.prefix).limit(1)).first():
@@ -178,7 +191,15 @@ def create_key(txn: Transaction, arguments: Sequence[NewKey]) -> list[str | Serv
 
 
 def set_user(txn: Transaction, arguments: Sequence[SetUser]) -> list[ServiceError | None]:
-    """Change users' bounds, disable users and let them in again."""
+    """Change users' bounds, disable users and let them in again.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the users and what changes.
+
+    Returns:
+        None for each user, or the refusal.
+    """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         names = ("weight", "max_open_circuits", "max_stored_bytes", "max_vendor_shots")
@@ -199,7 +220,15 @@ def set_user(txn: Transaction, arguments: Sequence[SetUser]) -> list[ServiceErro
 
 
 def revoke_key(txn: Transaction, arguments: Sequence[Revoke]) -> list[ServiceError | None]:
-    """Revoke keys; a refusal for one that is not in use."""
+    """Revoke keys.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the keys by their prefixes.
+
+    Returns:
+        None for each key, or the refusal for one that is not in use.
+    """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         update = sa.update(api_keys).where(api_keys.c.prefix == argument.prefix, api_keys.c.revoked_at.is_(None))
@@ -212,7 +241,15 @@ def revoke_key(txn: Transaction, arguments: Sequence[Revoke]) -> list[ServiceErr
 
 
 def rotate_key(txn: Transaction, arguments: Sequence[Rotate]) -> list[Row | ServiceError]:
-    """Replace keys; returns the new key's row. It lives as long as the old one was made to."""
+    """Replace keys. A new key is valid for as long as the old one was made for; the old one stays valid for a grace period.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the old keys by their prefixes, the new keys and the grace periods in seconds.
+
+    Returns:
+        The row of each new key, or the refusal.
+    """
     outcomes: list[Row | ServiceError] = []
     for argument in arguments:
         row = txn.connection.execute(sa.select(api_keys).where(api_keys.c.prefix == argument.prefix)).one_or_none()
@@ -234,7 +271,16 @@ def rotate_key(txn: Transaction, arguments: Sequence[Rotate]) -> list[Row | Serv
 
 
 def set_device(txn: Transaction, arguments: Sequence[SetDevice]) -> list[ServiceError | None]:
-    """online: takes and runs; draining: runs what is queued, takes nothing; maintenance: takes, runs nothing."""
+    """Set the status of devices. "online" takes and runs jobs; "draining" runs what is queued and takes nothing; "maintenance"
+    takes jobs and runs nothing.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the devices, their status and the reason.
+
+    Returns:
+        None for each device, or the refusal.
+    """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         update = sa.update(devices).where(devices.c.id == argument.device)
@@ -248,7 +294,15 @@ def set_device(txn: Transaction, arguments: Sequence[SetDevice]) -> list[Service
 
 
 def set_calibration(txn: Transaction, arguments: Sequence[SetCalibration]) -> list[ServiceError | None]:
-    """Set calibrations. Running jobs end under the previous one; later leases use the new one."""
+    """Set calibrations. Running jobs end under the previous one; later leases use the new one.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the devices and their calibrations.
+
+    Returns:
+        None for each calibration, or the refusal.
+    """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         known = sa.select(calibrations.c.id).where(calibrations.c.device == argument.device, calibrations.c.id == argument.id)
@@ -267,7 +321,15 @@ def set_calibration(txn: Transaction, arguments: Sequence[SetCalibration]) -> li
 
 
 def purge(txn: Transaction, arguments: Sequence[Purge]) -> list[int]:
-    """Delete a part of what is older than the retention; returns how many jobs went. Call again until none did."""
+    """Delete a part of what is older than the retention.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the retentions.
+
+    Returns:
+        How many jobs were deleted. Call again until that is 0.
+    """
     return [_purge(txn, argument) for argument in arguments]
 
 

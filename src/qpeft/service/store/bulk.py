@@ -16,7 +16,13 @@ def _compiled(statement: Any, keys: tuple[str, ...], engine: sa.Engine) -> tuple
 
 
 def execute_many(connection: sa.Connection, statement: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Execute an INSERT or an UPDATE of bound parameters once for each row. The values are of the driver's own types."""
+    """Execute an INSERT or an UPDATE of bound parameters once for each row.
+
+    Args:
+        connection: the writing connection.
+        statement: SQLAlchemy statement with bound parameters.
+        rows: values by name of the parameter, of the driver's own types.
+    """
     if not rows:
         return
     keys = tuple(rows[0])

@@ -151,7 +151,15 @@ class Database:
 
 
 def backup_sqlite(source: Path, target: Path) -> None:
-    """Copy a database that may be in use to a file that does not exist yet, and check the copy."""
+    """Copy a database that may be in use to a file that does not exist yet, and check the copy.
+
+    Args:
+        source: file of the database.
+        target: file of the copy.
+
+    Raises:
+        ServiceError: no database, an existing target, or a damaged copy.
+    """
     module = sqlite_module()
     if not source.is_file():
         raise ServiceError("no database to back up", status=0, value=str(source))

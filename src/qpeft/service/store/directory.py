@@ -77,11 +77,27 @@ class Directory:
         self._all(sa.select(sa.literal(1)))
 
     def key(self, digest: bytes, now: float) -> Row | None:
-        """`(prefix, owner, scopes, name)` of a key in use: not revoked, not expired, its user not disabled."""
+        """A key in use: not revoked, not expired, its user not disabled.
+
+        Args:
+            digest: SHA-256 of the key.
+            now: seconds since 1970.
+
+        Returns:
+            `(prefix, owner, scopes, name)`, or None.
+        """
         return self._first(_KEY, {"digest": digest, "now": now})
 
     def session(self, digest: bytes, now: float) -> Row | None:
-        """`(prefix, owner, scopes, name)` of the key that a session of the dashboard stands for, while both are in use."""
+        """The key that a session of the dashboard stands for, while both are in use.
+
+        Args:
+            digest: SHA-256 of the session's cookie.
+            now: seconds since 1970.
+
+        Returns:
+            `(prefix, owner, scopes, name)`, or None.
+        """
         return self._first(_SESSION, {"digest": digest, "now": now})
 
     def keys(self) -> Sequence[Row]:
@@ -140,7 +156,12 @@ class Directory:
         return self._all(sa.select(owners).where(owners.c.id == owner))[0]
 
     def vendor_tasks(self, state: str | None, limit: int) -> Sequence[Row]:
-        """Newest first."""
+        """Tasks sent to vendors, newest first.
+
+        Args:
+            state: tasks in this state only.
+            limit: the most rows.
+        """
         query = sa.select(vendor_tasks).order_by(vendor_tasks.c.created_at.desc()).limit(limit)
         return self._all(query if state is None else query.where(vendor_tasks.c.state == state))
 

@@ -145,7 +145,14 @@ def _register(txn: Transaction, arguments: Sequence[Hello]) -> list[str]:
 
 
 def keep_calibration(txn: Transaction, device: str, name: str, data: bytes) -> None:
-    """Store a worker's calibration of a device. An administrator's calibration has priority."""
+    """Store a worker's calibration of a device. An administrator's calibration has priority.
+
+    Args:
+        txn: transaction of the writer.
+        device: name of the device.
+        name: id of the calibration.
+        data: the chip file.
+    """
     known = sa.select(calibrations.c.id).where(calibrations.c.device == device, calibrations.c.id == name)
     if txn.connection.execute(known).first() is None:
         calibration = {"device": device, "id": name, "created_at": txn.now, "data": data}
@@ -155,7 +162,16 @@ def keep_calibration(txn: Transaction, device: str, name: str, data: bytes) -> N
 
 
 def alive(txn: Transaction, worker: str, owner: str) -> ServiceError | None:
-    """Count a sign of life; the refusal when the worker is not known or was given up."""
+    """Count a worker's sign of life.
+
+    Args:
+        txn: transaction of the writer.
+        worker: id of the worker.
+        owner: id of the user whose key it has.
+
+    Returns:
+        None, or the refusal when the worker is not known or was given up.
+    """
     beat = sa.update(workers).where(workers.c.id == worker, workers.c.owner == owner, workers.c.lost.is_(False))
     if txn.connection.execute(beat.values(beats=workers.c.beats + 1, seen_at=txn.now)).rowcount:
         return None
@@ -175,7 +191,15 @@ def _drop(held: Sequence[Row], holding: Sequence[tuple[int, int]]) -> tuple[int,
 
 
 def heartbeat(txn: Transaction, beats: Sequence[Heartbeat]) -> list[tuple[int, ...] | ServiceError]:
-    """Count signs of life; for each the held jobs to stop, or the refusal when the worker was given up."""
+    """Count workers' signs of life.
+
+    Args:
+        txn: transaction of the writer.
+        beats: the signs of life, with the jobs that each worker holds.
+
+    Returns:
+        For each the held jobs to stop, or the refusal when the worker was given up.
+    """
     outcomes: list[tuple[int, ...] | ServiceError] = []
     for beat in beats:
         refusal = alive(txn, beat.worker, beat.owner)
@@ -201,6 +225,13 @@ def release(txn: Transaction, ledger: AccountLedger, rows: Sequence[Row], why: s
     """Take jobs from a worker: back to the queue, or to their end when they were being cancelled or were tried often enough.
 
     What a vendor has is taken up again however often workers were lost meanwhile: giving it up would lose what was paid for.
+
+    Args:
+        txn: transaction of the writer.
+        ledger: accounts of the operation.
+        rows: the jobs' rows.
+        why: the reason, shown to the jobs' owners.
+        max_attempts: attempts after which a job fails.
     """
     endings, back = [], []
     tired = [row.seq for row in rows if row.attempt >= max_attempts]

@@ -23,7 +23,12 @@ FlowKey = tuple[str, str, int]  # device, owner, lane
 
 
 def upsert(connection: sa.Connection, table: sa.Table) -> Any:
-    """An INSERT that knows ON CONFLICT, in the database's own dialect."""
+    """An INSERT that knows ON CONFLICT, in the database's own dialect.
+
+    Args:
+        connection: tells the dialect.
+        table: the table to insert into.
+    """
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
 
 
@@ -107,7 +112,12 @@ class AccountLedger:
         flow.dirty = True
 
     def charge(self, key: FlowKey, cost_s: float) -> None:
-        """Add device seconds to the flow's virtual time (negative: give back)."""
+        """Add device seconds to a flow's virtual time.
+
+        Args:
+            key: device, user and lane.
+            cost_s: device seconds; negative gives back.
+        """
         flow = self.flow(key)
         flow.vtime += cost_s / flow.weight
         flow.dirty = True
@@ -138,7 +148,16 @@ class AccountLedger:
         self._bytes[owner] += n
 
     def use(self, owner: str, device: str, *, jobs: int, circuits: int, shots: int, device_s: float) -> None:
-        """Add to the day's usage."""
+        """Add to the day's usage.
+
+        Args:
+            owner: id of the user.
+            device: name of the device.
+            jobs: number of jobs.
+            circuits: number of circuits.
+            shots: number of shots.
+            device_s: device seconds.
+        """
         total = self._usage[owner, device]
         for index, amount in enumerate((jobs, circuits, shots, device_s)):
             total[index] += amount

@@ -250,7 +250,13 @@ ACCOUNT: tuple[sa.Column[Any], ...] = (
 
 
 def finish(txn: Transaction, ledger: AccountLedger, endings: Sequence[tuple[Any, str, str, float, str | None]]) -> None:
-    """Move jobs to a terminal state: `(row of ACCOUNT, state, reason, device_s, calibration)` each. The one place that does."""
+    """Move jobs to a terminal state. No other function does.
+
+    Args:
+        txn: transaction of the writer.
+        ledger: accounts of the operation.
+        endings: `(row of ACCOUNT, state, reason, device_s, calibration)` for each job.
+    """
     if not endings:
         return
     changed = txn.ticks()
@@ -295,7 +301,15 @@ def not_found(target: Target) -> ServiceError:
 
 
 def cancel(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceError]:
-    """Cancel unfinished jobs and return their number. Queued jobs end at once, running jobs are asked to stop."""
+    """Cancel unfinished jobs. Queued jobs end at once, running jobs are asked to stop.
+
+    Args:
+        txn: transaction of the writer.
+        targets: jobs and batches of users.
+
+    Returns:
+        For each target the number of jobs that were cancelled, or the refusal.
+    """
     ledger = AccountLedger(txn)
     outcomes: list[int | ServiceError] = []
     for target in targets:
@@ -318,7 +332,15 @@ def cancel(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceErr
 
 
 def delete(txn: Transaction, targets: Sequence[Target]) -> list[int | ServiceError]:
-    """Delete finished jobs with their results; a job of a batch goes with its batch only."""
+    """Delete finished jobs with their results. A job of a batch is deleted with its batch only.
+
+    Args:
+        txn: transaction of the writer.
+        targets: jobs and batches of users.
+
+    Returns:
+        For each target the number of jobs that were deleted, or the refusal.
+    """
     outcomes: list[int | ServiceError] = []
     for target in targets:
         rows = txn.connection.execute(sa.select(jobs.c.seq, jobs.c.state, jobs.c.batch, jobs.c.bytes).where(_of(target))).all()
@@ -355,7 +377,12 @@ def _free(txn: Transaction, owner: str, n: int) -> None:
 
 
 def remove(txn: Transaction, seqs: Sequence[int]) -> None:
-    """Delete jobs with their results; the caller gives their bytes back to their owners."""
+    """Delete jobs with their results; the caller gives their bytes back to their owners.
+
+    Args:
+        txn: transaction of the writer.
+        seqs: the jobs' numbers.
+    """
     for start in range(0, len(seqs), 5000):
         part = list(seqs[start : start + 5000])
         txn.connection.execute(sa.delete(results).where(results.c.seq.in_(part)))
@@ -364,7 +391,15 @@ def remove(txn: Transaction, seqs: Sequence[int]) -> None:
 
 
 def expire(txn: Transaction, arguments: Sequence[None]) -> list[int | ServiceError]:
-    """End queued jobs whose time to wait is over."""
+    """End queued jobs whose time to wait is over.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: one None per call.
+
+    Returns:
+        For each call how many jobs were ended, 5000 at most.
+    """
     ledger = AccountLedger(txn)
     due = sa.select(*ACCOUNT).where(sa.text("state = 'queued' AND expires_at IS NOT NULL"), jobs.c.expires_at < txn.now).limit(5000)
     rows = txn.connection.execute(due).all()

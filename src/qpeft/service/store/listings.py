@@ -77,7 +77,15 @@ class Listings(Queries):
         return column.like(like, escape="\\") if sqlite else column.ilike(like, escape="\\")
 
     def job_page(self, owner: str, wanted: JobFilter, before: int | None, after: int | None, limit: int) -> list[Row]:
-        """Newest first: those before a `seq`, or those right after one."""
+        """A page of a user's jobs, newest first.
+
+        Args:
+            owner: id of the user.
+            wanted: filter by state, device, batch, and by text in the name.
+            before: jobs with a smaller `seq` only.
+            after: the jobs that follow this `seq`; `before` is ignored then.
+            limit: the most rows.
+        """
         query = sa.select(jobs).where(jobs.c.owner == owner)
         for column, value in ((jobs.c.state, wanted.state), (jobs.c.device, wanted.device), (jobs.c.batch, wanted.batch)):
             if value:
@@ -96,7 +104,17 @@ class Listings(Queries):
         return {str(state): int(n) for state, n in self._all(query)}
 
     def waiting(self, owner: str, device: str, now: float, limit: int) -> tuple[list[QueuedJob], int]:
-        """The owner's first queued jobs on a device in the order in which they are served, and how many there are in all."""
+        """A user's queued jobs on a device in the order in which they are served.
+
+        Args:
+            owner: id of the user.
+            device: name of the device.
+            now: seconds since 1970.
+            limit: the most jobs.
+
+        Returns:
+            The first jobs with their positions and expected starts, and how many jobs there are in all.
+        """
         order = (jobs.c.lane, jobs.c.seq)
         queued = sa.select(jobs).where(jobs.c.device == device, jobs.c.owner == owner, QUEUED_SQL)
         rows = self._all(queued.order_by(*order).limit(limit))
@@ -147,7 +165,16 @@ class Listings(Queries):
     def batch_page(
         self, owner: str, text: str, device: str | None, before: str | None, after: str | None, limit: int
     ) -> list[dict[str, Any]]:
-        """Batches as `batch_view` shows them, newest first: those older than the batch `before`, or right after `after`."""
+        """A page of a user's batches as `batch_view` shows them, newest first.
+
+        Args:
+            owner: id of the user.
+            text: text in the name, or the whole id; "" for all.
+            device: batches on this device only.
+            before: id of a batch; older ones only.
+            after: id of a batch; those that were made right after it.
+            limit: the most batches.
+        """
         query = sa.select(batches).where(batches.c.owner == owner)
         if text:
             query = query.where(self._has(batches.c.name, text) if not _is_id(text) else batches.c.id == text)
@@ -166,7 +193,13 @@ class Listings(Queries):
     # -- for administrators ------------------------------------------------------------------------------------------------------
 
     def log_page(self, text: str, before: int | None, limit: int) -> list[Row]:
-        """Lines of the audit log, newest first, whose actor, act or detail has `text`."""
+        """A page of the audit log, newest lines first.
+
+        Args:
+            text: text in actor, act or detail; "" for all.
+            before: lines with a smaller `seq` only.
+            limit: the most lines.
+        """
         query = sa.select(audit)
         if text:
             like = _like(text)
@@ -178,7 +211,13 @@ class Listings(Queries):
         return list(self._all(query.order_by(audit.c.seq.desc()).limit(limit)))
 
     def key_page(self, text: str, offset: int, limit: int) -> list[Row]:
-        """Keys with their users' names, newest first, whose user or prefix has `text`."""
+        """A page of keys with their users' names, newest first.
+
+        Args:
+            text: text in the user's name or the prefix; "" for all.
+            offset: keys to leave out at the start.
+            limit: the most keys.
+        """
         columns = (api_keys.c.prefix, api_keys.c.scopes, api_keys.c.created_at, api_keys.c.revoked_at, api_keys.c.expires_at)
         query = sa.select(*columns, owners.c.name).join(owners, owners.c.id == api_keys.c.owner)
         if text:

@@ -110,10 +110,17 @@ class Queries(Directory):
         return job_view(row, position, self.expected_start(row, position))
 
     def expected_start(self, row: Row, position: int | None) -> float | None:
-        """When a queued job is expected to start, in seconds since 1970: the work before it, shared by the device's workers.
+        """When a queued job is expected to start.
 
-        An estimate: from the mean of what is queued on the device, as if nothing came that is served earlier. None for what is not
-        queued, and where no worker is.
+        The estimate shares the work before the job among the device's workers. It takes the mean cost of what is queued on the
+        device, and assumes that nothing comes that is served earlier.
+
+        Args:
+            row: the job's row.
+            position: number of jobs before it; None for a job that is not queued.
+
+        Returns:
+            Seconds since 1970; None for a job that is not queued, and where no worker is.
         """
         workers = sum(row.device in worker.devices.split("\n") for worker in self.alive_workers()) if position is not None else 0
         if position is None or not workers:
@@ -124,7 +131,15 @@ class Queries(Directory):
         return max([now, *(float(one.ends_at) for one in taken)]) + position * mean_s / workers
 
     def jobs(self, owner: str, *, state: str | None, device: str | None, before: int | None, limit: int) -> Sequence[Row]:
-        """Newest first, those with `seq < before`."""
+        """A user's jobs, newest first.
+
+        Args:
+            owner: id of the user.
+            state: jobs in this state only.
+            device: jobs on this device only.
+            before: jobs with a smaller `seq` only.
+            limit: the most rows.
+        """
         query = sa.select(jobs).where(jobs.c.owner == owner).order_by(jobs.c.seq.desc()).limit(limit)
         for column, value in ((jobs.c.state, state), (jobs.c.device, device)):
             if value is not None:
@@ -161,7 +176,13 @@ class Queries(Directory):
         return [bytes(row.text) for row in self._all(query.where(jobs.c.batch == batch).order_by(jobs.c.position))]
 
     def batches(self, owner: str, before: str | None, limit: int) -> list[dict[str, Any]]:
-        """Batches as `batch_view` shows them, newest first: those made before the batch `before`."""
+        """A user's batches as `batch_view` shows them, newest first.
+
+        Args:
+            owner: id of the user.
+            before: id of a batch; those made before it only.
+            limit: the most batches.
+        """
         query = sa.select(batches).where(batches.c.owner == owner)
         if before is not None:
             made = sa.select(batches.c.created_at).where(batches.c.id == before, batches.c.owner == owner).scalar_subquery()
@@ -202,7 +223,13 @@ class Queries(Directory):
         return ResultPage([(row, payloads.get(row.seq)) for row in rows], following, complete)
 
     def changes(self, owner: str, after: tuple[int, int], limit: int) -> Sequence[Row]:
-        """The user's jobs changed after `(changed, seq)`, in the order of change."""
+        """A user's jobs in the order of their last change.
+
+        Args:
+            owner: id of the user.
+            after: `(changed, seq)`; jobs changed after it only.
+            limit: the most rows.
+        """
         place = sa.tuple_(jobs.c.changed, jobs.c.seq) > sa.tuple_(*after)
         return self._all(sa.select(jobs).where(jobs.c.owner == owner, place).order_by(jobs.c.changed, jobs.c.seq).limit(limit))
 
@@ -213,7 +240,15 @@ class Queries(Directory):
         return (0, 0) if row is None else (int(row.changed), int(row.seq))
 
     def states(self, batch_ids: Sequence[str], job_ids: Sequence[str]) -> Sequence[Row]:
-        """`(id, batch, state)` of jobs."""
+        """The states of jobs.
+
+        Args:
+            batch_ids: batches, for all of their jobs.
+            job_ids: single jobs.
+
+        Returns:
+            `(id, batch, state)` of each job.
+        """
         query = sa.select(jobs.c.id, jobs.c.batch, jobs.c.state)
         return self._all(query.where(jobs.c.id.in_(job_ids) | jobs.c.batch.in_(batch_ids)))
 

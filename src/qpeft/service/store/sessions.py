@@ -74,7 +74,12 @@ def token_is_right(cookie: str, token: str) -> bool:
 
 
 def log_in(txn: Transaction, logins: Sequence[Login]) -> list[None]:
-    """Keep sessions; forget those that have ended."""
+    """Store sessions, and delete those that have ended.
+
+    Args:
+        txn: transaction of the writer.
+        logins: the sessions.
+    """
     txn.connection.execute(sa.delete(sessions).where(sessions.c.expires_at < txn.now))
     rows = [{"digest": login.digest, "prefix": login.prefix, "expires_at": txn.now + LIFE_S} for login in logins]
     txn.connection.execute(sessions.insert(), rows)
@@ -140,6 +145,11 @@ def _session_key(txn: Transaction, owner: str, scopes: str) -> str:
 
 
 def log_out(txn: Transaction, digests: Sequence[bytes]) -> list[None]:
-    """Forget sessions."""
+    """Delete sessions.
+
+    Args:
+        txn: transaction of the writer.
+        digests: SHA-256 of each session's cookie.
+    """
     txn.connection.execute(sa.delete(sessions).where(sessions.c.digest.in_(list(digests))))
     return [None for _ in digests]

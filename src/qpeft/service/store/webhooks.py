@@ -54,7 +54,15 @@ class Delivery:
 
 
 def add(txn: Transaction, arguments: Sequence[NewWebhook]) -> list[ServiceError | None]:
-    """Keep webhooks; they begin with what changes from now on."""
+    """Store webhooks. They begin with the changes from now on.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the webhooks.
+
+    Returns:
+        None for each, or the refusal for one too many of its user.
+    """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         count = sa.select(sa.func.count()).select_from(webhooks).where(webhooks.c.owner == argument.owner)
@@ -70,7 +78,15 @@ def add(txn: Transaction, arguments: Sequence[NewWebhook]) -> list[ServiceError 
 
 
 def remove(txn: Transaction, arguments: Sequence[RemoveWebhook]) -> list[ServiceError | None]:
-    """Forget webhooks."""
+    """Delete webhooks.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the webhooks by their ids and users.
+
+    Returns:
+        None for each, or the refusal.
+    """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         mine = (webhooks.c.id == argument.id, webhooks.c.owner == argument.owner)
@@ -90,7 +106,15 @@ def due(now: float) -> sa.Select[Any]:
 
 
 def take_due(txn: Transaction, arguments: Sequence[None]) -> list[tuple[Row, ...]]:
-    """Take what is due for `HOLD_S` seconds; everything goes to the first who asks."""
+    """Take the webhooks that are due. No other process gets them for `HOLD_S` seconds.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: one None per call.
+
+    Returns:
+        The rows of the webhooks for the first call, nothing for the others.
+    """
     rows = tuple(txn.connection.execute(due(txn.now)))
     if rows:
         held = sa.update(webhooks).where(webhooks.c.id.in_([row.id for row in rows]))
@@ -99,7 +123,13 @@ def take_due(txn: Transaction, arguments: Sequence[None]) -> list[tuple[Row, ...
 
 
 def settle(txn: Transaction, deliveries: Sequence[Delivery]) -> list[None]:
-    """Move places on, or try again later: after 2 s, doubled up to an hour; after three days of failures no more."""
+    """Record deliveries. After a failure the next try is 2 s later, doubled up to an hour. After three days of failures the webhook
+    is disabled.
+
+    Args:
+        txn: transaction of the writer.
+        deliveries: the webhooks with their new places, or the error.
+    """
     for delivery in deliveries:
         row = txn.connection.execute(sa.select(webhooks).where(webhooks.c.id == delivery.id)).one_or_none()
         if row is None:

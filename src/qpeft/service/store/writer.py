@@ -83,7 +83,15 @@ class Writer:
         self._thread.start()
 
     def call(self, fn: Operation[A, R], argument: A) -> asyncio.Future[R]:
-        """Run the operation in the next group; the future ends after the commit."""
+        """Run an operation in the next group.
+
+        Args:
+            fn: the operation.
+            argument: its argument.
+
+        Returns:
+            A future of its result, which ends after the commit.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
 
@@ -95,7 +103,16 @@ class Writer:
         return future
 
     def call_sync(self, fn: Operation[A, R], argument: A, timeout_s: float = 60.0) -> R:
-        """As `call`, from a thread that may block; TimeoutError after `timeout_s` seconds."""
+        """As `call`, from a thread that may block.
+
+        Args:
+            fn: the operation.
+            argument: its argument.
+            timeout_s: seconds to wait for the commit.
+
+        Raises:
+            TimeoutError: it was not committed in time.
+        """
         future: Future[R] = Future()
 
         def done(outcome: Any) -> None:

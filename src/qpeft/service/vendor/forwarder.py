@@ -110,7 +110,7 @@ class Forwarder:
         return self._known
 
     def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
-        """Take up what the vendor has, send the rest, and wait: the ends of jobs as they come."""
+        """See `LeasedDevice.run`: take up what the vendor has, send the rest, and wait."""
         placed = {member.seq: member for member in lease.vendor}
         tasks: dict[str, TaskToSend] = {}
         fresh: list[PreparedJob] = []

@@ -149,7 +149,15 @@ def _requeue(txn: Transaction, task: str) -> None:
 
 
 def settle(txn: Transaction, reports: Sequence[VendorTaskUpdate]) -> list[str | ServiceError]:
-    """Take a worker's news; returns the task's state. The same news again changes nothing."""
+    """Take workers' updates of tasks. The same update again changes nothing.
+
+    Args:
+        txn: transaction of the writer.
+        reports: the updates.
+
+    Returns:
+        The state of each task, or the refusal.
+    """
     outcomes: list[str | ServiceError] = []
     for news in reports:
         row = _task(txn, news.task)
@@ -172,7 +180,15 @@ def settle(txn: Transaction, reports: Sequence[VendorTaskUpdate]) -> list[str | 
 
 
 def resolve(txn: Transaction, resolutions: Sequence[Resolution]) -> list[str | ServiceError]:
-    """Take an administrator's word for what became of an intent; returns the task's state."""
+    """Take an administrator's word for what became of intents.
+
+    Args:
+        txn: transaction of the writer.
+        resolutions: the tasks, and the vendor's id of each or None.
+
+    Returns:
+        The state of each task, or the refusal.
+    """
     outcomes: list[str | ServiceError] = []
     for resolution in resolutions:
         row = _task(txn, resolution.task)

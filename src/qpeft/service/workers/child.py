@@ -90,7 +90,13 @@ def serve(connection: Connection, names: list[str]) -> None:
 
 
 def main(descriptor: int, parent: int, names: list[str]) -> None:
-    """Main function of the process. It ends when its parent ends, and leaves signals to the parent."""
+    """Main function of the process. It ends when its parent ends, and leaves signals to the parent.
+
+    Args:
+        descriptor: file descriptor of the socket to the parent.
+        parent: process id of the parent.
+        names: names of the devices.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(AttributeError, OSError):

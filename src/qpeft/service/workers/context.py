@@ -21,10 +21,24 @@ class WorkerContext(Protocol):
     """Bytes of one job's result."""
 
     def call(self, path: str, content: Any, kind: type[T]) -> T:
-        """Call `POST /v1/worker/{path}`, repeated until the service answers; ServiceError for a refusal."""
+        """Call `POST /v1/worker/{path}`, repeated until the service answers.
+
+        Args:
+            path: last part of the path.
+            content: the request, encoded as MessagePack.
+            kind: type of the answer.
+
+        Raises:
+            ServiceError: the service refused.
+        """
 
     def calibration(self, device: str, name: str) -> bytes:
-        """The chip file of a calibration that the service has stored."""
+        """The chip file of a calibration that the service has stored.
+
+        Args:
+            device: name of the device.
+            name: id of the calibration.
+        """
 
     def stopping(self) -> bool:
         """True once the worker is to end: what is not started goes back."""
@@ -51,7 +65,15 @@ class LeasedDevice(Protocol):
         """Current calibration."""
 
     def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
-        """Run the lease's jobs; yields what became of them as they end. Never raises for what a job asks."""
+        """Run the jobs of a lease. What a job asks for never raises: the job fails.
+
+        Args:
+            lease: the jobs and their programs.
+            context: the worker.
+
+        Yields:
+            Outcomes of jobs, as they end.
+        """
 
 
 def released(job: LeasedJob, reason: str = "") -> FinishedJob:

@@ -270,7 +270,16 @@ class PreparedJob:
 
 
 def prepare(job: LeasedJob, program: LeasedProgram, max_bytes: int) -> PreparedJob:
-    """Raises CircuitError for what cannot run, or needs X and Y measured."""
+    """Prepare a job for its device.
+
+    Args:
+        job: the job.
+        program: its program.
+        max_bytes: the most bytes of the result.
+
+    Raises:
+        CircuitError: the job cannot run, or needs X or Y measured.
+    """
     circuit, bits, layout = circuit_of(program.format, program.text)
     if layout is not None:
         raise CircuitError("a circuit on named qubits runs alone", value=list(layout), hint="an emulated chip's own program")

@@ -75,7 +75,18 @@ class ExecutorProcess:
     def run(
         self, device: str, lease: LeaseAnswer, jobs: Sequence[LeasedJob], context: WorkerContext, one_by_one: bool = False
     ) -> Iterator[list[FinishedJob]]:
-        """Run jobs of a lease and yield their outcomes. If the process dies, only its running job fails."""
+        """Run jobs of a lease. If the process dies, only its running job fails.
+
+        Args:
+            device: name of the device.
+            lease: the lease, with the programs.
+            jobs: jobs of the lease.
+            context: the worker.
+            one_by_one: run no jobs together.
+
+        Yields:
+            Outcomes of jobs, as they end.
+        """
         waiting = {job.seq: job for job in jobs}
         while waiting:
             current: list[LeasedJob] = []

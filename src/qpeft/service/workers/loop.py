@@ -133,7 +133,17 @@ class Worker:
             self.stop()
 
     def call(self, path: str, content: Any, kind: type[T], wait_s: float = 0.0) -> T:
-        """One call of the protocol, repeated with growing delays until the service answers; ServiceError for a refusal."""
+        """See `WorkerContext.call`. The delay between tries grows.
+
+        Args:
+            path: last part of the path.
+            content: the request, encoded as MessagePack.
+            kind: type of the answer.
+            wait_s: seconds that the service may hold the answer.
+
+        Raises:
+            ServiceError: the service refused.
+        """
         body, delay = pack(content), RETRY_S
         while True:
             try:
@@ -225,7 +235,7 @@ class Worker:
         self._stopping.wait(seconds)
 
     def calibration(self, device: str, name: str) -> bytes:
-        """The chip file of a calibration that the service has stored."""
+        """See `WorkerContext.calibration`."""
         request = CalibrationRequest(device=device, id=name)
         return bytes(self.call("calibration", request, dict[str, Any])["data"])
 

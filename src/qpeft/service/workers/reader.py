@@ -66,7 +66,16 @@ class Reader:
         self._connection: Connection | None = None
 
     def read(self, form: str, text: bytes, timeout_s: float) -> Reading:
-        """The program; ServiceError 422 when it is none, or is not read within `timeout_s` seconds."""
+        """Read a program.
+
+        Args:
+            form: "openqasm" or "originir".
+            text: the program.
+            timeout_s: seconds to wait at most.
+
+        Raises:
+            ServiceError: 422, the text is no program, or takes too long to read.
+        """
         if self._connection is None:
             self._start()
         assert self._connection is not None
@@ -142,7 +151,12 @@ def _answer(question: Question) -> Reading:
 
 
 def main(descriptor: int, parent: int) -> None:
-    """Answer questions until the connection ends."""
+    """Answer questions until the connection ends.
+
+    Args:
+        descriptor: file descriptor of the socket to the API process.
+        parent: process id of the API process.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(AttributeError, OSError):

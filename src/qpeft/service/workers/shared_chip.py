@@ -54,9 +54,19 @@ class SharedChip:
     def run(
         self, circuits: Sequence[Circuit], params: Sequence[FloatArray], shots: int, seed: int | None = None
     ) -> list[tuple[Counts, tuple[int, ...]]]:
-        """For each circuit its counts and the chip's qubit of each of its own. `params` are `(1, n_params)` each.
+        """Run circuits on disjoint qubits, together where they fit.
 
-        Raises BackendError when a circuit does not fit on the chip.
+        Args:
+            circuits: the circuits.
+            params: parameters of each circuit, `(1, n_params)`, radians.
+            shots: repetitions of each circuit.
+            seed: equal seeds give equal outcomes.
+
+        Returns:
+            For each circuit its counts, and the chip's qubit of each of its own.
+
+        Raises:
+            BackendError: a circuit does not fit on the chip.
         """
         order = sorted(range(len(circuits)), key=lambda i: circuits[i].id)  # equal companies are placed once
         found: dict[int, tuple[Counts, tuple[int, ...]]] = {}

@@ -93,7 +93,7 @@ class StudyRunner:
         return record
 
     def seed_run(self, task: TaskSection, arm: ArmSection, rate: float | None, seed: int) -> RunRecord:
-        """Train with the tuned learning rate and score on held-out rows. A run that the records hold is not made again.
+        """Train with the tuned learning rate and score on held-out rows. A run that the records hold is not repeated.
 
         Args:
             task: the task.

@@ -21,7 +21,15 @@ def support(platform: str = sys.platform) -> str:
 
 
 def require_posix(part: str, platform: str = sys.platform) -> None:
-    """Raise UnsupportedPlatformError on Windows, for parts that use POSIX file locks, limits and process groups."""
+    """Check that a part that uses POSIX file locks, limits or process groups can run.
+
+    Args:
+        part: name of the part, for the message.
+        platform: `sys.platform`.
+
+    Raises:
+        UnsupportedPlatformError: on Windows.
+    """
     if platform == "win32":
         raise UnsupportedPlatformError(
             f"{part} does not run on Windows: it needs POSIX (fcntl, resource)", value=platform, hint="use Linux, macOS or WSL 2"

@@ -101,7 +101,16 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str, *, file: str = "", line: int = 0) -> RunRecord:
-        """Read one line; raises ConfigError naming file, line and field."""
+        """Read one line of a record file.
+
+        Args:
+            text: the line.
+            file: name of the file, for messages.
+            line: line in the file, from 1, for messages.
+
+        Raises:
+            ConfigError: no record of this schema; the message names file, line and field.
+        """
         try:
             values = json.loads(text, parse_constant=_refuse)
         except ValueError as error:
@@ -122,7 +131,12 @@ class RunRecord:
 
 
 def append_record(path: str | os.PathLike[str], record: RunRecord) -> None:
-    """Append one record and flush it to disk, so that a crash after the call loses nothing; several processes may do so."""
+    """Append one record and flush it to disk, so that a crash after the call loses nothing; several processes may do so.
+
+    Args:
+        path: the record file; made if it is missing.
+        record: the record.
+    """
     append_line(Path(path), record.to_json())
 
 

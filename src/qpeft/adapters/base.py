@@ -252,11 +252,15 @@ class Delta(nn.Module):
         return None
 
     def cached(self, name: str, make: Callable[[], Value]) -> Value:
-        """`make()`, which depends on parameters alone; remembered between calls in evaluation that record no gradient.
+        """A value that depends on parameters alone, remembered between calls in evaluation that record no gradient.
 
         Generation asks for the same small matrices at every token. The cache is empty again as soon as a parameter or buffer is
         written to, moved or replaced, and at every call that trains. It holds one value for each device, autocast dtype and
         inference mode. Writes that torch does not count (`parameter.data.add_(..)`) are not seen: call `train()` once after them.
+
+        Args:
+            name: name of the value.
+            make: computes it.
         """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._cache_version = None
@@ -345,7 +349,12 @@ def keep_frozen(module: nn.Module) -> None:
 
 
 def is_frozen(module: nn.Module, name: str) -> bool:
-    """Whether `freeze` registered this tensor of the module."""
+    """Whether `freeze` registered this tensor of the module.
+
+    Args:
+        module: the module that holds the tensor.
+        name: its name there.
+    """
     return name in module.__dict__.get("_frozen_names", ())
 
 
@@ -355,24 +364,57 @@ def make_dropout(probability: float) -> nn.Module:
 
 
 def positive(name: str, value: Any) -> None:
-    """Raise AdapterError unless `value` is a whole number of at least 1."""
+    """Check that a setting is a whole number of at least 1.
+
+    Args:
+        name: name of the setting, for the message.
+        value: its value.
+
+    Raises:
+        AdapterError: another value.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise AdapterError(f"{name} must be a whole number of at least 1", value=value)
 
 
 def natural(name: str, value: Any) -> None:
-    """Raise AdapterError unless `value` is a whole number of at least 0."""
+    """Check that a setting is a whole number of at least 0.
+
+    Args:
+        name: name of the setting, for the message.
+        value: its value.
+
+    Raises:
+        AdapterError: another value.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise AdapterError(f"{name} must be a whole number, 0 or more", value=value)
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raise AdapterError unless `value` is one of `allowed`."""
+    """Check that a setting has one of its values.
+
+    Args:
+        name: name of the setting, for the message.
+        value: its value.
+        allowed: the values that it may have.
+
+    Raises:
+        AdapterError: another value.
+    """
     if value not in allowed:
         raise AdapterError(f"unknown {name}", value=value, bound=", ".join(allowed))
 
 
 def probability(name: str, value: Any) -> None:
-    """Raise AdapterError unless `value` is a number `0 <= value < 1`."""
+    """Check that a setting is a number from 0 to below 1.
+
+    Args:
+        name: name of the setting, for the message.
+        value: its value.
+
+    Raises:
+        AdapterError: another value.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < 1.0:
         raise AdapterError(f"{name} is a probability", value=value, bound=f"0 <= {name} < 1")

@@ -151,7 +151,17 @@ def save_observables(observables: Sequence[Observable] | None) -> list[list[Any]
 
 
 def check_qnn(kind: str, circuit: Circuit, observables: Sequence[Observable] | None, stored: Any = None) -> None:
-    """Raise AdapterError for a kind that does not fit the circuit; nothing is drawn or allocated."""
+    """Check that a kind of layer fits the circuit. Nothing is drawn or allocated.
+
+    Args:
+        kind: the setting `qnn`.
+        circuit: the circuit.
+        observables: default `<Z_k>` for each qubit k.
+        stored: for the kind `stored`, the form of the surrogate.
+
+    Raises:
+        AdapterError: it does not fit.
+    """
     if stored is not None and kind != STORED:
         raise AdapterError("`stored` is of a circuit that was measured", value=f"qnn={kind}", bound="qnn=stored")
     with torch.device("meta"):

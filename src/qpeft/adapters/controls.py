@@ -114,7 +114,12 @@ def unentangled(circuit: Circuit) -> Circuit:
 
 
 def n_outputs(circuit: Circuit, observables: Sequence[Observable] | None) -> int:
-    """Values that a circuit gives for a sample: one for each observable, by default one for each qubit."""
+    """Values that a circuit gives for a sample: one for each observable.
+
+    Args:
+        circuit: the circuit.
+        observables: default `<Z_k>` for each qubit k.
+    """
     return circuit.n_qubits if observables is None else len(observables)
 
 

@@ -13,7 +13,12 @@ from qpeft.errors import AdapterError
 
 
 def gradient_batches(model: nn.Module, adapter: str = "default") -> int:
-    """How many batches the adapter's method needs before training; 0 for most methods."""
+    """How many batches the adapter's method needs before training; 0 for most methods.
+
+    Args:
+        model: the adapted model.
+        adapter: name of the adapter.
+    """
     config: Any = getattr(model, "peft_config", {}).get(adapter)
     wanted = getattr(config, "gradient_batches", None)
     return int(wanted()) if wanted is not None else 0

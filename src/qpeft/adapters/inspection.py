@@ -96,7 +96,15 @@ def target_layers(model: nn.Module, target_modules: list[str] | str | None = Non
 
 
 def count_parameters(model: nn.Module, config: PeftConfig) -> dict[str, int]:
-    """`{"trainable", "lora", "base"}` of a base model (on any device, meta included) with an adapter put into it."""
+    """Count the parameters of a base model with an adapter put into it.
+
+    Args:
+        model: the base model, on any device, meta included; changed by the adapter.
+        config: the adapter's PEFT config.
+
+    Returns:
+        `trainable`, `lora` (LoRA of the same rank on the same layers) and `base`.
+    """
     base, lora = sum(p.numel() for p in model.parameters()), lora_parameters(model, config)
     adapted = _adapted(model, copy.deepcopy(config))
     return {"trainable": sum(p.numel() for p in adapted.parameters() if p.requires_grad), "lora": lora, "base": base}

@@ -42,7 +42,9 @@ class LowRank:
 def exact(layer: Any, adapter: str) -> LowRank | None:
     """The factors of a delta that is of low rank by construction; None for others.
 
-    `layer` is an adapted layer of qpeft's, or one of PEFT's plain LoRA.
+    Args:
+        layer: an adapted layer of qpeft's, or one of PEFT's plain LoRA.
+        adapter: name of the adapter.
     """
     if not isinstance(layer, DeltaLayer):
         return _of_lora(layer, adapter)
@@ -123,10 +125,19 @@ class Moments:
 
 @torch.no_grad()
 def fitted(moments: Moments, rank: int, *, ridge: float = 1e-5, bias: bool = False) -> LowRank:
-    """Reduced-rank regression: the `up`, `down` (and constant, with `bias`) of least squared error in the outputs.
+    """Reduced-rank regression: the low-rank matrix of least squared error in the outputs.
 
     With `G = X'X + ridge * tr(X'X)/d I` the unrestricted solution is `M = G^-1 X'Y`; the best one of rank k is `M V V'`, V the
     k leading eigenvectors of `M' G M` (Izenman 1975). The ridge keeps directions quiet in which the text says little.
+
+    Args:
+        moments: sums over the layer's inputs and outputs.
+        rank: k.
+        ridge: regularisation, relative to the mean square of an input.
+        bias: fit a constant as well.
+
+    Raises:
+        AdapterError: the moments count no token.
     """
     if moments.count == 0:
         raise AdapterError("no calibration tokens reached the layer", hint="more or longer calibration rows")

@@ -29,7 +29,13 @@ def lora_count(layers: Iterable[Layer], rank: int) -> int:
 
 
 def trainable_count(method: Method, config: AdapterConfig, layers: Sequence[Layer]) -> int:
-    """Trainable parameters of a method on layers. Each group of layers that share state is built once for each set of shapes."""
+    """Trainable parameters of a method on layers. Each group of layers that share state is built once for each set of shapes.
+
+    Args:
+        method: the method.
+        config: its settings.
+        layers: `(name, d_in, d_out)` of each adapted layer.
+    """
     groups: dict[tuple[str, bool], list[Built]] = {}
     configs: dict[int, AdapterConfig] = {}
     for key, d_in, d_out in layers:

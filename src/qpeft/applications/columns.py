@@ -62,7 +62,12 @@ class Field:
 
 
 def cut(text: str, length: int) -> str:
-    """The text, cut at a space where it has more characters."""
+    """The text, cut at a space where it has more characters.
+
+    Args:
+        text: the text.
+        length: the most characters, without the " ..." that marks a cut.
+    """
     return text if len(text) <= length else text[:length].rsplit(" ", 1)[0] + " ..."
 
 
@@ -106,8 +111,15 @@ def infer_fields(
 ) -> tuple[Field, ...]:
     """The schema of training rows: ranges of the columns that hold numbers alone, values of those with few different ones.
 
-    `words`, `units` and `values` spell names, units and categories out; what they leave open reads as in the file, with
-    underscores as spaces. A column that is neither a number nor has at most 60 values, each seen twice on average, is text.
+     A column that is neither a number nor has at most 60 values, each seen twice on average, is text.
+
+    Args:
+        rows: text of each column, by name.
+        columns: the columns to describe.
+        words: how a column is called in a sentence; default its name, with underscores as spaces.
+        units: unit of a column of numbers.
+        values: how the categories of a column are called; default as in the file.
+        max_text: longest text that a column of text may hold, characters.
     """
     words, units, values = words or {}, units or {}, values or {}
     fields = []

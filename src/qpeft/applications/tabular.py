@@ -28,7 +28,14 @@ def data_frame(fields: Sequence[Field], rows: Sequence[Mapping[str, str]]) -> An
 def logistic_regression(fields: Sequence[Field], *, exact: bool = False) -> Any:
     """Logistic regression on a table: numbers standardised, missing ones at the median with a mark, categories one-hot.
 
-    The transformer has a part for each column, by its name. `exact` solves to the last digits, whatever the machine.
+    The transformer has a part for each column, by its name.
+
+    Args:
+        fields: the columns.
+        exact: solve to the last digits, so that every machine gives the same.
+
+    Returns:
+        A scikit-learn pipeline, not fitted.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer

@@ -107,7 +107,12 @@ class Task:
         return [answer + BECAUSE.rstrip() for answer in self.answers] if self.reasons else self.answers
 
     def explained(self, answer: str, names: Sequence[str]) -> str:
-        """The answer with the columns that are its reasons."""
+        """The answer with the columns that are its reasons.
+
+        Args:
+            answer: the answer.
+            names: the columns that are its reasons, the strongest first.
+        """
         words = {f.name: f.words for f in self.fields}
         return answer + BECAUSE + "; ".join(words[name] for name in names)
 

@@ -221,7 +221,15 @@ class Counts:
 
     @classmethod
     def dense(cls, table: npt.ArrayLike, shots: int | None) -> Counts:
-        """From `(batch, 2^n)` counts, or probabilities with `shots=None`."""
+        """From a table of all outcomes.
+
+        Args:
+            table: `(batch, 2^n)` counts or probabilities, qubit 0 as the most significant bit of the index.
+            shots: repetitions of each row; None if the table holds probabilities.
+
+        Raises:
+            CircuitError: the number of columns is no power of two.
+        """
         values = np.asarray(table, dtype=np.float64)
         n = values.shape[-1].bit_length() - 1
         if values.ndim != 2 or values.shape[1] != 2**n:
@@ -358,12 +366,25 @@ class Counts:
 
 
 def bits_of(index: npt.NDArray[np.int64], n_qubits: int) -> BoolArray:
-    """Outcomes `(..., n_qubits)` from their indices `(...)`, qubit 0 leftmost."""
+    """Outcomes from their indices.
+
+    Args:
+        index: `(...)`, qubit 0 as the most significant bit.
+        n_qubits: number of qubits.
+
+    Returns:
+        `(..., n_qubits)`.
+    """
     return np.asarray((index[..., None] >> np.arange(n_qubits)[::-1]) & 1, dtype=np.bool_)
 
 
 def z_table(observables: Sequence[Observable], n_qubits: int) -> FloatArray:
-    """Values of Z-type observables on every outcome, `(2^n, n_observables)`."""
+    """Values of Z-type observables on every outcome, `(2^n, n_observables)`.
+
+    Args:
+        observables: of Z and identity alone.
+        n_qubits: number of qubits.
+    """
     bits = bits_of(np.arange(2**n_qubits), n_qubits)
     return np.stack([z_values(observable, bits) for observable in observables], axis=1)
 
@@ -382,7 +403,13 @@ def z_values(observable: Observable, bits: BoolArray) -> FloatArray:
 
 
 def sample(probabilities: FloatArray, shots: int, seed: int | None) -> Counts:
-    """Draw `shots` outcomes for each row of a `(batch, 2^n)` table of probabilities (multinomial); equal seeds, equal counts."""
+    """Draw outcomes from probabilities (multinomial).
+
+    Args:
+        probabilities: `(batch, 2^n)`; negative ones count as 0, and each row is scaled to sum to 1.
+        shots: outcomes of each row.
+        seed: equal seeds give equal counts; None draws fresh ones.
+    """
     rows = np.clip(probabilities, 0.0, None)
     rows = rows / rows.sum(axis=1, keepdims=True)
     return Counts.dense(np.random.default_rng(seed).multinomial(shots, rows).reshape(rows.shape), shots)

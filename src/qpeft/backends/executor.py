@@ -136,7 +136,12 @@ class BackendExecutor:
 
     def run(self, compiled: CompiledCircuit, rows: FloatArray) -> Counts:
         """Outcomes of different rows: from the cache, else charged and run, a chunk at a time. A chunk has the same seed whether
-        those before it ran or were cached."""
+        those before it ran or were cached.
+
+        Args:
+            compiled: a circuit compiled for the backend.
+            rows: different parameters `(rows, n_params)`, radians.
+        """
         n, parts = compiled.circuit.n_qubits, []
         waiting = np.ones(len(rows), dtype=np.bool_)
         known: list[Counts | None] | None = None
@@ -235,7 +240,16 @@ class CompiledExpectations:
         return values[where.reshape(-1)]
 
     def gradient(self, params: FloatArray, grad: FloatArray, wanted: npt_bool) -> FloatArray:
-        """`(rows, n_params)`: each row's gradient, or with SPSA the sum over rows in row 0 for the angles."""
+        """Gradient of `sum_k grad[b, k] z_k(params[b])` by the executor's gradient method.
+
+        Args:
+            params: `(rows, n_params)`, inputs first, radians.
+            grad: `(rows, n_observables)`.
+            wanted: `(n_params,)`, which parameters to differentiate; the others get 0.
+
+        Returns:
+            `(rows, n_params)`, each row's gradient. With SPSA the angles' gradient, summed over rows, is in row 0.
+        """
         executor, n_inputs = self.executor, self.circuit.n_inputs
         if executor.gradient == "parameter-shift":
             return self._shift(params, grad, wanted)

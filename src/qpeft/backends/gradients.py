@@ -90,7 +90,12 @@ class Unrolled:
         return np.ascontiguousarray(params[:, self.index] * self.scale + self.shift)
 
     def to_params(self, gate_gradient: FloatArray, n_params: int) -> FloatArray:
-        """The chain rule: `(rows, n_params)` from derivatives in gate angles `(rows, n_gates)`."""
+        """The chain rule: derivatives in the parameters `(rows, n_params)`.
+
+        Args:
+            gate_gradient: derivatives in the gate angles, `(rows, n_gates)`.
+            n_params: number of parameters of the circuit.
+        """
         out = np.zeros((len(gate_gradient), n_params))
         np.add.at(out.T, self.index, (gate_gradient * self.scale).T)
         return out

@@ -71,7 +71,12 @@ class CompiledSimulation(CompiledCircuit):
 
 
 def states(circuit: Circuit, rows: FloatArray) -> ComplexArray:
-    """Final states from `|0...0>` for each row of parameters: `(rows, 2^n)`, qubit 0 the most significant bit of the index."""
+    """Final states from `|0...0>` for each row of parameters: `(rows, 2^n)`, qubit 0 the most significant bit of the index.
+
+    Args:
+        circuit: the circuit.
+        rows: parameters `(rows, n_params)`, radians.
+    """
     flat = np.zeros((len(rows), 2**circuit.n_qubits), dtype=np.complex128)
     flat[:, 0] = 1.0
     psi = flat.reshape(len(rows), *(2,) * circuit.n_qubits)

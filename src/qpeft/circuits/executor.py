@@ -41,7 +41,15 @@ class Executor(Protocol):
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
-    """Raise CircuitError unless this is a dense tensor of real numbers."""
+    """Check that an argument is a dense tensor of real numbers.
+
+    Args:
+        name: name of the argument, for the message.
+        tensor: the argument.
+
+    Raises:
+        CircuitError: it is not.
+    """
     if not isinstance(tensor, Tensor):
         raise CircuitError(f"{name} must be a torch tensor", value=type(tensor).__name__, hint=f"torch.as_tensor({name})")
     if tensor.is_complex():
@@ -51,7 +59,16 @@ def check_tensor(name: str, tensor: Tensor) -> None:
 
 
 def check_arguments(circuit: Circuit, inputs: Tensor, angles: Tensor) -> None:
-    """Raise CircuitError unless inputs are `(..., n_inputs)` and angles `(n_angles,)`, both dense tensors of real numbers."""
+    """Check the arguments of a circuit.
+
+    Args:
+        circuit: the circuit.
+        inputs: `(..., n_inputs)`.
+        angles: `(n_angles,)`.
+
+    Raises:
+        CircuitError: another shape, or no dense tensor of real numbers.
+    """
     if getattr(inputs, "dtype", None) not in _REAL or getattr(angles, "dtype", None) not in _REAL:
         check_tensor("inputs", inputs)
         check_tensor("angles", angles)

@@ -126,7 +126,12 @@ class Observable:
 
     @classmethod
     def pauli(cls, string: str, coefficient: float = 1.0) -> Observable:
-        """From a Pauli string with one letter per qubit, qubit 0 first: `Observable.pauli("IZZ")`."""
+        """From a Pauli string: `Observable.pauli("IZZ")`.
+
+        Args:
+            string: one letter of I, X, Y, Z per qubit, qubit 0 first.
+            coefficient: real factor.
+        """
         return cls(((coefficient, tuple((q, p) for q, p in enumerate(string) if p != "I")),))
 
     @classmethod
@@ -256,9 +261,16 @@ class Circuit:
         return torch.complex(*amplitudes(self.bind([float(value) for value in params]), torch.zeros(0, dtype=torch.float64)))
 
     def draw(self, style: Literal["text", "picture"] = "text", *, fold: int = 100) -> Any:
-        """The circuit drawn: a string, or a Matplotlib figure (extra `report`).
+        """Draw the circuit.
 
-        Inputs are written `x0, x1, ..`, angles `w0, w1, ..`. `fold` is the longest line of text.
+        Inputs are written `x0, x1, ..`, angles `w0, w1, ..`.
+
+        Args:
+            style: "text" or "picture".
+            fold: longest line of text, characters.
+
+        Returns:
+            A string, or a Matplotlib figure (extra `report`).
         """
         from qpeft.circuits.text.drawing import draw_picture, draw_text
 

@@ -21,7 +21,12 @@ class Generated:
 
 
 def user_turn(prompt: str, system: str | None) -> list[Message]:
-    """A conversation of one question, after the system message of a recipe if it has one."""
+    """A conversation of one question.
+
+    Args:
+        prompt: the user's message.
+        system: system message that comes first; None for none.
+    """
     return [*([Message("system", system)] if system else []), Message("user", prompt)]
 
 

@@ -49,7 +49,14 @@ def evaluate_run(
     backend: BackendOptions | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Held-out metrics of a finished run: on the recipe's held-out rows, or on the first `limit` rows of the file `data`.
+    """Held-out metrics of a finished run.
+
+    Args:
+        run: folder of the run.
+        data: file of rows; default the recipe's held-out rows.
+        limit: the first rows only; default all.
+        backend: run the circuits on this backend as well.
+        progress: show bars.
 
     Returns:
         `rows`: how many. `adapter`, `base`: metrics as `held_out_loss.evaluate` gives them. With `backend` also `backend`: its

@@ -148,7 +148,12 @@ def final_number(text: str) -> float | None:
 
 
 def exact_match(answers: Sequence[str], truths: Sequence[str]) -> float:
-    """The share of answers whose final number is the true one."""
+    """The share of answers whose final number is the true one.
+
+    Args:
+        answers: generated texts.
+        truths: the reference text of each.
+    """
     hits = [
         (given := final_number(answer)) is not None and given == final_number(truth)
         for answer, truth in zip(answers, truths, strict=True)

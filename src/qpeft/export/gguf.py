@@ -30,7 +30,12 @@ INTERLEAVED = {"llama": ("num_attention_heads", "num_key_value_heads")}
 
 
 def write_gguf_lora(file: Path, factors: Mapping[str, LowRank], config: Any) -> None:
-    """Write the factors of modules (by their names in transformers) of a model with this config, float32, and read them back.
+    """Write a LoRA's factors in float32, and read them back.
+
+    Args:
+        file: file to write.
+        factors: the factors by the module's name in transformers.
+        config: the base model's transformers config.
 
     Raises:
         AdapterError: an architecture, module or constant (bias) that the format or this writer has no place for.
@@ -63,7 +68,18 @@ def write_gguf_lora(file: Path, factors: Mapping[str, LowRank], config: Any) -> 
 
 
 def gguf_names(modules: Iterable[str], config: Any) -> dict[str, str]:
-    """The names llama.cpp gives to the weights of these modules; raises as `write_gguf_lora` does."""
+    """The names that llama.cpp gives to the weights of modules.
+
+    Args:
+        modules: the modules' names in transformers.
+        config: the base model's transformers config.
+
+    Returns:
+        GGUF name by module.
+
+    Raises:
+        AdapterError: an architecture or module that the format or this writer has no place for.
+    """
     gguf = _gguf()
     kind = config.model_type
     if kind not in ARCHITECTURES:
@@ -108,7 +124,12 @@ def _gguf() -> Any:
 
 
 def interleaved(rows: int, heads: int) -> Any:
-    """Where llama.cpp's rows come from: in each head, row i of the first half is followed by row i of the second."""
+    """Where llama.cpp's rows come from: in each head, row i of the first half is followed by row i of the second.
+
+    Args:
+        rows: rows of the matrix.
+        heads: number of attention heads.
+    """
     import torch
 
     return torch.arange(rows).reshape(heads, 2, -1).transpose(1, 2).flatten()

@@ -151,7 +151,12 @@ def _rows(config: RunConfig, tokenizer: Any, calibration: str | None, limit: int
 
 
 def lora_model(run: AdaptedRun, factors: Mapping[str, LowRank]) -> Any:
-    """The base model with stock PEFT's LoRA of these factors, scale 1, and the modules and biases that were trained whole."""
+    """The base model with stock PEFT's LoRA of these factors, scale 1, and the modules and biases that were trained whole.
+
+    Args:
+        run: the run.
+        factors: the factors by module.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D

@@ -32,12 +32,18 @@ class Built:
 
 
 def build(records: Iterable[RunRecord], out: Path, *, title: str | None = None) -> Built:
-    """Write report.md, report.html and the plots into the folder `out`; equal records give equal files.
+    """Write report.md, report.html and the plots. Equal records give equal files.
 
     The first section's plots are hero.png, curves.png and tradeoff.png, those of section 2 hero-2.png and so on.
 
-    Raises RunError when there is no record, when one is not finite or when `out` is a file, MissingDependencyError when a package
-    of the extra `report` is missing.
+    Args:
+        records: the records.
+        out: folder to write.
+        title: title of the page; default one with the names of the groups.
+
+    Raises:
+        RunError: no record, a record with a number that is not finite, or `out` is a file.
+        MissingDependencyError: a package of the extra `report` is missing.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():

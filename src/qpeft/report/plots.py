@@ -31,7 +31,12 @@ class Plot:
 
 
 def plots(section: ComparableRuns, marks: Mapping[str, Mark]) -> list[Plot]:
-    """The figures that the section's records can fill, the hero first: curves for any arm, points for two arms or more."""
+    """The figures that the section's records can fill, the hero first: curves for any arm, points for two arms or more.
+
+    Args:
+        section: the runs to compare.
+        marks: colour, dash and marker of each arm, by label.
+    """
     arms = [arm for arm in section.arms if arm.finished]
     numbers = [summary for summary in summaries(section) if summary.seeds]
     longest = max((len(run.train_curve) for arm in arms for run in arm.finished), default=0)

@@ -121,7 +121,12 @@ def drawing(theme: Theme) -> Iterator[Any]:
 
 
 def shorten_label(text: str, length: int = 30) -> str:
-    """A label on one line, cut in the middle when it is longer than `length` characters."""
+    """A label on one line, cut in the middle when it is too long.
+
+    Args:
+        text: the label.
+        length: the most characters.
+    """
     line = " ".join(text.split()) or "(no label)"
     if len(line) <= length:
         return line

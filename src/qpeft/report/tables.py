@@ -176,7 +176,12 @@ def console_table(summaries: Sequence[ArmSummary]) -> Table:
 
 
 def measured(arm: ArmSummary, metric: str) -> str:
-    """ "3.1000 → 2.2131 ± 0.0123": a metric before and after training."""
+    """ "3.1000 → 2.2131 ± 0.0123": a metric before and after training.
+
+    Args:
+        arm: summary of the arm.
+        metric: name of the metric.
+    """
     if metric not in arm.after:
         return words.NONE
     after = arm.after[metric]

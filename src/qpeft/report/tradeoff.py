@@ -62,7 +62,15 @@ def front(arms: Sequence[ArmSummary], metric: str) -> list[ArmSummary]:
 
 
 def extent(values: Sequence[float], estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """An axis that holds all values, and the intervals as far as they do not stretch it by more than its size on either side."""
+    """An axis that holds all values, and the intervals as far as they do not stretch it by more than its size on either side.
+
+    Args:
+        values: the values of single seeds, at least one.
+        estimates: means with their intervals, at least one.
+
+    Returns:
+        Lower and upper end.
+    """
     low, high = min(values), max(values)
     size = high - low or 0.02 * abs(high) or 1.0
     bottom = max(min(estimate.low for estimate in estimates), low - size)
@@ -71,7 +79,12 @@ def extent(values: Sequence[float], estimates: Sequence[Estimate]) -> tuple[floa
 
 
 def title(arms: Sequence[ArmSummary], metric: str) -> str:
-    """Title of the plot: the best mean, and the number of arms that are not separated from it."""
+    """Title of the plot: the best mean, and the number of arms that are not separated from it.
+
+    Args:
+        arms: summaries of the arms.
+        metric: name of the metric.
+    """
     name, top = words.metric_name(metric), best(arms, metric)
     if top is None:
         return f"{name} against trainable parameters"

@@ -102,7 +102,12 @@ def listing(names: Iterable[str]) -> str:
 
 
 def plural(n: int, noun: str) -> str:
-    """1 run, 2 runs."""
+    """A number with its noun: "1 run", "2 runs".
+
+    Args:
+        n: the number.
+        noun: in the singular.
+    """
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 

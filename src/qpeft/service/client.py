@@ -190,7 +190,12 @@ class Client:
         return found
 
     def batches(self, *, before: str | None = None, limit: int = 100) -> list[Json]:
-        """Your batches and sweeps, newest first; those made before the batch `before`."""
+        """Your batches and sweeps, newest first.
+
+        Args:
+            before: id of a batch; those made before it only.
+            limit: the most batches, 1 to 1000.
+        """
         query = {name: value for name, value in (("before", before), ("limit", limit)) if value is not None}
         found: list[Json] = self._get("/v1/batches", query)["batches"]
         return found
@@ -454,7 +459,12 @@ class Client:
         return found
 
     def set_calibration(self, device: str, calibration: str | Mapping[str, Any]) -> Json:
-        """Run a chip under a calibration from now on: a chip file's content, or the id of one it had before."""
+        """Run a chip under a calibration from now on (administrators).
+
+        Args:
+            device: name of the device.
+            calibration: a chip file's content, or the id of a calibration that it had before.
+        """
         body = {"id": calibration} if isinstance(calibration, str) else {"chip": calibration}
         found: Json = self.connection.request("POST", f"/v1/devices/{device}/calibration", content=json.dumps(body).encode()).json()
         return found

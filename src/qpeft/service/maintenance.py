@@ -56,7 +56,15 @@ def create_key(data_dir: Path | None, user: str, scopes: Sequence[str]) -> str:
 
 
 def migrate(data_dir: Path | None, revision: str = "head") -> str:
-    """Bring the schema to a revision, forward or back; returns the one it has then. Stop every server before going back."""
+    """Bring the schema to a revision, forward or back. Stop every server before going back.
+
+    Args:
+        data_dir: the service's data folder; default the one in the settings.
+        revision: revision of Alembic.
+
+    Returns:
+        The revision that the schema has then.
+    """
     with opened(data_dir) as database:
         try:
             database.migrate(revision)

@@ -46,7 +46,15 @@ def shown(secret: bytes) -> str:
 
 
 def check_url(url: str, hosts: tuple[str, ...]) -> None:
-    """ServiceError 422 unless the address is http(s) at one of `hosts`, which may begin with `*.`."""
+    """Check the address of a webhook.
+
+    Args:
+        url: the address.
+        hosts: hosts that are allowed; `*.` at the start stands for every host below a domain.
+
+    Raises:
+        ServiceError: 422, no http(s) address, or another host.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port

@@ -24,7 +24,18 @@ RECORDS, RUNS = "records.jsonl", "runs"
 
 
 def runs(config: RunConfig, folder: Path) -> Iterator[tuple[RunConfig, Path]]:
-    """The single runs and their folders, seed by seed, so that paired results come early."""
+    """The single runs of a comparison, seed by seed, so that paired results come early.
+
+    Args:
+        config: the recipe, with a `compare` section.
+        folder: folder of the comparison.
+
+    Yields:
+        The recipe of each run, and its folder.
+
+    Raises:
+        RunError: the recipe has no `compare` section.
+    """
     if config.compare is None:
         raise RunError("the recipe has no compare section", value=config.name, hint="qpeft train trains its adapter")
     names = [re.sub(r"[^a-z0-9]+", "-", arm.label.lower()).strip("-") for arm in config.compare.arms]

@@ -145,7 +145,15 @@ def _run_command(command: list[str], variables: dict[str, str]) -> int:
 
 
 def make_engine(name: str, *, gpus: float = 0.0) -> Engine:
-    """The engine of this name, "local" or "ray"; RunError for another."""
+    """The engine of this name.
+
+    Args:
+        name: "local" or "ray".
+        gpus: GPUs of each run, for Ray.
+
+    Raises:
+        RunError: another name.
+    """
     if name == "local":
         return LocalEngine()
     if name == "ray":

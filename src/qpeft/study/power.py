@@ -33,7 +33,17 @@ def power(difference: float, spread: float, n: int, alpha: float = 0.05) -> floa
 
 
 def detectable_difference(spread: float, n: int, alpha: float = 0.05, wanted: float = POWER) -> float:
-    """The smallest true difference that a paired t-test over `n` seeds finds with the wanted power; `spread` as in `power`."""
+    """The smallest true difference that a paired t-test over seeds finds with the wanted power.
+
+    Args:
+        spread: standard deviation of the paired differences.
+        n: seeds, at least 2.
+        alpha: level of the test, after any correction.
+        wanted: power, 0 to 1.
+
+    Returns:
+        The difference, in the unit of the spread.
+    """
     if spread == 0.0:
         return 0.0
     low, high = 0.0, spread

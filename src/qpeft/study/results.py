@@ -40,7 +40,13 @@ class ArmResult:
 
 
 def arm_results(plan: StudyPlan, records: StudyRecords, task: TaskSection) -> list[ArmResult]:
-    """Every arm of the plan that has a run on the task at its tuned learning rate, best mean loss first."""
+    """Every arm of the plan that has a run on the task at its tuned learning rate, best mean loss first.
+
+    Args:
+        plan: the study's plan.
+        records: what has been run.
+        task: the task.
+    """
     found = []
     for arm in plan.arms:
         rate = records.rate(plan, task, arm)

@@ -40,7 +40,15 @@ class StudyRunner:
         self.unrelated: dict[str, float] = {}  # by task, the base model's loss on unrelated text
 
     def work(self, tasks: Sequence[TaskSection], arms: Sequence[ArmSection]) -> Iterator[RunRecord]:
-        """Task by task: tune all arms, then seed by seed train all arms, so that paired results come early."""
+        """Task by task: tune all arms, then seed by seed train all arms, so that paired results come early.
+
+        Args:
+            tasks: tasks of the plan.
+            arms: arms of the plan.
+
+        Yields:
+            The record of each run.
+        """
         for task in tasks:
             prepare(task, self.plan.parts)
             rates = {arm.label: self.tune(task, arm) for arm in arms}
@@ -55,7 +63,15 @@ class StudyRunner:
         return done, len(self.plan.tasks) * len(self.plan.arms) * len(self.plan.seeds)
 
     def tune(self, task: TaskSection, arm: ArmSection) -> float | None:
-        """The learning rate that wins, found in the same way for all arms; None where every one failed."""
+        """Tune the learning rate, in the same way for all arms.
+
+        Args:
+            task: the task.
+            arm: the arm.
+
+        Returns:
+            The learning rate that wins, or None where every one failed.
+        """
         tried: set[float] = set()
 
         def loss_after(rate: float, step: int) -> float | None:

@@ -35,7 +35,12 @@ def best_rate(tuning: TuningSection, max_steps: int, loss_after: LossAfter, star
 
 
 def lowest(losses: Mapping[float, float | None], keep: int) -> list[float]:
-    """The `keep` learning rates of lowest loss, ties to the smaller; those that failed (None) only when nothing else is left."""
+    """The learning rates of lowest loss, ties to the smaller. Those that failed come last.
+
+    Args:
+        losses: validation loss by learning rate; None where it failed.
+        keep: how many to return.
+    """
     order = sorted(losses, key=lambda rate: (losses[rate] is None, losses[rate] or 0.0, rate))
     return order[:keep]
 

@@ -231,7 +231,12 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def deltas(model: Any, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Difference that each adapted layer adds to its base layer for the inputs `x`."""
+    """Difference that each adapted layer adds to its base layer for the inputs `x`.
+
+    Args:
+        model: the adapted model.
+        x: inputs by name of the layer.
+    """
     with torch.no_grad():
         return {name: layer(x[name]) - layer.base_layer(x[name]) for name, layer in layers(model).items()}
 

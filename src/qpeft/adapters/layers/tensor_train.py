@@ -116,6 +116,15 @@ def orders(cores: Shapes, summed: int, left: int, rows: int) -> tuple[tuple[floa
 
     Cores one by one or merged to two halves first, from the first on or from the last back. From the first on, the state is
     `(rows done, bond summed_k, remaining)`, from the last back `(rows remaining, summed_k bond, done)`: no axis ever moves.
+
+    Args:
+        cores: shape of each core.
+        summed: axis of the cores that is summed over.
+        left: axis of the cores that stays.
+        rows: number of rows.
+
+    Returns:
+        `(multiplications, order)` of each.
     """
     half, found = len(cores) // 2, []
     halves = (tuple(range(half)), tuple(range(half, len(cores))))

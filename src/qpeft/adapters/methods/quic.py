@@ -70,12 +70,22 @@ def orders(n: int, max_order: int) -> list[int]:
 
 
 def width(n: int, max_order: int) -> int:
-    """Outputs that the compounds of an n x n rotation change."""
+    """Outputs that the compounds of an n x n rotation change.
+
+    Args:
+        n: size of the rotation.
+        max_order: K, the largest order of a compound.
+    """
     return sum(math.comb(n, k) for k in orders(n, max_order))
 
 
 def largest_rotation(block: int, max_order: int) -> int:
-    """The largest n whose compounds fit a block of at least two outputs."""
+    """The largest n whose compounds fit a block of at least two outputs.
+
+    Args:
+        block: number of outputs.
+        max_order: K, the largest order of a compound.
+    """
     n = 2
     while width(n + 1, max_order) <= block:
         n += 1

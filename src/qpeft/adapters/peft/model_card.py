@@ -38,7 +38,12 @@ Programs without qpeft: convert the run first with `qpeft export`.
 
 
 def write(folder: str | os.PathLike[str], method: str) -> None:
-    """Write or update the section of qpeft in a folder's `README.md`, next to what PEFT and others wrote there."""
+    """Write or update the section of qpeft in a folder's `README.md`, next to what PEFT and others wrote there.
+
+    Args:
+        folder: the adapter's folder.
+        method: name of the method.
+    """
     path = Path(folder) / FILE
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     try:

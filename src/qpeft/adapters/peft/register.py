@@ -80,7 +80,12 @@ def _taking_former_names(init: Any, settings: type[AdapterConfig]) -> Any:
 
 
 def current_names(settings: Any, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of an adapter's settings with former names replaced by today's; `settings` is a config class, ours or PEFT's."""
+    """Fields of an adapter's settings with former names replaced by today's.
+
+    Args:
+        settings: a config class, ours or PEFT's.
+        fields: values by name.
+    """
     renamed = getattr(settings, "renamed", {})
     return {renamed.get(name, name): value for name, value in fields.items()}
 

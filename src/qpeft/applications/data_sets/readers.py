@@ -44,7 +44,9 @@ def read_arff(data: bytes) -> Rows:
 def read_orange(data: bytes, *, incomplete: bool = False) -> Rows:
     """Orange's `.tab`: three header lines (names, types, roles), then tab-separated rows.
 
-    Lines with an empty cell are skipped unless `incomplete`.
+    Args:
+        data: the file's bytes, UTF-8.
+        incomplete: keep lines with an empty cell, which are skipped otherwise.
     """
     lines = data.decode("utf-8").split("\n")
     names = lines[0].split("\t")

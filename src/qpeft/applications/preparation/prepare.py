@@ -207,7 +207,12 @@ def _messages(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int) -> tu
 
 
 def read_part(folder: Path, part: str) -> list[dict[str, Any]]:
-    """The rows of a prepared part, as written."""
+    """The rows of a prepared part, as written.
+
+    Args:
+        folder: folder of the prepared data.
+        part: "train", "validation" or "test".
+    """
     return [dict(row.values) for row in read_rows(folder / f"{part}.jsonl")]
 
 

@@ -16,11 +16,23 @@ if TYPE_CHECKING:
 def baselines(
     task: Task, train: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]], *, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Name -> probabilities `(test rows, task.answers)`, trained on the rows `train`; rows are those of `prepare`.
+    """Train the baselines and predict.
 
     For tables logistic regression (numbers standardised, missing ones at the median with a mark, categories one-hot) and gradient
     boosting (numbers as they are, categories as categories); for texts logistic regression on TF-IDF of words and pairs of words.
     "most frequent" answers with the shares of the training labels.
+
+    Args:
+        task: the task.
+        train: training rows, as `prepare` writes them.
+        test: rows to predict, as `prepare` writes them.
+        seed: of the models.
+
+    Returns:
+        By name the probabilities `(test rows, task.answers)`.
+
+    Raises:
+        MissingDependencyError: scikit-learn is not installed.
     """
     import numpy as np
 

@@ -128,7 +128,18 @@ def evaluate_task(
 
 
 def label_probabilities(model: Any, tokenizer: Any, task: Task, prompts: Sequence[str], **options: Any) -> Any:
-    """`(prompts, task.answers)`: how probable the model finds each answer; options of `label_log_likelihoods`."""
+    """How probable the model finds each answer to each prompt.
+
+    Args:
+        model: the language model.
+        tokenizer: its tokenizer.
+        task: the task, with its answers.
+        prompts: the user's messages.
+        **options: options of `label_log_likelihoods`.
+
+    Returns:
+        `(prompts, task.answers)`; each row sums to 1.
+    """
     scores = label_log_likelihoods(model, tokenizer, prompts, task.beginnings, goes_on=bool(task.reasons), **options)
     return probabilities(scores)
 

@@ -17,7 +17,13 @@ _SHOWN = ("accuracy", "balanced_accuracy", "f1", "auroc", "ece", "cost", "exact_
 
 
 def model_card(task: Task, record: RunRecord, found: Mapping[str, Any]) -> str:
-    """Markdown, from the task, the run's record and the result of `evaluate_task`."""
+    """Text of the card, in Markdown.
+
+    Args:
+        task: the task.
+        record: the run's record.
+        found: the result of `evaluate_task`.
+    """
     training = record.config.get("training", {})
     rows = [
         ("base model", record.model),

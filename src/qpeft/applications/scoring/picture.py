@@ -11,7 +11,18 @@ from qpeft.report.style import LIGHT, drawing, marks
 
 
 def draw(result: Mapping[str, Any], path: Path) -> Path:
-    """Write a PNG of a classification result of `evaluate_task`; raises RunError for one of another kind."""
+    """Write a PNG of a classification result.
+
+    Args:
+        result: the result of `evaluate_task`.
+        path: picture to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        RunError: the task is no classification.
+    """
     if "reliability" not in result:
         raise RunError("no probabilities to draw", value=str(result.get("task")), bound="a classification task")
     names = [name for name in result["models"] if name != "most frequent"]

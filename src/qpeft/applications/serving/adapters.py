@@ -56,6 +56,11 @@ class Adapters:
     def load(self, name: str, run: Path, *, inside: bool = True) -> None:
         """Put a finished run's adapter on the base model.
 
+        Args:
+            name: name under which it is served.
+            run: folder of the run, relative to `root` unless absolute.
+            inside: require that the folder is under `root`.
+
         Raises:
             ModelError: the name is taken or empty, or the run's base model is another.
             RunError: the folder is no finished run, or not under `root`.

@@ -174,7 +174,12 @@ class EmulatorBackend(Backend):
         return EmulatedCircuit(self, circuit, (RoutedCircuit(circuit, program.qubits, tuple(range(circuit.n_qubits))),))
 
     def probabilities(self, circuit: Circuit, params: Tensor) -> Tensor:
-        """`(batch, 2^n)` outcome probabilities for `params (batch, n_params)`, differentiable in them."""
+        """Outcome probabilities `(batch, 2^n)`, differentiable in the parameters.
+
+        Args:
+            circuit: the circuit.
+            params: `(batch, n_params)`, radians.
+        """
         return self.compile(circuit).probabilities(params)
 
     def estimate(self, programs: int, shots: int) -> float:
@@ -249,7 +254,12 @@ class EmulatedCircuit(CompiledCircuit):
 
 def probabilities_of(circuits: Sequence[EmulatedCircuit], params: Sequence[Tensor]) -> list[Tensor]:
     """`EmulatedCircuit.probabilities` of many circuits at once: components of equal structure run as one batch,
-    wherever they are placed."""
+    wherever they are placed.
+
+    Args:
+        circuits: compiled circuits.
+        params: parameters of each circuit, `(batch, n_params)`, radians.
+    """
     for circuit in circuits:
         n = circuit.circuit.n_qubits
         if n > DENSE_QUBITS:

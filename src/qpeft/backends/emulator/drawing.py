@@ -24,10 +24,14 @@ def positions(chip: Chip) -> list[tuple[float, float]]:
 
 
 def draw_chip(chip: Chip, path: str | os.PathLike[str]) -> None:
-    """Write a PNG (or what else the path's ending asks of matplotlib).
+    """Write a picture of a chip.
 
     A qubit's disc is coloured by its mean readout error, its rim by its one-qubit gate error, a coupler by its CZ error; dead
     couplers are dashed, disabled qubits grey.
+
+    Args:
+        chip: the chip.
+        path: picture to write; its ending names the format.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

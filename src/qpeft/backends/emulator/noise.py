@@ -87,7 +87,12 @@ def check_native(circuit: Circuit) -> None:
 
 
 def components(n_qubits: int, pairs: Iterable[Sequence[int]]) -> list[list[int]]:
-    """Qubits joined by pairs, directly or through others; each component sorted, components in order of their first qubit."""
+    """Qubits joined by pairs, directly or through others; each component sorted, components in order of their first qubit.
+
+    Args:
+        n_qubits: number of qubits.
+        pairs: pairs of qubits that are joined.
+    """
     root = list(range(n_qubits))
 
     def find(q: int) -> int:
@@ -172,7 +177,13 @@ class NoiseParameters:
 
     @classmethod
     def of(cls, chip: Chip, physical: Sequence[int], pairs: Sequence[tuple[int, int]]) -> NoiseParameters:
-        """The calibration of one placement: circuit qubit i on the chip's qubit `physical[i]`."""
+        """The calibration of one placement.
+
+        Args:
+            chip: the chip.
+            physical: the chip's qubit for each of the circuit's.
+            pairs: the circuit's pairs of qubits that take a CZ.
+        """
         qubits = [chip.qubits[q] for q in physical]
         t1 = np.array([q.t1_us for q in qubits], dtype=np.float64) * 1e3
         t2 = np.array([q.t2_us for q in qubits], dtype=np.float64) * 1e3
@@ -211,6 +222,11 @@ def depolarising_keep(error: FloatArray, decay_trace: FloatArray, dimension: int
     A channel on dimension d with trace `tr` in the Pauli basis (`d^2` is none) has average fidelity `F = (tr/d + 1)/(d + 1)`;
     depolarisation multiplies all of the trace but its leading 1. Without decay this is `keep = 1 - error d/(d - 1)`. Where the
     decay alone exceeds `error` there is nothing to add: 1.
+
+    Args:
+        error: average infidelity of the gate, 0 to 1.
+        decay_trace: trace of the decay during the gate, in the Pauli basis.
+        dimension: d, 2 for one qubit and 4 for two.
     """
     wanted = dimension * ((dimension + 1) * (1 - error) - 1)
     rest = np.maximum(decay_trace - 1, np.finfo(np.float64).tiny)  # zero where decay leaves nothing to keep or lose

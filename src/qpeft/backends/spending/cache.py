@@ -76,7 +76,12 @@ class ResultCache:
         return found
 
     def store(self, keys: Sequence[bytes], counts: Counts) -> None:
-        """Keep one row of `counts` for each key; a key that is there already keeps its result."""
+        """Store results. A key that is there already keeps its result.
+
+        Args:
+            keys: from `keys`.
+            counts: one row for each key.
+        """
         rows = [
             (key, np.packbits(bits, axis=1).tobytes(), weights.astype("<f8").tobytes())
             for key, (bits, weights) in zip(keys, counts, strict=True)

@@ -117,7 +117,12 @@ class Journal:
         self._write({"event": "intent", "key": key, "cost": asdict(cost), "snapshot": snapshot})
 
     def sent(self, key: str, job: str) -> None:
-        """The vendor has a job, under this id."""
+        """Record that the vendor has a job.
+
+        Args:
+            key: the job's key.
+            job: the vendor's id of it.
+        """
         self._write({"event": "sent", "key": key, "job": job})
 
     def ended(self, key: str, state: str, *, detail: str = "", result: Any = None) -> None:
@@ -132,7 +137,15 @@ class Journal:
         self._write({"event": state, "key": key, "detail": detail, "result": result})
 
     def resolve(self, key: str, job: str | None) -> None:
-        """Settle an ambiguous job: the vendor's id of it, or None if it never arrived. JobError where there is none to settle."""
+        """Record what became of an ambiguous job.
+
+        Args:
+            key: the job's key.
+            job: the vendor's id of it, or None if it never arrived.
+
+        Raises:
+            JobError: the job is not ambiguous.
+        """
         if self.state(key) != "intent":
             raise JobError(
                 "no such open intent", value=key, bound=", ".join(k for k, e in self.entries.items() if e.state == "intent")

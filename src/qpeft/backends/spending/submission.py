@@ -87,7 +87,14 @@ class VendorClient(Protocol):
     idempotent: bool = False
 
     def submit(self, payload: Any, tag: str) -> str:
-        """Send one job and return the vendor's id. `tag` is our name of it, which the vendor shows where it can.
+        """Send one job.
+
+        Args:
+            payload: what the vendor needs, fit for JSON.
+            tag: our name of the job, which the vendor shows where it can.
+
+        Returns:
+            The vendor's id of the job.
 
         Raises:
             NotSentError: it was certainly not taken. Only what is known to mean that may raise it.
@@ -185,7 +192,12 @@ class Backoff:
 
 
 def poll_job(client: VendorClient, job: str) -> JobStatus | Exception:
-    """One look at a job: its status, or the passing error that stood in the way. Errors that do not pass are raised."""
+    """One look at a job: its status, or the passing error that stood in the way. Errors that do not pass are raised.
+
+    Args:
+        client: the vendor's SDK.
+        job: the vendor's id of the job.
+    """
     try:
         return client.poll(job)
     except (KeyRefusedError, CannotAttachError):

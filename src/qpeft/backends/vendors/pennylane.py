@@ -146,7 +146,7 @@ class PennyLaneClient(VendorClient):
         self.results: dict[str, list[Any]] = {}
 
     def submit(self, payload: Any, tag: str) -> str:
-        """Run the programs and wait for their results. Returns `tag` as the job's id."""
+        """See `VendorClient.submit`: run the programs and wait for their results. The tag is the job's id."""
         rows = np.array(payload["programs"], dtype=np.float64)
         self.results[tag] = self.backend.results(self.circuits[payload["circuit"]], rows, payload["shots"], None)
         return tag

@@ -53,7 +53,7 @@ class SdkClient(VendorClient):
         return dict(self._call("chip_info", chip=chip))
 
     def submit(self, payload: Any, tag: str) -> str:
-        """`tag` travels along as the vendor's batch number, which the vendor's own pages show."""
+        """See `VendorClient.submit`. The tag is the vendor's batch number, which the vendor's own pages show."""
         sent = {name: value for name, value in payload.items() if name != "sample"}  # which is the journal's
         return str(self._call("submit", **sent, tag=tag))
 

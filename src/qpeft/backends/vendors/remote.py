@@ -103,7 +103,12 @@ def unreachable(url: str, error: Exception) -> ServiceError:
 
 
 def tls_context(ca: str | None, pinned_cert: str | None) -> Any:
-    """TLS context: verifies with the system's authorities, with those in the file `ca`, or with one pinned certificate."""
+    """TLS context that verifies the server's certificate.
+
+    Args:
+        ca: file of authorities; default the system's.
+        pinned_cert: file of the one certificate that is trusted; `ca` is ignored then.
+    """
     if pinned_cert is not None:
         context = ssl.create_default_context(cafile=pinned_cert)
         context.check_hostname = False  # the certificate itself is known, whatever name it has
@@ -221,7 +226,12 @@ class Connection:
 
 
 def sweep_body(head: Mapping[str, Any], params: FloatArray) -> bytes:
-    """A binary sweep: length of the head, head, float32 matrix."""
+    """A binary sweep: length of the head, head, float32 matrix.
+
+    Args:
+        head: fields of the request, fit for JSON.
+        params: `(rows, n_params)`, radians; sent as float32.
+    """
     text = json.dumps({**head, "rows": len(params)}).encode()
     return struct.pack("<I", len(text)) + text + np.ascontiguousarray(params, dtype="<f4").tobytes()
 
@@ -403,7 +413,17 @@ class ServiceClient(VendorClient):
 
 
 def read_lines(connection: Connection, batch: str, start: int, wait_s: float) -> tuple[list[dict[str, Any]], bool]:
-    """Results of a batch's jobs from number `start` on, waited for up to `wait_s` seconds, and whether these are the last."""
+    """Results of a batch's jobs that are there.
+
+    Args:
+        connection: to the service.
+        batch: id of the batch.
+        start: index of the first job.
+        wait_s: seconds to wait for a result.
+
+    Returns:
+        The results in order, and whether these are the last.
+    """
     query = {"cursor": start, "wait": wait_s}
     response = connection.request("GET", f"/v1/batches/{batch}/results", params=query, wait_s=wait_s)
     return [json.loads(line) for line in response.content.splitlines()], response.headers["qpeft-complete"] == "true"

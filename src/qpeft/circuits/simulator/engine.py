@@ -37,11 +37,19 @@ class Expectations(Protocol):
     def gradients(
         self, grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit, *, recording: bool = False
     ) -> list[Tensor]:
-        """Gradients of `(grad * values).sum()` for inputs `(B, n_inputs)` and angles `(n_angles,)`.
+        """Gradients of `(grad * values).sum()`.
 
         A sample whose row of `grad` is zero adds nothing, even where its inputs are not finite.
 
-        `recording` says that autograd works where this is called; inside of a registered operator it does not.
+        Args:
+            grad: `(B, n_observables)`.
+            inputs: `(B, n_inputs)`, radians.
+            angles: `(n_angles,)`, radians, of the dtype of the inputs.
+            compiled: the circuit and its observables.
+            recording: autograd works where this is called; inside of a registered operator it does not.
+
+        Returns:
+            The gradients of inputs and angles.
         """
         ...
 
@@ -60,7 +68,13 @@ class Columns(Protocol):
         ...
 
     def gradients(self, grad: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
-        """The gradient `(n_angles,)` of `(grad * values).sum()`, `grad` being `(2, 2^n, k)`."""
+        """The gradient `(n_angles,)` of `(grad * values).sum()`.
+
+        Args:
+            grad: `(2, 2^n, k)`.
+            angles: `(n_angles,)`, radians.
+            compiled: the circuit, without inputs.
+        """
         ...
 
 
@@ -80,22 +94,48 @@ class Polynomials(Protocol):
     def gradients(
         self, grad: Tensor, coefficients: Tensor, t: Tensor, shape: tuple[int, ...], *, wanted: tuple[bool, bool] = (True, True)
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of `(grad * values).sum()`, `grad` being `(K, B)`, for coefficients and variables; None where not wanted."""
+        """Gradients of `(grad * values).sum()`.
+
+        Args:
+            grad: `(K, B)`.
+            coefficients: `(*shape, K)`.
+            t: variables `(n, B)`, radians, of the dtype of the coefficients.
+            shape: n odd numbers, the basis functions of each variable.
+            wanted: whether the gradients of coefficients and variables are wanted.
+
+        Returns:
+            The gradients of coefficients and variables; None where not wanted.
+        """
         ...
 
 
 def for_expectations(compiled: SimulatedCircuit, like: Tensor) -> Expectations:
-    """The engine for the expectation values of a circuit; `like` has the device and dtype of the samples."""
+    """The engine for the expectation values of a circuit.
+
+    Args:
+        compiled: the circuit and its observables.
+        like: a tensor with the device and dtype of the samples.
+    """
     return c_expectations if _c_engine_runs(like) and c_expectations.takes(compiled) else torch_expectations
 
 
 def for_columns(compiled: SimulatedCircuit, like: Tensor) -> Columns:
-    """The engine for columns of a circuit's unitary; `like` has the device and dtype of the angles."""
+    """The engine for columns of a circuit's unitary.
+
+    Args:
+        compiled: the circuit, without inputs.
+        like: a tensor with the device and dtype of the angles.
+    """
     return c_columns if _c_engine_runs(like) and c_columns.takes(compiled) else torch_columns
 
 
 def for_polynomials(coefficients: Tensor, t: Tensor) -> Polynomials:
-    """The engine for polynomials of these coefficients and variables."""
+    """The engine for trigonometric polynomials.
+
+    Args:
+        coefficients: `(*shape, K)`.
+        t: variables `(n, B)`.
+    """
     takes = (
         not torch.compiler.is_compiling()
         and _c_engine_runs(t)

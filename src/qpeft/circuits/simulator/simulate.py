@@ -46,7 +46,7 @@ class Simulator:
         self.gradient: Gradient = gradient
 
     def compile(self, circuit: Circuit, observables: Sequence[Observable] | None = None) -> Expectations:
-        """A function of inputs and angles; see `expectations` for arguments, result and errors."""
+        """See `Executor.compile`, and `expectations` for the result's dtype and errors."""
         compiled = compile_circuit(circuit, None if observables is None else tuple(observables))
         return functools.partial(run, compiled, gradient=self.gradient)
 

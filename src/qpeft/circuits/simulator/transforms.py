@@ -14,7 +14,12 @@ _VMAP = torch._C._functorch.TransformType.Vmap
 
 
 def plain(a: Tensor, b: Tensor) -> bool:
-    """Whether these are ordinary tensors, and nothing of torch is watching the call but autograd's backward mode."""
+    """Whether these are ordinary tensors, and nothing of torch is watching the call but autograd's backward mode.
+
+    Args:
+        a: a tensor.
+        b: another tensor.
+    """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
     dense = a.layout is torch.strided and b.layout is torch.strided
@@ -61,6 +66,10 @@ def refuse(what: str) -> None:
 
 def unwrapped(name: str, tensor: Tensor) -> Tensor:
     """The tensor itself, or as a plain one if it is of a subclass that changes nothing about its numbers.
+
+    Args:
+        name: name of the argument, for the message.
+        tensor: the argument.
 
     Raises:
         CircuitError: a subclass that holds its numbers elsewhere, such as a DTensor.

@@ -37,7 +37,12 @@ class Surrogate(Protocol):
         ...
 
     def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
-        """Expectation values `(B, K)` at `inputs (B, n_inputs)`, both of one dtype; differentiable in both, once."""
+        """Expectation values `(B, K)` at any inputs, differentiable once.
+
+        Args:
+            coefficients: what `coefficients` returned.
+            inputs: `(B, n_inputs)`, radians, of the dtype of the coefficients.
+        """
         ...
 
     def error(self, values: Tensor) -> Tensor:
@@ -50,12 +55,22 @@ class Surrogate(Protocol):
 
 
 def observables_of(circuit: Circuit, observables: Sequence[Observable] | None) -> tuple[Observable, ...]:
-    """The observables asked for; default `<Z_k>` for each qubit k."""
+    """The observables asked for.
+
+    Args:
+        circuit: the circuit.
+        observables: default `<Z_k>` for each qubit k.
+    """
     return tuple(Observable.z(k) for k in range(circuit.n_qubits)) if observables is None else tuple(observables)
 
 
 def shot_variance(values: Tensor, shots: int) -> Tensor:
-    """Variance of each value `z` in -1..1 when it is the mean of `shots` outcomes +1 or -1: `(1 - z^2) / shots`."""
+    """Variance of each value `z` that is the mean of outcomes +1 or -1: `(1 - z^2) / shots`.
+
+    Args:
+        values: z, -1 to 1.
+        shots: number of outcomes.
+    """
     return (1 - values.square()).clamp_min(0) / shots
 
 

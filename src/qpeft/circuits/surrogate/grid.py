@@ -90,7 +90,7 @@ class FourierGrid:
         return grid
 
     def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
-        """The polynomials at `inputs (B, n_inputs)`: `(B, K)`, both of one dtype. Both may need gradients, of first order.
+        """See `Surrogate.evaluate`.
 
         Formula in simulator/torch_engine/polynomials.py. The backward pass saves the arguments alone.
         """

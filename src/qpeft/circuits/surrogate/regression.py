@@ -109,7 +109,11 @@ class RegressionSurrogate:
         return torch.stack(columns, 1).to(values.dtype)
 
     def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
-        """Expectation values `(B, K)` at `inputs (B, n_inputs)`; both may need gradients."""
+        """See `Surrogate.evaluate`.
+
+        Raises:
+            CircuitError: the surrogate was not fitted yet.
+        """
         if self._settings is None:
             raise CircuitError("a regression evaluated before it was fitted", hint="coefficients(values) first")
         points = torch.as_tensor(self.points_array, dtype=inputs.dtype, device=inputs.device)

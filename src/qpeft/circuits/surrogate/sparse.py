@@ -198,7 +198,7 @@ class SparseSurrogate:
         return torch.cat(parts).to(values.dtype)
 
     def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
-        """Expectation values `(B, K)` at `inputs (B, n_inputs)`; both may need gradients, of first order."""
+        """See `Surrogate.evaluate`."""
         cones = [(group.inputs, group.outputs, group.prior.grid) for group in self.groups]
         return evaluate_cones(cones, coefficients, inputs)
 

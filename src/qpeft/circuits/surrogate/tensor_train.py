@@ -127,7 +127,11 @@ class TensorTrainSurrogate:
         return torch.cat(parts).to(values.dtype)
 
     def evaluate(self, coefficients: Tensor, inputs: Tensor) -> Tensor:
-        """Expectation values `(B, K)` at `inputs (B, n_inputs)`; both may need gradients."""
+        """See `Surrogate.evaluate`.
+
+        Raises:
+            CircuitError: the surrogate was not fitted yet.
+        """
         if self.shapes is None:
             raise CircuitError("a tensor train evaluated before it was fitted", hint="coefficients(values) first")
         return evaluate_chains(self.chains, self.shapes, coefficients, inputs)

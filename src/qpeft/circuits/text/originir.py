@@ -152,7 +152,12 @@ def _in_smaller_gates(name: str, places: tuple[int, ...], t: float) -> list[Step
 
 
 def to_originir(circuit: Circuit, params: Sequence[float] = ()) -> str:
-    """The circuit with its parameters put in, every qubit k measured into bit k. Angles are written exactly (17 digits)."""
+    """OriginIR text of a circuit, every qubit k measured into bit k. Angles are written exactly (17 digits).
+
+    Args:
+        circuit: the circuit.
+        params: inputs, then angles, radians.
+    """
     lines = [f"QINIT {circuit.n_qubits}", f"CREG {circuit.n_qubits}"]
     for op in circuit.bind(params).ops:
         qubits = [f"q[{q}]" for q in op.qubits]

@@ -57,7 +57,15 @@ def write_qpy(circuit: Circuit, stream: IO[bytes]) -> None:
 
 
 def parameter_place(circuit: Circuit, parameter: Any) -> int:
-    """Which of the circuit's parameters a Parameter of `to_qiskit(circuit)` is."""
+    """Which of a circuit's parameters a Qiskit Parameter is.
+
+    Args:
+        circuit: the circuit.
+        parameter: a Parameter of `to_qiskit(circuit)`.
+
+    Returns:
+        Index among inputs and angles.
+    """
     return int(parameter.index) + (circuit.n_inputs if parameter.vector.name == ANGLES else 0)
 
 

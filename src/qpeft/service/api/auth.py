@@ -59,7 +59,15 @@ class Authenticator:
         return principal
 
     async def holder(self, key: str, request: Request) -> Principal:
-        """Who has the key; ServiceError 401, or 429 for an address that sent too many wrong ones."""
+        """Who has a key.
+
+        Args:
+            key: the key.
+            request: the request, for the client's address.
+
+        Raises:
+            ServiceError: 401, the key is not in use; 429, the address sent too many wrong ones.
+        """
         name = digest(key)
         cached = self._cached(name)
         if cached is not None:
@@ -72,7 +80,18 @@ class Authenticator:
         return principal
 
     async def session(self, cookie: str, request: Request) -> Principal | None:
-        """Whose session the cookie is; None when there is no such session. ServiceError 429 as for wrong keys."""
+        """Whose session a cookie is.
+
+        Args:
+            cookie: the cookie's value.
+            request: the request, for the client's address.
+
+        Returns:
+            None when there is no such session.
+
+        Raises:
+            ServiceError: 429, the address sent too many wrong keys or cookies.
+        """
         if not cookie:
             return None
         address = self.admit(request)
@@ -132,6 +151,14 @@ def _key(request: Request) -> str | None:
 
 
 def require(principal: Principal, scope: str) -> None:
-    """ServiceError 403 unless the key has the scope. An administrator may do everything but a worker's part."""
+    """Check that a key has a scope. An administrator may do everything but a worker's part.
+
+    Args:
+        principal: who asks.
+        scope: "submit", "read", "admin" or "worker".
+
+    Raises:
+        ServiceError: 403, the key lacks it.
+    """
     if scope not in principal.scopes and (scope == "worker" or "admin" not in principal.scopes):
         raise ServiceError("the key lacks a scope", status=403, code="scope", value=" ".join(sorted(principal.scopes)), bound=scope)

@@ -264,7 +264,14 @@ def _fidelities(chip: Chip) -> list[Observation]:
 
 
 def observations(chip: Chip, calibration: str, created_at: float, metrics: bool) -> dict[str, Any]:
-    """The chip's calibration as observations: coherence and durations of gates, or (`metrics`) fidelities."""
+    """A chip's calibration as observations.
+
+    Args:
+        chip: the chip.
+        calibration: id of the calibration.
+        created_at: when it was stored, seconds since 1970.
+        metrics: True gives fidelities; False gives coherence times and durations of gates.
+    """
     found = _fidelities(chip) if metrics else _times(chip)
     when = stamp(created_at)
     rows = [

@@ -97,7 +97,15 @@ class Context:
 
     @contextlib.contextmanager
     def waiting(self, name: str, wait_s: float | None = None) -> Iterator[Waiting]:
-        """A wait of so many seconds (default `?wait=`) for changes of `name`; ServiceError 429 when the key has too many."""
+        """A wait for changes.
+
+        Args:
+            name: what may change: the id of a job or batch, or another name of `ChangeHub`.
+            wait_s: seconds to wait at most; default the query's `wait`.
+
+        Raises:
+            ServiceError: 429, the key has too many waits.
+        """
         wait_s = self.number("wait", 0.0) if wait_s is None else wait_s
         loop = asyncio.get_running_loop()
         if wait_s <= 0:
@@ -170,7 +178,15 @@ class Context:
 
 
 def decode(decoder: msgspec.json.Decoder[T] | msgspec.msgpack.Decoder[T], body: bytes) -> T:
-    """A body as its type; ServiceError says where it is not."""
+    """Decode a request's body.
+
+    Args:
+        decoder: decoder of the body's type.
+        body: the body.
+
+    Raises:
+        ServiceError: 422, the body is of another type, and where; 400, it cannot be read.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

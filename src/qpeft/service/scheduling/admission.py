@@ -231,7 +231,12 @@ class Admission:
 
 
 def body_digest(path: str, body: bytes) -> bytes:
-    """Digest of route and body, to which an idempotency key is bound."""
+    """Digest of route and body, to which an idempotency key is bound.
+
+    Args:
+        path: path of the route.
+        body: the request's body.
+    """
     return hashlib.sha256(path.encode() + b"\0" + body).digest()
 
 

@@ -40,7 +40,15 @@ class ProgramReader:
             reader.close()
 
     def texts(self, form: str, content: bytes) -> list[str]:
-        """The programs inside a vendor's form (reader.py) as OriginIR text; ServiceError when they cannot be read."""
+        """The programs inside a vendor's form, as OriginIR text.
+
+        Args:
+            form: name of the form (workers/reader.py).
+            content: the form.
+
+        Raises:
+            ServiceError: 413, it is too long; 422, it cannot be read.
+        """
         bound = self.settings.max_program_bytes
         if len(content) > bound:
             raise ServiceError("the program is too long", status=413, code="program", value=len(content), bound=f"{bound} bytes")

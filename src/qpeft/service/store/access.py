@@ -179,6 +179,14 @@ _RUNNING = sa.select(reservations.c.owner).where(
 
 
 def reserved_for(txn: Transaction, device: str) -> str | None:
-    """The user whose reservation of the device runs now."""
+    """The user whose reservation of the device runs now.
+
+    Args:
+        txn: transaction of the writer.
+        device: name of the device.
+
+    Returns:
+        The user's id, or None.
+    """
     found: str | None = txn.connection.execute(_RUNNING, {"device": device, "now": txn.now}).scalar()
     return found

@@ -136,7 +136,12 @@ class Purge:
 
 
 def start(txn: Transaction, configured: Sequence[tuple[str, ...]]) -> list[None]:
-    """Make the counter and the configured devices; devices no longer configured stop being offered."""
+    """Make the counter and the configured devices; devices no longer configured stop being offered.
+
+    Args:
+        txn: transaction of the writer.
+        configured: names of the devices, one tuple per call.
+    """
     if txn.connection.execute(sa.select(counters.c.value).where(counters.c.name == "tick")).first() is None:
         raise ServiceError("the database was not migrated", status=0)
     for names in configured:

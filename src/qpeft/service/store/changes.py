@@ -88,7 +88,12 @@ class ChangeHub:
                 self.wake({name for name in names if name.startswith(WORK)})
 
     async def wait(self, event: asyncio.Event, timeout_s: float) -> None:
-        """Until the event, the timeout or the poll, whichever comes first."""
+        """Until the event, the timeout or the poll, whichever comes first.
+
+        Args:
+            event: from `listen`.
+            timeout_s: seconds to wait at most.
+        """
         limit = timeout_s if self.poll_s is None else min(timeout_s, self.poll_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(limit, 0.0)):

@@ -88,7 +88,12 @@ class Database:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
 
     def now(self, connection: sa.Connection, clock: Clock) -> float:
-        """Seconds since 1970 for what is written now: PostgreSQL's clock, which all API hosts share, or this process's own."""
+        """Seconds since 1970 for what is written now: PostgreSQL's clock, which all API hosts share, or this process's own.
+
+        Args:
+            connection: the writing connection.
+            clock: this process's clock.
+        """
         if self.sqlite:
             return clock.now()
         return float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())

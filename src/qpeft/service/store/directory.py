@@ -145,7 +145,12 @@ class Directory:
         )
 
     def usage(self, owner: str | None, since: str) -> Sequence[Row]:
-        """By day and device; of every user when `owner` is None."""
+        """Usage by day and device.
+
+        Args:
+            owner: id of the user; None for every user.
+            since: first day, as `YYYY-MM-DD`.
+        """
         query = sa.select(usage, owners.c.name).join(owners, owners.c.id == usage.c.owner).where(usage.c.day >= since)
         if owner is not None:
             query = query.where(usage.c.owner == owner)
@@ -212,7 +217,12 @@ class Directory:
         return bool(self._all(webhook_store.due(now).limit(1)))
 
     def audit_since(self, after: int, limit: int) -> Sequence[Row]:
-        """Lines of the audit log after number `after`, the oldest first."""
+        """Lines of the audit log, the oldest first.
+
+        Args:
+            after: lines with a larger `seq` only.
+            limit: the most lines.
+        """
         return self._all(sa.select(audit).where(audit.c.seq > after).order_by(audit.c.seq).limit(limit))
 
 

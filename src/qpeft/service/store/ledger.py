@@ -94,7 +94,15 @@ class AccountLedger:
         return {key: flow for key, flow in self._flows.items() if key[0] == device and flow.queued > 0}
 
     def enqueue(self, key: FlowKey, n: int) -> int:
-        """Count `n` more jobs in the queue; returns how many were there before."""
+        """Count more jobs in a flow's queue.
+
+        Args:
+            key: device, user and lane.
+            n: number of jobs.
+
+        Returns:
+            How many were in the queue before.
+        """
         flow = self.flow(key)
         before = flow.queued
         if before == 0:
@@ -106,7 +114,12 @@ class AccountLedger:
         return before
 
     def dequeue(self, key: FlowKey, n: int = 1) -> None:
-        """Count `n` jobs less in the queue."""
+        """Count fewer jobs in a flow's queue.
+
+        Args:
+            key: device, user and lane.
+            n: number of jobs.
+        """
         flow = self.flow(key)
         flow.queued -= n
         flow.dirty = True
@@ -123,12 +136,22 @@ class AccountLedger:
         flow.dirty = True
 
     def served(self, device: str, start_tag: float) -> None:
-        """Move the device's virtual time to the start tag of what it serves now."""
+        """Move the device's virtual time to the start tag of what it serves now.
+
+        Args:
+            device: name of the device.
+            start_tag: the start tag of the jobs, from `select`.
+        """
         self.device(device)
         self._device_vtime[device] = max(self._device_vtime[device], start_tag)
 
     def open(self, owner: str, circuits: int) -> None:
-        """Count circuits as queued or running (negative: as ended)."""
+        """Count circuits as queued or running.
+
+        Args:
+            owner: id of the user.
+            circuits: number of circuits; negative for circuits that ended.
+        """
         self._open[owner] += circuits
 
     def stored_bytes(self, owner: str) -> int:
@@ -140,11 +163,21 @@ class AccountLedger:
         return int(self.owner(owner).vendor_shots) + self._vendor[owner]
 
     def spend(self, owner: str, shots: int) -> None:
-        """Count shots as sent to a vendor, or as soon to be (negative: they were not)."""
+        """Count shots as sent to a vendor, or as soon to be.
+
+        Args:
+            owner: id of the user.
+            shots: number of shots; negative for shots that were not sent.
+        """
         self._vendor[owner] += shots
 
     def store(self, owner: str, n: int) -> None:
-        """Count `n` bytes as kept for the user (negative: as deleted)."""
+        """Count bytes as stored for a user.
+
+        Args:
+            owner: id of the user.
+            n: number of bytes; negative for deleted ones.
+        """
         self._bytes[owner] += n
 
     def use(self, owner: str, device: str, *, jobs: int, circuits: int, shots: int, device_s: float) -> None:

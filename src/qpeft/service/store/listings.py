@@ -154,7 +154,12 @@ class Listings(Queries):
         return next((row for row in self._all(query) if row.state == "succeeded"), None)
 
     def calibration_history(self, device: str, limit: int) -> list[Row]:
-        """The device's last calibrations, the newest first."""
+        """The device's last calibrations, the newest first.
+
+        Args:
+            device: name of the device.
+            limit: the most calibrations.
+        """
         query = sa.select(calibrations).where(calibrations.c.device == device)
         return list(self._all(query.order_by(calibrations.c.created_at.desc()).limit(limit)))
 

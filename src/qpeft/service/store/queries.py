@@ -27,7 +27,10 @@ _PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
 def job_view(row: Row, position: int | None = None, expected_start: float | None = None) -> dict[str, Any]:
     """A job as the API shows it.
 
-    `queue_position` is how many jobs are served before it if all users keep their share, `expected_start` when it will start then.
+    Args:
+        row: the job's row.
+        position: how many jobs are served before it if all users keep their share; None for a job that is not queued.
+        expected_start: when it will start then, seconds since 1970.
     """
     return {
         "id": row.id,
@@ -87,7 +90,15 @@ class Queries(Directory):
     """Every question of one API process: those about jobs here, all others in directory.py."""
 
     def job(self, owner: str, job: str) -> Row:
-        """A job of the user's; ServiceError 404 when there is none."""
+        """A job of a user.
+
+        Args:
+            owner: id of the user.
+            job: id of the job.
+
+        Raises:
+            ServiceError: 404, there is no such job.
+        """
         row = self._first(_JOB, {"id": job, "owner": owner})
         if row is None:
             raise ServiceError("no such job", status=404, code="not_found", value=job)
@@ -104,7 +115,15 @@ class Queries(Directory):
         return own + int(ahead)
 
     def job_view(self, owner: str, job: str) -> dict[str, Any]:
-        """A job of the user's as the API shows it; ServiceError 404 when there is none."""
+        """A job of a user as the API shows it.
+
+        Args:
+            owner: id of the user.
+            job: id of the job.
+
+        Raises:
+            ServiceError: 404, there is no such job.
+        """
         row = self.job(owner, job)
         position = self.position(row)
         return job_view(row, position, self.expected_start(row, position))

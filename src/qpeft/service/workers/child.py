@@ -57,7 +57,12 @@ _REQUEST = msgspec.msgpack.Decoder(RunRequest)
 
 
 def serve(connection: Connection, names: list[str]) -> None:
-    """Open the devices, then run requests until the connection ends."""
+    """Open the devices, then run requests until the connection ends.
+
+    Args:
+        connection: the connection to the parent.
+        names: names of the devices.
+    """
 
     def tell(reply: Reply) -> None:
         connection.send_bytes(encode(reply))

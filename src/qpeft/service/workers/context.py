@@ -77,7 +77,12 @@ class LeasedDevice(Protocol):
 
 
 def released(job: LeasedJob, reason: str = "") -> FinishedJob:
-    """Return the job unrun to the queue."""
+    """Return the job unrun to the queue.
+
+    Args:
+        job: the job.
+        reason: why, shown to its owner.
+    """
     return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason, released=True)
 
 

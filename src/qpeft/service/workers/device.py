@@ -87,7 +87,12 @@ class Device:
         return Calibration(device=self.name, id=self.backend.calibration[:64], data=data)
 
     def recalibrate(self, name: str | None, fetch: Callable[[str], bytes]) -> None:
-        """Run under the calibration of this id from now on (None: the worker's own); `fetch(id)` gives its chip file."""
+        """Run under another calibration from now on.
+
+        Args:
+            name: id of the calibration; None for the worker's own.
+            fetch: gives the chip file of an id.
+        """
         if name is None or name == self.own.calibration[:64]:
             backend = self.own
         elif name == self.backend.calibration[:64]:
@@ -122,7 +127,12 @@ class Device:
         return kept
 
     def pieces(self, jobs: Sequence[LeasedJob], one_by_one: bool = False) -> list[Piece]:
-        """Jobs as they run: those that share a chip, those of one circuit together, or (`one_by_one`) each by itself."""
+        """Jobs as they run: those that share a chip together, and those of one circuit together.
+
+        Args:
+            jobs: the jobs.
+            one_by_one: each by itself.
+        """
         if one_by_one:
             return [Piece((job,)) for job in jobs]
         if self.shared is None:
@@ -134,11 +144,21 @@ class Device:
         return together + groups(job for job in jobs if job.seq not in done)
 
     def run_piece(self, piece: Piece, programs: Mapping[str, LeasedProgram]) -> list[FinishedJob]:
-        """Outcomes of the piece's jobs; empty if the piece has to be split. Errors of a job become outcomes."""
+        """Outcomes of the piece's jobs; empty if the piece has to be split. Errors of a job become outcomes.
+
+        Args:
+            piece: jobs that run together.
+            programs: the programs by hash.
+        """
         return self._run_shared(piece, programs) if piece.shared else self._run_group(piece, programs)
 
     def places(self, piece: Piece, programs: Mapping[str, LeasedProgram]) -> list[tuple[int, list[int]]]:
-        """`(seq, qubits)`: the chip's qubits that each job of the piece is about to occupy; empty where there is no chip."""
+        """`(seq, qubits)`: the chip's qubits that each job of the piece is about to occupy; empty where there is no chip.
+
+        Args:
+            piece: jobs that run together.
+            programs: the programs by hash.
+        """
         if self.backend.chip is None:
             return []
         with contextlib.suppress(Exception):  # running it says what is wrong

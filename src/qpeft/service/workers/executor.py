@@ -179,7 +179,7 @@ class ChildDevice:
         return self.process.devices[self.name][1]
 
     def run(self, lease: LeaseAnswer, context: WorkerContext) -> Iterator[list[FinishedJob]]:
-        """Run a lease in chunks, so that what is cancelled meanwhile is left out."""
+        """See `LeasedDevice.run`: the jobs run in chunks, so that what is cancelled meanwhile is left out."""
         for start in range(0, len(lease.jobs), CHUNK):
             jobs = context.still_held(lease.jobs[start : start + CHUNK])
             if jobs and context.stopping():

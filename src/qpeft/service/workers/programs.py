@@ -35,7 +35,15 @@ class Program(NamedTuple):
 
 @functools.lru_cache(maxsize=512)
 def circuit_of(form: str, text: bytes) -> Program:
-    """The program that a stored text is. Raises CircuitError when it is none."""
+    """The program that a stored text is.
+
+    Args:
+        form: name of the form of the text, as `messages.py` has them.
+        text: the stored text.
+
+    Raises:
+        CircuitError: the text is no program.
+    """
     if form == CIRCUIT:
         return Program(Circuit.from_json(text))
     if form == MEASURED:
@@ -55,6 +63,14 @@ def circuit_of(form: str, text: bytes) -> Program:
 
 
 def to_stored(circuit: Circuit, bits: tuple[int, ...] | None) -> tuple[str, bytes]:
-    """`(format, text)` that `circuit_of` reads quickly."""
+    """The stored form of a program, which `circuit_of` reads quickly.
+
+    Args:
+        circuit: the circuit.
+        bits: the qubit of each classical bit; None for all qubits in order.
+
+    Returns:
+        `(format, text)`.
+    """
     text = circuit.to_json().encode()
     return (CIRCUIT, text) if bits is None else (MEASURED, msgspec.json.encode(Measured(msgspec.Raw(text), bits)))

@@ -25,9 +25,15 @@ class RunData:
 
 
 def load_run_data(section: DataSection, tokenizer: Any, seed: int = 0) -> RunData:
-    """Read, check, split and tokenise the rows of a recipe's data section. Raises DataError with every bad row.
+    """Read, check, split and tokenise the rows of a recipe's data section.
 
-    `seed` decides the order of streamed rows; the order of others is the trainer's.
+    Args:
+        section: the recipe's `data` section.
+        tokenizer: the base model's tokenizer.
+        seed: of the order of streamed rows; the order of others is the trainer's.
+
+    Raises:
+        DataError: with every bad row.
     """
     if section.streaming:
         return _streamed(section, tokenizer, seed)

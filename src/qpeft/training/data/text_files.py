@@ -14,8 +14,12 @@ logger = logging.getLogger(__name__)
 def read_text(path: Path, report: Report, *, legacy: bool = False) -> str:
     """The whole text, without a byte order mark.
 
-    The encoding is the report's, else UTF-16 with a byte order mark, else UTF-8. With `legacy`, what is not UTF-8 is read as
-    Windows-1252, with a warning.
+    The encoding is the report's, else UTF-16 with a byte order mark, else UTF-8.
+
+    Args:
+        path: the file.
+        report: its encoding, if it is known; collects the problems.
+        legacy: read what is not UTF-8 as Windows-1252, with a warning.
 
     Raises:
         DataError: the file is empty, or its bytes are not text in that encoding.

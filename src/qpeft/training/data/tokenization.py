@@ -80,7 +80,13 @@ def shorten(ids: list[int], labels: list[int], max_length: int) -> tuple[list[in
 def tokenize_all(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Tokenized:
     """All examples, longer ones cut as `shorten` says, with one warning that counts them.
 
-    Raises DataError if there is a row without a token to learn: its answer is empty, or `max_length` is below 2.
+    Args:
+        examples: the rows.
+        tokenizer: the base model's tokenizer.
+        max_length: the most tokens of a row.
+
+    Raises:
+        DataError: a row without a token to learn: its answer is empty, or `max_length` is below 2.
     """
     encoder = _Encoder(tokenizer)
     rows, longest, cut = [], 0, list[tuple[bool, bool]]()

@@ -27,7 +27,13 @@ class ModelSummary:
 
     @classmethod
     def of(cls, model: Any, adapter_config: Any, base: int) -> ModelSummary:
-        """Of an adapted model whose base model alone has `base` parameters."""
+        """Count the parameters of an adapted model.
+
+        Args:
+            model: the adapted model.
+            adapter_config: the adapter's PEFT config.
+            base: number of parameters of the base model alone.
+        """
         from qpeft.adapters.inspection import lora_parameters, merges
         from qpeft.adapters.quantum_layer import QuantumLayer
 

@@ -59,7 +59,12 @@ def note_failure(folder: Path, config: RunConfig, error: Exception, history: Seq
 
 
 def read_failure(folder: Path, config: RunConfig) -> RunRecord | None:
-    """The record of a run that failed in this folder, None where nothing was noted."""
+    """The record of a run that failed in this folder, None where nothing was noted.
+
+    Args:
+        folder: the run's folder.
+        config: the run's recipe.
+    """
     if not (folder / FAILURE).exists():
         return None
     noted = json.loads((folder / FAILURE).read_text(encoding="utf-8"))
@@ -114,7 +119,16 @@ def finished_config(folder: Path) -> RunConfig:
 
 
 def save_adapter(model: Any, folder: Path, state: dict[str, Any] | None = None) -> int:
-    """Write `adapter/` whole or not at all; how many numbers its file holds. `state` replaces the model's own state dict."""
+    """Write `adapter/` whole or not at all.
+
+    Args:
+        model: the adapted model.
+        folder: the run's folder.
+        state: state dict to write; default the model's own.
+
+    Returns:
+        How many numbers the adapter's file holds.
+    """
     from safetensors import safe_open
 
     with replace_folder(folder / ADAPTER) as scratch:
@@ -141,7 +155,17 @@ CONTENTS = ("checkpoints", "tensorboard", ADAPTER, RECORD, FAILURE, PROGRESS, SA
 
 
 def init_run_dir(config: RunConfig, folder: Path, overwrite: bool, contents: Sequence[str] = CONTENTS) -> None:
-    """Write the recipe into a new folder; refuse one that holds another recipe, or with `overwrite` remove its `contents`."""
+    """Write the recipe into the run's folder.
+
+    Args:
+        config: the recipe.
+        folder: the run's folder.
+        overwrite: replace a run of another recipe.
+        contents: files and folders that are removed then.
+
+    Raises:
+        RunError: the folder holds a run of another recipe, and `overwrite` is False.
+    """
     recipe = folder / RECIPE
     if recipe.exists():
         if recipe.read_text(encoding="utf-8") == config.to_yaml():

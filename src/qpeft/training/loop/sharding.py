@@ -21,7 +21,12 @@ from qpeft.training.recipe.training_section import TrainingSection
 
 
 def is_sharded(section: TrainingSection, processes: Processes) -> bool:
-    """Whether the recipe or the launcher asks for sharded parameters, and there are processes to share them out among."""
+    """Whether the recipe or the launcher asks for sharded parameters, and there are processes to share them out among.
+
+    Args:
+        section: the recipe's `training` section.
+        processes: the processes that train together.
+    """
     return processes.count > 1 and (section.distributed == "fsdp2" or processes.shard)
 
 
@@ -105,7 +110,12 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def whole_optimizer_state(optimizer: Any, sharded: bool) -> Iterator[None]:
-    """Let `optimizer.state_dict()` hold whole tensors, gathered here by every process; otherwise leave it as it is."""
+    """Let `optimizer.state_dict()` hold whole tensors, gathered here by every process.
+
+    Args:
+        optimizer: the optimizer.
+        sharded: whether parameters are sharded; False does nothing.
+    """
     if not sharded:
         yield
         return
@@ -123,7 +133,12 @@ def whole_optimizer_state(optimizer: Any, sharded: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def split_optimizer_state(optimizer: Any, sharded: bool) -> Iterator[None]:
-    """Let `optimizer.load_state_dict()` take whole tensors and give each process its part of them."""
+    """Let `optimizer.load_state_dict()` take whole tensors and give each process its part of them.
+
+    Args:
+        optimizer: the optimizer.
+        sharded: whether parameters are sharded; False does nothing.
+    """
     if not sharded:
         yield
         return

@@ -109,7 +109,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         ]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """transformers' loss, with logits for the labelled columns alone where the model can do that."""
+        """transformers' loss, with logits for the labelled columns alone where the model can do that.
+
+        Args:
+            model: the wrapped model.
+            inputs: a collated batch.
+            *args: passed on to transformers.
+            **kwargs: passed on to transformers.
+        """
         if self.compute_loss_func is not None:
             if self.section.packing:
                 inputs, following = packed(inputs, self.model)

@@ -75,7 +75,15 @@ def takes_trees(model: Any) -> bool:
 
 
 def demand_trees(model: Any, option: str = "share_prefixes") -> None:
-    """Raises ConfigError where rows of a batch cannot share a sequence, as the recipe's `option` asks."""
+    """Check that the rows of a batch can share a sequence.
+
+    Args:
+        model: the base model.
+        option: the recipe's option that asks for it, for the message.
+
+    Raises:
+        ConfigError: the model cannot do that.
+    """
     if not (keeps_logits(model) and plain_loss(model)):
         raise ConfigError(
             f"{model.config.model_type} has a loss of its own, or no logits to choose from",
@@ -93,7 +101,12 @@ def demand_trees(model: Any, option: str = "share_prefixes") -> None:
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask to add to attention scores: 0 where it is seen, else the type's least number."""
+    """A mask to add to attention scores: 0 where it is seen, else the type's least number.
+
+    Args:
+        seen: which positions each position sees.
+        dtype: type of the mask.
+    """
     import torch
 
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
@@ -102,9 +115,17 @@ def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 def narrowed(batch: dict[str, Any], model: Any, share_prefixes: bool) -> tuple[dict[str, Any], Tensor]:
     """Model inputs for logits at labelled positions only, and the target tokens of those logits.
 
-    `batch` holds `input_ids`, `attention_mask` and `labels`, `(B, T)`. Rows by themselves have a column for each place of a
-    label in some row, `(B, C)`. With `share_prefixes` they are one row, `(1, K)`, with a column for each label, where that is
-    less work: each token of the tree may see each, so that long rows are better by themselves.
+    Rows by themselves have a column for each place of a label in some row, `(B, C)`. As a tree of prefixes they are one row, `(1,
+    K)`, with a column for each label.
+
+    Args:
+        batch: `input_ids`, `attention_mask` and `labels`, `(B, T)` each.
+        model: the language model.
+        share_prefixes: make a tree of the rows where that is less work. Each token of the tree may see each, so long rows are
+            cheaper by themselves.
+
+    Returns:
+        The inputs, and the target token of each logit.
     """
     if share_prefixes:
         rows = unpadded_rows(batch)

@@ -248,6 +248,10 @@ def decided(config: RunConfig, model: Any, train_rows: Rows, eval_rows: Rows, fo
 def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
     """The whole plan, fit for JSON. The base model is built without its weights; nothing runs and nothing is sent.
 
+    Args:
+        config: the recipe.
+        section: its `backend` section.
+
     Raises:
         RunError: no adapter section, or no circuit in the adapter. BackendError: the circuit does not run there.
     """

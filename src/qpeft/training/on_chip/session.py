@@ -50,7 +50,14 @@ def journal_name(backend: str) -> str:
 
 
 def open_backend(name: str, folder: Path, *, budget: Budget | None = None, pack: bool = False) -> Backend:
-    """The backend of this name. One that is paid for gets a journal in `folder/jobs`, and enforces the budget itself."""
+    """The backend of this name. One that is paid for gets a journal in `folder/jobs`, and enforces the budget itself.
+
+    Args:
+        name: name of the backend, as `get_backend` takes it.
+        folder: the run's folder.
+        budget: what may be spent on a backend that is paid for.
+        pack: run as many circuits at once as the chip has room for.
+    """
     options: dict[str, Any] = {"pack": True} if pack else {}
     if is_paid(name):
         options |= {"journal": folder / JOBS / journal_name(name), "budget": budget}
@@ -241,7 +248,12 @@ class ChipSession(CircuitSession):
         return self.processes.on_first(lambda: bool(self.backend is not None and self.backend.simulated))
 
     def explain(self, error: BudgetError, step: int) -> BudgetError:
-        """A BudgetError with the step, what was spent over all sessions, and how to continue."""
+        """A BudgetError with the step, what was spent over all sessions, and how to continue.
+
+        Args:
+            error: what the budget said.
+            step: the last optimizer step that was done.
+        """
         return BudgetError(
             f"{error.what}: stopped after step {step}, spent {self.spent}",
             value=error.value,

@@ -46,7 +46,12 @@ class Section(BaseModel):
 
 
 def section_at(root: type[Section], path: KeyPath) -> type[Section] | None:
-    """The section class that holds the keys at `path` (list indices are passed through), or None."""
+    """The section class that holds the keys at a path, or None.
+
+    Args:
+        root: class of the whole.
+        path: key path; indices of lists are passed through.
+    """
     section: type[Section] | None = root
     for key in path:
         if section is not None and isinstance(key, str):
@@ -110,7 +115,13 @@ _PLAIN = {
 
 
 def explain(error: ValidationError, root: type[Section], prefix: KeyPath = ()) -> list[Problem]:
-    """Every problem in a ValidationError of `root`, whose content sits at `prefix` in the recipe."""
+    """Every problem in a validation error.
+
+    Args:
+        error: pydantic's error.
+        root: the section that was validated.
+        prefix: its key path in the recipe.
+    """
     problems = []
     for detail in error.errors(include_url=False):
         loc: KeyPath = tuple(detail["loc"])

@@ -155,8 +155,14 @@ def _step(parent: Any, key: str) -> str | int | None:
 def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> RecipeSource:
     """Read a file and apply overrides in order.
 
-    Raises ConfigError for a file that cannot be read as YAML at all; what can be told apart (a duplicate key, a bad override)
-    is collected in the source's `problems`.
+    Smaller problems, such as a duplicate key or a bad override, are collected in the source's `problems`.
+
+    Args:
+        path: the file.
+        overrides: `key=value` options.
+
+    Raises:
+        ConfigError: the file cannot be read as YAML.
     """
     file = str(path)
     source = _compose(_read_text(Path(path)), RecipeSource(file))
@@ -297,7 +303,15 @@ class _Converter:
 
 
 def read_settings(options: Sequence[str], root: str) -> dict[str, Any]:
-    """A mapping from `key=value` options alone, values in YAML; raises ConfigError with every problem."""
+    """A mapping from `key=value` options alone.
+
+    Args:
+        options: the options, values in YAML.
+        root: key path of the mapping in the recipe, for messages.
+
+    Raises:
+        ConfigError: with every problem.
+    """
     source = RecipeSource("--set", root=root, value={})
     for option in options:
         source.override(option)

@@ -126,7 +126,12 @@ def _row(row: Mapping[str, Any], confusion: Any) -> dict[str, Any]:
 
 
 def to_unified_quantum(chip: Chip, *, platform: str = "originq") -> dict[str, Any]:
-    """The content of a chip file for UnifiedQuantum; read back, it gives the same qubits and couplers."""
+    """The content of a chip file for UnifiedQuantum; read back, it gives the same qubits and couplers.
+
+    Args:
+        chip: the chip.
+        platform: UnifiedQuantum's name of the vendor.
+    """
 
     def fidelity(error: float | None) -> float | None:
         return None if error is None else 1 - error

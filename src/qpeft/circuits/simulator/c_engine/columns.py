@@ -100,14 +100,14 @@ def takes(compiled: SimulatedCircuit) -> bool:
 
 
 def values(angles: Tensor, compiled: SimulatedCircuit, k: int) -> Tensor:
-    """The first k columns `(2, 2^n, k)`, real and imaginary parts, from angles `(n_angles,)`; the imaginary parts are zero."""
+    """See `engine.Columns.values`. The circuits are real, so the imaginary parts are zero."""
     out = angles.new_zeros(2, 2**compiled.circuit.n_qubits, k)
     _run(angles, compiled, k, None, out[0])
     return out
 
 
 def gradients(grad: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
-    """The gradient `(n_angles,)` of `(grad * values).sum()`, `grad` being `(2, 2^n, k)`."""
+    """See `engine.Columns.gradients`."""
     out = torch.empty_like(angles, memory_format=torch.contiguous_format)
     _run(angles, compiled, grad.shape[2], dense(grad[0].to(angles.dtype)), out)
     return out

@@ -232,7 +232,11 @@ def _groups(observables: Sequence[Observable]) -> list[tuple[dict[int, str], lis
 
 
 def compile_bytecode(circuit: Circuit, observables: Sequence[Observable]) -> tuple[Bytecode, ...]:
-    """Programs whose values add up to the expectation values of `observables`.
+    """Programs whose values add up to the expectation values.
+
+    Args:
+        circuit: the circuit.
+        observables: the observables.
 
     Raises:
         UnsupportedError: too many qubits, or a gate this compiler does not know.

@@ -81,7 +81,7 @@ def _calls(compiled: SimulatedCircuit) -> tuple[_Call, ...]:
 
 
 def values(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
-    """Expectation values `(B, n_observables)` from inputs `(B, n_inputs)` and angles `(n_angles,)` of one dtype."""
+    """See `engine.Expectations.values`."""
     inputs, angles = dense(inputs), dense(angles)
     first, *others = _calls(compiled)
     total = inputs.new_empty(inputs.shape[0], first.bytecode.n_observables)
@@ -94,7 +94,7 @@ def values(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor
 
 
 def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit, *, recording: bool = False) -> list[Tensor]:
-    """Gradients `[(B, n_inputs), (n_angles,)]` of `(grad * values).sum()`; `recording` makes no difference here."""
+    """See `engine.Expectations.gradients`. `recording` makes no difference here."""
     inputs, angles = dense(inputs), dense(angles)
     grad = dense(grad if grad.dtype is inputs.dtype else grad.to(inputs.dtype))
     totals = _sums(grad, inputs, angles, compiled)

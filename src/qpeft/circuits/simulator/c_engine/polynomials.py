@@ -33,7 +33,7 @@ def takes(coefficients: Tensor) -> bool:
 
 
 def values(coefficients: Tensor, t: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Values `(K, B)` from coefficients `(*shape, K)` and variables `(n, B)` of one dtype."""
+    """See `engine.Polynomials.values`."""
     out = t.new_empty(t.shape[1], coefficients.shape[-1])
     _run(coefficients, t, shape, None, out, None)
     return out.t()
@@ -42,7 +42,7 @@ def values(coefficients: Tensor, t: Tensor, shape: tuple[int, ...]) -> Tensor:
 def gradients(
     grad: Tensor, coefficients: Tensor, t: Tensor, shape: tuple[int, ...], *, wanted: tuple[bool, bool] = (True, True)
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `(grad * values).sum()`, grad `(K, B)`, for coefficients and variables; None where not wanted."""
+    """See `engine.Polynomials.gradients`."""
     by_coefficients = torch.empty_like(coefficients, memory_format=torch.contiguous_format) if wanted[0] else None
     by_t = t.new_empty(t.shape[1], t.shape[0]) if wanted[1] else None
     _run(coefficients, t, shape, grad.to(t.dtype), by_t, by_coefficients)

@@ -230,7 +230,12 @@ class StageBuilder:
             self._place((q,), 2, 1).segments.setdefault(q, []).append(rotation)
 
     def z(self, q: int, angle: Angle | tuple[int, int]) -> Phase:
-        """RZ(angle) as a Walsh term."""
+        """RZ(angle) as a Walsh term.
+
+        Args:
+            q: the qubit.
+            angle: the rotation's angle, radians, or the leading or trailing angle of a unitary.
+        """
         return Phase(((1 << self._bit(q), -0.5),), angle)
 
     def _permutation(self, op: Op) -> npt.NDArray[np.int64]:

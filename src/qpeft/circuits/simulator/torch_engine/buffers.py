@@ -53,7 +53,12 @@ class StateBuffers:
         function(*arguments, **named)
 
     def repeat(self, name: str, steps: Callable[[], None]) -> None:
-        """The first time `steps()`; after that the same calls again, for other states in the same buffer."""
+        """Run steps, and record their calls. The next time the recorded calls run, on other states in the same buffer.
+
+        Args:
+            name: name of the record.
+            steps: runs the steps by the methods of these buffers.
+        """
         if name in self._tapes:
             calls, self._now = self._tapes[name]
             for call in calls:
@@ -116,7 +121,14 @@ class StateBuffers:
         return found
 
     def apply_block(self, matrix: Tensor, qubits: tuple[int, ...], count: int, *, adjoint: bool = False) -> None:
-        """A `(K, K)` matrix on neighbouring qubits of the first `count` states; the others are lost."""
+        """Apply a matrix to neighbouring qubits.
+
+        Args:
+            matrix: `(K, K)`.
+            qubits: neighbouring qubits, ascending.
+            count: number of states it is applied to, from the first on; the others are lost.
+            adjoint: apply the matrix's adjoint.
+        """
         flat = self._around(qubits, not matrix.is_complex(), count).flat
         source, target = flat[self._now], flat[1 - self._now]
         if source.dim() == 3:
@@ -158,12 +170,22 @@ class StateBuffers:
         self.call(total.add_, self._sum)
 
     def permute(self, index: Tensor, count: int) -> None:
-        """Permute basis states: `new[b] = old[index[b]]`."""
+        """Permute the basis states of the first states: `new[b] = old[index[b]]`.
+
+        Args:
+            index: `(D,)`.
+            count: number of states, from the first on.
+        """
         self.call(torch.index_select, self.states[:count], 1, index, out=self.spare[:count])
         self._now = 1 - self._now
 
     def multiply(self, factor: Tensor, count: int) -> None:
-        """Multiply the first `count` states by phases `(D, B)` or `(D, 1)`."""
+        """Multiply the first states by phases.
+
+        Args:
+            factor: `(D, B)` or `(D, 1)`.
+            count: number of states, from the first on.
+        """
         self.call(self.states[:count].mul_, factor)
 
     def product(self) -> Tensor:

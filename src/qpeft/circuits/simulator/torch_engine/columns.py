@@ -12,7 +12,7 @@ from qpeft.circuits.simulator.torch_engine.expectations import check_memory, wit
 
 
 def values(angles: Tensor, compiled: SimulatedCircuit, k: int) -> Tensor:
-    """The first k columns `(2, 2^n, k)`, real and imaginary parts, from angles `(n_angles,)`, float32 or float64.
+    """See `engine.Columns.values`.
 
     Plain torch calls, which every transform of autograd and torch.func follows.
 
@@ -27,7 +27,7 @@ def values(angles: Tensor, compiled: SimulatedCircuit, k: int) -> Tensor:
 
 
 def gradients(grad: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
-    """The gradient `(n_angles,)` of `(grad * values).sum()`, `grad` being `(2, 2^n, k)`."""
+    """See `engine.Columns.gradients`."""
     if not compiled.unitary.steps:  # the identity
         return torch.zeros_like(angles)
     with without_autocast(angles):

@@ -169,7 +169,15 @@ class SimulatedCircuit:
 
 
 def local_value(n_qubits: int, qubits: Sequence[int]) -> IntArray:
-    """For every basis state of the register, the value of `qubits` read as a binary number, first qubit most significant."""
+    """For every basis state of the register, the value of some qubits read as a binary number.
+
+    Args:
+        n_qubits: number of qubits of the register.
+        qubits: the qubits, the most significant first.
+
+    Returns:
+        `(2^n,)`.
+    """
     basis = np.arange(2**n_qubits)
     value = np.zeros_like(basis)
     for qubit in qubits:
@@ -178,7 +186,12 @@ def local_value(n_qubits: int, qubits: Sequence[int]) -> IntArray:
 
 
 def permutation(gates: Sequence[CompiledGate], n_qubits: int) -> IntArray:
-    """`index` such that applying the gates in order is `new[b] = old[index[b]]`."""
+    """`index` such that applying the gates in order is `new[b] = old[index[b]]`.
+
+    Args:
+        gates: gates that permute basis states.
+        n_qubits: number of qubits of the register.
+    """
     basis = np.arange(2**n_qubits)
     index = basis
     for gate in gates:

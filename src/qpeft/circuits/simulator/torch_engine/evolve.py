@@ -97,7 +97,14 @@ class PreparedEvolution:
 
 @functools.lru_cache(maxsize=512)
 def prepare(compiled: SimulatedCircuit, whole: bool, device: torch.device, dtype: torch.dtype) -> PreparedEvolution:
-    """The tensors for a circuit's evolution, or for its whole unitary, on a device and in a dtype; cached."""
+    """The tensors for a circuit's evolution; cached.
+
+    Args:
+        compiled: the circuit.
+        whole: for its whole unitary instead of its evolution from the ground state.
+        device: where the tensors are made.
+        dtype: real dtype of the tensors.
+    """
     evolution, circuit = compiled.unitary if whole else compiled.evolution, compiled.circuit
     like = torch.empty(0, device=device, dtype=dtype)
     known: dict[tuple[object, ...], int] = {}
@@ -189,7 +196,14 @@ def _views(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> Tensor
 
 
 def apply_block(matrix: Tensor, psi: Tensor, qubits: Sequence[int], n: int) -> Tensor:
-    """A `(K, K)` matrix on neighbouring qubits of states `(..., D, B)`."""
+    """Apply a matrix to neighbouring qubits.
+
+    Args:
+        matrix: `(K, K)`, real or complex.
+        psi: states `(..., D, B)`.
+        qubits: neighbouring qubits, ascending.
+        n: number of qubits of the states.
+    """
     if qubits[-1] == n - 1 and psi.shape[-1] == 1:  # amplitudes of the block are the last axis: one product from the right
         return (psi.reshape(-1, matrix.shape[0]) @ matrix.mT.to(psi.dtype)).view(psi.shape)
     x = _views(matrix, psi, qubits, n)
@@ -363,7 +377,14 @@ def _undo(prepared: PreparedEvolution, tensors: Sequence[Tensor], buffers: State
 
 
 def gather(found: Sequence[Tensor], own: Sequence[Factored], out: Sequence[Factored], buffers: StateBuffers) -> None:
-    """Add to `out` the gradients of what `factored_start` returned from what `undo` found; the buffers' states are lost."""
+    """Add up the gradients of the tensors of `factored_start`.
+
+    Args:
+        found: gradients from `undo`.
+        own: what `factored_start` returned.
+        out: sums of the gradients, of the shapes of `own`; added to.
+        buffers: overwritten.
+    """
     for grad, end, totals in zip(found, own, out, strict=True):
         parts = (grad,) if len(end) == 1 else product_state.gather(grad, end, buffers.spare[0])
         for part, total in zip(parts, totals, strict=True):
@@ -371,7 +392,15 @@ def gather(found: Sequence[Tensor], own: Sequence[Factored], out: Sequence[Facto
 
 
 def gradients(sums: Sums, tensors: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradient of each tensor from the sums of `undo`, None for those without one."""
+    """The gradient of each tensor of an evolution.
+
+    Args:
+        sums: from `undo`.
+        tensors: matrices and phases of the steps, from `prepared.builder`.
+
+    Returns:
+        One per tensor; None for those without one.
+    """
     grads: list[Tensor | None] = [None] * len(tensors)
     for (place, *_), total in sums.items():
         if total.dim() == 1:  # of lam conj(psi), for phases
@@ -411,7 +440,15 @@ def read(compiled: SimulatedCircuit, psi: Tensor, workspace: Tensor | None = Non
 
 
 def costate(compiled: SimulatedCircuit, psi: Tensor, grad: Tensor, out: Tensor, workspace: Tensor) -> None:
-    """Write `2 sum_k grad_k O_k psi`, the gradient in the state, to `out`; `grad` is `(n_observables, B)`, `workspace` scratch."""
+    """Write `2 sum_k grad_k O_k psi`, the gradient in the state, to `out`.
+
+    Args:
+        compiled: the circuit with the readouts of its observables.
+        psi: final states `(D, B)`.
+        grad: gradient of the values, `(n_observables, B)`.
+        out: `(D, B)`, overwritten.
+        workspace: memory as large as a state, overwritten.
+    """
     space = torch.view_as_real(workspace).view(-1)[: psi.numel()].view(psi.shape)
     readouts = readout_tensors(compiled, psi.device, grad.dtype)
     if len(readouts) > 1:

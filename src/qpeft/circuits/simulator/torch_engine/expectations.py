@@ -25,7 +25,7 @@ LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, co
 
 
 def values(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
-    """Expectation values `(B, n_observables)` from inputs `(B, n_inputs)` and angles `(n_angles,)` of one real dtype.
+    """See `engine.Expectations.values`.
 
     Raises:
         ResourceError: one sample's state does not fit into memory; nothing was allocated.
@@ -45,7 +45,7 @@ def values(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor
 
 
 def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit, *, recording: bool = False) -> list[Tensor]:
-    """Gradients `[(B, n_inputs), (n_angles,)]` of `(grad * values).sum()`; for `recording` see `blocks.pullback`."""
+    """See `engine.Expectations.gradients`, and `blocks.pullback` for `recording`."""
     prepared = evolve.prepare(compiled, False, inputs.device, inputs.dtype)
     columns, grad_columns = without_unused(inputs, grad).mT.contiguous(), grad.to(inputs.dtype).mT.contiguous()
     with without_autocast(inputs):
@@ -102,7 +102,9 @@ def recorded(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tens
 def without_unused(inputs: Tensor, grad: Tensor) -> Tensor:
     """Inputs with zeros for samples whose values the loss does not use, so that an infinite one spoils no gradient.
 
-    `grad (B, n_observables)` is the gradient of the values.
+    Args:
+        inputs: `(B, n_inputs)`.
+        grad: gradient of the values, `(B, n_observables)`.
     """
     return torch.where((grad != 0).any(1, keepdim=True), inputs, torch.zeros_like(inputs))
 

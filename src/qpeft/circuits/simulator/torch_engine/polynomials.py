@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 19  # of one buffer (R, K, B); a backward pass holds about th
 
 
 def values(coefficients: Tensor, t: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Values `(K, B)` from coefficients `(*shape, K)` and variables `(n, B)` of one dtype."""
+    """See `engine.Polynomials.values`."""
     matrix = _matrix(coefficients, shape)
     out = t.new_empty(coefficients.shape[-1], t.shape[1])
     for part in _chunks(t, matrix):
@@ -39,7 +39,7 @@ def gradients(
     *,
     wanted: tuple[bool, bool] = (True, True),
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of `(grad * values).sum()`, grad `(K, B)`, for coefficients and variables; None where not wanted."""
+    """See `engine.Polynomials.gradients`."""
     matrix, k, grad = _matrix(coefficients, shape), coefficients.shape[-1], grad.contiguous()
     by_matrix: Tensor | None = None
     slopes: list[Tensor] = []

@@ -59,9 +59,14 @@ def write(pair: Halves, out: Tensor) -> None:
 
 
 def gather(grad: Tensor, pair: Halves, workspace: Tensor) -> Halves:
-    """The gradients of the halves, per sample or common to all, from that of their state; writes to `workspace`, a state's size.
+    """The gradients of the halves, per sample or common to all, from the gradient of their state.
 
     Torch's convention: of `z = x y` they are `conj(y) grad` and `conj(x) grad`.
+
+    Args:
+        grad: gradient of the state, `(D, B)`.
+        pair: the halves.
+        workspace: memory as large as a state, overwritten.
     """
     left, right = pair
     each = grad.view(left.shape[0], right.shape[0], -1)

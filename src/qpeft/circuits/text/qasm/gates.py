@@ -92,7 +92,15 @@ def _defined(text: str, known: Mapping[str, GateDefinition]) -> Mapping[str, Gat
 
 
 def define(node: Any, gates: Mapping[str, GateDefinition]) -> GateDefinition:
-    """Read a `gate` definition. Names are resolved now, so a gate can only call gates defined before it: no recursion."""
+    """Read a `gate` definition. Names are resolved now, so a gate can only call gates defined before it: no recursion.
+
+    Args:
+        node: the definition in the syntax tree.
+        gates: the gates defined before it, by name.
+
+    Raises:
+        QasmError: a name used twice, or a call that cannot be resolved.
+    """
     parameters = tuple(argument.name for argument in node.arguments)
     qubits = tuple(qubit.name for qubit in node.qubits)
     if len(set(parameters + qubits)) != len(parameters + qubits):
@@ -113,7 +121,15 @@ def define(node: Any, gates: Mapping[str, GateDefinition]) -> GateDefinition:
 
 
 def find(call: Any, gates: Mapping[str, GateDefinition]) -> GateDefinition:
-    """The gate that a call names."""
+    """The gate that a call names.
+
+    Args:
+        call: the call in the syntax tree.
+        gates: the gates defined before it, by name.
+
+    Raises:
+        QasmError: there is no such gate.
+    """
     if type(call).__name__ == "QuantumPhase":
         return GPHASE
     gate = gates.get(call.name.name)

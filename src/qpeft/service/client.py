@@ -71,6 +71,7 @@ def job_body(
         name: a name of your own.
         exclusive: share the chip with nobody.
         expires_s: seconds after which a job that still waits ends; None waits for ever.
+        priority: "high", "normal" or "low": its place among your own waiting jobs.
     """
     value: Any = program.to_dict() if isinstance(program, Circuit) else program
     chosen = form or ("qasm" if isinstance(program, str) else "circuit")

@@ -175,14 +175,30 @@ class Queries(Directory):
         return bytes(found.payload)
 
     def batch(self, owner: str, batch: str) -> Row:
-        """A batch of the user's; ServiceError 404 when there is none."""
+        """A batch of a user.
+
+        Args:
+            owner: id of the user.
+            batch: id of the batch.
+
+        Raises:
+            ServiceError: 404, there is no such batch.
+        """
         row = self._first(sa.select(batches).where(batches.c.id == batch, batches.c.owner == owner))
         if row is None:
             raise ServiceError("no such batch", status=404, code="not_found", value=batch)
         return row
 
     def batch_view(self, owner: str, batch: str) -> dict[str, Any]:
-        """A batch with its jobs counted by state; `state` is "queued", "running" or, when all ended, the worst ending."""
+        """A batch with its jobs counted by state; `state` is "queued", "running" or, when all ended, the worst ending.
+
+        Args:
+            owner: id of the user.
+            batch: id of the batch.
+
+        Raises:
+            ServiceError: 404, there is no such batch.
+        """
         return self._batch_views([self.batch(owner, batch)])[0]
 
     def batch_jobs(self, batch: str) -> Sequence[Row]:

@@ -58,7 +58,7 @@ class Adapters:
 
         Args:
             name: name under which it is served.
-            run: folder of the run, relative to `root` unless absolute.
+            run: folder of the run. A relative path is below `root`, or below the working folder if `inside` is False.
             inside: require that the folder is under `root`.
 
         Raises:

@@ -70,6 +70,10 @@ def append_line(target: Path, line: str) -> None:
 
     Several processes may append to one file: each holds the lock `.NAME.lock` next to it while it writes. A last line without its
     newline was torn by a crash in mid-write and never acknowledged: it is cut off first.
+
+    Args:
+        target: the file; made if it is missing.
+        line: the line, without its newline; written as UTF-8.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(target.with_name(f".{target.name}.lock")), open(target, "ab+") as stream:

@@ -104,7 +104,18 @@ def open_run(folder: Path, adapter: str, *, calibration: str | None, calibration
 
 
 def open_adapter(folder: Path, adapter: str) -> tuple[RunConfig, Any, Any]:
-    """(recipe, adapted model, tokenizer) of a finished run, without its data. Raises as `open_run` does."""
+    """Load the adapted model of a finished run, without its data.
+
+    Args:
+        folder: the run's folder.
+        adapter: name of the adapter.
+
+    Returns:
+        The recipe, the adapted model in evaluation mode, and the tokenizer.
+
+    Raises:
+        RunError: no finished run, or no adapter of this name.
+    """
     from qpeft.adapters.peft.load import load_saved
 
     config, source = find_adapter(folder, adapter)

@@ -41,7 +41,11 @@ def write_plan(plan: StudyPlan, folder: Path) -> Path:
 
 
 def read_entry(place: Path, records: Path | None = None) -> Entry:
-    """A contribution's folder, or a plan file whose records lie in the folder `records`.
+    """Read a contribution.
+
+    Args:
+        place: the contribution's folder, or a plan file.
+        records: folder of the records of a plan file; default the plan's folder.
 
     Raises:
         ConfigError: no plan there, a plan with errors, or no records.

@@ -19,7 +19,10 @@ def spread(parts: Sequence[StudyPart], plan: StudyPlan, records: Path, engine: E
     """Run the parts. Rows are prepared here, before several processes read them.
 
     Args:
+        parts: the parts, each an arm on a task.
+        plan: the study's plan.
         records: the folder of the study's records, which all machines see.
+        engine: who runs the parts.
 
     Raises:
         RunError: a part ended without all of its runs; the others are recorded.

@@ -79,14 +79,24 @@ class Control:
 
 
 def launch(arguments: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """`qpeft ARGUMENTS` in a session of its own."""
+    """Start `qpeft ARGUMENTS` in a session of its own.
+
+    Args:
+        arguments: arguments of the command.
+        log: file for its output and errors.
+    """
     environment = {**os.environ, "COLUMNS": "140"}
     command = [sys.executable, "-m", "qpeft.cli", *arguments]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment)
 
 
 def tail(file: Path, size: int = 4000) -> str:
-    """The end of a text file; lines that were overwritten on a terminal are left out."""
+    """The end of a text file; lines that were overwritten on a terminal are left out.
+
+    Args:
+        file: the file.
+        size: the most bytes.
+    """
     with contextlib.suppress(OSError), file.open("rb") as stream:
         stream.seek(max(0, file.stat().st_size - size))
         text = stream.read().decode(errors="replace")

@@ -40,7 +40,14 @@ HEADERS = {
 
 
 def make_app(runs: Path, recipes: Path, token: str, port: int) -> Starlette:
-    """The ASGI application that shows `runs` and starts recipes of `recipes`."""
+    """The ASGI application that shows runs and starts recipes.
+
+    Args:
+        runs: folder of the runs.
+        recipes: folder of the recipes.
+        token: what a visitor must bring once.
+        port: port of the server, part of the cookie's name.
+    """
     folder = RunFolder(runs)
     studio = Studio(folder, Control(folder, recipes), ModelProcess(), token, [(one.path, one.nav) for one in ADDRESSES if one.nav])
     cookie = f"qpeft_ui_{port}"
@@ -123,7 +130,17 @@ def new_token() -> str:
 
 
 def serve(runs: Path, recipes: Path, *, port: int, open_browser: bool = False) -> None:
-    """Serve until it is interrupted; prints the address with the token."""
+    """Serve until it is interrupted; prints the address with the token.
+
+    Args:
+        runs: folder of the runs.
+        recipes: folder of the recipes.
+        port: port on loopback; 0 takes a free one.
+        open_browser: open the address in a browser.
+
+    Raises:
+        RunError: the port is taken.
+    """
     import socket
     import webbrowser
 

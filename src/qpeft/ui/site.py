@@ -76,7 +76,16 @@ class Visit:
 def shown(
     request: Request, template: str, status: int = 200, *, nav: list[tuple[str, str]] | None = None, live: str = "", **values: Any
 ) -> Response:
-    """A page, in the visitor's language and colours."""
+    """A page, in the visitor's language and colours.
+
+    Args:
+        request: the request.
+        template: name of the template.
+        status: HTTP status.
+        nav: path and title of each page in the navigation.
+        live: address that the page asks for changes; "" for none.
+        **values: values for the template.
+    """
     text = render(
         TEMPLATES, template, language=http.language_of(request), theme=http.theme_of(request), site=SITE,
         path=http.path_of(request), nav=nav or (), live=live, values=values,

@@ -181,7 +181,15 @@ Groups = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]  # for each light c
 
 
 def cone_groups(circuit: Circuit, observables: Sequence[Observable]) -> Groups:
-    """Observables by the inputs of their light cones."""
+    """Group observables by the inputs of their light cones.
+
+    Args:
+        circuit: the circuit.
+        observables: the observables.
+
+    Returns:
+        `(inputs, indices of the observables)` of each group.
+    """
     groups: dict[tuple[int, ...], list[int]] = {}
     for k, observable in enumerate(observables):
         groups.setdefault(light_cone(circuit, observable).inputs, []).append(k)
@@ -191,7 +199,16 @@ def cone_groups(circuit: Circuit, observables: Sequence[Observable]) -> Groups:
 def evaluate_kernels(
     groups: Groups, base: Sequence[float], points: Tensor, lengths: Tensor, coefficients: Tensor, inputs: Tensor
 ) -> Tensor:
-    """Values `(B, K)` at `inputs (B, n_inputs)` from the kernels' weights and means `(P + 1, K)` at `points (P, n_inputs)`."""
+    """Values `(B, K)` of fitted kernels at any inputs.
+
+    Args:
+        groups: observables by light cone, from `cone_groups`.
+        base: frequency of each input, per radian.
+        points: inputs that were run, `(P, n_inputs)`, radians.
+        lengths: `(K,)`, length of each observable's kernel.
+        coefficients: `(P + 1, K)`, weights of the points, then the means.
+        inputs: `(B, n_inputs)`, radians.
+    """
     columns: list[Tensor] = [inputs.new_empty(0)] * coefficients.shape[1]
     for cone, outputs in groups:
         likeness = _likeness(cone, base, points, inputs)

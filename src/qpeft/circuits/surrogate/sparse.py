@@ -286,7 +286,15 @@ Cone = tuple[tuple[int, ...], tuple[int, ...], FourierGrid]  # inputs of a light
 
 
 def cone_grids(circuit: Circuit, observables: Sequence[Observable]) -> list[Cone]:
-    """The light cones of the observables, in the order of a sparse surrogate's coefficients. CircuitError for too large a cone."""
+    """The light cones of the observables, in the order of a sparse surrogate's coefficients.
+
+    Args:
+        circuit: the circuit.
+        observables: the observables.
+
+    Raises:
+        CircuitError: a cone has too many coefficients.
+    """
     found = []
     for cones, outputs in _cones(circuit, observables):
         base, degrees = frequencies(cones[0].circuit)

@@ -183,13 +183,28 @@ Shapes = list[tuple[int, int, int]]  # of the cores of a chain: rank to the left
 
 
 def make_chains(circuit: Circuit, observables: Sequence[Observable] | None) -> tuple[Chain, ...]:
-    """A chain for each observable, over the inputs of its light cone. CircuitError for inputs without a base frequency."""
+    """A chain for each observable, over the inputs of its light cone.
+
+    Args:
+        circuit: the circuit.
+        observables: default `<Z_k>` for each qubit k.
+
+    Raises:
+        CircuitError: the frequencies of an input have no common base.
+    """
     cones = [light_cone(circuit, observable) for observable in observables_of(circuit, observables)]
     return tuple(Chain(k, cone.inputs, *frequencies(cone.circuit)) for k, cone in enumerate(cones))
 
 
 def evaluate_chains(chains: Sequence[Chain], shapes: Sequence[Shapes], coefficients: Tensor, inputs: Tensor) -> Tensor:
-    """Values `(B, K)` at `inputs (B, n_inputs)` from the cores of all chains, flat."""
+    """Values `(B, K)` of fitted chains at any inputs.
+
+    Args:
+        chains: one for each observable.
+        shapes: shapes of the cores of each chain.
+        coefficients: the cores of all chains, flat.
+        inputs: `(B, n_inputs)`, radians.
+    """
     columns, start = [], 0
     for chain, own in zip(chains, shapes, strict=True):
         count = sum(math.prod(shape) for shape in own)

@@ -49,7 +49,12 @@ def to_qiskit(circuit: Circuit, params: Sequence[float] | None = None) -> Any:
 
 
 def write_qpy(circuit: Circuit, stream: IO[bytes]) -> None:
-    """Write the circuit as `to_qiskit` makes it in Qiskit's file format, for `qiskit.qpy.load`."""
+    """Write the circuit as `to_qiskit` makes it in Qiskit's file format, for `qiskit.qpy.load`.
+
+    Args:
+        circuit: the circuit.
+        stream: binary stream to write to.
+    """
     made = to_qiskit(circuit)
     from qiskit import qpy
 

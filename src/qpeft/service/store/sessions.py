@@ -87,9 +87,16 @@ def log_in(txn: Transaction, logins: Sequence[Login]) -> list[None]:
 
 
 def sign_in(txn: Transaction, arguments: Sequence[SignIn]) -> list[ServiceError | None]:
-    """Keep sessions of users that a provider vouches for. Each has one key, known to nobody, that its sessions stand for.
+    """Store sessions of users that a provider vouches for. Each has one key, known to nobody, that its sessions stand for.
 
     A user is made at the first sign-in. A name that exists here already is refused, since it may be another person's.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the provider's subjects and their sessions.
+
+    Returns:
+        None for each, or the refusal.
     """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
@@ -117,7 +124,15 @@ def sign_in(txn: Transaction, arguments: Sequence[SignIn]) -> list[ServiceError 
 
 
 def link_identity(txn: Transaction, arguments: Sequence[LinkIdentity]) -> list[ServiceError | None]:
-    """Let a provider's subject sign in as a user who is here already."""
+    """Let a provider's subject sign in as a user who is here already.
+
+    Args:
+        txn: transaction of the writer.
+        arguments: the users and the provider's subjects.
+
+    Returns:
+        None for each, or the refusal.
+    """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
         owner = txn.connection.execute(sa.select(owners.c.id).where(owners.c.name == argument.user)).scalar()

@@ -28,7 +28,15 @@ def make_repository(config: RunConfig) -> str | None:
 
 
 def push(repository: str, adapter: Path) -> None:
-    """Upload the folder of a finished adapter. Raises RunError; the adapter stays where it is."""
+    """Upload the folder of a finished adapter.
+
+    Args:
+        repository: id of the repository on the hub.
+        adapter: the adapter's folder, which stays where it is.
+
+    Raises:
+        RunError: it was not uploaded.
+    """
     from huggingface_hub import HfApi
 
     try:

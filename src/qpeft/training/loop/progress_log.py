@@ -20,7 +20,12 @@ PROGRESS, PAUSE = "progress.jsonl", "pause"
 
 @contextlib.contextmanager
 def told_progress(folder: Path, first: bool) -> Iterator[None]:
-    """Tell that a run began, and its end: "ok", "paused" (asked for, or interrupted) or "failed". The first process does so."""
+    """Record that a run began, and its end: "ok", "paused" (asked for, or interrupted) or "failed".
+
+    Args:
+        folder: the run's folder.
+        first: whether this is the process that writes; the others record nothing.
+    """
     if not first:
         yield
         return
@@ -43,7 +48,13 @@ def told_progress(folder: Path, first: bool) -> Iterator[None]:
 
 
 def tell(folder: Path, event: str, **values: Any) -> None:
-    """Add a line; a full or read-only disk does not end a training run."""
+    """Add a line; a full or read-only disk does not end a training run.
+
+    Args:
+        folder: the run's folder.
+        event: name of the event.
+        **values: further fields of the line.
+    """
     line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, default=str)
     with contextlib.suppress(OSError), (folder / PROGRESS).open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")

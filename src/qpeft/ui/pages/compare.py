@@ -25,7 +25,12 @@ CHARTS = (
 
 
 def curves(visit: Visit, runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
-    """A chart for each number that a run has logged."""
+    """A chart for each number that a run has logged.
+
+    Args:
+        visit: the request.
+        runs: the runs to draw.
+    """
     found = []
     for name, title, unit in CHARTS:
         series = [Series(run.label if len(runs) == 1 else run.name, *run.series(name), key=run.name) for run in runs]

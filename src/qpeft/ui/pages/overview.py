@@ -16,7 +16,12 @@ SHOWN = 500
 
 
 def tradeoff(visit: Visit, runs: Sequence[TrainingRun]) -> Markup:
-    """Held-out loss over trainable parameters, a colour for each method; empty with fewer than two finished runs."""
+    """Held-out loss over trainable parameters, a colour for each method; empty with fewer than two finished runs.
+
+    Args:
+        visit: the request.
+        runs: the runs to draw.
+    """
     methods = sorted({run.method for run in runs})
     points = [
         Point(f"{run.label} ({run.name})", float(run.record.trainable_parameters), run.record.metrics["loss"], run.name,

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.service.store.database import Database
 from qpeft.service.store.schema import jobs, results
-from tests.service.processes import Server
 
 RY = Circuit(1, (Op("ry", (0,), Angle(0)),), 1, 1)
 SLOW = Circuit(14, tuple(Op("ry", (q,), Angle(0)) for q in range(14)) + tuple(Op("cx", (q, q + 1)) for q in range(13)), 1, 1)
@@ -27,10 +26,6 @@ def audit_database(url: str, expected: int) -> None:
         if database.sqlite:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
     database.dispose()
-
-
-def sqlite_url(server: Server) -> str:
-    return f"sqlite:///{server.data_dir / 'service.sqlite'}"
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:

@@ -38,14 +38,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert started.stop() == 0, started.output()
 
 
-@pytest.fixture
-def fresh_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Makes servers of a test's own, which it may kill."""
+STORES = ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])]
+
+
+def _made(tmp_path: Path, new_database: Callable[[], str] | None) -> Iterator[Callable[..., Server]]:
     made: list[Server] = []
 
     def make(*arguments: str, wait: bool = True, **settings: object) -> Server:
         folder = tmp_path / f"server{len(made)}"
         folder.mkdir()
+        if new_database is not None and "--database" not in arguments:
+            arguments = (*arguments, "--database", new_database())
         made.append(Server(folder, *arguments, **settings))  # type: ignore[arg-type]
         return made[-1].start(wait)
 
@@ -53,6 +56,19 @@ def fresh_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     for one in made:
         one.close()
         one.kill()
+
+
+@pytest.fixture(params=STORES)
+def fresh_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Makes servers of a test's own, which it may kill; on SQLite and, among the slow tests, on PostgreSQL."""
+    new = request.getfixturevalue("postgres_cluster").create if request.param == "postgres" else None
+    yield from _made(tmp_path, new)
+
+
+@pytest.fixture
+def sqlite_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """As `fresh_server`, for what concerns SQLite's file or names its database itself."""
+    yield from _made(tmp_path, None)
 
 
 @pytest.fixture(scope="session")

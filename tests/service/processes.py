@@ -15,6 +15,7 @@ import httpx
 
 from qpeft.service.client import Client, Retries
 
+START_S = 240  # a start takes a second, and minutes on a machine that many others use
 CLI = [sys.executable, "-c", "import sys; sys.argv[0] = 'qpeft'; from qpeft.cli import service, main; main()"]
 
 
@@ -76,7 +77,7 @@ class Server:
             "--admin-key-file", str(self.key_file), *devices, *self.arguments,
         ]  # fmt: skip
         self.process = Process(command, log, self.environment)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + START_S
         while self.port == 0:
             text = log.read_bytes()[offset:].decode()
             if "serving on" in text and "\n" in text.partition("serving on")[2]:
@@ -89,7 +90,7 @@ class Server:
         return self
 
     def ready(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + START_S
         while True:
             try:
                 if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
@@ -102,6 +103,13 @@ class Server:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy address of what the server stores in."""
+        if "--database" in self.arguments:
+            return self.arguments[self.arguments.index("--database") + 1]
+        return f"sqlite:///{self.data_dir / 'service.sqlite'}"
 
     @property
     def key(self) -> str:

@@ -119,9 +119,9 @@ def _end_listeners(service: Service) -> None:
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_idle_workers_cost_nothing_and_one_gets_the_job(fresh_server: Callable[..., Server], postgres_url: str) -> None:
+def test_idle_workers_cost_nothing_and_one_gets_the_job(sqlite_server: Callable[..., Server], postgres_url: str) -> None:
     """Two API processes, three workers: a job that is submitted to either process starts at once."""
-    server = fresh_server("--executors", "0", "--workers", "2", "--database", postgres_url)
+    server = sqlite_server("--executors", "0", "--workers", "2", "--database", postgres_url)
     key = server.new_key("workers", "worker")
     workers = [server.worker(key, f"worker{k}") for k in range(3)]
     client = server.client()

@@ -14,7 +14,7 @@ import pytest
 
 from qpeft.errors import ServiceError
 from qpeft.service.client import Client
-from tests.service.checks import RY, SHORT_LEASE, SLOW, audit_database, sqlite_url, until
+from tests.service.checks import RY, SHORT_LEASE, SLOW, audit_database, until
 from tests.service.processes import CLI, Server
 
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
@@ -72,7 +72,7 @@ def test_a_full_disk_refuses_keeps_what_it_has_and_recovers(served: Server, disk
         there = served.client()
         until(lambda: there.usage()["open_circuits"] == 0)
         assert {job["id"] for job in there.jobs(limit=1000)} == acknowledged
-        audit_database(sqlite_url(served), len(acknowledged))
+        audit_database(served.database_url, len(acknowledged))
     finally:
         worker.stop()
 

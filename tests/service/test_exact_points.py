@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from qpeft.service.client import Client, Retries
-from tests.service.checks import RY, audit_database, sqlite_url, until
+from tests.service.checks import RY, audit_database, until
 from tests.service.processes import Process, Server
 from tests.service.proxy import Proxy
 
@@ -47,7 +47,7 @@ class Place:
         done = self.client.wait(job, timeout_s=40)
         assert done["state"] == "succeeded", done
         until(lambda: self.client.usage()["open_circuits"] == 0)
-        audit_database(sqlite_url(self.server), len(self.client.jobs(limit=1000)))
+        audit_database(self.server.database_url, len(self.client.jobs(limit=1000)))
         return int(done["attempt"])
 
 

@@ -18,7 +18,7 @@ import pytest
 from qpeft.errors import ServiceError
 from qpeft.service.client import Client
 from qpeft.service.store.database import backup_sqlite
-from tests.service.checks import RY, SHORT_LEASE, SLOW, audit_database, sqlite_url, until
+from tests.service.checks import RY, SHORT_LEASE, SLOW, audit_database, until
 from tests.service.processes import Server
 
 
@@ -35,7 +35,7 @@ def test_a_worker_killed_while_it_runs_loses_nothing(fresh_server: Callable[...,
         done = client.wait_batch(batch["id"], timeout_s=60)
         assert done["states"] == {"succeeded": done["jobs"]}
         assert max(job["attempt"] for job in client.jobs()) >= 2
-        audit_database(sqlite_url(server), done["jobs"])
+        audit_database(server.database_url, done["jobs"])
     finally:
         second.stop()
 
@@ -55,7 +55,7 @@ def test_a_worker_stopped_past_its_lease_writes_nothing_late(fresh_server: Calla
         slow.signal(signal.SIGCONT)
         until(lambda: "starts anew" in (server.folder / "slow.log").read_text())
         assert list(client.results(batch["id"])) == before
-        audit_database(sqlite_url(server), done["jobs"])
+        audit_database(server.database_url, done["jobs"])
         again = client.submit(RY, device="simulator", params=[0.1], shots=5)
         assert client.wait(again["id"])["state"] == "succeeded"
     finally:
@@ -91,7 +91,7 @@ def test_the_api_killed_again_and_again(fresh_server: Callable[..., Server]) -> 
     server = fresh_server("--executors", "0", environment=SHORT_LEASE)
     worker = server.worker(server.new_key("workers", "worker"))
     try:
-        kill_while_submitting(server, sqlite_url(server))
+        kill_while_submitting(server, server.database_url)
     finally:
         worker.stop()
 
@@ -123,8 +123,8 @@ def test_a_worker_whose_key_is_revoked_ends(fresh_server: Callable[..., Server])
 
 
 @pytest.mark.slow
-def test_a_full_disk_refuses_and_recovers(fresh_server: Callable[..., Server]) -> None:
-    server = fresh_server("--executors", "0")
+def test_a_full_disk_refuses_and_recovers(sqlite_server: Callable[..., Server]) -> None:
+    server = sqlite_server("--executors", "0")
     client = server.client(total_s=0.1)
     kept = client.submit(RY, device="simulator", params=[0.1], output="expectations")["id"]
     assert server.process is not None
@@ -147,14 +147,14 @@ def test_a_full_disk_refuses_and_recovers(fresh_server: Callable[..., Server]) -
     worker = server.worker(server.new_key("workers", "worker"))
     try:
         until(lambda: server.client().usage()["open_circuits"] == 0)
-        audit_database(sqlite_url(server), acknowledged)
+        audit_database(server.database_url, acknowledged)
     finally:
         worker.stop()
 
 
 @pytest.mark.slow
-def test_a_backup_taken_under_load_restores(fresh_server: Callable[..., Server], tmp_path: Path) -> None:
-    server = fresh_server()
+def test_a_backup_taken_under_load_restores(sqlite_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = sqlite_server()
     client = server.client()
     stop = threading.Event()
     acknowledged: list[str] = []
@@ -187,12 +187,12 @@ def test_a_backup_taken_under_load_restores(fresh_server: Callable[..., Server],
 
 @pytest.mark.postgres
 def test_many_api_processes_on_postgresql_killed_and_the_database_too(
-    fresh_server: Callable[..., Server], postgres_cluster: object, postgres_url: str
+    sqlite_server: Callable[..., Server], postgres_cluster: object, postgres_url: str
 ) -> None:
     from tests.service.postgres import Cluster
 
     assert isinstance(postgres_cluster, Cluster)
-    server = fresh_server("--executors", "0", "--workers", "2", "--database", postgres_url, environment=SHORT_LEASE)
+    server = sqlite_server("--executors", "0", "--workers", "2", "--database", postgres_url, environment=SHORT_LEASE)
     worker = server.worker(server.new_key("workers", "worker"))
     try:
         kill_while_submitting(server, postgres_url, jobs_each=20, kills=1)

@@ -24,7 +24,7 @@ from qpeft.service.ids import new_id
 from qpeft.service.store import leases
 from qpeft.service.vendor import tasks as vendor_tasks
 from tests.backends.origin_cloud import FakeOriginCloud
-from tests.service.checks import audit_database, sqlite_url, until
+from tests.service.checks import audit_database, until
 from tests.service.engine import Engine
 from tests.service.processes import Process, Server
 from tests.service.proxy import Proxy
@@ -93,7 +93,7 @@ def is_right(counts: dict[str, int], angle: float) -> bool:
 def succeeded_once(place: Place, job: str, angle: float = 0.7) -> None:
     assert is_right(place.client.result(job, timeout_s=40)["counts"][0], angle)
     assert place.cloud.circuits == 1
-    audit_database(sqlite_url(place.server), 1)
+    audit_database(place.server.database_url, 1)
 
 
 def test_jobs_of_many_users_are_one_task(make_place: Callable[..., Place]) -> None:

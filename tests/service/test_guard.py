@@ -243,8 +243,8 @@ def test_where_it_listens(tmp_path: Path) -> None:
         pass
 
 
-def test_the_first_key_is_shown_once_and_its_file_is_private(fresh_server: Callable[..., Server]) -> None:
-    server = fresh_server("--executors", "0")
+def test_the_first_key_is_shown_once_and_its_file_is_private(sqlite_server: Callable[..., Server]) -> None:
+    server = sqlite_server("--executors", "0")
     assert server.key_file.stat().st_mode & 0o777 == 0o600
     assert (server.data_dir / "service.sqlite").stat().st_mode & 0o077 == 0
     first = server.key

@@ -30,9 +30,9 @@ def refusal(work: Callable[[], object]) -> ServiceError:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def place(request: pytest.FixtureRequest, fresh_server: Callable[..., Server]) -> Server:
+def place(request: pytest.FixtureRequest, sqlite_server: Callable[..., Server]) -> Server:
     database = ["--database", request.getfixturevalue("postgres_url")] if request.param == "postgres" else []
-    return fresh_server(*database, environment=HOOKS)
+    return sqlite_server(*database, environment=HOOKS)
 
 
 class Receiver:

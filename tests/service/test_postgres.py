@@ -19,10 +19,10 @@ pytestmark = pytest.mark.postgres
 
 @pytest.mark.parametrize("mode", ["immediate", pytest.param("fast", marks=pytest.mark.slow)])
 def test_postgresql_stopped_again_and_again_under_load(
-    fresh_server: Callable[..., Server], postgres_cluster: Cluster, postgres_url: str, mode: str
+    sqlite_server: Callable[..., Server], postgres_cluster: Cluster, postgres_url: str, mode: str
 ) -> None:
     """`immediate` is a crash with recovery from the log. Submissions, leases, results and events are under way each time."""
-    server = fresh_server("--executors", "0", "--workers", "2", "--database", postgres_url)
+    server = sqlite_server("--executors", "0", "--workers", "2", "--database", postgres_url)
     workers = [server.worker(server.new_key("workers", "worker"), f"worker{k}") for k in range(2)]
     clients = [server.client(total_s=90) for _ in range(3)]
     batch = clients[0].submit_sweep(SLOW, np.linspace(0, 1, 300)[:, None], device="simulator")

@@ -128,10 +128,10 @@ def test_a_replaced_certificate_is_served_without_a_restart(tmp_path: Path, cert
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=[pytest.mark.postgres, pytest.mark.slow])])
 def test_a_server_that_drains_serves_until_it_is_looked_away_from(
-    fresh_server: Callable[..., Server], processes: int, request: pytest.FixtureRequest
+    sqlite_server: Callable[..., Server], processes: int, request: pytest.FixtureRequest
 ) -> None:
     shared = ["--workers", "2", "--database", request.getfixturevalue("postgres_url")] if processes == 2 else []
-    server = fresh_server(*shared, environment={"QPEFT_SERVICE_DRAIN_S": "6"})
+    server = sqlite_server(*shared, environment={"QPEFT_SERVICE_DRAIN_S": "6"})
     client = server.client(total_s=0.1)
     assert server.process is not None
     server.process.signal(signal.SIGTERM)
@@ -141,12 +141,12 @@ def test_a_server_that_drains_serves_until_it_is_looked_away_from(
     assert server.process.popen.wait(40) == 0
 
 
-def test_it_is_ready_when_jobs_run(fresh_server: Callable[..., Server]) -> None:
-    server = fresh_server()
+def test_it_is_ready_when_jobs_run(sqlite_server: Callable[..., Server]) -> None:
+    server = sqlite_server()
     assert httpx.get(f"{server.url}/readyz", timeout=10).json()["workers"] == {"simulator": 1}
-    lonely = fresh_server("--executors", "0")
+    lonely = sqlite_server("--executors", "0")
     assert httpx.get(f"{lonely.url}/readyz", timeout=10).json()["workers"] == {"simulator": 0}
-    full = fresh_server("--executors", "0", environment={"QPEFT_SERVICE_MIN_FREE_BYTES": str(1 << 60)}, wait=False)
+    full = sqlite_server("--executors", "0", environment={"QPEFT_SERVICE_MIN_FREE_BYTES": str(1 << 60)}, wait=False)
     until(lambda: httpx.get(f"{full.url}/healthz", timeout=10).status_code == 200, 60)
     answer = httpx.get(f"{full.url}/readyz", timeout=10)
     assert (answer.status_code, answer.json()["code"]) == (503, "disk")
@@ -154,11 +154,11 @@ def test_it_is_ready_when_jobs_run(fresh_server: Callable[..., Server]) -> None:
 
 @pytest.mark.parametrize("backend", ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])])
 def test_large_results_are_stored_and_larger_ones_refused(
-    fresh_server: Callable[..., Server], backend: str, request: pytest.FixtureRequest
+    sqlite_server: Callable[..., Server], backend: str, request: pytest.FixtureRequest
 ) -> None:
     """20 qubits of probabilities are 8 MiB, more than a user's request may have; what does not fit is refused with the figure."""
     database = ["--database", request.getfixturevalue("postgres_url")] if backend == "postgres" else []
-    server = fresh_server(*database, environment={"QPEFT_SERVICE_MAX_RESULT_BYTES": str(12 << 20)})
+    server = sqlite_server(*database, environment={"QPEFT_SERVICE_MAX_RESULT_BYTES": str(12 << 20)})
     client = server.client()
     wide = Circuit(20, (Op("h", (0,)), Op("x", (19,))))
     jobs = [client.submit(wide, device="simulator", output="probabilities")["id"] for _ in range(3)]

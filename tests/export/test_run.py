@@ -14,7 +14,9 @@ import torch
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tests.kills import kill_when_there
+from transformers import AutoModelForCausalLM
 
+import qpeft
 from qpeft.adapters.registry import METHODS
 from qpeft.errors import AdapterError, DataError, MergeError, ModelError, RunError
 from qpeft.export import run as export_module
@@ -295,6 +297,22 @@ def test_one_of_several_adapters(make_run: MakeRun, tmp_path: Path) -> None:
     assert second["measured"]["exported"]["max_logit_difference"] < 2e-5
     with pytest.raises(RunError, match=r"no such adapter.*default, other"):
         export(run, tmp_path / "third", Options(adapter="third"))
+
+
+def test_an_adapter_saved_from_python_exports_too(tiny_model: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    config = qpeft.QTHAConfig(
+        r=2, hidden_size=8, bond_dim=2, qnn="none", init_weights=False, target_modules=["q_proj"], task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(base, config).eval()
+    model.save_pretrained(str(tmp_path / "saved"))
+    found = export(tmp_path / "saved", tmp_path / "lora", Options(to="lora"))
+    assert json.dumps(found)
+    lora = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path / "lora").eval()
+    ids = torch.tensor([[3, 7, 11, 2]])
+    with torch.no_grad():
+        torch.testing.assert_close(lora(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_an_existing_folder_is_kept_unless_told(make_run: MakeRun, tmp_path: Path) -> None:

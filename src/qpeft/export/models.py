@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.adapters.low_rank import LowRank
-from qpeft.adapters.saved import check_saved
+from qpeft.adapters.saved import CONFIG, check_saved
 from qpeft.errors import DataError, MergeError, RunError
 from qpeft.plugins import load_plugins
 from qpeft.training.data.examples import load_data, load_examples
@@ -22,6 +23,8 @@ from qpeft.training.model.held_out_loss import Rows
 from qpeft.training.recipe.config import RunConfig
 
 logger = logging.getLogger(__name__)
+
+NO_ROWS = "-"  # data.train of an adapter that was saved without a run
 
 
 @dataclass(frozen=True)
@@ -126,14 +129,22 @@ def open_adapter(folder: Path, adapter: str) -> tuple[RunConfig, Any, Any]:
 def find_adapter(folder: Path, adapter: str) -> tuple[RunConfig, Path]:
     """The recipe of a finished run and the folder of its adapter of this name; its methods and plug-ins are known afterwards.
 
+    A folder that `save_pretrained` wrote has no recipe: its base model is the one that its config names, and it has no rows.
+
     Raises:
-        RunError: no finished run, or no adapter of this name.
+        RunError: neither a finished run nor a saved adapter, or no adapter of this name.
+        AdapterError: a damaged file.
     """
     import qpeft.adapters.peft  # noqa: F401  (makes the methods known)
 
+    if not (folder / RECIPE).exists() and (folder / CONFIG).exists():
+        check_saved(folder)
+        return _recipe_of_saved(folder), folder
     source = folder / ADAPTER if adapter == "default" else folder / ADAPTER / adapter
     if not (folder / RECIPE).exists() or not (folder / ADAPTER).exists():
-        raise RunError("not a finished run", value=str(folder), bound=f"a folder with {RECIPE} and {ADAPTER}/")
+        raise RunError(
+            "not a finished run", value=str(folder), bound=f"a folder with {RECIPE} and {ADAPTER}/, or of save_pretrained"
+        )
     if not (source / "adapter_config.json").exists():
         found = sorted(path.parent.name for path in (folder / ADAPTER).glob("*/adapter_config.json"))
         default = ["default"] if (folder / ADAPTER / "adapter_config.json").exists() else []
@@ -144,9 +155,24 @@ def find_adapter(folder: Path, adapter: str) -> tuple[RunConfig, Path]:
     return config, source
 
 
+def _recipe_of_saved(folder: Path) -> RunConfig:
+    """A recipe that loads the base model of a saved adapter. RunError where its config names none."""
+    saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    base = saved.get("base_model_name_or_path")
+    if not base:
+        raise RunError("the adapter's config names no base model", value=str(folder / CONFIG), hint="base_model_name_or_path in it")
+    model = {"model_name_or_path": str(base), "revision": saved.get("revision")}
+    return RunConfig.from_resolved(
+        {"name": folder.name, "model": model, "adapter": {"peft_type": saved["peft_type"]}, "data": {"train": NO_ROWS}}
+    )
+
+
 def _rows(config: RunConfig, tokenizer: Any, calibration: str | None, limit: int) -> tuple[Rows, Rows]:
     """(rows to fit on, rows to measure on), tokenised."""
     section = config.data
+    if section.train == NO_ROWS:
+        fit = load_examples(calibration)[:limit] if calibration else []
+        return tokenize_all(fit, tokenizer, section.max_length).rows if fit else [], []
     try:
         fit, held_out = load_data(section)
     except DataError as error:

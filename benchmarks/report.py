@@ -154,6 +154,15 @@ def _short(machine: Record) -> str:
     return f"{cpu}, {'AVX-512' if 'avx512f' in machine['instructions'] else 'AVX2'}"
 
 
+def _swept(machines: Sequence[Sequence[Record]]) -> list[Record]:
+    """Of each sweep the records of the processor that has most of it."""
+    found: list[Record] = []
+    for name in ("qubits", "layers", "tokens", "modules"):
+        own = [[r for r in records if r["table"] == name] for _, *records in machines]
+        found += max(own, key=lambda rows: sum(len(r["timings"]) for r in rows), default=[])
+    return found
+
+
 def write(machines: Sequence[Sequence[Record]], page: Path) -> None:
     """Write the page and its plots. `machines` holds the records of each processor, its machine record first."""
     lines = [
@@ -188,8 +197,6 @@ def write(machines: Sequence[Sequence[Record]], page: Path) -> None:
         for table, title in (("peers", "### Batches of samples"), ("large", "### One sample of a large circuit")):
             if any(r["table"] == table for r in rows):
                 lines += [title, "", *_peer_tables(rows, table)]
-    sweeps = ("qubits", "layers", "tokens", "modules")
-    swept = max(machines, key=lambda found: sum(len(r["timings"]) for r in found[1:] if r["table"] in sweeps))
-    lines += ["## Growth", "", f"{_short(swept[0])}.", "", *_sweeps(swept[1:], page)]
+    lines += ["## Growth", "", *_sweeps(_swept(machines), page)]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(lines).rstrip() + "\n")

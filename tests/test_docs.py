@@ -20,10 +20,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -36,8 +34,8 @@ from typer.testing import CliRunner
 from qpeft.adapters.base import AdapterConfig
 from qpeft.adapters.registry import METHODS
 from qpeft.cli import app, reference
+from tests.docs_blocks import ROOT, Block, blocks
 
-ROOT = Path(__file__).parent.parent
 TOP = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 PAGES = [*(ROOT / name for name in TOP if (ROOT / name).exists()), *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [path for path in PAGES if not {"_build", "project"} & set(path.parts)]  # what the site is made of or from
@@ -48,31 +46,6 @@ ENTRY_POINTS = {
     f"qpeft.{kind}" for kind in ("methods", "circuits", "backends", "chips", "datasets", "routes", "pages")
 }  # groups, not modules
 page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: `marked` is what stands above it, `run` or `not run: WHY`."""
-
-    line: int
-    language: str
-    text: str
-    marked: str
-
-    @property
-    def not_run(self) -> bool:
-        return self.marked.startswith("not run: ")
-
-
-def blocks(page: Path, *languages: str) -> list[Block]:
-    """The fenced blocks of a page in these languages."""
-    text = page.read_text(encoding="utf-8")
-    fence = r"^ *(?:<!-- (?P<mark>run|not run: [^\n]+?) -->\n *)?```(?P<language>\w*)\n(?P<text>.*?)^ *```$"
-    found = [
-        Block(text.count("\n", 0, m.start()) + 1, m["language"], textwrap.dedent(m["text"]), m["mark"] or "")
-        for m in re.finditer(fence, text, re.MULTILINE | re.DOTALL)
-    ]
-    return [block for block in found if block.language in languages]
 
 
 def lines(block: Block) -> list[str]:

@@ -197,6 +197,12 @@ def write(machines: Sequence[Sequence[Record]], page: Path) -> None:
         for table, title in (("peers", "### Batches of samples"), ("large", "### One sample of a large circuit")):
             if any(r["table"] == table for r in rows):
                 lines += [title, "", *_peer_tables(rows, table)]
-    lines += ["## Growth", "", *_sweeps(_swept(machines), page)]
+    lines += [
+        "## Growth",
+        "",
+        "Each plot has the processor on which most programs were measured.",
+        "",
+        *_sweeps(_swept(machines), page),
+    ]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(lines).rstrip() + "\n")

@@ -87,9 +87,9 @@ def test_a_run_is_judged_beside_base_and_baselines(run: Path, clinic: Path) -> N
 def test_predictions_and_refusals(run: Path, clinic: Path, tmp_path: Path) -> None:
     rows = read_part(clinic, "test")
     given = [{"id": str(i), **row["values"]} for i, row in enumerate(rows[:6])]
-    given += [{**given[0], "id": "old", "visit_age": "140"}, {**given[0], "id": "odd", "smoker": "pipe", "visit_age": ""}]
+    given += [{**given[0], "id": "odd", "smoker": "cigar"}, {**given[0], "id": "odd", "smoker": "pipe", "visit_age": ""}]
     source, target = write_csv(tmp_path / "in.csv", given), tmp_path / "out.csv"
-    assert predict(run, source, target) == {"rows": 8, "refused": 2}
+    assert predict(run, source, target) == {"rows": 8, "warned": 0, "refused": 2}
     with target.open(newline="") as stream:
         out = list(csv.DictReader(stream))
     assert [row["id"] for row in out] == [row["id"] for row in given]
@@ -100,7 +100,7 @@ def test_predictions_and_refusals(run: Path, clinic: Path, tmp_path: Path) -> No
     np.testing.assert_allclose([float(row["probability"]) for row in out[:6]], p.max(1), atol=1e-4)
     assert all(row["refused"] == "" for row in out[:6])
     assert out[6]["label"] == out[6]["probability"] == ""
-    assert "140, outside" in out[6]["refused"]
+    assert "'cigar'" in out[6]["refused"]
     assert "'pipe'" in out[7]["refused"]
     assert "visit_age is missing" in out[7]["refused"]
     with pytest.raises(DataError, match="exists"):
@@ -112,5 +112,5 @@ def test_predictions_and_refusals(run: Path, clinic: Path, tmp_path: Path) -> No
 
 
 def test_rows_that_are_all_refused_need_no_model(run: Path, tmp_path: Path) -> None:
-    source = write_csv(tmp_path / "in.csv", [{"visit_age": "-1", "smoker": "y", "Glucose": "100"}])
-    assert predict(run, source, tmp_path / "out.csv") == {"rows": 1, "refused": 1}
+    source = write_csv(tmp_path / "in.csv", [{"visit_age": "30", "smoker": "no", "Glucose": "100"}])
+    assert predict(run, source, tmp_path / "out.csv") == {"rows": 1, "warned": 0, "refused": 1}

@@ -164,11 +164,11 @@ def test_a_column_that_numbers_the_rows_is_pointed_out(tmp_path: Path, caplog: p
     rows = [f"{100 + i},c{i % 3},{1.5 * i},a word{i},{'yn'[i % 2]}" for i in range(40)]
     file.write_text("\n".join(["id,kind,weight,note,ill", *rows]))
     prepare(own_data(file, "ill"), tmp_path / "out")
-    assert [record.getMessage() for record in caplog.records] == [
-        "table: id has another value in each row; if it is an identifier: --drop id"
+    assert [record.getMessage() for record in caplog.records if "positive class" not in record.getMessage()] == [
+        "table, column id: another value in each row; if it is an identifier: --drop id"
     ]
     caplog.clear()
-    prepare(own_data(file, "ill", drop=("id",)), tmp_path / "other")
+    prepare(own_data(file, "ill", positive="y", drop=("id",)), tmp_path / "other")
     assert not caplog.records
 
 
@@ -192,7 +192,7 @@ def test_texts_that_are_the_same_as_far_as_they_are_read_stay_together(tmp_path:
     same = "word " * 200  # longer than what a prompt holds
     rows = [{"text": f"{same} ending {i}", "label": "ab"[i % 2]} for i in range(20)]
     rows += [{"text": f"number {i} of its kind", "label": "ab"[i % 2]} for i in range(40)]
-    made = prepare(own_data(write_csv(tmp_path / "a.csv", rows), "label"), tmp_path / "out")
+    made = prepare(own_data(write_csv(tmp_path / "a.csv", rows), "label", max_text=600), tmp_path / "out")
     held = [part for part in PARTS for row in read_part(made.folder, part) if "word word" in row["messages"][0]["content"]]
     assert len(held) == 2  # one a label
     assert len(set(held)) == 1

@@ -1,121 +1,194 @@
-"""Predictions for a table: a label and its probability for each row, or a refusal with its reason."""
+"""Predictions for a table: a label and its probabilities for each row, or the reason why there is none."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qpeft.applications.columns import read_table
 from qpeft.applications.scoring.evaluate_task import MAX_REASON, find_task, greedy_answers, label_probabilities
+from qpeft.applications.table import Table, read_table
 from qpeft.applications.task import BECAUSE, Task
 from qpeft.errors import DataError, RunError
 from qpeft.evaluation.generate import user_turn
 from qpeft.training.loop.loaded_run import load_run
 from qpeft.training.loop.run_dir import read_record
 
-COLUMNS = ("label", "probability", "reasons", "refused")
+if TYPE_CHECKING:
+    import numpy as np
+
 CHUNK = 200  # rows answered, written and counted at once
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """How probabilities become a label: the likeliest one, or with `threshold` the positive class from that probability on, or
+    with `cost[true][predicted]` the label of least expected cost.
+    """
+
+    threshold: float | None = None
+    cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def check(self, task: Task) -> None:
+        """Raises RunError for a threshold without a positive class, and for a cost that lacks a pair of answers."""
+        if self.threshold is not None and self.cost:
+            raise RunError("a threshold and costs decide twice", hint="one of them")
+        if self.threshold is not None and not task.positive:
+            raise RunError("a threshold needs a positive class", value=", ".join(task.answers), hint="--cost for several classes")
+        if self.cost and (unknown := {*self.cost, *(a for row in self.cost.values() for a in row)} - {*task.answers}):
+            raise RunError("no such answer", value=", ".join(sorted(unknown)), bound=", ".join(task.answers))
+
+    def label(self, task: Task, p: np.ndarray) -> int:
+        """The index of the answer for the probabilities `p`."""
+        import numpy as np
+
+        if self.threshold is not None:
+            positive = task.answers.index(task.positive)
+            return positive if p[positive] >= self.threshold else 1 - positive
+        if self.cost:
+            matrix = [[self.cost.get(true, {}).get(said, float(true != said)) for said in task.answers] for true in task.answers]
+            return int((p @ np.array(matrix)).argmin())
+        return int(p.argmax())
+
+
 def predict(
-    run: Path, source: Path, target: Path, *, batch_size: int = 8, overwrite: bool = False, progress: bool = False
+    run: Path,
+    source: Path,
+    target: Path,
+    *,
+    decision: Decision | None = None,
+    encoding: str | None = None,
+    batch_size: int = 8,
+    overwrite: bool = False,
+    progress: bool = False,
 ) -> dict[str, int]:
-    """Answer each row of a table. The output has the columns of the input, then label, its probability, its reasons where the task
-    has them, and why the row was refused (then the others are empty). Columns of the input that have one of these names are not
-    taken over.
+    """Answer each row of a table into a CSV file.
+
+    The output has the columns of the input as written, then `label`, `probability` (of the label), `probability_ANSWER` for each
+    answer, `reasons` where the task has them, `warnings` (a number outside the range of the training rows, a text cut) and
+    `refused` (why the model was not asked: a category that no training row had, a missing value). Where the input has a column
+    of one of these names, the added one is called `predicted_NAME`.
 
     Rows are written as they are answered, to a file next to the target that becomes the target in the end: killed, the same call
     goes on after the last whole chunk of rows.
 
     Args:
-        run: folder of the finished run.
-        source: the table: CSV, or another format of a data file.
-        target: CSV file to write.
-        batch_size: rows in a batch.
-        overwrite: replace the output if it exists.
+        run: a finished run on a classification task.
+        source: CSV, TSV, Excel, JSON, JSON Lines or Parquet, with the columns of the task.
+        target: the CSV file to write; never the input.
+        decision: default the likeliest label.
+        encoding: of the input; default found out.
+        batch_size: rows per forward pass.
+        overwrite: replace the target.
         progress: show a bar.
 
     Returns:
-        The number of `rows`, and how many of them were `refused`.
+        Counts of rows: "rows", "warned", "refused".
 
     Raises:
-        RunError: the run's task has no labels.
-        DataError: the input lacks a column of the task, or the output exists (unless `overwrite`).
+        RunError: the task has no labels, or the decision does not fit it.
+        DataError: the input lacks a column of the task, or the output exists.
     """
     from tqdm.auto import tqdm
 
     task, _ = find_task(run)
+    decision = decision or Decision()
     if task.kind != "classification":
         raise RunError("the run's task has no labels to predict", value=task.kind, hint="qpeft chat, or qpeft serve-model")
+    decision.check(task)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise DataError("the output is the input", file=str(target), hint="another --output")
     if target.exists() and not overwrite:
         raise DataError("the file exists", file=str(target), hint="another --output, or --overwrite")
-    rows = read_table(source)
-    if lacking := [f.name for f in task.fields if f.name not in rows[0]]:
+    table = read_table(source, encoding=encoding, notations={f.name: f.notation for f in task.fields})
+    if lacking := [f.name for f in task.fields if f.name not in table.columns]:
         raise DataError("columns are missing", file=str(source), field=", ".join(lacking), expected="every column of the task")
-    added = [name for name in COLUMNS if name != "reasons" or task.reasons]
-    kept = [column for column in rows[0] if column not in added]
-    part = target.with_name(f"{target.name}.{read_record(run).id[:12]}.part")
-    done = _answered(part, rows, kept, added)
-    model = _Model(run, task, batch_size)
-    with part.open("w", newline="", encoding="utf-8") as stream, tqdm(total=len(rows), unit="row", disable=not progress) as bar:
-        writer = csv.DictWriter(stream, [*kept, *added], restval="", extrasaction="ignore", lineterminator="\n")
+    added = _added(task, table.columns)
+    key = json.dumps([read_record(run).id, decision.threshold, decision.cost], sort_keys=True)
+    part = target.with_name(f"{target.name}.{hashlib.sha256(key.encode()).hexdigest()[:12]}.part")
+    done = _answered(part, table, added)
+    model = _Model(run, task, decision, batch_size)
+    with (
+        part.open("w", newline="", encoding="utf-8") as stream,
+        tqdm(total=len(table.rows), unit="row", disable=not progress) as bar,
+    ):
+        writer = csv.DictWriter(stream, [*table.columns, *added.values()], restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(done)
         bar.update(len(done))
-        for start in range(len(done), len(rows), CHUNK):
-            chunk = model.answer(rows[start : start + CHUNK])
+        for start in range(len(done), len(table.rows), CHUNK):
+            answers = model.answer(table.rows[start : start + CHUNK])
+            chunk = [
+                written | {added[name]: value for name, value in answer.items()}
+                for written, answer in zip(table.written[start : start + CHUNK], answers, strict=True)
+            ]
             writer.writerows(chunk)
             stream.flush()
             done += chunk
             bar.update(len(chunk))
     os.replace(part, target)
-    return {"rows": len(rows), "refused": sum(bool(row["refused"]) for row in done)}
+    counts = {
+        name: sum(bool(row.get(added[column])) for row in done) for name, column in (("warned", "warnings"), ("refused", "refused"))
+    }
+    return {"rows": len(table.rows), **counts}
 
 
-def _answered(part: Path, rows: Sequence[Mapping[str, str]], kept: Sequence[str], added: Sequence[str]) -> list[dict[str, str]]:
+def _added(task: Task, columns: Sequence[str]) -> dict[str, str]:
+    """What is added to a row -> its column in the output."""
+    names = ["label", "probability", *(f"probability_{answer}" for answer in task.answers)]
+    names += [*(["reasons"] if task.reasons else []), "warnings", "refused"]
+    return {name: f"predicted_{name}" if name in columns else name for name in names}
+
+
+def _answered(part: Path, table: Table, added: Mapping[str, str]) -> list[dict[str, str]]:
     """The rows that a killed call left, as far as they are those of the input; of a last chunk cut short nothing."""
     if not part.exists():
         return []
     with part.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         found = list(reader)
-    if reader.fieldnames != [*kept, *added]:
+    if reader.fieldnames != [*table.columns, *added.values()]:
         return []
     whole = found[: len(found) // CHUNK * CHUNK]
-    same = all(old[column] == row[column] for old, row in zip(whole, rows, strict=False) for column in kept)
+    same = all(old[column] == row[column] for old, row in zip(whole, table.written, strict=False) for column in table.columns)
     return whole if same else []
 
 
 class _Model:
     """The run's model, loaded when the first row needs it."""
 
-    def __init__(self, run: Path, task: Task, batch_size: int) -> None:
-        self.run, self.task, self.batch_size = run, task, batch_size
+    def __init__(self, run: Path, task: Task, decision: Decision, batch_size: int) -> None:
+        self.run, self.task, self.decision, self.batch_size = run, task, decision, batch_size
         self.loaded: tuple[Any, Any, Any] | None = None
 
     def answer(self, rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-        """Each row with what is added to it."""
-        told = [{**row, "refused": "; ".join(self.task.refusals(row))} for row in rows]
-        asked = [row for row in told if not row["refused"]]
+        """What is added to each row."""
+        task = self.task
+        told = [{"refused": "; ".join(task.refusals(row)), "warnings": "; ".join(task.warnings(row))} for row in rows]
+        asked = [(row, added) for row, added in zip(rows, told, strict=True) if not added["refused"]]
         if not asked:
             return told
         self.loaded = self.loaded or load_run(self.run)
         config, model, tokenizer = self.loaded
-        prompts, system = [self.task.prompt(row) for row in asked], config.data.system
-        likely = label_probabilities(model, tokenizer, self.task, prompts, system=system, batch_size=self.batch_size)
-        for row, p in zip(asked, likely, strict=True):
-            row |= {"label": self.task.answers[int(p.argmax())], "probability": f"{p.max():.6f}"}
-        if self.task.reasons:
+        prompts, system = [task.prompt(row) for row, _ in asked], config.data.system
+        likely = label_probabilities(model, tokenizer, task, prompts, system=system, batch_size=self.batch_size)
+        for (_, added), p in zip(asked, likely, strict=True):
+            chosen = self.decision.label(task, p)
+            added |= {"label": task.answers[chosen], "probability": f"{p[chosen]:.6f}"}
+            added |= {f"probability_{answer}": f"{value:.6f}" for answer, value in zip(task.answers, p, strict=True)}
+        if task.reasons:
             talks = [user_turn(prompt, system) for prompt in prompts]
             texts = greedy_answers(model, tokenizer, talks, max_new_tokens=MAX_REASON, batch_size=self.batch_size)
-            for row, text in zip(asked, texts, strict=True):
-                row["reasons"] = self._reasons(text, row["label"])
+            for (_, added), text in zip(asked, texts, strict=True):
+                added["reasons"] = self._reasons(text, added["label"])
         return told
 
     def _reasons(self, text: str, label: str) -> str:
-        """The reasons in words, if the text is of the right form and its label the likeliest one; else nothing."""
+        """The reasons in words, if the text is of the right form and its label is the one predicted; else nothing."""
         read = self.task.parse(text)
         return text.partition(BECAUSE)[2].strip() if read is not None and read[0] == label else ""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qpeft.applications.columns import Field, number
+from qpeft.applications.columns import Field
 
 
 def data_frame(fields: Sequence[Field], rows: Sequence[Mapping[str, str]]) -> Any:
-    """A pandas data frame of columns: numbers as float, NaN where one is missing, and text.
+    """A pandas data frame of columns: numbers as float (days as ordinals), NaN where one is missing, and text.
 
     Args:
         fields: the columns.
@@ -19,8 +19,8 @@ def data_frame(fields: Sequence[Field], rows: Sequence[Mapping[str, str]]) -> An
 
     frame = pandas.DataFrame([{f.name: row[f.name] for f in fields} for row in rows])
     for f in fields:
-        if f.kind == "number":
-            frame[f.name] = [number(row[f.name]) for row in rows]
+        if f.kind in ("number", "date"):
+            frame[f.name] = [f.value(row[f.name]) for row in rows]
             frame[f.name] = frame[f.name].astype(float)
     return frame
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.applications.columns import Field, number
+from qpeft.applications.notation import Notation
 from qpeft.errors import DataError
 
 FILE = "task.json"
@@ -78,8 +79,12 @@ class Task:
     limits: tuple[str, ...] = ()
 
     def refusals(self, row: Mapping[str, str]) -> list[str]:
-        """Every reason why the row is out of the schema."""
+        """Every reason why the model cannot be asked about the row."""
         return [reason for f in self.fields if (reason := f.refusal(row.get(f.name))) is not None]
+
+    def warnings(self, row: Mapping[str, str]) -> list[str]:
+        """Every reason why the answer about the row may be worse than measured."""
+        return [reason for f in self.fields if (reason := f.warning(row.get(f.name))) is not None]
 
     def sentence(self, row: Mapping[str, str]) -> str:
         """The row as one sentence; the text itself where the row is one text."""
@@ -134,7 +139,7 @@ class Task:
         """Raises DataError naming the file."""
         try:
             given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            given["fields"] = tuple(Field(**f) for f in given.get("fields", ()))
+            given["fields"] = tuple(_field(f) for f in given.get("fields", ()))
             given["groups"] = tuple(Group(**g) for g in given.get("groups", ()))
             given["limits"] = tuple(given.get("limits", ()))
             return cls(**given)
@@ -142,3 +147,8 @@ class Task:
             raise DataError("no such file", file=str(path), hint="qpeft data prepare writes it next to the rows") from error
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"not a task: {error}", file=str(path), expected="what qpeft data prepare writes") from error
+
+
+def _field(given: dict[str, Any]) -> Field:
+    notation = given.get("notation")
+    return Field(**{**given, "notation": Notation(**notation) if notation is not None else None})

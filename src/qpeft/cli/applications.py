@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,23 +73,59 @@ def print_task_evaluation(found: dict[str, Any], run: Path) -> None:
 
 
 @app.command(
-    rich_help_panel=HelpPanel.APPLICATIONS, epilog=examples("qpeft predict runs/credit --input new.csv --output answers.csv")
+    rich_help_panel=HelpPanel.APPLICATIONS,
+    epilog=examples(
+        "qpeft predict runs/credit --input new.csv --output answers.csv",
+        "qpeft predict runs/credit --input new.xlsx --output answers.csv --cost bad:good=5 --cost good:bad=1",
+    ),
 )
 def predict(
     run: Run,
-    input: Annotated[Path, typer.Option(help="Rows to answer: CSV, TSV, JSON, JSON Lines or Parquet, with the task's columns.")],
-    output: Annotated[Path, typer.Option(help="CSV to write: the input, the label, its probability, or why the row is refused.")],
+    input: Annotated[Path, typer.Option(help="Rows to label: CSV, TSV, Excel, JSON, JSON Lines or Parquet.")],
+    output: Annotated[Path, typer.Option(help="CSV to write: the input's columns, label, probabilities, warnings, refusals.")],
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Say the positive class from this probability on; default the likelier.")
+    ] = None,
+    cost: Annotated[
+        list[str] | None,
+        typer.Option(help="Say the label of least expected cost; `task` takes the costs of the task.", metavar="TRUE:SAID=X"),
+    ] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of a text file, such as gb18030; default found out.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 8,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output; the input is never replaced.")] = False,
 ) -> None:
     """Label the rows of a table.
 
-    A row with a value that no training row had is refused, with the reason.
+    A number outside the range of the training rows is answered, with a warning. A category that no training row had is refused,
+    with the reason.
     """
+    from qpeft.applications.predict import Decision
     from qpeft.applications.predict import predict as answer
+    from qpeft.applications.scoring.evaluate_task import find_task
 
-    counts = answer(run, input, output, batch_size=batch_size, overwrite=overwrite, progress=True)
-    print(f"{output}: {counts['rows']:,} rows, {counts['refused']:,} refused")
+    costs = find_task(run)[0].cost if cost == ["task"] else _costs(cost or ())
+    decision = Decision(threshold=threshold, cost=costs)
+    counts = answer(
+        run, input, output, decision=decision, encoding=encoding, batch_size=batch_size, overwrite=overwrite, progress=True
+    )
+    print(f"{output}: {counts['rows']:,} rows, {counts['warned']:,} with a warning, {counts['refused']:,} refused")
+
+
+def _costs(given: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`bad:good=5` -> {"bad": {"good": 5.0}}."""
+    from qpeft.errors import RunError
+
+    costs: dict[str, dict[str, float]] = {}
+    for text in given:
+        pair, _, value = text.rpartition("=")
+        true, colon, said = pair.partition(":")
+        try:
+            costs.setdefault(true.strip(), {})[said.strip()] = float(value)
+        except ValueError:
+            colon = ""
+        if not colon:
+            raise RunError("not a cost", value=text, bound="TRUE:SAID=X, such as bad:good=5 (a bad loan called good costs 5)")
+    return costs
 
 
 @app.command(

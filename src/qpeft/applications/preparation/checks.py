@@ -24,7 +24,12 @@ def findings(rows: Rows, columns: Sequence[str], label: str) -> list[str]:
 
 
 def lost_texts(rows: Rows, fields: Sequence[Field]) -> list[str]:
-    """Which texts are cut, and how many."""
+    """Which columns have texts that are cut, and how many; one sentence per column.
+
+    Args:
+        rows: text of each column, by name.
+        fields: the columns.
+    """
     found = []
     for f in fields:
         longer = [length for row in rows if f.kind == "text" and 0 < f.max_text < (length := len(row[f.name]))]

@@ -31,7 +31,14 @@ LORA = "{peft_type: LORA, r: 8, lora_alpha: 16, target_modules: [q_proj, v_proj]
 
 
 def recipe(task: Task, folder: Path, model: str, counts: Mapping[str, int]) -> str:
-    """YAML that `qpeft train` and `qpeft compare` take, for the rows in `folder`, next to which it will stand."""
+    """A recipe for prepared rows, as YAML that `qpeft train` and `qpeft compare` take. It belongs into the folder of the rows.
+
+    Args:
+        task: the task.
+        folder: folder of the prepared rows.
+        model: the base model: a hub id, a local folder, or `package:NAME`.
+        counts: number of rows of each part.
+    """
     lengths, how = _lengths(folder, model)
     longest = lengths[-1]
     wanted = min(longest, LONGEST, lengths[math.ceil(0.99 * len(lengths)) - 1] if longest > 1024 else longest)

@@ -169,6 +169,7 @@ def test_the_chip_shows_who_occupies_it_now(server: Server, scene: tuple[str, di
     client.cancel(job["id"])
     assert mine.locator(".chip-map .cross").count() > 2
     mine.click(".chips >> text=T1")
+    mine.wait_for_url("**show=t1**")
     assert re.search(r"\d µs", mine.locator(".legend").first.inner_text())
 
 
@@ -191,12 +192,16 @@ def test_language_and_colours_are_chosen(server: Server, open_page: Open) -> Non
     page = open_page(server.url).log_in(server.key)
     page.goto("/jobs?q=GHZ")
     page.click("text=中文")
+    page.wait_for_selector("html[lang=zh-Hans]")
     assert page.locator("h1").inner_text() == "任务"
     assert page.url.endswith("/jobs?q=GHZ")
     page.click("text=深色")
+    page.wait_for_selector("html[data-theme=dark]")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 17, 23)"
     page.click("text=English")
+    page.wait_for_selector("html[lang=en]")
     page.click("text=Light")
+    page.wait_for_selector("html[data-theme=light]")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(244, 246, 248)"
 
 
@@ -205,10 +210,14 @@ def test_lists_work_by_filter_search_and_page(server: Server, scene: tuple[str, 
     page.goto("/jobs")
     page.fill("input[name=q]", "Bell pair")
     page.press("input[name=q]", "Enter")
+    page.wait_for_url("**/jobs?*q=Bell*")
     assert page.locator("tbody tr").count() == 6
     page.click(".chips >> text=cancelled")
+    page.wait_for_url("**state=cancelled**")
     assert "changed my mind" not in page.locator("main").inner_text()
     page.click("nav >> text=Batches")
+    page.wait_for_url("**/batches")
     page.click("tbody a")
+    page.wait_for_url("**/batches/*")
     assert page.locator("h1").inner_text() == "GHZ of three sizes"
     assert page.locator("tbody tr").count() == 3

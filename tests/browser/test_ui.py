@@ -44,6 +44,7 @@ def test_a_run_is_started_watched_paused_and_resumed(ui: str, tmp_path: Path, op
     page.goto(ui)
     assert "token" not in page.url
     page.click("nav >> text=Start a run")
+    page.wait_for_url("**/start")
     assert serious(page) == []
     page.select_option("select[name=recipe]", "long.yaml")
     page.fill("input[name=folder]", "first/try")
@@ -77,6 +78,7 @@ def test_circuits_samples_and_chat_of_a_finished_run(ui: str, tmp_path: Path, op
     page.check("input[value=seed0]")
     page.check("input[value=seed1]")
     page.click("text=Compare the chosen runs")
+    page.wait_for_url("**/compare?*")
     assert page.locator(".chart").count() == 5
     assert "training.seed" not in page.content()
     page.hover(".chart circle[data-of=seed1] >> nth=-1")

@@ -30,6 +30,8 @@ NEEDS = {
     "applications": "import qpeft.applications.scoring.evaluate_task, openpyxl",
     "serve": "import qpeft.applications.serving.server",
     "quantization": "import bitsandbytes",
+    "reporters": "import wandb, trackio",
+    "ui": "import qpeft.ui.server",
     "demo": "import datasets, matplotlib, gguf",
 }
 # extras that are checked elsewhere, or need what this script does not install

@@ -30,7 +30,6 @@ NEEDS = {
     "applications": "import qpeft.applications.scoring.evaluate_task, openpyxl",
     "serve": "import qpeft.applications.serving.server",
     "quantization": "import bitsandbytes",
-    "reporters": "import wandb, trackio",
     "ui": "import qpeft.ui.server",
     "demo": "import datasets, matplotlib, gguf",
 }

@@ -81,13 +81,13 @@ def test_people_of_the_provider_sign_in(fresh_server: Callable[..., Server], iss
     page = browser.get(f"{server.url}/")
     assert page.status_code == 200
     assert "ada@example.org" in page.text
-    assert browser.get(f"{server.url}/keys").status_code == 403
+    assert browser.get(f"{server.url}/admin/keys").status_code == 403
     assert {user["user"] for user in admin.users()} >= {"ada@example.org"}
     sign_in(server, "4711")
     keys = admin.keys()
     assert [key["user"] for key in keys].count("ada@example.org") == 1
     boss, _ = sign_in(server, "1")
-    assert boss.get(f"{server.url}/keys").status_code == 200
+    assert boss.get(f"{server.url}/admin/keys").status_code == 200
     assert sign_in(server, "2")[1].status_code == 403
     server.new_key("grace@example.org")
     assert sign_in(server, "3")[1].json()["code"] == "name"

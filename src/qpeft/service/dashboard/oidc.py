@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from qpeft.errors import MissingDependencyError, ServiceError
 from qpeft.service.api.auth import Authenticator
@@ -27,7 +27,7 @@ PATH: Final = "/login/oidc"
 FLOW_S: Final = 600
 
 
-def mounted(service: Service, auth: Authenticator, cookie_name: str, life_s: int) -> list[Mount]:
+def mounted(service: Service, auth: Authenticator, cookie_name: str, life_s: int) -> list[Route]:
     """The two routes, none when no provider is set.
 
     Args:
@@ -78,8 +78,10 @@ def mounted(service: Service, auth: Authenticator, cookie_name: str, life_s: int
         same_site="lax",
         https_only=secure,
     )
-    routes = [Route("/callback", callback, methods=["GET"]), Route("/", start, methods=["GET"]), Route("", start, methods=["GET"])]
-    return [Mount(PATH, routes=routes, middleware=[flow])]
+    return [
+        Route(PATH, start, methods=["GET"], middleware=[flow]),
+        Route(f"{PATH}/callback", callback, methods=["GET"], middleware=[flow]),
+    ]
 
 
 def _client(settings: Settings) -> Any:

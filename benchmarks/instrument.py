@@ -2,8 +2,9 @@
 
 A small language model whose activations hold two numbers, and a task whose labels a circuit of two qubits makes from them.
 
-* Positive control: an adapter with this circuit, against the same adapter with each classical control in the circuit's place, and
-  LoRA. The verdict must find it ahead of all of them.
+* Positive control: the circuit without its CNOT, whose outputs are cosines of the scaled inputs, against LoRA and an MLP of equal
+  size. The verdict must find it ahead.
+* The circuit itself, against the same and its unentangled control.
 * Negative control: the circuit's outputs dealt to other rows of the batch (`qnn: shuffled`). The verdict must not find it ahead.
 
 The labels come from a circuit, so they favour one: this tests the instrument and says nothing about language. Records go to
@@ -122,7 +123,11 @@ def plans(folder: Path) -> dict[str, StudyPlan]:
         "alpha": 16,
         "target_modules": ["v_proj"],
     }
-    subjects = [Subject("circuit", adapter), Subject("shuffled circuit", {**adapter, "qnn": "shuffled"})]
+    subjects = [
+        Subject("rotations alone", {**adapter, "qnn": "product"}),
+        Subject("circuit", adapter),
+        Subject("shuffled circuit", {**adapter, "qnn": "shuffled"}),
+    ]
     return {s.name: verdict_plan(s, protocol(folder)).model_copy(update={"name": "instrument"}) for s in subjects}
 
 

@@ -200,9 +200,7 @@ def webhooks_delete(webhook: Annotated[str, typer.Argument(help="Its id.")], url
         client.delete_webhook(webhook)
 
 
-@service_app.command(
-    "audit", epilog=examples("qpeft service audit > audit.ndjson", "qpeft service audit --after 4711 >> audit.ndjson")
-)
+@service_app.command("audit", epilog=examples("qpeft service audit", "qpeft service audit --after 4711"))
 def audit(
     after: Annotated[int, typer.Option(min=0, help="Only entries after this number (`seq`).")] = 0,
     url: Url = None,

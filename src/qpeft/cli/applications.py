@@ -14,6 +14,7 @@ from qpeft.cli.common import AsJson, HelpPanel, Run, app, examples, print_table
 
 @app.command(
     name="evaluate-task",
+    hidden=True,
     rich_help_panel=HelpPanel.APPLICATIONS,
     epilog=examples("qpeft evaluate-task runs/credit", "qpeft evaluate-task runs/credit --limit 200 --picture credit.png"),
 )

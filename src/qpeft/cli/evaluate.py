@@ -153,6 +153,7 @@ def _harness(folders: list[Path], tasks: str, limit: int | None) -> None:
 
 @app.command(
     name="lm-eval",
+    hidden=True,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     rich_help_panel=HelpPanel.TRAIN,
     epilog=examples("qpeft lm-eval runs/chip --tasks arc_easy --limit 100"),

@@ -49,7 +49,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Convert an adapter to LoRA, merged weights, GGUF, plain PyTorch or circuits.
+    """Convert an adapter: LoRA, merged, GGUF, PyTorch, circuits.
 
     `torch` writes each module's tensors and a short file that applies them without qpeft; `torch-model` a model folder with remote
     code; `surrogate` an adapter whose circuit values were measured once. Prints what the conversion loses on held-out rows. A

@@ -25,7 +25,7 @@ TORCH = "TORCH_DEVICE_BACKEND_AUTOLOAD"
     add_help_option=True,
 )
 def execute(context: typer.Context) -> None:
-    """Run a command of another program that uses PEFT, such as a Trainer script.
+    """Run another program, whose PEFT then knows our methods.
 
     Sets QPEFT_AUTOLOAD=1 and replaces itself with the command. Each Python process that imports torch then knows qpeft's methods,
     as after `import qpeft`. The program has to run in the Python environment that qpeft is installed in.

@@ -17,7 +17,7 @@ def ui(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8643,
     browser: Annotated[bool, typer.Option("--browser", help="Open a browser.")] = False,
 ) -> None:
-    """Show training runs in a browser, live while they train, on this machine alone.
+    """Show training runs in a browser, live while they train.
 
     Prints the address with a token, which is needed to open it. From another machine: ssh -L 8643:127.0.0.1:8643 HOST.
     """

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qpeft.web.svg import Markup, element, picture
+from qpeft.web.svg import Markup, element, escape, picture
 
 WIDTH, HEIGHT = 460.0, 230.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 10.0, 34.0
@@ -141,7 +141,17 @@ def lines(
     x_text: Callable[[float], str] = short,
     y_text: Callable[[float], str] = short,
 ) -> Markup:
-    """A line for each series, in the order of the palette; empty Markup without a point."""
+    """A line for each series, in the order of the palette; empty Markup without a point.
+
+    Args:
+        series: the lines.
+        label: what a screen reader says of the picture.
+        x_label: name of the x axis, with its unit.
+        y_label: name of the y axis, with its unit.
+        zero: whether the y axis starts at zero.
+        x_text: how a number of the x axis is written.
+        y_text: how a number of the y axis is written.
+    """
     axes = _axes(series, zero)
     if axes is None:
         return Markup("")
@@ -165,7 +175,14 @@ def lines(
 
 
 def stacked_days(days: Sequence[float], series: Sequence[Series], *, label: str, y_label: str) -> Markup:
-    """Bars of one day each, the series on top of each other; empty Markup when nothing is above zero."""
+    """Bars of one day each, the series on top of each other; empty Markup when nothing is above zero.
+
+    Args:
+        days: midnight of each day, seconds since 1970.
+        series: one value a day each.
+        label: what a screen reader says of the picture.
+        y_label: name of the y axis, with its unit.
+    """
     totals = [sum(one.y[d] or 0.0 for one in series) for d in range(len(days))]
     if not any(totals):
         return Markup("")
@@ -200,7 +217,14 @@ class Point:
 
 
 def pareto(points: Sequence[Point], *, label: str, x_label: str, y_label: str) -> Markup:
-    """Points over a logarithmic x axis, lower and further left is better; a dashed line joins those that nothing beats in both."""
+    """Points over a logarithmic x axis, lower and further left is better; a dashed line joins those that nothing beats in both.
+
+    Args:
+        points: the marks; those with x of zero or less, or without a finite y, are left out.
+        label: what a screen reader says of the picture.
+        x_label: name of the x axis, with its unit.
+        y_label: name of the y axis, with its unit.
+    """
     good = [point for point in points if point.x > 0 and math.isfinite(point.y)]
     axes = _axes([Series("", [p.x for p in good], [p.y for p in good])], False, log_x=True)
     if axes is None:
@@ -224,7 +248,14 @@ def pareto(points: Sequence[Point], *, label: str, x_label: str, y_label: str) -
 
 
 def outcome_bars(rows: Sequence[tuple[str, float, float | None]], *, label: str, ideal_name: str, seen_name: str) -> Markup:
-    """Relative frequencies as bars, the ideal probability as an outline on each. `rows` are (outcome, seen, ideal or None)."""
+    """Relative frequencies as bars, the ideal probability as an outline on each.
+
+    Args:
+        rows: `(outcome, relative frequency, ideal probability or None)`.
+        label: what a screen reader says of the picture.
+        ideal_name: name of the ideal probability.
+        seen_name: name of the relative frequency.
+    """
     if not rows:
         return Markup("")
     height = HEIGHT if len(rows) <= 16 else HEIGHT + 20
@@ -264,9 +295,15 @@ def outcome_bars(rows: Sequence[tuple[str, float, float | None]], *, label: str,
 
 
 def bar(share: float, colour: int = 0, label: str = "") -> Markup:
-    """One horizontal bar from 0 to 1, for a table's cell."""
+    """One horizontal bar for a table's cell.
+
+    Args:
+        share: its length, 0 to 1; others are cut off.
+        colour: number of its colour in the palette.
+        label: what a screen reader says of it; default the share in percent.
+    """
     filled = max(0.0, min(share, 1.0)) * 100
     rect = element("rect", class_=f"f{colour % 8}", width=filled, height=12, rx=2)
     return Markup(
-        f'<svg viewBox="0 0 100 12" preserveAspectRatio="none" role="img" aria-label="{label or f"{share:.0%}"}">{rect}</svg>'
+        f'<svg viewBox="0 0 100 12" preserveAspectRatio="none" role="img" aria-label="{escape(label or f"{share:.0%}")}">{rect}</svg>'
     )

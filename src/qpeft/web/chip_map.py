@@ -85,7 +85,14 @@ def places(qubits: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
 
 
 def chip_map(data: Mapping[str, Any], column: str, occupants: Sequence[Occupant], label: str) -> ChipMap | None:
-    """The map of a calibration (a chip file's JSON); None where it has no qubits."""
+    """The map of a calibration; None where it has no qubits.
+
+    Args:
+        data: the chip file's JSON.
+        column: which value colours the qubits, a key of `QUBIT_COLUMNS`.
+        occupants: circuits that run on it now.
+        label: what a screen reader says of the picture.
+    """
     qubits, couplers = data.get("qubits") or [], data.get("couplers") or []
     if not qubits:
         return None

@@ -20,7 +20,12 @@ LANGUAGE, THEME = "qpeft_language", "qpeft_theme"
 
 
 def page(text: str, status: int = 200) -> Response:
-    """A page, with the policy that allows only this server's scripts and styles."""
+    """A page, with the policy that allows only this server's scripts and styles.
+
+    Args:
+        text: the page's HTML.
+        status: HTTP status.
+    """
     return Response(text, status, {"content-security-policy": POLICY}, "text/html; charset=utf-8")
 
 

@@ -47,7 +47,20 @@ def render(
     static: str = "/static",
     values: Mapping[str, Any],
 ) -> str:
-    """The text of a page: `{template}.html.jinja` from the first `(package, folder)` that has it, with what every page shows."""
+    """The text of a page: `{template}.html.jinja` from the first `(package, folder)` that has it, with what every page shows.
+
+    Args:
+        places: `(package, folder)` of templates, searched in this order, then the shared ones.
+        template: name of the template, without `.html.jinja`.
+        language: code of the visitor's language.
+        theme: "light" or "dark", "" for what the browser says.
+        site: name of the site, in the title.
+        path: address of the page, to mark it in the menu.
+        nav: `(address, title)` of the pages in the menu.
+        live: address of the events that refresh the page, "" for none.
+        static: address of styles and scripts.
+        values: what this template shows.
+    """
     common = {"language": language, "theme": theme, "site": site, "path": path, "nav": nav, "live": live, "static": static}
     found = environment(places).get_template(f"{template}.html.jinja")
     return str(found.render(**common, t=functools.partial(translate, language), **values))

@@ -31,7 +31,15 @@ def number(value: float) -> str:
 
 
 def picture(width: float, height: float, parts: list[str], label: str, *, fixed: bool = False) -> Markup:
-    """An `<svg>` that a screen reader names by `label`; `fixed` keeps its size, else it fills its place."""
+    """An `<svg>` that a screen reader names.
+
+    Args:
+        width: of the drawing, in its own units.
+        height: of the drawing, in its own units.
+        parts: elements as text, escaped already.
+        label: what a screen reader says of the picture.
+        fixed: keeps its size in pixels; else it fills its place.
+    """
     size = f' width="{number(width)}" height="{number(height)}"' if fixed else ""
     body = "".join(parts)
     box = f"0 0 {number(width)} {number(height)}"

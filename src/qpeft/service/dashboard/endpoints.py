@@ -63,13 +63,23 @@ def _to(path: str, cookie: str | None = None, secure: bool = False) -> Response:
 
 
 def refusal(request: Request, error: ServiceError) -> Response:
-    """A refusal as a page where a browser asks for one, else as a problem; the API answers problems alone."""
+    """A refusal as a page where a browser asks for one, else as a problem; the API answers problems alone.
+
+    Args:
+        request: the request that was refused; its address and its `Accept` header decide.
+        error: what was refused, and why.
+    """
     api = request.url.path.startswith(("/v1/", "/healthz", "/readyz", "/metrics"))
     return error_page(request, error) if http.wants_page(request) and not api else problem(error)
 
 
 def endpoints(service: Service, auth: Authenticator) -> list[Endpoint]:
-    """All pages, as the guard serves them."""
+    """All pages, as the guard serves them.
+
+    Args:
+        service: what the pages ask.
+        auth: who may log in, and who holds a session.
+    """
     proxied = service.settings.behind_proxy
     menu = tuple(page for page in all_pages() if page.nav)
     sign_in_url = OIDC_PATH if service.settings.oidc_issuer is not None else ""

@@ -38,7 +38,16 @@ def _state(circuit: Circuit, params: tuple[float, ...]) -> npt.NDArray[np.comple
 
 
 def probabilities(circuit: Circuit, params: Sequence[float], bits: Sequence[int] | None) -> dict[str, float]:
-    """Outcome -> probability, of the qubits `bits` (default all, in order); those below 1e-12 are left out."""
+    """Ideal probabilities of outcomes; those below 1e-12 are left out.
+
+    Args:
+        circuit: the circuit, without noise.
+        params: its parameters, radians.
+        bits: the qubits that are measured, the first of them leftmost in an outcome; None is all, in order.
+
+    Returns:
+        Outcome as a word of 0 and 1, and its probability.
+    """
     n = circuit.n_qubits
     measured = list(range(n) if bits is None else bits)
     kept = list(dict.fromkeys(measured))
@@ -55,7 +64,13 @@ def probabilities(circuit: Circuit, params: Sequence[float], bits: Sequence[int]
 
 
 def expectations(circuit: Circuit, params: Sequence[float], observables: Sequence[Observable] | None) -> list[float]:
-    """Expectation values; default Z of every qubit."""
+    """Ideal expectation values.
+
+    Args:
+        circuit: the circuit, without noise.
+        params: its parameters, radians.
+        observables: what is measured; None is Z of every qubit.
+    """
     state = _state(circuit, tuple(params))
     wanted = [Observable.z(q) for q in range(circuit.n_qubits)] if observables is None else observables
     found = []

@@ -124,7 +124,17 @@ def shown(
     live: str = "",
     **values: Any,
 ) -> Response:
-    """A page, in the visitor's language and colours."""
+    """A page, in the visitor's language and colours.
+
+    Args:
+        request: tells language, colours and address.
+        template: name of the template, without `.html.jinja`.
+        status: HTTP status.
+        package: an outside package whose folder `templates` is searched before ours.
+        nav: `(address, title)` of the pages in the menu.
+        live: address of the events that refresh the page, "" for none.
+        values: what the template shows.
+    """
     values.setdefault("user", "")
     own = ((package, "templates"),) if package else ()
     text = render(
@@ -135,7 +145,12 @@ def shown(
 
 
 def error_page(request: Request, error: ServiceError) -> Response:
-    """What went wrong, as a page."""
+    """A page that says what went wrong.
+
+    Args:
+        request: the request that was refused.
+        error: status, reason and hint; `retry_after_s` becomes the header `Retry-After`.
+    """
     status = error.status or 500
     title = {
         404: "There is no such page",

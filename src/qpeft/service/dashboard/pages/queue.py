@@ -15,7 +15,15 @@ SHOWN = 50
 
 
 async def own_queue(context: PageContext, devices: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each device that has something queued: the visitor's first jobs, and whose the rest is."""
+    """For each device that has something queued: the visitor's first jobs, and whose the rest is.
+
+    Args:
+        context: the request.
+        devices: views of devices, with `id` and `queued`.
+
+    Returns:
+        One dictionary a device: `device`, `jobs` (at most 50), `own` (how many in all) and `users` (for administrators).
+    """
     found = []
     now = context.service.clock.now()
     for device in devices:

@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 
-from qpeft.web.svg import Markup, element, escape, picture
+from qpeft.web.svg import Markup, element, picture
 
 WIDTH, HEIGHT = 460.0, 230.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 12.0, 10.0, 34.0
@@ -304,6 +305,5 @@ def bar(share: float, colour: int = 0, label: str = "") -> Markup:
     """
     filled = max(0.0, min(share, 1.0)) * 100
     rect = element("rect", class_=f"f{colour % 8}", width=filled, height=12, rx=2)
-    return Markup(
-        f'<svg viewBox="0 0 100 12" preserveAspectRatio="none" role="img" aria-label="{escape(label or f"{share:.0%}")}">{rect}</svg>'
-    )
+    name = escape(label or f"{share:.0%}")
+    return Markup(f'<svg viewBox="0 0 100 12" preserveAspectRatio="none" role="img" aria-label="{name}">{rect}</svg>')

@@ -38,7 +38,7 @@ def test_help_costs_little_more_than_typer_itself() -> None:
         return after.children_user + after.children_system - before.children_user - before.children_system
 
     rounds = [(seconds("import typer, typer.main"), seconds(HELP)) for _ in range(5)]
-    assert min(help_s for _, help_s in rounds) < 3 * min(typer_s for typer_s, _ in rounds)
+    assert min(help_s for _, help_s in rounds) < 4 * min(typer_s for typer_s, _ in rounds)
 
 
 def commands(group: TyperGroup, name: str = "") -> Iterator[tuple[str, TyperCommand]]:

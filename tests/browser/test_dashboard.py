@@ -149,12 +149,12 @@ def test_two_tenants_see_their_own(server: Server, open_page: Open) -> None:
 
 def test_the_chip_shows_who_occupies_it_now(server: Server, scene: tuple[str, dict[str, str]], open_page: Open) -> None:
     key, other = server.new_key("zora"), server.new_key("yusuf")
-    deep = Circuit(8, tuple(op for _ in range(300) for op in (*ghz(8).ops, Op("x", (0,)))))
+    deep = Circuit(8, tuple(op for _ in range(900) for op in (*ghz(8).ops, Op("x", (0,)))))
     client = server.client(key)
-    job = client.submit(deep, device=CHIP, shots=100_000, name="a long one", exclusive=True)
     mine, his = open_page(server.url).log_in(key), open_page(server.url).log_in(other)
     mine.goto(f"/devices/{CHIP}")
     his.goto(f"/devices/{CHIP}")
+    job = client.submit(deep, device=CHIP, shots=100_000, name="a long one", exclusive=True)
     seen = mine.locator(".chip-map circle.held")
     deadline = time.monotonic() + 30
     now = ""

@@ -104,7 +104,7 @@ def test_command_and_a_process_without_backends(recipe: Path, tmp_path: Path) ->
 def test_what_has_no_surrogate_is_refused(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="--backend"):
         Options(to="surrogate")
-    with pytest.raises(RunError, match="--backend"):
+    with pytest.raises(RunError, match="none of the others; got 'lora'"):
         Options(to="lora", backend="simulator")
     with pytest.raises(RunError, match="no rank"):
         Options(to="surrogate", backend="simulator", rank=3)

@@ -118,8 +118,8 @@ def interval(differences: np.ndarray, *, seed: int = 0, resamples: int = 2000) -
 
 def intervals(
     measure: Callable[[np.ndarray], Mapping[str, float]], rows: int, *, seed: int = 0, resamples: int = 300
-) -> dict[str, tuple[float, float]]:
-    """The 95% percentile bootstrap intervals of measures over rows.
+) -> dict[str, list[float]]:
+    """The 95% percentile bootstrap intervals of measures over rows, `[low, high]` each.
 
     Args:
         measure: the measures of the rows of these indices. A measure that some resamples lack is taken over the others.
@@ -133,8 +133,7 @@ def intervals(
     for _ in range(resamples):
         for name, value in measure(generator.integers(0, rows, rows)).items():
             found.setdefault(name, []).append(value)
-    edges = {name: np.quantile(values, [0.025, 0.975]).tolist() for name, values in found.items()}
-    return {name: (low, high) for name, (low, high) in edges.items()}
+    return {name: np.quantile(values, [0.025, 0.975]).tolist() for name, values in found.items()}
 
 
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")

@@ -217,7 +217,8 @@ def test_the_noise_model_alone_is_the_emulator(name: str, n: int) -> None:
 
 @pytest.mark.parametrize("how", ["scheduled", "delay of no time"])
 def test_a_transpiled_circuit_with_a_delay_decays_while_it_waits(how: str) -> None:
-    program = to_qiskit(ansatz.hardware_efficient(3, 2), np.linspace(-2, 2, 12))
+    circuit = ansatz.hardware_efficient(3, 2)
+    program = to_qiskit(circuit, np.linspace(-2, 2, circuit.n_params))
     if how == "delay of no time":
         program.delay(0, 0)
     scheduling = {"scheduling_method": "asap"} if how == "scheduled" else {}

@@ -281,11 +281,11 @@ def _generation(
     return {"measures": {**measured(said, truths), "perplexity": told["perplexity"]}, "rows": each}
 
 
-def _intervals(rows: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+def _intervals(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     """Of measures that are means over rows."""
     import numpy as np
 
-    return {name: metrics.interval(np.array([row[name] for row in rows])) for name in rows[0]}
+    return {name: list(metrics.interval(np.array([row[name] for row in rows]))) for name in rows[0]}
 
 
 def read_result(run: Path) -> dict[str, Any]:

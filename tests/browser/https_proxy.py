@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ssl
 import subprocess
@@ -43,7 +44,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers |= {"Host": "internal.example", "X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1"}
         if self.proxy.forwarded:
             headers["X-Forwarded-Host"] = self.headers["host"]
-        upstream = http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=60)
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.proxy.port, timeout=60)) as upstream:
+            self._answer(upstream, body, headers)
+
+    def _answer(self, upstream: http.client.HTTPConnection, body: bytes, headers: dict[str, str]) -> None:
         upstream.request(self.command, self.path, body, headers)
         answer = upstream.getresponse()
         self.send_response_only(answer.status)
@@ -55,7 +59,6 @@ class _Handler(BaseHTTPRequestHandler):
         while piece := answer.read1(65536):
             self.wfile.write(piece)
             self.wfile.flush()
-        upstream.close()
 
     do_GET = do_POST = _pass_on
 

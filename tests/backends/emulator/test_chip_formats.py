@@ -220,7 +220,7 @@ def test_a_transpiled_circuit_with_a_delay_decays_while_it_waits(how: str) -> No
     circuit = ansatz.hardware_efficient(3, 2)
     program = to_qiskit(circuit, np.linspace(-2, 2, circuit.n_params))
     if how == "delay of no time":
-        program.delay(0, 0)
+        program.delay(0, 0, "s")
     scheduling = {"scheduling_method": "asap"} if how == "scheduled" else {}
     compiled = transpile(program, target=chip_formats.to_target(SMALL), seed_transpiler=0, **scheduling)
     compiled.save_probabilities()

@@ -90,9 +90,9 @@ def from_target(target: Any, *, name: str, source: str, date: datetime.date | No
 
 
 def to_target(chip: Chip) -> Any:
-    """A Qiskit `Target` with the chip's live qubits and couplers: `r` (RPhi), `rz` (no time, no error), `cz` and `measure`."""
+    """A Qiskit `Target` with the chip's live qubits and couplers: `r` (RPhi), `rz` (no time, no error), `cz`, `measure` and `delay`."""
     try:
-        from qiskit.circuit import Measure, Parameter
+        from qiskit.circuit import Delay, Measure, Parameter
         from qiskit.circuit.library import CZGate, RGate, RZGate
         from qiskit.transpiler import InstructionProperties, QubitProperties, Target
     except ImportError as error:
@@ -105,6 +105,7 @@ def to_target(chip: Chip) -> Any:
     target.add_instruction(RGate(Parameter("theta"), Parameter("phi")), rphi)
     target.add_instruction(RZGate(Parameter("angle")), {(q,): InstructionProperties(duration=0.0, error=0.0) for q, _ in live})
     target.add_instruction(Measure(), {(q,): InstructionProperties(error=qubit.readout_error) for q, qubit in live})
+    target.add_instruction(Delay(Parameter("time")), {(q,): None for q, _ in live})
     pairs = {
         (a, b): InstructionProperties(duration=times.cz.time_ns * 1e-9, error=error)
         for a, near in chip.neighbours.items()
@@ -124,7 +125,7 @@ def to_noise_model(chip: Chip) -> Any:
 
     It is Markovian Aer noise, so any of Aer's methods works. Waiting qubits decay too, in circuits that contain a delay: Aer asks a
     noise model about no others. `placed_circuit` writes one, `transpile(.., scheduling_method="asap")` does, and a delay of no time
-    will do: `circuit.delay(0, 0)`. `aer_simulator` needs none.
+    will do: `circuit.delay(0, 0, "s")`. `aer_simulator` needs none.
 
     Raises MissingDependencyError without Qiskit Aer.
     """

@@ -90,7 +90,7 @@ def from_target(target: Any, *, name: str, source: str, date: datetime.date | No
 
 
 def to_target(chip: Chip) -> Any:
-    """A Qiskit `Target` with the chip's live qubits and couplers: `r` (RPhi), `rz` (no time, no error), `cz`, `measure` and `delay`."""
+    """A Qiskit `Target` with live qubits and couplers: `r` (RPhi), `rz` (no time, no error), `cz`, `measure` and `delay`."""
     try:
         from qiskit.circuit import Delay, Measure, Parameter
         from qiskit.circuit.library import CZGate, RGate, RZGate

@@ -26,10 +26,10 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from qpeft.errors import PluginError
 
@@ -37,6 +37,18 @@ ALLOW = "QPEFT_ALLOW_PLUGINS"
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 Thing = TypeVar("Thing")
+
+
+class Addressed(Protocol):
+    """A thing that is served at an address."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+
+
+Served = TypeVar("Served", bound=Addressed)
 
 
 class Registry(Mapping[str, Thing], Generic[Thing]):
@@ -121,6 +133,30 @@ class Registry(Mapping[str, Thing], Generic[Thing]):
         if (own := getattr(thing, "name", entry.name)) != entry.name:
             raise PluginError(f"{where} has another name", value=own, bound=entry.name)
         return thing
+
+
+def gather(groups: Mapping[str, Sequence[Served]], kind: type[Served], what: str, taken: str) -> tuple[Served, ...]:
+    """The things of all groups, each at an address of its own.
+
+    Args:
+        groups: lists of things with a `method` and a `path`, by the name of their group.
+        kind: the type of the things.
+        what: what the messages call one of them.
+        taken: what the message says of an address that two of them have.
+
+    Raises:
+        PluginError: a group holds something else, or an address that is taken.
+    """
+    things: dict[str, Served] = {}
+    for name, group in groups.items():
+        for thing in group:
+            if not isinstance(thing, kind):
+                raise PluginError(f"the {what} group {name!r} holds something else", value=thing, bound=kind.__name__)
+            address = f"{thing.method} {thing.path}"
+            if address in things:
+                raise PluginError(f"the {what} group {name!r} has {taken}", value=address)
+            things[address] = thing
+    return tuple(things.values())
 
 
 def _package(entry: importlib.metadata.EntryPoint | None) -> str:

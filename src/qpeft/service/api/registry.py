@@ -7,8 +7,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from qpeft.errors import PluginError
-from qpeft.plugins import Registry
+from qpeft.plugins import Registry, gather
 from qpeft.service.api import account, admin, devices, iqm, jobs, pyqpanda, workers
 from qpeft.service.api.routes import Route
 
@@ -34,14 +33,4 @@ def all_routes() -> Sequence[Route]:
     Raises:
         PluginError: a package's group holds something else than routes, or a route that is served already.
     """
-    routes: dict[tuple[str, str], Route] = {}
-    for name, group in GROUPS.items():
-        for route in group:
-            if not isinstance(route, Route):
-                raise PluginError(f"the route group {name!r} holds something else", value=route, bound="Route")
-            if (route.method, route.path) in routes:
-                raise PluginError(
-                    f"the route group {name!r} has a route that is served already", value=f"{route.method} {route.path}"
-                )
-            routes[route.method, route.path] = route
-    return tuple(routes.values())
+    return gather(GROUPS, Route, "route", "a route that is served already")

@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from qpeft.errors import PluginError
-from qpeft.plugins import Registry
+from qpeft.plugins import Registry, gather
 from qpeft.service.dashboard.pages import (
     audit,
     batches,
@@ -55,12 +54,4 @@ def all_pages() -> Sequence[Page]:
     Raises:
         PluginError: a package's group holds something else than pages, or a page whose address is taken.
     """
-    pages: dict[tuple[str, str], Page] = {}
-    for name, group in GROUPS.items():
-        for page in group:
-            if not isinstance(page, Page):
-                raise PluginError(f"the page group {name!r} holds something else", value=page, bound="Page")
-            if (page.method, page.path) in pages:
-                raise PluginError(f"the page group {name!r} has an address that is taken", value=f"{page.method} {page.path}")
-            pages[page.method, page.path] = page
-    return tuple(pages.values())
+    return gather(GROUPS, Page, "page", "an address that is taken")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from http.server import ThreadingHTTPServer
-from typing import Self
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
 
 
 class Loopback:
@@ -25,3 +26,18 @@ class Loopback:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+
+class JsonHandler(BaseHTTPRequestHandler):
+    """Answers in JSON."""
+
+    def _send(self, status: int, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Tests print nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from qpeft.backends.base import Backend, sample
 from qpeft.backends.simulator import SimulatorBackend
 from qpeft.circuits.text.originir import from_originir
-from tests.loopback import Loopback
+from tests.loopback import JsonHandler, Loopback
 
 MAX_PROGRAMS = 200
 WAITING, COMPUTING, FINISHED, FAILED, QUEUING = "1", "2", "3", "4", "5"
@@ -136,7 +136,7 @@ def _reply(success: bool, code: int, message: str, obj: Any) -> dict[str, Any]:
     return {"success": success, "code": code, "message": message, "obj": obj}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     cloud: FakeOriginCloud
     protocol_version = "HTTP/1.1"
 
@@ -189,14 +189,3 @@ class _Handler(BaseHTTPRequestHandler):
         """Close the connection without an answer."""
         self.close_connection = True
         self.connection.close()
-
-    def _send(self, status: int, value: Any) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Tests print nothing."""

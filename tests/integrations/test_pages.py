@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.peers import entry_points, peer_python, run_peer
-from tests.service.checks import until
+from tests.service.iqm_server import iqm_server
 from tests.service.processes import Server
 
 pytestmark = pytest.mark.timeout(1800)  # the first run installs
@@ -35,14 +35,8 @@ def blocks(page: str, language: str, marked: str = "") -> list[str]:
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("doors"), devices=("simulator", "emulator:wukong-72")).start()
-    try:
-        with server.http() as http:
-            until(lambda: bool(http.get("/api/v1/quantum-computers").json()["quantum_computers"]), 60)
+    with iqm_server(tmp_path_factory.mktemp("doors")) as server:
         yield server
-    finally:
-        server.close()
-        server.stop()
 
 
 def variables(cloud: Server, user: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from qpeft.backends.emulator.backend import EmulatorBackend
 from qpeft.backends.emulator.chip import load_chip
 from qpeft.circuits.ir import Angle, Circuit, Op
 from tests.service.checks import until
+from tests.service.iqm_server import iqm_server
 from tests.service.processes import Server
 
 CHIP = load_chip("wukong-72")
@@ -23,14 +24,8 @@ SHOTS = 4000
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("iqm"), devices=("simulator", "emulator:wukong-72")).start()
-    try:
-        with server.http() as http:
-            until(lambda: bool(http.get("/api/v1/quantum-computers").json()["quantum_computers"]), 60)
+    with iqm_server(tmp_path_factory.mktemp("iqm")) as server:
         yield server
-    finally:
-        server.close()
-        server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from qpeft.backends.simulator import SimulatorBackend
 from qpeft.circuits.text.qasm import from_qasm
-from tests.loopback import Loopback
+from tests.loopback import JsonHandler, Loopback
 
 
 class FakeQudoraCloud(Loopback):
@@ -62,7 +62,7 @@ class FakeQudoraCloud(Loopback):
         return [{**job, "status": status, "result": job["result"] if include_results else None, "user_error": ""}]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(JsonHandler):
     cloud: FakeQudoraCloud
     protocol_version = "HTTP/1.1"
 
@@ -94,14 +94,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         self._send(200, None)
-
-    def _send(self, status: int, value: Any) -> None:
-        data = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Tests print nothing."""

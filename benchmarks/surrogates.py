@@ -33,7 +33,7 @@ TARGET = 0.05
 WIDTHS = (4, 6, 8, 10, 12, 16, 20, 24)  # at one layer
 DEEP = ((4, 2), (5, 2), (6, 2))
 CHIP = "wukong-180"
-CHIP_SHAPES = ((4, 1), (6, 1), (8, 1), (4, 2), (6, 2))  # qubits, layers
+CHIP_SHAPES = ((4, 1), (6, 1), (8, 1), (16, 1), (4, 2), (6, 2))  # qubits, layers
 CHIP_POINTS = {(6, 2): 1500}  # else chosen for the target
 RANGES = (0.1, 0.2, 0.3, 0.5, 1.0)  # rad RMS of the inputs of the published circuit, n = L = 8
 

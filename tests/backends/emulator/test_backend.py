@@ -14,8 +14,8 @@ from scipy import stats
 
 from benchmarks import published_counts
 from qpeft.backends.base import Backend, CompiledCircuit
-from qpeft.backends.emulator import backend
-from qpeft.backends.emulator.backend import EmulatorBackend, NoisyExecutor
+from qpeft.backends.emulator import pauli_transfer
+from qpeft.backends.emulator.backend import EmulatedCircuit, EmulatorBackend, NoisyExecutor
 from qpeft.backends.emulator.chip import Chip, load_chip
 from qpeft.backends.emulator.native_gates import to_native
 from qpeft.backends.registry import get_backend
@@ -64,11 +64,11 @@ def test_a_routed_circuit_is_equal_to_aer(small: EmulatorBackend, circuit: Circu
 
 
 def test_large_parts_run_on_aer_with_the_same_noise(small: EmulatorBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path for parts beyond PEAK, forced on a part that both can do: exactly equal, and shots from the same distribution."""
+    """The path for parts beyond LARGEST, forced on a part that both can do: exactly equal, and shots from the same distribution."""
     circuit = ansatz.qtha(3, 1)
     params = np.random.default_rng(1).uniform(-3, 3, (2, circuit.n_params))
     exact = small.compile(circuit).run(params, None).probabilities()
-    monkeypatch.setattr(backend, "PEAK", 4)
+    monkeypatch.setattr(pauli_transfer, "LARGEST", 4)
     compiled = small.compile(circuit)
     assert not compiled.parts[0][0].exact
     assert np.abs(compiled.run(params, None).probabilities() - exact).max() < 1e-8
@@ -95,6 +95,53 @@ def test_more_joined_qubits_than_any_vector_holds() -> None:
     assert np.all(ones < np.array(up) + 0.5)
     with pytest.raises(BackendError, match="exact on so many joined qubits"):
         compiled.run(np.zeros((1, 1)), None)
+
+
+def test_values_of_a_wide_circuit_are_exact() -> None:
+    """Twelve qubits in a ring, too many for a vector of all: marginals and expectation values are within the shots' error of
+    Aer's trajectories, and autograd's gradient is that of central differences."""
+    wukong = EmulatorBackend("wukong-180")
+    circuit = ansatz.qtha(12, 1)
+    compiled, shots = wukong.compile(circuit), 400
+    assert not compiled.exact
+    params = np.random.default_rng(0).uniform(-3, 3, (1, circuit.n_params))
+    inputs, angles = torch.from_numpy(params).split([12, circuit.n_angles], dim=1)
+    pairs = [Observable(((1.0, ((0, "Z"), (11, "Z"))),)), Observable(((0.5, ()), (2.0, ((7, "Z"),))))]
+    run = NoisyExecutor(wukong).compile(circuit, [*map(Observable.z, range(12)), *pairs])
+    values = run(inputs, angles[0])[0].numpy()
+    counts = compiled.run(params, shots, seed=0)
+    seen = np.concatenate([counts.expectations()[0], counts.expectations([*pairs])[0]])
+    spread = np.sqrt(np.array([*[1.0] * 13, 2.0]) / shots)
+    assert np.abs(values - seen).max() < 5 * spread.max()
+    assert np.sqrt(np.mean(((values - seen) / spread) ** 2)) < 1.5
+
+    def first(x: torch.Tensor) -> torch.Tensor:
+        return compiled.marginals(x, [[3], [11, 0]])[1][0, 0]
+
+    x = torch.from_numpy(params).requires_grad_()
+    (slope,) = torch.autograd.grad(first(x), x)
+    which, step = int(slope.abs().argmax()), torch.zeros_like(x)
+    step[0, which] = 1e-4
+    difference = (first(x + step) - first(x - step)).item() / 2e-4
+    assert slope[0, which].item() == pytest.approx(difference, rel=1e-5)
+
+
+def test_a_network_gives_what_a_vector_gives(small: EmulatorBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of one and two qubits of a circuit that both can do, with many rows, with one, and with angles that rows share."""
+    circuit = ansatz.qtha(5, 2)
+    rows = torch.from_numpy(np.random.default_rng(2).uniform(-3, 3, (4, circuit.n_params)))
+    rows[:, 5:9] = rows[0, 5:9]
+    groups = [[0], [4, 1], [2, 3]]
+    exact = small.compile(circuit).marginals(rows, groups)
+    monkeypatch.setattr(EmulatedCircuit, "exact", False)
+    monkeypatch.setattr(pauli_transfer, "evolve", pauli_transfer.contract)
+    compiled = small.compile(circuit)
+    for some in (rows, rows[:1], rows[:1].expand(3, -1)):
+        for found, table in zip(compiled.marginals(some, groups), exact, strict=True):
+            assert torch.allclose(found, table[: 4 if len(some) == 4 else 1].expand(len(some), -1), atol=1e-12, rtol=0)
+    monkeypatch.setattr(pauli_transfer, "LARGEST", 16)
+    with pytest.raises(BackendError, match="exact on so many joined qubits"):
+        compiled.marginals(rows, groups)
 
 
 def test_shots_are_seeded_and_multinomial(small: EmulatorBackend) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,8 +48,8 @@ from qpeft.errors import BackendError, CircuitError, ResourceError
 FloatArray = npt.NDArray[np.float64]
 
 FREE = NATIVE - PULSES - {"cz"}  # native gates without time or error: RZ
-PEAK = 4**10  # coefficients of the largest vector that pauli_transfer.py is given: 8 MiB
 CHUNK_BYTES = 1 << 23  # of the vectors of the rows that are computed together
+CONTRACTED = 1 << 12  # entries a row of a tensor network's largest tensor, taken to choose how many rows run together
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,18 @@ class Component:
 
     @property
     def exact(self) -> bool:
-        """Small enough for pauli_transfer.py."""
-        return self.plan.peak <= PEAK
+        """Small enough for the distribution of all its measured qubits."""
+        return self.plan.peak <= pauli_transfer.LARGEST
 
     @functools.cached_property
     def plan(self) -> pauli_transfer.EvolutionPlan:
         """The component's noise schedule, arranged in groups for pauli_transfer.py."""
         return pauli_transfer.arrange(self.schedule, frozenset(self.measured))
+
+    def only(self, outputs: Collection[int]) -> Component:
+        """The same with fewer measured qubits: those whose outcomes have the numbers `outputs`."""
+        kept = [(q, number) for q, number in zip(self.measured, self.outputs, strict=True) if number in outputs]
+        return dataclasses.replace(self, measured=tuple(q for q, _ in kept), outputs=tuple(number for _, number in kept))
 
     def rotation_angles(self, rows: Tensor) -> Tensor:
         """The angle of every turn for `rows (rows, n_params)`: `(slots, rows)`."""
@@ -215,8 +220,19 @@ class EmulatedCircuit(CompiledCircuit):
 
         Returns:
             For each group of k qubits `(batch, 2^k)`; float64 for float64 parameters, else float32.
+
+        Raises:
+            BackendError: the wide parts of the circuit are too deep (`pauli_transfer.contract`).
+            MissingDependencyError: opt_einsum is needed for wide parts and not installed.
         """
-        return [_joined(parts, group) for parts in _evaluate([self], [params]) for group in groups]
+        if self.exact:
+            return [_joined(parts, group) for parts in _evaluate([self], [params]) for group in groups]
+        return [_joined(_evaluate([self], [params], group)[0], group) for group in groups]
+
+    @property
+    def exact(self) -> bool:
+        """Every part is small enough for the distribution of all its qubits."""
+        return all(part.exact for parts in self.parts for part in parts)
 
     def run(self, params: FloatArray, shots: int | None, seed: int | None = None) -> Counts:
         """See `CompiledCircuit.run`. With `shots`, components too large for pauli_transfer.py are sampled with Qiskit Aer.
@@ -230,8 +246,7 @@ class EmulatedCircuit(CompiledCircuit):
         rows = check_run(backend.name, backend.limits, self.circuit, params, shots)
         if shots is None:
             return Counts.dense(self.probabilities(torch.from_numpy(rows)).numpy(), None)
-        large = [part for parts in self.parts for part in parts if not part.exact]
-        if not large and n <= DENSE_QUBITS // 2:
+        if self.exact and n <= DENSE_QUBITS // 2:
             table = self.probabilities(torch.from_numpy(rows).float())  # in single precision: 1e-6, far below the shots' error
             return sample(table.double().numpy(), shots, seed)
         seeds = np.random.SeedSequence(seed)
@@ -278,27 +293,37 @@ def probabilities_of(circuits: Sequence[EmulatedCircuit], params: Sequence[Tenso
 Tables = list[tuple[tuple[int, ...], Tensor]]  # outcomes' numbers, and their distribution (rows, 2^k)
 
 
-def _evaluate(circuits: Sequence[EmulatedCircuit], params: Sequence[Tensor]) -> list[Tables]:
-    """The distribution of every part of every circuit, rows in the order of each circuit's parameters."""
+def _evaluate(
+    circuits: Sequence[EmulatedCircuit], params: Sequence[Tensor], outputs: Collection[int] | None = None
+) -> list[Tables]:
+    """The distribution of every part of every circuit, or of these `outputs` alone, rows in the order of each circuit's
+    parameters."""
     work: list[tuple[Component, Tensor]] = []
+    chosen: list[tuple[tuple[Component, ...], ...]] = []
     for circuit, rows in zip(circuits, params, strict=True):
         if rows.dim() != 2 or rows.shape[1] != circuit.circuit.n_params:
             raise CircuitError(
                 "parameters have the wrong shape", value=tuple(rows.shape), bound=f"(batch, {circuit.circuit.n_params})"
             )
         wide = rows if rows.dtype == torch.float64 else rows.float()
-        work += [(part, wide[place :: circuit.per_program]) for place, parts in enumerate(circuit.parts) for part in parts]
-    tables = iter(_batches(work))
+        chosen.append(circuit.parts if outputs is None else tuple(_only(parts, outputs) for parts in circuit.parts))
+        work += [(part, wide[place :: circuit.per_program]) for place, parts in enumerate(chosen[-1]) for part in parts]
+    tables = iter(_batches(work, part_of_all=outputs is not None))
     out: list[Tables] = []
-    for circuit, rows in zip(circuits, params, strict=True):
-        by_place = [[(part.outputs, next(tables)) for part in parts] for parts in circuit.parts]
+    for circuit, rows, places in zip(circuits, params, chosen, strict=True):
+        by_place = [[(part.outputs, next(tables)) for part in parts] for parts in places]
         if circuit.per_program == 1:
             out.append(by_place[0])
             continue
-        whole = [_joined(parts, range(circuit.circuit.n_qubits)) for parts in by_place]
+        wanted = tuple(sorted(range(circuit.circuit.n_qubits) if outputs is None else outputs))
+        whole = [_joined(parts, wanted) for parts in by_place]
         order = torch.argsort(torch.arange(len(rows), device=rows.device) % circuit.per_program, stable=True)
-        out.append([(tuple(range(circuit.circuit.n_qubits)), torch.cat(whole)[torch.argsort(order)])])
+        out.append([(wanted, torch.cat(whole)[torch.argsort(order)])])
     return out
+
+
+def _only(parts: Sequence[Component], outputs: Collection[int]) -> tuple[Component, ...]:
+    return tuple(part.only(outputs) for part in parts if not set(part.outputs).isdisjoint(outputs))
 
 
 def _joined(tables: Tables, wanted: Sequence[int]) -> Tensor:
@@ -321,12 +346,13 @@ def _joined(tables: Tables, wanted: Sequence[int]) -> Tensor:
     return grid.permute(0, *(1 + order.index(q) for q in wanted)).flatten(1)
 
 
-def _batches(work: Sequence[tuple[Component, Tensor]]) -> list[Tensor]:
-    """The distribution `(rows, 2^measured)` of each part for its rows; parts of equal structure together."""
+def _batches(work: Sequence[tuple[Component, Tensor]], *, part_of_all: bool = False) -> list[Tensor]:
+    """The distribution `(rows, 2^measured)` of each part for its rows; parts of equal structure together. `part_of_all`: a few of
+    a wide circuit's qubits are measured, and a tensor network gives them where `evolve` and Aer cannot."""
     out: list[Tensor | None] = [None] * len(work)
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, (part, rows) in enumerate(work):
-        if not part.exact:
+        if not part.exact and not part_of_all:
             out[i] = aer.probabilities(part.circuit, part.schedule, part.angles, part.calibration, rows, part.measured)
         else:
             groups.setdefault((part.schedule, part.measured, rows.dtype, rows.device), []).append(i)
@@ -356,7 +382,7 @@ def _run_equal(parts: Sequence[Component], rows: Sequence[Tensor]) -> Tensor:
     slots = list(angles)
     if total and not angles.requires_grad:  # else a gradient tells rows apart whose angles are equal
         slots = [a[:1] if equal else a for a, equal in zip(slots, (angles == angles[:, :1]).all(dim=1).tolist(), strict=True)]
-    size = max(1, CHUNK_BYTES // (plan.peak * like.element_size()))
+    size = max(1, CHUNK_BYTES // (min(plan.peak, CONTRACTED) * like.element_size()))
     pieces = [_run_chunk(plan, slots, noise, slice(start, min(start + size, total))) for start in range(0, total, size)]
     return torch.cat(pieces) if pieces else like.new_empty(0, 2 ** len(parts[0].measured))
 
@@ -365,7 +391,8 @@ def _run_chunk(plan: pauli_transfer.EvolutionPlan, slots: Sequence[Tensor], nois
     def chosen(values: Tensor) -> Tensor:
         return values if len(values) == 1 else values[rows]
 
-    found = pauli_transfer.evolve(plan, lambda slot: chosen(slots[slot]), {name: chosen(values) for name, values in noise.items()})
+    method = pauli_transfer.evolve if plan.peak <= pauli_transfer.LARGEST else pauli_transfer.contract
+    found = method(plan, lambda slot: chosen(slots[slot]), {name: chosen(values) for name, values in noise.items()})
     tables = [(qubits, table.flatten(1).expand(rows.stop - rows.start, -1)) for qubits, table in found]
     return _joined(tables, sorted(plan.measured))
 
@@ -398,13 +425,29 @@ class NoisyExecutor:
         """See `Executor.compile`; CircuitError for observables with X or Y."""
         emulated, n = self._emulator.compile(circuit), circuit.n_qubits
         chosen = [Observable.z(k) for k in range(n)] if observables is None else list(observables)
-        signs = torch.from_numpy(z_table(chosen, n))
+        # each table of outcomes and the values of the observables that are read from it
+        if emulated.exact and n <= DENSE_QUBITS // 2:
+            tables = [(tuple(range(n)), torch.from_numpy(z_table(chosen, n)))]
+        else:
+            tables = [_support(observable, n) for observable in chosen]
 
         def expectations(inputs: Tensor, angles: Tensor) -> Tensor:
             check_arguments(circuit, inputs, angles)
             flat = as_rows(inputs).to(working_dtype(inputs, angles))
             params = torch.cat([flat, angles.to(flat).expand(len(flat), -1)], dim=1)
-            means = emulated.probabilities(params) @ signs.to(flat)
+            found = emulated.marginals(params, [qubits for qubits, _ in tables])
+            columns = [table @ signs.to(flat) for table, (_, signs) in zip(found, tables, strict=True)]
+            means = torch.cat(columns, dim=1)
             return means.reshape(*inputs.shape[:-1], len(chosen))
 
         return expectations
+
+
+def _support(observable: Observable, n_qubits: int) -> tuple[tuple[int, ...], Tensor]:
+    """The qubits that an observable reads (at least one), and its values on their outcomes `(2^k, 1)`."""
+    qubits = tuple(sorted({qubit for _, string in observable.terms for qubit, _ in string})) or (0,)
+    if qubits[-1] >= n_qubits:
+        raise CircuitError("an observable names a qubit that is not there", value=qubits[-1], bound=f"0..{n_qubits - 1}")
+    place = {qubit: i for i, qubit in enumerate(qubits)}
+    terms = tuple((value, tuple((place[q], pauli) for q, pauli in string)) for value, string in observable.terms)
+    return qubits, torch.from_numpy(z_table([Observable(terms)], len(qubits)))

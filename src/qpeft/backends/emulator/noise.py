@@ -230,4 +230,5 @@ def depolarising_keep(error: FloatArray, decay_trace: FloatArray, dimension: int
     """
     wanted = dimension * ((dimension + 1) * (1 - error) - 1)
     rest = np.maximum(decay_trace - 1, np.finfo(np.float64).tiny)  # zero where decay leaves nothing to keep or lose
-    return np.asarray(np.clip((wanted - 1) / rest, 0.0, 1.0))
+    with np.errstate(over="ignore"):  # infinite where next to nothing is left: 1
+        return np.asarray(np.clip((wanted - 1) / rest, 0.0, 1.0))

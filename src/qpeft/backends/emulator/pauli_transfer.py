@@ -5,6 +5,10 @@ channels are real matrices on it. Decay and rotations are 4 x 4, CZ a signed per
 between two changes of partner is one 16 x 16 matrix of a pair, multiplied together while small and then applied once. A qubit
 joins the vector at its first CZ and leaves it, read out, after its last one; parts that no CZ joins are never multiplied
 together. So the largest vector, `peak`, is 4^8 for eight qubits at most, and often less.
+
+`evolve` goes through a circuit in the order of time and gives the distribution of all measured qubits. `contract` gives that of
+a few qubits of a wide circuit: the same matrices as a tensor network, contracted in the order that keeps tensors small. With one
+layer of QTHA's circuit no tensor has more than 2,048 entries a row, from 8 to 24 qubits.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from torch import Tensor
 
 from qpeft.backends.emulator.noise import CZPulse, Decay, IdealRotation, NoiseSchedule
 from qpeft.circuits.ir import GATES, PAULI
+from qpeft.errors import BackendError, MissingDependencyError
+
+LARGEST = 4**10  # entries a row of the largest tensor or vector: 8 MiB
 
 Chain = tuple[IdealRotation | Decay, ...]
 Factor = tuple[tuple[int, ...], Tensor]  # qubits, and outcomes `(rows or 1, 2, ..., 2)`, an axis for each of them
@@ -147,6 +154,68 @@ def evolve(plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping[s
         Disjoint parts that cover the measured qubits; the distribution of all is their product. Differentiable in angles and
         noise.
     """
+    parts, matrices = _matrices(plan, angle, noise)
+    for group, matrix in zip(plan.groups, matrices, strict=True):
+        parts = _apply(parts, group, matrix, plan.measured)
+    return [(tuple(q for q in qubits if q in plan.measured), _drop(qubits, values, plan.measured)) for qubits, values in parts]
+
+
+def contract(plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping[str, Tensor]) -> list[Factor]:
+    """The same as `evolve` by a tensor network, for a few measured qubits of a wide circuit.
+
+    Args:
+        plan: the circuit's schedule as steps of each part, with the wanted qubits as `measured`.
+        angle: see `evolve`.
+        noise: see `evolve`.
+
+    Returns:
+        Disjoint parts that cover the measured qubits. Differentiable in angles and noise.
+
+    Raises:
+        BackendError: a tensor of more than `LARGEST` entries a row is needed.
+        MissingDependencyError: opt_einsum, which finds the order, is not installed.
+    """
+    try:
+        import opt_einsum
+    except ImportError as missing:
+        raise MissingDependencyError("opt_einsum", "aer", "exact values of a wide circuit on an emulated chip") from missing
+    parts, matrices = _matrices(plan, angle, noise)
+    row, legs = opt_einsum.get_symbol(0), 0
+    latest: dict[int, str] = {}  # qubit -> the leg of its vector
+    terms, tensors, ended = [], [], []
+    for group, matrix in zip(plan.groups, matrices, strict=True):
+        outputs = group.outputs(plan.measured)
+        new = [opt_einsum.get_symbol(legs + 1 + i) for i in range(2)]
+        legs += 2
+        kept = [(leg, size) for leg, size in zip(new, outputs, strict=True) if size > 1]
+        old = [latest[q] for q, fresh in zip(group.qubits, group.first, strict=True) if not fresh]
+        latest.update(zip(group.qubits, new, strict=True))
+        ended += [q for q, last in zip(group.qubits, group.last, strict=True) if last is not None and q in plan.measured]
+        shape = [size for _, size in kept] + [4] * len(old)
+        shared = len(matrix) == 1  # by all rows
+        terms.append("".join([*([] if shared else [row]), *(leg for leg, _ in kept), *old]))
+        tensors.append(matrix.reshape(shape if shared else [len(matrix), *shape]))
+    if not ended:
+        return parts
+    batched = any(term.startswith(row) for term in terms)
+    wanted = (row if batched else "") + "".join(latest[q] for q in ended)
+    equation = f"{','.join(terms)}->{wanted}"
+    one_row = [(1, *tensor.shape[1:]) if term[:1] == row else tensor.shape for term, tensor in zip(terms, tensors, strict=True)]
+    path, info = opt_einsum.contract_path(equation, *one_row, shapes=True, optimize="auto")
+    size = int(info.largest_intermediate)
+    if size > LARGEST:
+        raise BackendError(
+            "the emulator cannot be exact on so many joined qubits: a tensor of the network is too large",
+            value=size,
+            bound=f"{LARGEST} entries a row",
+            hint="fewer layers, or a number of shots",
+        )
+    table = opt_einsum.contract(equation, *tensors, optimize=path, backend="torch")
+    return [*parts, (tuple(ended), table if batched else table[None])]
+
+
+def _matrices(plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping[str, Tensor]) -> tuple[list[Factor], list[Tensor]]:
+    """The distributions of the measured qubits without a CZ, and each group's matrix `(rows or 1, outputs, inputs)`."""
     like = noise["t1_ns"]
     matrices: dict[IdealRotation | Decay, Tensor] = dict(zip(plan.decays, _decay_matrices(plan.decays, noise), strict=True))
     matrices.update(zip(plan.rotations, _rotation_matrices(plan.rotations, angle, like), strict=True))
@@ -172,6 +241,7 @@ def evolve(plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping[s
     for qubit, steps in plan.alone:
         if qubit in plan.measured:
             parts.append(((qubit,), (read(qubit, steps) @ ground)[..., 0]))
+    whole: list[Tensor] = []
     for group in plan.groups:
         matrix: Tensor | None = None
         for one in group.rounds:
@@ -190,8 +260,8 @@ def evolve(plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping[s
         if any(last is not None for last in group.last):
             ends = [eye if last is None else read(q, last) for q, last in zip(group.qubits, group.last, strict=True)]
             matrix = _kron(*ends) @ matrix
-        parts = _apply(parts, group, matrix, plan.measured)
-    return [(tuple(q for q in qubits if q in plan.measured), _drop(qubits, values, plan.measured)) for qubits, values in parts]
+        whole.append(matrix)
+    return parts, whole
 
 
 def _apply(parts: list[Factor], group: PairGroup, matrix: Tensor, measured: frozenset[int]) -> list[Factor]:

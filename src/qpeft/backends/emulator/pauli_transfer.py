@@ -214,7 +214,9 @@ def contract(plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping
     return [*parts, (tuple(ended), table if batched else table[None])]
 
 
-def _matrices(plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping[str, Tensor]) -> tuple[list[Factor], list[Tensor]]:
+def _matrices(
+    plan: EvolutionPlan, angle: Callable[[int], Tensor], noise: Mapping[str, Tensor]
+) -> tuple[list[Factor], list[Tensor]]:
     """The distributions of the measured qubits without a CZ, and each group's matrix `(rows or 1, outputs, inputs)`."""
     like = noise["t1_ns"]
     matrices: dict[IdealRotation | Decay, Tensor] = dict(zip(plan.decays, _decay_matrices(plan.decays, noise), strict=True))

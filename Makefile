@@ -18,7 +18,7 @@ test: $(VENV)/dev-installed check
 test-peers: $(VENV)/dev-installed
 	QPEFT_TEST_PEERS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m peer
 
-# Every page at three widths into screenshots/ (needs Chromium): look at them after a change to a page
+# Every page at three widths into screenshots/, and those that README and docs show into docs/images/ (needs Chromium)
 screenshots: $(VENV)/dev-installed
 	$(BIN)/python -m tests.browser.screenshots screenshots $(PAGES)
 
@@ -64,7 +64,7 @@ $(VENV)/docs-installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e ".[docs]"
 	touch $@
 
-# Drawings and screenshots of the documentation; needs Chromium
+# Drawings of the documentation; its screenshots are those of `make screenshots`
 pictures: $(VENV)/dev-installed
 	$(BIN)/python docs/pictures.py
 

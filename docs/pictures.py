@@ -1,20 +1,12 @@
-"""Drawings and screenshots of the documentation, made by one command: `make pictures` (python docs/pictures.py [NAME ...]).
+"""Drawings of the documentation: `make pictures` (python docs/pictures.py [NAME ...]). `make screenshots` takes its screenshots.
 
 * `concepts`: the adapted layer, QTHA's circuit, the grid surrogate.
 * `chips`: maps of the shipped chips.
-* `report`: the report page of recorded runs.
-* `dashboard`: a task service with jobs, in a real browser. Needs Chromium and `pip install playwright`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +14,6 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 IMAGES = DOCS / "images"
-WIDTH, HEIGHT = 1280, 800
 
 
 def concepts() -> None:
@@ -136,77 +127,7 @@ def chips() -> None:
         draw_chip(load_chip(name), IMAGES / f"chip-{name}.png")
 
 
-@contextmanager
-def _browser() -> Iterator[Any]:
-    """A page of a real Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    program = os.environ.get("QPEFT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        browser.close()
-
-
-def report() -> None:
-    """The report page of recorded runs: four methods of the breadth study on instructions."""
-    arms = ("LoRA r=8", "LoRA r=1", "QTHA", "QTHA without circuit")
-    lines = (DOCS / "benchmarks" / "study" / "breadth.jsonl").read_text(encoding="utf-8").splitlines()
-    chosen = [line for line in lines if (r := json.loads(line))["label"] in arms and r["group"].endswith("instructions")]
-    with tempfile.TemporaryDirectory() as folder, _browser() as page:
-        records = Path(folder) / "records.jsonl"
-        records.write_text("\n".join(chosen) + "\n", encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "qpeft.cli",
-            "report",
-            str(records),
-            "--out",
-            folder,
-            "--title",
-            "Instructions, SmolLM2-135M",
-        ]
-        subprocess.run(command, check=True)
-        page.goto(f"file://{folder}/report.html")
-        page.screenshot(path=IMAGES / "report.png", full_page=True)
-
-
-def dashboard() -> None:
-    """The dashboard's overview and a device, with jobs of two users."""
-    from qpeft.circuits import ansatz
-    from qpeft.service.client import Client
-
-    with tempfile.TemporaryDirectory() as folder:
-        key_file, log = Path(folder) / "admin.key", Path(folder) / "log"
-        command = [sys.executable, "-m", "qpeft.cli", "serve", "--port", "8659", "--data-dir", f"{folder}/data"]
-        with log.open("w") as stream:
-            process = subprocess.Popen([*command, "--admin-key-file", str(key_file)], stdout=stream, stderr=stream)
-        try:
-            url = "http://127.0.0.1:8659"
-            while not key_file.exists() or not key_file.read_text():
-                time.sleep(0.2)
-            key = key_file.read_text().strip()
-            circuit = ansatz.qtha(4, 1)
-            with Client(url, key) as client:
-                for device, shots in (("simulator", 1000), ("emulator:wukong-72", 1000), ("emulator:wukong-180", 4000)):
-                    job = client.submit(circuit, params=[0.1] * circuit.n_params, device=device, shots=shots)
-                    client.wait(job["id"])
-            with _browser() as page:
-                page.goto(f"{url}/login")
-                page.fill("input[name=key]", key)
-                page.click("button.primary")
-                page.wait_for_timeout(1500)
-                page.screenshot(path=IMAGES / "dashboard.png")
-                page.goto(f"{url}/devices/emulator:wukong-72")
-                page.wait_for_timeout(1500)
-                page.screenshot(path=IMAGES / "dashboard-device.png")
-        finally:
-            process.terminate()
-            process.wait()
-
-
-PICTURES: dict[str, Callable[[], None]] = {"concepts": concepts, "chips": chips, "report": report, "dashboard": dashboard}
+PICTURES: dict[str, Callable[[], None]] = {"concepts": concepts, "chips": chips}
 
 
 if __name__ == "__main__":

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from typing import Any
+
+import msgspec
 
 from qpeft.backends.emulator.chip import Chip, load_chip
 from qpeft.circuits.ir import Angle, Circuit, Op
+from qpeft.service.ids import new_id
 from tests.service.processes import Server
 
 CHIP = "emulator:wukong-72"
@@ -45,9 +49,39 @@ def altered(chip: Chip, factor: float) -> dict[str, object]:
     return dict(json.loads(dataclasses.replace(chip, qubits=tuple(qubits)).to_json()))
 
 
+def send_to_vendor(server: Server, user: str) -> dict[str, str]:
+    """Tasks at a vendor, of a worker that speaks the protocol and then dies: state -> task. One nobody knows anything of."""
+    client, device = server.client(server.new_key(user, max_vendor_shots=10**6)), "pyqpanda:WK_C180"
+    http = server.http(server.new_key("vendor-worker", "worker"))
+
+    def ask(path: str, **body: object) -> dict[str, Any]:
+        answer = http.post(
+            f"/v1/worker/{path}", content=msgspec.msgpack.encode(body), headers={"content-type": "application/msgpack"}
+        )
+        answer.raise_for_status()
+        return dict(msgspec.msgpack.decode(answer.content))
+
+    told = {"max_qubits": 169, "max_shots": 10_000, "simulated": False, "chip": True, "lease_s": 600.0}
+    worker = ask("hello", name="at the vendor", devices=[device], info={device: told})["worker"]
+    states = {"sent": ("8F3A21", ""), "refused": ("", "the circuit is too deep"), "intent": ("", "the connection was cut off")}
+    for shots in (1000, 2000, 3000):
+        client.submit(ghz(5), device=device, shots=shots, name=f"on the real chip, {shots} shots")
+    jobs = ask("lease", worker=worker, devices=[device], max_jobs=3)["jobs"]
+    found: dict[str, str] = {}
+    for job, (state, (name, reason)) in zip(jobs, states.items(), strict=True):
+        found[state] = new_id("t")
+        members = [[job["seq"], job["attempt"], job["rows"]]]
+        ask("vendor/intent", worker=worker, task=found[state], device=device, shots=job["shots"], members=members)
+        ask("vendor/update", task=found[state], state=state, vendor_job=name, reason=reason)
+        if state == "intent":
+            parked = {"seq": job["seq"], "attempt": job["attempt"], "device_s": 0.0, "reason": reason, "parked": True}
+            ask("complete", worker=worker, device=device, estimate_s=job["estimate_s"], jobs=[parked])
+    return found
+
+
 def fill(server: Server, user: str = "alice") -> tuple[str, dict[str, str]]:
     """Fill the service; a key of the user, and ids of things to look at."""
-    key = server.new_key(user)
+    key = server.new_key(user, max_day_circuits=200, max_day_shots=100_000)
     client, other, admin = server.client(key), server.client(server.new_key("bob")), server.client()
     chip = load_chip("wukong-72")
     for factor in (1.3, 0.8, 1.1):

@@ -1,24 +1,40 @@
 """Pictures of every page at three widths: `make screenshots`, or `python -m tests.browser.screenshots OUT [NAME ...]`.
 
-A picture is called PAGE-WIDTH[-dark|-zh].png. Names choose pages. docs/images holds the few that docs show.
+A picture is called PAGE-WIDTH[-dark|-zh].png. Names choose pages. The pictures of `SHOWN` are copied into docs/images.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.browser.conftest import chromium_path
-from tests.browser.scenes import CHIP, fill
+from tests.browser.scenes import CHIP, fill, send_to_vendor
 from tests.service.processes import Server
 from tests.tiny import save_tiny_model, write_tiny_recipe
 
+QPEFT = (sys.executable, "-m", "qpeft.cli")
 WIDTHS = (360, 768, 1440)
 LOOKS = (("", {}), ("-dark", {"color_scheme": "dark"}), ("-zh", {"locale": "zh-CN"}))
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+SHOWN = {
+    "overview-1440": "dashboard",
+    "chip-1440": "dashboard-chip",
+    "job-1440": "dashboard-job",
+    "ui-run-1440": "ui-run",
+    "ui-compare-1440": "ui-compare",
+    "report-1440": "report",
+}
+"""Pictures that README and docs show, by their names in docs/images."""
+REPORTED = ("LoRA r=8", "LoRA r=1", "QTHA", "QTHA without circuit")
 
 
 def dashboard_pages(found: dict[str, str]) -> dict[str, str]:
@@ -81,6 +97,7 @@ def of_dashboard(browser: Any, folder: Path, out: Path, chosen: list[str]) -> It
     server = Server(folder, devices=("simulator", CHIP)).start()
     try:
         key, found = fill(server)
+        send_to_vendor(server, "carol")
         for pages, holder in ((dashboard_pages(found), key), (ADMIN_PAGES, server.key)):
             yield from picture(browser, server.url, _wanted(pages, chosen), out, holder)
     finally:
@@ -94,15 +111,14 @@ def of_runs(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Iterato
         (folder / name).mkdir()
     save_tiny_model(folder / "model")
     recipe = write_tiny_recipe(folder / "recipes", folder / "model")
-    qpeft = [sys.executable, "-m", "qpeft.cli"]
-    subprocess.run([*qpeft, "compare", str(recipe), "--output", str(folder / "runs/demo")], check=True, capture_output=True)
+    subprocess.run([*QPEFT, "compare", str(recipe), "--output", str(folder / "runs/demo")], check=True, capture_output=True)
     alone = recipe.with_name("alone.yaml")
     alone.write_text(recipe.read_text().partition("compare:")[0])
     settings = ("max_steps=600", "logging_steps=5", "save_steps=600", "eval_steps=50")
     options = [part for setting in settings for part in ("--set", f"training.{setting}")]
-    train = [*qpeft, "train", str(alone), "--output", str(folder / "runs/alone"), *options]
+    train = [*QPEFT, "train", str(alone), "--output", str(folder / "runs/alone"), *options]
     subprocess.run([*train, "--until", "300"], check=True, capture_output=True)
-    command = [*qpeft, "ui", str(folder / "runs"), "--recipes", str(folder / "recipes"), "--port", "0"]
+    command = [*QPEFT, "ui", str(folder / "runs"), "--recipes", str(folder / "recipes"), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         address = server.stdout.readline().split()[-1]
@@ -121,12 +137,29 @@ def of_runs(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Iterato
             yield from picture(browser, url, _wanted(pages, chosen), out, first=f"/?{token}")
         finally:
             server.terminate()
-    pages = _wanted({"report": "/report.html"}, chosen)
-    yield from picture(browser, (folder / "runs/demo/report").as_uri(), pages, out)
+
+
+def of_report(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Iterator[Path]:
+    """The report's page, from disk, of recorded runs: four methods of the breadth study on instructions."""
+    study = Path(__file__).parents[2] / "docs/benchmarks/study/breadth.jsonl"
+    lines = [(line, json.loads(line)) for line in study.read_text(encoding="utf-8").splitlines()]
+    chosen_lines = [text for text, run in lines if run["label"] in REPORTED and run["group"].endswith("instructions")]
+    (folder / "records.jsonl").write_text("\n".join(chosen_lines) + "\n", encoding="utf-8")
+    title = ("--title", "Instructions, SmolLM2-135M")
+    command = [*QPEFT, "report", str(folder / "records.jsonl"), "--out", str(folder / "report"), *title]
+    subprocess.run(command, check=True, capture_output=True)
+    yield from picture(browser, (folder / "report").as_uri(), _wanted({"report": "/report.html"}, chosen), out)
 
 
 def _wanted(pages: dict[str, str], chosen: list[str]) -> dict[str, str]:
     return {name: address for name, address in pages.items() if not chosen or name in chosen}
+
+
+SCENES: dict[Callable[[Any, Path, Path, list[str]], Iterator[Path]], set[str]] = {
+    of_dashboard: {*dashboard_pages(defaultdict(str)), *ADMIN_PAGES},
+    of_runs: {"ui-runs", "ui-run", "ui-run-paused", "ui-compare", "ui-circuits", "ui-start", "ui-missing"},
+    of_report: {"report"},
+}
 
 
 def main(out: Path, chosen: list[str]) -> None:
@@ -136,10 +169,14 @@ def main(out: Path, chosen: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox"])
-        for scene in (of_dashboard, of_runs):
+        for scene, pages in SCENES.items():
+            if chosen and not pages & set(chosen):
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 for file in scene(browser, Path(folder), out, chosen):
                     print(file, flush=True)
+                    if file.stem in SHOWN:
+                        shutil.copy(file, IMAGES / f"{SHOWN[file.stem]}.png")
         browser.close()
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from qpeft.circuits.ir import Circuit, Op
+from qpeft.errors import ServiceError
 from tests.browser.accessibility import overflow, serious
-from tests.browser.scenes import BELL, CHIP, fill, ghz
+from tests.browser.scenes import BELL, CHIP, fill, ghz, send_to_vendor
 from tests.browser.screenshots import ADMIN_PAGES, dashboard_pages
 from tests.browser.watched import Watched
 from tests.service.processes import Server
@@ -108,6 +109,40 @@ def test_a_key_is_made_and_revoked(server: Server, open_page: Open) -> None:
     with page.expect_download() as download:
         page.click("text=CSV")
     assert "revoke" in download.value.path().read_text()
+
+
+def test_an_administrator_says_what_became_of_a_vendors_task(server: Server, open_page: Open) -> None:
+    task = send_to_vendor(server, "carol")["intent"]
+    page = open_page(server.url).log_in(server.key)
+    page.goto("/admin/vendor-tasks?state=intent")
+    row = page.locator(f"tr:has-text('{task}')")
+    assert serious(page) == []
+    row.locator("button:has-text('The vendor has it')").click()
+    assert page.url.endswith("state=intent")  # the browser asks for the vendor's id first
+    row.locator("input[name=vendor_job]").fill("8F3A99")
+    row.locator("button:has-text('The vendor has it')").click()
+    page.wait_for_url("**/admin/vendor-tasks")
+    assert "8F3A99" in row.inner_text()
+    assert row.locator(".state.sent").count() == 1
+    page.goto("/admin/audit?q=vendor.resolve")
+    assert f"{task}: 8F3A99" in page.locator("tbody").inner_text()
+
+
+def test_a_daily_quota_is_seen_and_said(server: Server, open_page: Open) -> None:
+    client = server.client(key := server.new_key("ulla", max_day_circuits=3, max_day_shots=1000), total_s=1.0)
+    for _ in range(2):
+        client.submit(BELL, device="simulator", shots=100)
+    with pytest.raises(ServiceError, match="more shots than your daily quota leaves"):
+        client.submit(BELL, device="simulator", shots=900)
+    page = open_page(server.url).log_in(key)
+    assert page.locator("dt:has-text('Circuits submitted today') + dd").inner_text().startswith("2 / 3")
+    page.goto("/usage")
+    cells = page.locator("section:has(h2:has-text('daily quota')) tbody td").all_inner_texts()
+    assert [cell.strip() for cell in cells[1:]] == ["2 / 3", "200 / 1,000"]
+    assert serious(page) == []
+    page = open_page(server.url).log_in(server.key)
+    page.goto("/admin/keys")
+    assert "200 / 1,000" in page.locator("tr:has-text('ulla')").last.inner_text()
 
 
 def test_hostile_names_are_text(server: Server, open_page: Open) -> None:
@@ -217,6 +252,11 @@ def test_lists_work_by_filter_search_and_page(server: Server, scene: tuple[str, 
     assert "changed my mind" not in page.locator("main").inner_text()
     page.click("nav >> text=Batches")
     page.wait_for_url("**/batches")
+    page.click(".chips >> text=failed")
+    page.wait_for_url("**state=failed**")
+    assert "GHZ of three sizes" not in page.locator("main").inner_text()
+    page.click(".chips >> text=succeeded")
+    page.wait_for_url("**state=succeeded**")
     page.click("tbody a")
     page.wait_for_url("**/batches/*")
     assert page.locator("h1").inner_text() == "GHZ of three sizes"

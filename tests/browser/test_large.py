@@ -9,6 +9,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from qpeft.service.store.queries import BATCH_STATES
 from tests.browser.scenes import BELL
 from tests.browser.watched import Watched
 from tests.service.processes import Server
@@ -43,6 +44,7 @@ def test_100_000_jobs(fresh_server: Callable[..., Server], open_page: Callable[.
         "/devices",
         "/devices/simulator",
         "/batches",
+        *(f"/batches?state={state}" for state in BATCH_STATES),
         f"/batches/{batches[0]}",
         f"/batches/{batches[5]}",
         "/usage",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from qpeft.service.store.leases import Heartbeat, heartbeat
-from qpeft.service.store.listings import JobFilter, Listings
+from qpeft.service.store.listings import BatchFilter, JobFilter, Listings
 from tests.service.engine import Engine
 
 
@@ -43,9 +43,13 @@ def test_every_question_has_its_answer(engine: Engine) -> None:
     engine.writer.call_sync(heartbeat, Heartbeat(worker, alice, tuple((row.seq, row.attempt) for row in leased), places))
     assert {one.row.seq: one.qubits for one in ask.occupied("simulator")} == {row.seq: (1, 2) for row in leased}
     assert ask.occupied("other") == []
-    assert [one["id"] for one in ask.batch_page(alice, "", None, None, None, 9)] == [batch]
-    assert ask.batch_page(alice, "", "other", None, None, 9) == ask.batch_page(alice, "", None, batch, None, 9) == []
-    assert ask.batch_page(alice, "", None, None, batch, 9) == []
+    assert [one["id"] for one in ask.batch_page(alice, BatchFilter(), None, None, 9)] == [batch]
+    assert (
+        ask.batch_page(alice, BatchFilter(device="other"), None, None, 9)
+        == ask.batch_page(alice, BatchFilter(), batch, None, 9)
+        == []
+    )
+    assert ask.batch_page(alice, BatchFilter(), None, batch, 9) == []
     assert [row.name for row in ask.key_page("B_50%", 0, 9)] == ["bob_50%"]
     assert [row.act for row in ask.log_page("", None, 1)] == [row.act for row in ask.log_page("", None, 9)][:1]
     assert ask.log_page("nothing like it", None, 9) == []

@@ -16,6 +16,7 @@ from qpeft.applications.table import Table, read_table
 from qpeft.applications.task import BECAUSE, Task
 from qpeft.errors import DataError, RunError
 from qpeft.evaluation.generate import user_turn
+from qpeft.progress import Count
 from qpeft.training.loop.loaded_run import load_run
 from qpeft.training.loop.run_dir import read_record
 
@@ -85,7 +86,7 @@ def predict(
         encoding: of the input; default found out.
         batch_size: rows per forward pass.
         overwrite: replace the target.
-        progress: show a bar.
+        progress: show the count of rows.
 
     Returns:
         Counts of rows: "rows", "warned", "refused".
@@ -94,8 +95,6 @@ def predict(
         RunError: the task has no labels, or the decision does not fit it.
         DataError: the input lacks a column of the task, or the output exists.
     """
-    from tqdm.auto import tqdm
-
     task, _ = find_task(run)
     decision = decision or Decision()
     if task.kind != "classification":
@@ -113,14 +112,11 @@ def predict(
     part = target.with_name(f"{target.name}.{hashlib.sha256(key.encode()).hexdigest()[:12]}.part")
     done = _answered(part, table, added)
     model = _Model(run, task, decision, batch_size)
-    with (
-        part.open("w", newline="", encoding="utf-8") as stream,
-        tqdm(total=len(table.rows), unit="row", disable=not progress) as bar,
-    ):
+    with part.open("w", newline="", encoding="utf-8") as stream, Count("rows", len(table.rows), shown=progress) as count:
         writer = csv.DictWriter(stream, [*table.columns, *added.values()], restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(done)
-        bar.update(len(done))
+        count.skip(len(done))
         for start in range(len(done), len(table.rows), CHUNK):
             answers = model.answer(table.rows[start : start + CHUNK])
             chunk = [
@@ -130,7 +126,7 @@ def predict(
             writer.writerows(chunk)
             stream.flush()
             done += chunk
-            bar.update(len(chunk))
+            count.add(len(chunk))
     os.replace(part, target)
     counts = {
         name: sum(bool(row.get(added[column])) for row in done) for name, column in (("warned", "warnings"), ("refused", "refused"))

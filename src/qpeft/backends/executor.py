@@ -25,6 +25,7 @@ from qpeft.circuits.executor import Expectations, as_rows, check_arguments, work
 from qpeft.circuits.ir import Circuit, Observable, Op, PauliString, commuting_groups
 from qpeft.circuits.simulator.simulate import expectations
 from qpeft.errors import BackendError, CircuitError
+from qpeft.progress import Count
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ Gradient = Literal["parameter-shift", "spsa", "adjoint"]
 
 CHUNK = 4096  # rows of one run: what is charged, cached and shown at a time
 BLOCK_BYTES = 1 << 28  # of the shifted rows of a gradient that are made at a time
-LONG = 256  # rows that make a progress bar worth while
+LONG = 256  # rows that make progress worth showing
 
 
 class BackendExecutor:
@@ -47,7 +48,7 @@ class BackendExecutor:
         seed: makes simulated shots and SPSA's directions repeat; None draws fresh ones.
         cache: results to reuse and to add to.
         ledger: what is spent, with its budget; executors may share one.
-        progress: show a bar for long runs.
+        progress: show the count of circuits of long runs.
     """
 
     has_state = False
@@ -150,7 +151,7 @@ class BackendExecutor:
             waiting = np.array([counts is None for counts in known], dtype=np.bool_)
             self.ledger.cached += len(rows) - int(waiting.sum())
         self.ledger.budget.check(self.ledger.spent, self._cost(compiled, waiting))
-        for start in self._bar(len(rows)):
+        for start in self._chunks(len(rows)):
             seed = self.next_seed()
             chunk = start + np.flatnonzero(waiting[start : start + CHUNK])
             if not len(chunk):
@@ -177,13 +178,11 @@ class BackendExecutor:
         counts = [int(waiting[start : start + CHUNK].sum()) for start in range(0, len(waiting), CHUNK)]
         return sum((cost_of(self.backend, compiled, count, self.shots) for count in counts), Cost())
 
-    def _bar(self, rows: int) -> Iterator[int]:
-        starts: Any = range(0, rows, CHUNK)
-        if self.progress and rows > LONG:
-            from tqdm.auto import tqdm
-
-            starts = tqdm(starts, desc=f"{rows:,} circuits on {self.backend.name}", leave=False)
-        yield from starts
+    def _chunks(self, rows: int) -> Iterator[int]:
+        with Count(f"circuits on {self.backend.name}", rows, shown=self.progress and rows > LONG) as count:
+            for start in range(0, rows, CHUNK):
+                yield start
+                count.add(min(CHUNK, rows - start))
 
 
 class CompiledExpectations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,8 +40,22 @@ def _show_user(user: str, url: str | None, key: str | None, columns: tuple[str, 
     _rows(found, columns, as_json)
 
 
+class QuotaName(enum.StrEnum):
+    """Quotas as options name them."""
+
+    OPEN_CIRCUITS = "open-circuits"
+    DAY_CIRCUITS = "day-circuits"
+    DAY_SHOTS = "day-shots"
+    STORED_BYTES = "stored-bytes"
+
+
 @service_app.command(
-    "quota", epilog=examples("qpeft service quota alice", "qpeft service quota alice --open-circuits 100000 --weight 2")
+    "quota",
+    epilog=examples(
+        "qpeft service quota alice",
+        "qpeft service quota alice --day-circuits 10000 --day-shots 5000000",
+        "qpeft service quota alice --reset day-shots",
+    ),
 )
 def quota(
     user: User,
@@ -49,16 +64,32 @@ def quota(
     weight: Annotated[float | None, typer.Option(help="Share of a device; default 1.")] = None,
     open_circuits: Annotated[int | None, typer.Option(min=0, help="Circuits queued or running at most.")] = None,
     stored_bytes: Annotated[int | None, typer.Option(min=0, help="Bytes of parameters and results kept at most.")] = None,
+    day_circuits: Annotated[int | None, typer.Option(min=0, help="Circuits submitted on one day (UTC) at most.")] = None,
+    day_shots: Annotated[int | None, typer.Option(min=0, help="Shots submitted on one day (UTC) at most.")] = None,
+    reset: Annotated[
+        list[QuotaName] | None, typer.Option(help="Back to the service's own (repeatable).", show_choices=True)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set a user's quotas, and show them with what is used."""
+    """Set a user's quotas, and show them with what is used.
+
+    An empty column is the service's own quota: QPEFT_SERVICE_MAX_OPEN_CIRCUITS, QPEFT_SERVICE_MAX_STORED_BYTES,
+    QPEFT_SERVICE_USER_DAY_CIRCUITS, QPEFT_SERVICE_USER_DAY_SHOTS.
+    """
     from qpeft.service.client import Client
 
-    bounds: dict[str, float | None] = {"weight": weight, "max_open_circuits": open_circuits, "max_stored_bytes": stored_bytes}
-    if any(bound is not None for bound in bounds.values()):
+    bounds: dict[str, float | None] = {
+        "weight": weight,
+        "max_open_circuits": open_circuits,
+        "max_stored_bytes": stored_bytes,
+        "max_day_circuits": day_circuits,
+        "max_day_shots": day_shots,
+    }
+    if reset or any(bound is not None for bound in bounds.values()):
         with Client(url, key) as client:
-            client.set_user(user, disabled=None, **bounds)
-    columns = ("user", "weight", "open_circuits", "max_open_circuits", "stored_bytes", "max_stored_bytes")
+            client.set_user(user, disabled=None, reset=[f"max_{name.replace('-', '_')}" for name in reset or ()], **bounds)
+    quotas = ("open_circuits", "day_circuits", "day_shots", "stored_bytes")
+    columns = ("user", "weight", *(column for name in quotas for column in (name, f"max_{name}")))
     _show_user(user, url, key, columns, as_json)
 
 

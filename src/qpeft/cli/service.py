@@ -241,14 +241,14 @@ def service_set_user(
     """Change a user's bounds, or disable the user."""
     from qpeft.service.client import Client
 
-    bounds = {
+    bounds: dict[str, float | None] = {
         "weight": weight,
         "max_open_circuits": open_circuits,
         "max_stored_bytes": stored_bytes,
         "max_vendor_shots": vendor_shots,
     }
     with Client(url, key) as client:
-        client.set_user(user, disabled=disable, **bounds)
+        client.set_user(user, disabled=disable, reset=(), **bounds)
 
 
 @service_app.command("migrate", epilog=examples("qpeft service migrate", "qpeft service migrate --to 0005"))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qpeft.errors import DataError
+from qpeft.progress import counted
 from qpeft.training.data.examples import Conversation, Message
 from qpeft.training.data.tokenization import IGNORED, tokenize
 from qpeft.training.model.prefix_sharing import TokenTree, additive, takes_trees
@@ -43,7 +44,7 @@ def label_log_likelihoods(
         goes_on: the answer only begins what is said. The tokens that all answers end in do not count then.
         system: system message before each prompt.
         batch_size: prompts in a batch.
-        progress: show a bar.
+        progress: show the count of batches.
 
     Returns:
         `(prompts, answers)`, float64, nats.
@@ -52,7 +53,6 @@ def label_log_likelihoods(
         DataError: two answers are the same tokens.
     """
     import numpy as np
-    from tqdm.auto import tqdm
 
     encoded = [_encode(tokenizer, prompt, answers, system, goes_on) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i][0]))
@@ -60,7 +60,7 @@ def label_log_likelihoods(
     training = model.training
     model.eval()
     try:
-        for start in tqdm(range(0, len(order), batch_size), desc="classifying", disable=not progress, leave=False):
+        for start in counted(range(0, len(order), batch_size), "classifying, batch", shown=progress):
             batch = order[start : start + batch_size]
             scores[batch] = _score(model, tokenizer, [encoded[i] for i in batch])
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qpeft.progress import counted
 from qpeft.training.data.examples import Conversation, Message
 from qpeft.training.data.tokenization import encode_prompt
 
@@ -67,10 +68,9 @@ def generate(
         batch_size: prompts in a batch.
         streamer: a transformers streamer; for one prompt.
         stopped: asked before every token; true ends the generation.
-        progress: show a bar over batches.
+        progress: show the count of batches.
     """
     import torch
-    from tqdm.auto import tqdm
     from transformers import StoppingCriteriaList
 
     def asked_to_stop(tokens: Any, scores: Any, **_: Any) -> Any:
@@ -83,7 +83,7 @@ def generate(
     found: dict[int, Generated] = {}
     if seed is not None:
         torch.manual_seed(seed)
-    for start in tqdm(range(0, len(order), batch_size), desc="generating", disable=not progress, leave=False):
+    for start in counted(range(0, len(order), batch_size), "generating, batch", shown=progress):
         batch = order[start : start + batch_size]
         ids, mask = _padded_left([prompts[i] for i in batch], padding)
         with torch.inference_mode():

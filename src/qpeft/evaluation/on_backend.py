@@ -18,6 +18,7 @@ from qpeft.circuits.executor import Expectations
 from qpeft.circuits.ir import Circuit, Observable
 from qpeft.circuits.simulator.simulate import Simulator
 from qpeft.errors import RunError
+from qpeft.progress import Count
 from qpeft.training.model.held_out_loss import Rows, evaluate
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def evaluate_on_backend(
     logger.warning("on %s this takes %s", backend.name, counting.cost)
     if cache is None:  # a cache may hold much of it
         ledger.budget.check(ledger.spent, counting.cost)
-    with _bar(ledger, counting.cost, progress), executed_by(model, lambda _: executor):
+    with _Progress(ledger, counting.cost, progress), executed_by(model, lambda _: executor):
         noisy = evaluate(model, rows, tokenizer, batch_size=batch_size)
     return {
         "exact": exact,
@@ -115,24 +116,21 @@ def _plain(cost: Cost) -> dict[str, int | float]:
     return Ledger(spent=cost).to_dict()
 
 
-class _bar:
-    """A progress bar of circuits, with shots, jobs and chip time so far."""
+class _Progress:
+    """Progress in circuits, with shots, jobs and chip time so far."""
 
     def __init__(self, ledger: Ledger, estimate: Cost, shown: bool) -> None:
         self.ledger, self.estimate, self.shown = ledger, estimate, shown
 
     def __enter__(self) -> None:
-        from tqdm.auto import tqdm
-
-        self.bar = tqdm(total=self.estimate.circuits, unit="circuit", desc="on the backend", disable=not self.shown, leave=False)
+        self.count = Count("circuits on the backend", self.estimate.circuits, shown=self.shown)
 
         def watch(cost: Cost) -> None:
             spent = self.ledger.spent
-            self.bar.set_postfix(shots=f"{spent.shots:,}", jobs=spent.jobs, chip_s=f"{spent.seconds:,.0f}", refresh=False)
-            self.bar.update(cost.circuits)
+            self.count.add(cost.circuits, f"{spent.shots:,} shots, {spent.jobs:,} jobs, {spent.seconds:,.0f} s of chip time")
 
         self.ledger.watch = watch
 
     def __exit__(self, *_: object) -> None:
         self.ledger.watch = None
-        self.bar.close()
+        self.count.__exit__()

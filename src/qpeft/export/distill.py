@@ -8,6 +8,7 @@ from typing import Any
 
 from qpeft.adapters.low_rank import LowRank, Moments, added, fitted
 from qpeft.adapters.peft.layer import layer_shape
+from qpeft.progress import counted
 from qpeft.training.data.tokenization import collator
 from qpeft.training.model.held_out_loss import Rows
 
@@ -120,7 +121,6 @@ def train_towards(
         The loss of each step: mean `KL(teacher || student)`, nats/token.
     """
     import torch
-    from tqdm.auto import trange
 
     for name, parameter in student.named_parameters():
         parameter.requires_grad_("lora_" in name)
@@ -129,7 +129,7 @@ def train_towards(
     losses: list[float] = []
     batches: Iterator[dict[str, Any]] = iter(())
     student.eval()  # as it will be used; LoRA trains the same
-    for step in trange(steps, desc="distilling", leave=False):
+    for step in counted(range(steps), "distilling, step"):
         batch = next(batches, None)
         if batch is None:
             order = torch.randperm(len(rows), generator=generator).tolist()

@@ -335,9 +335,16 @@ class Client:
         found: list[Json] = self._get("/v1/users")["users"]
         return found
 
-    def set_user(self, user: str, *, disabled: bool | None = None, **bounds: float | None) -> Json:
-        """Change a user (administrators): `disabled`, `weight`, `max_open_circuits`, `max_stored_bytes`, `max_vendor_shots`."""
-        body = json.dumps({"disabled": disabled, **bounds}).encode()
+    def set_user(self, user: str, *, disabled: bool | None = None, reset: Sequence[str] = (), **bounds: float | None) -> Json:
+        """Change a user (administrators).
+
+        Args:
+            user: the user's name.
+            disabled: whether the user's keys are refused; None leaves it.
+            reset: names of bounds that go back to the service's own.
+            bounds: `weight`, `max_open_circuits`, `max_day_circuits`, `max_day_shots`, `max_stored_bytes`, `max_vendor_shots`.
+        """
+        body = json.dumps({"disabled": disabled, "reset": list(reset), **bounds}).encode()
         found: Json = self.connection.request("POST", f"/v1/users/{quote(user, safe='')}", content=body).json()
         return found
 

@@ -105,12 +105,15 @@ class Bounds(Strict):
     """A user's bounds; null leaves one as it is, or the service's own for a new user.
 
     `weight` is the user's share of a device, 1 by default. `max_vendor_shots` are shots on devices that cost money, ever.
+    `max_day_circuits` and `max_day_shots` are what may be submitted on one day (UTC).
     """
 
     weight: Annotated[float, Meta(gt=0, le=1000)] | None = None
     max_open_circuits: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     max_stored_bytes: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     max_vendor_shots: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    max_day_circuits: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    max_day_shots: Annotated[int, Meta(ge=0, le=2**53)] | None = None
 
 
 class KeyRequest(Bounds, kw_only=True):
@@ -122,9 +125,13 @@ class KeyRequest(Bounds, kw_only=True):
 
 
 class UserRequest(Bounds, kw_only=True):
-    """A change of a user. A disabled user's keys and sessions are refused; what he has queued still runs."""
+    """A change of a user. A disabled user's keys and sessions are refused; what he has queued still runs.
+
+    `reset` names bounds that go back to the service's own.
+    """
 
     disabled: bool | None = None
+    reset: list[Literal["max_open_circuits", "max_day_circuits", "max_day_shots", "max_stored_bytes", "max_vendor_shots"]] = []
 
 
 class IdentityRequest(Strict):

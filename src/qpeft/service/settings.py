@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     """Bound on a user's stored parameters and results (bytes)."""
     user_vendor_shots: int | None = Field(default=0, ge=0)
     """Shots that a user without a bound of their own may send to vendors, ever; None sets no bound."""
+    user_day_circuits: int | None = Field(default=None, ge=0)
+    """Circuits that a user without a quota of their own may submit on one day (UTC); None sets no bound."""
+    user_day_shots: int | None = Field(default=None, ge=0)
+    """Shots that a user without a quota of their own may submit on one day (UTC); None sets no bound."""
     max_waits: int = Field(default=256, ge=1)
     """Requests of one key that wait (`?wait=`) at the same time, in one API process."""
     max_streams: int = Field(default=32, ge=1)

@@ -97,7 +97,7 @@ class StudyRunner:
         error, wall_s = "", 0.0
         try:
             if step not in held_out_losses(folder):
-                wall_s = train(config, folder, baseline=self._baseline(task, "validation"), until=step).wall_s
+                wall_s = train(config, folder, baseline=self._baseline(task, "validation"), until=step, progress=True).wall_s
             found = held_out_losses(folder)[step]
         except FAILURES as problem:
             error = _failure(problem)
@@ -133,7 +133,7 @@ class StudyRunner:
             return record
         folder = self._folder(config).with_name(f"{self._folder(config).name}-seed-{seed}")
         try:
-            record = train(config, folder, baseline=self._baseline(task, self.plan.held_out))
+            record = train(config, folder, baseline=self._baseline(task, self.plan.held_out), progress=True)
             scores = score(folder, task, self.plan.held_out, self.unrelated)
             record = dataclasses.replace(record, metrics={**record.metrics, **scores})
         except FAILURES as problem:
@@ -193,14 +193,15 @@ def score(folder: Path, task: TaskSection, part: str, unrelated: dict[str, float
         truth = np.array([prepared.answers.index(row["label"]) for row in rows])
         prompts = [row["messages"][0]["content"] for row in rows]
         told = probabilities(
-            label_log_likelihoods(model, tokenizer, prompts, prepared.answers, system=task.system, batch_size=batch)
+            label_log_likelihoods(model, tokenizer, prompts, prepared.answers, system=task.system, batch_size=batch, progress=True)
         )
         found |= metrics.classification(told, truth, prepared.answers, positive=prepared.positive, cost=prepared.cost)
     if task.unrelated:
         texts = tokenize_all(load_examples(task.unrelated)[: task.unrelated_rows], tokenizer, task.max_length).rows
-        after = evaluate(model, texts, tokenizer, batch_size=batch, share_prefixes=True)["loss"]
+        after = evaluate(model, texts, tokenizer, batch_size=batch, share_prefixes=True, progress=True)["loss"]
         if task.name not in unrelated:
             with model.disable_adapter():
-                unrelated[task.name] = evaluate(model, texts, tokenizer, batch_size=batch, share_prefixes=True)["loss"]
+                before = evaluate(model, texts, tokenizer, batch_size=batch, share_prefixes=True, progress=True)
+            unrelated[task.name] = before["loss"]
         found["forgetting"] = after - unrelated[task.name]
     return found

@@ -21,10 +21,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_has_one_line_that_updates(monkeypatch: pytest.MonkeyPatch, recipe: Path) -> None:
+def test_a_terminal_has_one_line_that_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qpeft.progress.REWRITE_S", 0.0)
     monkeypatch.setenv("COLUMNS", "60")
     stream = Terminal()
-    line = ProgressLine(load_recipe(recipe).training, "QTHA, seed 0", stream)
+    line = ProgressLine("QTHA, seed 0", stream)
     state = SimpleNamespace(global_step=0, max_steps=3000)
     line.on_train_begin(None, state, None)
     for step in range(1, 4):

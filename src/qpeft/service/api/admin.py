@@ -23,6 +23,7 @@ from qpeft.service.messages import (
 )
 from qpeft.service.store import access, admin, sessions
 from qpeft.service.store.directory import stamp
+from qpeft.service.store.quotas import BOUNDS, day_of, used_of
 from qpeft.service.vendor import tasks as vendor_tasks
 
 _KEY = msgspec.json.Decoder(KeyRequest)
@@ -54,14 +55,17 @@ def bounds_of(request: Bounds) -> dict[str, Any]:
 
 async def list_users(context: Context) -> Response:
     """Users with their bounds and what they use of them; null is the service's own bound."""
-    names = ("weight", "open_circuits", "max_open_circuits", "stored_bytes", "max_stored_bytes", "vendor_shots", "max_vendor_shots")
-    rows = await context.service.ask(context.service.queries.users)
+    service = context.service
+    rows = await service.ask(service.queries.users)
+    today = await service.ask(service.queries.submitted, None, day_of(service.clock.now()))
     users = [
         {
             "user": row.name,
             "disabled": row.disabled_at is not None,
             "created_at": stamp(row.created_at),
-            **{name: getattr(row, name) for name in names},
+            "weight": row.weight,
+            **used_of(row, today),
+            **{name: getattr(row, name) for name in BOUNDS},
         }
         for row in rows
     ]
@@ -71,7 +75,10 @@ async def list_users(context: Context) -> Response:
 async def set_user(context: Context) -> Response:
     """Change a user's bounds, disable a user or let him in again."""
     request, _ = await context.json(_USER)
-    change = admin.SetUser(context.principal.prefix, context.path("name"), request.disabled, **bounds_of(request))
+    bounds, reset = bounds_of(request), tuple(dict.fromkeys(request.reset))
+    if both := [name for name in reset if bounds[name] is not None]:
+        raise ServiceError("a bound is either set or reset", status=422, code="body", value=", ".join(both))
+    change = admin.SetUser(context.principal.prefix, context.path("name"), request.disabled, **bounds, reset=reset)
     await context.service.writer.call(admin.set_user, change)
     context.auth.forget()
     return answer({"user": change.user})

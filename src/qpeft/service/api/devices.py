@@ -16,6 +16,7 @@ from qpeft.service.api.routes import JSON, QUERY, Context, Route, answer, encode
 from qpeft.service.core import Service
 from qpeft.service.store.directory import stamp
 from qpeft.service.store.queries import job_view
+from qpeft.service.store.quotas import QUOTAS, day_of, used_of
 from qpeft.service.store.schema import Row
 from qpeft.service.workers.messages import DeviceInfo
 
@@ -146,9 +147,12 @@ async def get_usage(context: Context) -> Response:
     everyone = context.number("all", 0) == 1
     if everyone and "admin" not in context.principal.scopes:
         raise ServiceError("the usage of all users is for administrators", status=403, code="scope", bound="admin")
-    since = time.strftime("%Y-%m-%d", time.gmtime(context.service.clock.now() - days * 86400))
-    rows = await context.service.ask(context.service.queries.usage, None if everyone else context.owner, since)
-    owner = await context.service.ask(context.service.queries.owner, context.owner)
+    service, now = context.service, context.service.clock.now()
+    whose, since = None if everyone else context.owner, day_of(now - days * 86400)
+    rows = await service.ask(service.queries.usage, whose, since)
+    submitted = await service.ask(service.queries.submitted, whose, since)
+    owner = await service.ask(service.queries.owner, context.owner)
+    today = await service.ask(service.queries.submitted, context.owner, day_of(now))
     usage = [
         {
             "day": row.day,
@@ -161,18 +165,9 @@ async def get_usage(context: Context) -> Response:
         }
         for row in rows
     ]
-    bound = owner.max_open_circuits or context.service.settings.max_open_circuits
-    settings = context.service.settings
-    own = {
-        "open_circuits": owner.open_circuits,
-        "max_open_circuits": bound,
-        "stored_bytes": owner.stored_bytes,
-        "max_stored_bytes": owner.max_stored_bytes or settings.max_stored_bytes,
-        "vendor_shots": owner.vendor_shots,
-        "max_vendor_shots": settings.user_vendor_shots if owner.max_vendor_shots is None else owner.max_vendor_shots,
-        "weight": owner.weight,
-    }
-    return answer({"usage": usage, **own})
+    by_day = [{"day": row.day, "user": row.name, "circuits": row.circuits, "shots": row.shots} for row in submitted]
+    own = {quota.bound: quota.of(owner, service.settings) for quota in QUOTAS}
+    return answer({"usage": usage, "submitted": by_day, **used_of(owner, today), **own, "weight": owner.weight})
 
 
 ROUTES = [

@@ -16,6 +16,7 @@ from qpeft.service.ids import new_id
 from qpeft.service.store.audit import write_audit
 from qpeft.service.store.ledger import AccountLedger
 from qpeft.service.store.lifecycle import remove
+from qpeft.service.store.quotas import BOUNDS
 from qpeft.service.store.schema import (
     TERMINAL,
     Row,
@@ -57,6 +58,8 @@ class NewKey:
     """Seconds since 1970 after which it is refused; None is never."""
     max_stored_bytes: int | None = None
     max_vendor_shots: int | None = None
+    max_day_circuits: int | None = None
+    max_day_shots: int | None = None
 
 
 def probe(txn: Transaction, arguments: Sequence[None]) -> list[None]:
@@ -72,7 +75,10 @@ def probe(txn: Transaction, arguments: Sequence[None]) -> list[None]:
 
 @dataclass(frozen=True)
 class SetUser:
-    """Change a user's bounds; None leaves one as it is. A disabled user's keys and sessions are refused, his queued jobs run."""
+    """Change a user's bounds; None leaves one as it is. A disabled user's keys and sessions are refused, his queued jobs run.
+
+    `reset` names bounds (of `BOUNDS`) that go back to the service's own.
+    """
 
     actor: str
     user: str
@@ -81,6 +87,9 @@ class SetUser:
     max_open_circuits: int | None = None
     max_stored_bytes: int | None = None
     max_vendor_shots: int | None = None
+    max_day_circuits: int | None = None
+    max_day_shots: int | None = None
+    reset: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,8 +177,7 @@ def create_key(txn: Transaction, arguments: Sequence[NewKey]) -> list[str | Serv
             outcomes.append(ServiceError("keys exist already", status=409, code="not_first"))
             continue
         owner = txn.connection.execute(sa.select(owners.c.id).where(owners.c.name == argument.user)).scalar_one_or_none()
-        names = ("weight", "max_open_circuits", "max_stored_bytes", "max_vendor_shots")
-        limits = {name: getattr(argument, name) for name in names}
+        limits = {name: getattr(argument, name) for name in ("weight", *BOUNDS)}
         given = {name: value for name, value in limits.items() if value is not None}
         if owner is None:
             owner = new_id("u")
@@ -207,9 +215,9 @@ def set_user(txn: Transaction, arguments: Sequence[SetUser]) -> list[ServiceErro
     """
     outcomes: list[ServiceError | None] = []
     for argument in arguments:
-        names = ("weight", "max_open_circuits", "max_stored_bytes", "max_vendor_shots")
-        values = {name: value for name in names if (value := getattr(argument, name)) is not None}
-        told = " ".join(f"{name}={value}" for name, value in values.items())
+        named = {name: value for name in ("weight", *BOUNDS) if (value := getattr(argument, name)) is not None}
+        told = " ".join(f"{name}={value}" for name, value in {**named, **dict.fromkeys(argument.reset, "default")}.items())
+        values = {**named, **dict.fromkeys(argument.reset)}
         if argument.disabled is not None:
             values["disabled_at"] = txn.now if argument.disabled else None
             told = f"{'disabled' if argument.disabled else 'enabled'} {told}".rstrip()

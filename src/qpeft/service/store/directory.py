@@ -25,6 +25,7 @@ from qpeft.service.store.schema import (
     owners,
     reservations,
     sessions,
+    submitted,
     usage,
     vendor_members,
     vendor_tasks,
@@ -155,6 +156,19 @@ class Directory:
         if owner is not None:
             query = query.where(usage.c.owner == owner)
         return self._all(query.order_by(usage.c.day, owners.c.name, usage.c.device))
+
+    def submitted(self, owner: str | None, since: str) -> Sequence[Row]:
+        """Circuits and shots that were submitted by day, the newest first: what counts against the daily quotas.
+
+        Args:
+            owner: id of the user; None for every user.
+            since: first day, as `YYYY-MM-DD`.
+        """
+        query = sa.select(submitted, *(owners.c[name] for name in ("name", "max_day_circuits", "max_day_shots")))
+        query = query.join(owners, owners.c.id == submitted.c.owner).where(submitted.c.day >= since)
+        if owner is not None:
+            query = query.where(submitted.c.owner == owner)
+        return self._all(query.order_by(submitted.c.day.desc(), owners.c.name))
 
     def owner(self, owner: str) -> Row:
         """The user's row."""

@@ -1,12 +1,12 @@
 """Accounts kept next to the jobs, gathered in memory during an operation and written once at its end.
 
 `flows`: how much each user has queued on each device in each lane, and its virtual time. `owners.open_circuits`: what counts
-against a user's quota. `usage`: jobs, circuits, shots and device seconds by day, user and device.
+against a user's quota. `submitted`: what counts against the daily quotas. `usage`: jobs, circuits, shots and device seconds by
+day, user and device.
 """
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from qpeft.errors import ServiceError
-from qpeft.service.store.schema import Row, devices, flows, owners, usage
+from qpeft.service.store.quotas import day_of
+from qpeft.service.store.schema import Row, devices, flows, owners, submitted, usage
 from qpeft.service.store.writer import Transaction
 
 FlowKey = tuple[str, str, int]  # device, owner, lane
@@ -55,6 +56,7 @@ class AccountLedger:
         self._open: dict[str, int] = defaultdict(int)
         self._bytes: dict[str, int] = defaultdict(int)
         self._vendor: dict[str, int] = defaultdict(int)
+        self._submitted: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
         self._usage: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0, 0.0])
 
     def owner(self, owner: str) -> Row:
@@ -171,6 +173,26 @@ class AccountLedger:
         """
         self._vendor[owner] += shots
 
+    def submitted_today(self, owner: str) -> tuple[int, int]:
+        """Circuits and shots that the user has submitted since midnight (UTC), this operation's included."""
+        place = {"day": day_of(self.txn.now), "owner": owner}
+        row = self.txn.connection.execute(_SUBMITTED, place).one_or_none()
+        circuits, shots = self._submitted[place["day"], owner]
+        return (circuits, shots) if row is None else (int(row.circuits) + circuits, int(row.shots) + shots)
+
+    def submit(self, owner: str, circuits: int, shots: int, at: float) -> None:
+        """Count circuits and shots as submitted.
+
+        Args:
+            owner: id of the user.
+            circuits: number of circuits; negative for circuits that ended before they ran.
+            shots: number of shots, of the same sign.
+            at: when they were submitted, seconds since 1970; they count on that day.
+        """
+        total = self._submitted[day_of(at), owner]
+        total[0] += circuits
+        total[1] += shots
+
     def store(self, owner: str, n: int) -> None:
         """Count bytes as stored for a user.
 
@@ -213,14 +235,30 @@ class AccountLedger:
         moved = [{"device": d, "v": v} for d, v in self._device_vtime.items() if v != self._devices[d].vtime]
         if moved:
             execute(_SET_DEVICE, moved)
+        self._write_submitted()
         if self._usage:
             execute(self._add_usage(), list(self._usage_values()))
+
+    def _write_submitted(self) -> None:
+        def rows(sign: int) -> list[dict[str, Any]]:
+            return [
+                {"day": day, "owner": owner, "circuits": circuits, "shots": shots}
+                for (day, owner), (circuits, shots) in self._submitted.items()
+                if sign * circuits > 0
+            ]
+
+        if more := rows(1):
+            insert = upsert(self.txn.connection, submitted)
+            sums = {name: submitted.c[name] + insert.excluded[name] for name in ("circuits", "shots")}
+            self.txn.connection.execute(insert.on_conflict_do_update(index_elements=["day", "owner"], set_=sums), more)
+        if less := rows(-1):
+            self.txn.connection.execute(_GIVE_BACK, [_bound(row) for row in less])
 
     def _flow_values(self, key: FlowKey, flow: FlowState) -> dict[str, Any]:
         return {"device": key[0], "owner": key[1], "lane": key[2], "vtime": flow.vtime, "queued": flow.queued}
 
     def _usage_values(self) -> Iterable[dict[str, Any]]:
-        day = time.strftime("%Y-%m-%d", time.gmtime(self.txn.now))
+        day = day_of(self.txn.now)
         for (owner, device), (n_jobs, circuits, shots, device_s) in self._usage.items():
             amounts = {"jobs": int(n_jobs), "circuits": int(circuits), "shots": int(shots), "device_s": device_s}
             yield {"day": day, "owner": owner, "device": device, **amounts}
@@ -239,6 +277,20 @@ def _bound(values: dict[str, Any]) -> dict[str, Any]:
 
 _OWNER = sa.select(owners).where(owners.c.id == sa.bindparam("owner"))
 _DEVICE = sa.select(devices).where(devices.c.id == sa.bindparam("device"))
+
+
+def _left(name: str) -> sa.ColumnElement[int]:
+    return submitted.c[name] + sa.bindparam(f"b_{name}")
+
+
+_SUBMITTED = sa.select(submitted.c.circuits, submitted.c.shots).where(
+    submitted.c.day == sa.bindparam("day"), submitted.c.owner == sa.bindparam("owner")
+)
+_GIVE_BACK = (  # not below zero: what was submitted before this was counted is not counted
+    sa.update(submitted)
+    .where(submitted.c.day == sa.bindparam("b_day"), submitted.c.owner == sa.bindparam("b_owner"))
+    .values({name: sa.case((_left(name) > 0, _left(name)), else_=0) for name in ("circuits", "shots")})
+)
 _FLOW = sa.select(flows).where(*(flows.c[name] == sa.bindparam(name) for name in ("device", "owner", "lane")))
 _FLOWS = (
     sa.select(flows, owners.c.weight)

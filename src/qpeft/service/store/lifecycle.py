@@ -20,6 +20,7 @@ from qpeft.service.settings import Settings
 from qpeft.service.store.access import may_use
 from qpeft.service.store.bulk import execute_many
 from qpeft.service.store.ledger import AccountLedger, upsert
+from qpeft.service.store.quotas import DAY_CIRCUITS, DAY_SHOTS, OPEN_CIRCUITS, STORED_BYTES, VENDOR_SHOTS, seconds_left
 from qpeft.service.store.schema import TERMINAL, batches, idempotency, jobs, programs, results, storable, vendor_members
 from qpeft.service.store.writer import Transaction
 
@@ -87,10 +88,14 @@ class SubmitJobs:
             hint = "an administrator lists users: qpeft service access DEVICE --user NAME"
             raise ServiceError("you may not use this device", status=403, code="device_access", value=submission.device, hint=hint)
         self._check_quota(ledger, submission)
+        self._check_day(txn, ledger, submission)
+        if is_origin_chip(submission.device):
+            self._reserve_vendor_shots(ledger, submission)
         lane = self._lane(ledger, submission)
         ahead = ledger.enqueue((submission.device, owner, lane), len(submission.items))
         ledger.open(owner, submission.circuits)
         ledger.store(owner, submission.bytes)
+        ledger.submit(owner, submission.circuits, submission.shots, txn.now)
         txn.changed.add(f"owner:{owner}")
         if key is not None:
             seen[owner, key] = (submission.digest, submission.id)
@@ -103,9 +108,9 @@ class SubmitJobs:
         return Receipt(submission.id, False, ahead, txn.now)
 
     def _check_quota(self, ledger: AccountLedger, submission: SubmissionRequest) -> None:
-        bound = ledger.owner(submission.owner).max_open_circuits or self.settings.max_open_circuits
-        used = ledger.open_circuits(submission.owner)
-        if used + submission.circuits > bound:
+        owner = ledger.owner(submission.owner)
+        bound, used = OPEN_CIRCUITS.of(owner, self.settings), ledger.open_circuits(submission.owner)
+        if bound is not None and used + submission.circuits > bound:
             raise ServiceError(
                 "too many circuits queued or running",
                 status=429,
@@ -115,9 +120,8 @@ class SubmitJobs:
                 hint="wait for some to finish, or cancel some",
                 retry_after_s=10,
             )
-        bound = ledger.owner(submission.owner).max_stored_bytes or self.settings.max_stored_bytes
-        used = ledger.stored_bytes(submission.owner)
-        if used + submission.bytes > bound:
+        bound, used = STORED_BYTES.of(owner, self.settings), ledger.stored_bytes(submission.owner)
+        if bound is not None and used + submission.bytes > bound:
             raise ServiceError(
                 "too many bytes of parameters and results are kept for you",
                 status=429,
@@ -127,12 +131,29 @@ class SubmitJobs:
                 hint="delete finished jobs and batches",
                 retry_after_s=60,
             )
-        if is_origin_chip(submission.device):
-            self._reserve_vendor_shots(ledger, submission)
+
+    def _check_day(self, txn: Transaction, ledger: AccountLedger, submission: SubmissionRequest) -> None:
+        owner = ledger.owner(submission.owner)
+        bounds = {"circuits": DAY_CIRCUITS.of(owner, self.settings), "shots": DAY_SHOTS.of(owner, self.settings)}
+        if not any(bound is not None for bound in bounds.values()):
+            return
+        used = dict(zip(bounds, ledger.submitted_today(submission.owner), strict=True))
+        for what, wanted in (("circuits", submission.circuits), ("shots", submission.shots)):
+            bound = bounds[what]
+            if bound is None or used[what] + wanted <= bound:
+                continue
+            raise ServiceError(
+                f"your daily quota of {what} is used up" if used[what] >= bound else f"more {what} than your daily quota leaves",
+                status=403 if wanted > bound else 429,
+                code="day_quota",
+                value=f"{used[what]:,} today and {wanted:,} more",
+                bound=f"{bound:,} {what} a day (UTC)",
+                hint=f"an administrator sets it: qpeft service quota NAME --day-{what} N",
+                retry_after_s=None if wanted > bound else seconds_left(txn.now),
+            )
 
     def _reserve_vendor_shots(self, ledger: AccountLedger, submission: SubmissionRequest) -> None:
-        owner = ledger.owner(submission.owner)
-        bound = self.settings.user_vendor_shots if owner.max_vendor_shots is None else owner.max_vendor_shots
+        bound = VENDOR_SHOTS.of(ledger.owner(submission.owner), self.settings)
         wanted = ledger.vendor_shots(submission.owner) + submission.shots
         if bound is not None and wanted > bound:
             raise ServiceError(
@@ -245,6 +266,7 @@ _FINISH = (
 ACCOUNT: tuple[sa.Column[Any], ...] = (
     jobs.c.seq, jobs.c.id, jobs.c.owner, jobs.c.device, jobs.c.lane, jobs.c.batch, jobs.c.rows, jobs.c.shots,
     jobs.c.state, jobs.c.attempt, jobs.c.worker, jobs.c.estimate_s, jobs.c.bytes,
+    jobs.c.created_at,
 )  # fmt: skip
 """Columns that a state change of a job reads."""
 
@@ -268,6 +290,7 @@ def finish(txn: Transaction, ledger: AccountLedger, endings: Sequence[tuple[Any,
         key = (row.device, row.owner, row.lane)
         if row.state == "queued":
             ledger.dequeue(key)
+            ledger.submit(row.owner, -row.rows, -(row.shots or 0) * row.rows, row.created_at)
         else:
             ledger.charge(key, device_s - row.estimate_s)
             shots = (row.shots or 0) * row.rows if state == "succeeded" else 0

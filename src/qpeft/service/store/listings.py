@@ -10,9 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from qpeft.service.store.queries import Queries
+from qpeft.service.store.queries import ENDED_BADLY, Queries
 from qpeft.service.store.schema import (
+    HELD,
     QUEUED_SQL,
+    TERMINAL,
     Row,
     api_keys,
     audit,
@@ -41,6 +43,15 @@ class JobFilter:
 
 
 @dataclass(frozen=True)
+class BatchFilter:
+    """Which of an owner's batches; `state` is one of `BATCH_STATES`, `text` part of the name, or a whole id."""
+
+    state: str | None = None
+    device: str | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class QueuedJob:
     """A queued job: its row, how many jobs go before it, and when it is expected to start (s since 1970; None without a worker)."""
 
@@ -65,6 +76,22 @@ def _is_id(text: str) -> bool:
 
 def _like(text: str) -> str:
     return "%" + text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+
+
+def _batch_in(owner: str, state: str) -> list[sa.ColumnElement[bool]]:
+    """Conditions on `batches` that say what `batch_view` says of a batch's state. Each set is read through `jobs_of_state`."""
+
+    def among(*states: str) -> sa.ColumnElement[bool]:
+        of_owner = sa.select(jobs.c.batch).where(jobs.c.owner == owner, jobs.c.state.in_(states), jobs.c.batch.is_not(None))
+        return batches.c.id.in_(of_owner.distinct())
+
+    if state == "queued":
+        return [among("queued"), ~among(*HELD, *TERMINAL)]
+    if state == "running":
+        return [among("queued", *HELD), among(*HELD, *TERMINAL)]
+    worse = ENDED_BADLY[: ENDED_BADLY.index(state)] if state in ENDED_BADLY else ENDED_BADLY
+    ended = ~among("queued", *HELD, *worse)
+    return [ended, among(state)] if state in ENDED_BADLY else [ended]
 
 
 class Listings(Queries):
@@ -169,23 +196,24 @@ class Listings(Queries):
         return self._first(sa.select(programs).where(programs.c.hash == name))
 
     def batch_page(
-        self, owner: str, text: str, device: str | None, before: str | None, after: str | None, limit: int
+        self, owner: str, wanted: BatchFilter, before: str | None, after: str | None, limit: int
     ) -> list[dict[str, Any]]:
         """A page of a user's batches as `batch_view` shows them, newest first.
 
         Args:
             owner: id of the user.
-            text: text in the name, or the whole id; "" for all.
-            device: batches on this device only.
+            wanted: filter by state, device, and by text in the name.
             before: id of a batch; older ones only.
             after: id of a batch; those that were made right after it.
             limit: the most batches.
         """
         query = sa.select(batches).where(batches.c.owner == owner)
-        if text:
+        if text := wanted.text:
             query = query.where(self._has(batches.c.name, text) if not _is_id(text) else batches.c.id == text)
-        if device:
-            query = query.where(batches.c.device == device)
+        if wanted.device:
+            query = query.where(batches.c.device == wanted.device)
+        if wanted.state:
+            query = query.where(*_batch_in(owner, wanted.state))
         place = sa.tuple_(batches.c.created_at, batches.c.id)
         newest = (batches.c.created_at.desc(), batches.c.id.desc())
         if (mark := before or after) is not None:

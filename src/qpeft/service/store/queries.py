@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -21,6 +21,9 @@ from qpeft.service.store.schema import (
     results,
 )
 
+ENDED_BADLY: Final = ("failed", "cancelled", "expired")
+"""Endings of a batch, the worst first; it succeeded when none of its jobs has one of them."""
+BATCH_STATES: Final = ("queued", "running", "succeeded", *ENDED_BADLY)
 _PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
 
 
@@ -70,7 +73,7 @@ class ResultPage:
 def _batch_view(row: Row, groups: Sequence[Row]) -> dict[str, Any]:
     states = {state: int(n) for _, state, n, _, _ in groups}
     ended = not any(n for state, n in states.items() if state not in TERMINAL)
-    worst = next((state for state in ("failed", "cancelled", "expired") if states.get(state)), "succeeded")
+    worst = next((state for state in ENDED_BADLY if states.get(state)), "succeeded")
     return {
         "id": row.id,
         "kind": row.kind,

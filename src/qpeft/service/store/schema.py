@@ -49,6 +49,8 @@ owners = sa.Table(
     sa.Column("max_vendor_shots", Big),
     sa.Column("vendor_shots", Big, nullable=False, server_default="0"),
     sa.Column("disabled_at", Real),
+    sa.Column("max_day_circuits", Big),
+    sa.Column("max_day_shots", Big),
 )
 
 api_keys = sa.Table(
@@ -259,6 +261,15 @@ usage = sa.Table(
     sa.Column("circuits", Big, nullable=False),
     sa.Column("shots", Big, nullable=False),
     sa.Column("device_s", Real, nullable=False),
+)
+
+submitted = sa.Table(
+    "submitted",
+    metadata,
+    sa.Column("day", sa.String(10), primary_key=True),
+    sa.Column("owner", sa.String(32), primary_key=True),
+    sa.Column("circuits", Big, nullable=False),
+    sa.Column("shots", Big, nullable=False),
 )
 
 workers = sa.Table(

@@ -50,7 +50,13 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    config: RunConfig, folder: Path, *, overwrite: bool = False, baseline: Path | None = None, until: int | None = None
+    config: RunConfig,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    baseline: Path | None = None,
+    until: int | None = None,
+    progress: bool | None = None,
 ) -> RunRecord:
     """Train one adapter, or continue, in `folder`.
 
@@ -63,6 +69,7 @@ def train(
         baseline: a file in which runs on the same model and held-out rows keep the base model's metrics for each other.
         until: pause with a checkpoint after this step. The record then has status "paused" and is not kept. The schedule is that
             of the whole run, so a run that continues ends as if it had not paused.
+        progress: show a line of progress; None does as the recipe says (`disable_tqdm`).
 
     Raises:
         RunError: the folder holds another recipe's run (unless `overwrite`), or another process is training in it.
@@ -78,7 +85,7 @@ def train(
             return known
         repository = processes.on_first(lambda: hub.make_repository(config))
         held.enter_context(told_progress(folder, processes.first))
-        run = Run(config, folder, processes)
+        run = Run(config, folder, processes, not config.training.disable_tqdm if progress is None else progress)
         try:
             record = run.train(baseline or folder / BASELINE, until)
         except Exception as error:
@@ -113,8 +120,8 @@ def _enter(held: contextlib.ExitStack, config: RunConfig, folder: Path, overwrit
 class Run:
     """The parts of one run, in the order in which they come to be: data, base model, adapter, circuits, trainer."""
 
-    def __init__(self, config: RunConfig, folder: Path, processes: Processes) -> None:
-        self.config, self.folder, self.processes = config, folder, processes
+    def __init__(self, config: RunConfig, folder: Path, processes: Processes, progress: bool) -> None:
+        self.config, self.folder, self.processes, self.progress = config, folder, processes, progress
         self.trainer: Any = None
 
     def history(self) -> list[dict[str, Any]]:
@@ -179,7 +186,7 @@ class Run:
                 tokenizer,
                 batch_size=section.per_device_eval_batch_size,
                 share_prefixes=section.share_prefixes,
-                progress=not section.disable_tqdm and self.processes.first,
+                progress=self.progress and self.processes.first,
                 processes=self.processes,
             )
         if self.processes.first:
@@ -248,6 +255,7 @@ class Run:
             circuits=circuits,
             processes=self.processes,
             until=until,
+            progress=self.progress,
         )
         self.trainer.clock.earlier_s = looked_s if checkpoint is None else checkpoints.wall_s(checkpoint)
         return self.trainer

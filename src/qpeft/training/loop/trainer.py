@@ -51,6 +51,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         circuits: where the adapter's circuits run.
         processes: those that train together.
         until: pause after this step.
+        progress: show a line of progress.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         circuits: CircuitSession,
         processes: Processes,
         until: int | None = None,
+        progress: bool = True,
     ) -> None:
         section, self.config = config.training, config
         self.section, self.run_dir, self.eval_rows = section, folder, eval_rows
         self.circuits, self.processes, self.clock = circuits, processes, TrainingTimer()
+        self.progress = progress and processes.first
         self.measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
         self.steps = RememberStep()
         self.sharded = sharding.is_sharded(section, processes)
@@ -96,7 +99,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """In the order in which they see an event: what they add to a log entry is there when it is shown."""
         pause = [] if until is None else [PauseAfter(until, evaluates=bool(self.eval_rows))]
         name = f"{self.config.label}, seed {self.section.seed}" if self.config.label else ""
-        progress = [ProgressLine(self.section, name)] if self.processes.first and not self.section.disable_tqdm else []
+        progress = [ProgressLine(name)] if self.progress else []
         told = [TellProgress(self.run_dir, pauses=self.processes.count == 1)] if self.processes.first else []
         return [
             LogSpeed(self.clock, self.circuits),
@@ -181,6 +184,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             self.processing_class,
             batch_size=size,
             share_prefixes=shares,
+            progress=self.progress,
             processes=self.processes,
             recorded=self.sharded,
         )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from qpeft.progress import counted
 from qpeft.training.data.tokenization import IGNORED, collator
 from qpeft.training.model.label_logits import keeps_logits, labelled
 from qpeft.training.model.prefix_sharing import narrowed, takes_trees
@@ -81,13 +82,11 @@ def _batches(
     Every process gets as many batches as the others, because sharded models and chips need all of them in each forward pass; a
     batch that some process has had already does not count.
     """
-    from tqdm.auto import tqdm
-
     collate = collator(tokenizer)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
     starts = range(0, len(rows), batch_size)
     rounds = -(-len(starts) // processes.count)
-    for number in tqdm(range(rounds), desc="evaluating", disable=not progress, leave=False):
+    for number in counted(range(rounds), "evaluating, batch", shown=progress):
         at = number * processes.count + processes.rank
         start = starts[at % len(starts)]
         batch = collate([rows[i] for i in order[start : start + batch_size]])

@@ -7,22 +7,26 @@ from starlette.responses import Response
 from qpeft.service.api.devices import devices_view
 from qpeft.service.dashboard.site import PAGE_ROWS, Page, PageContext, see
 from qpeft.service.store import lifecycle
-from qpeft.service.store.listings import JobFilter
-from qpeft.service.store.queries import job_view
+from qpeft.service.store.listings import BatchFilter, JobFilter
+from qpeft.service.store.queries import BATCH_STATES, job_view
 from qpeft.service.store.schema import STATES
 
 
 async def batches(context: PageContext) -> Response:
-    """`?q=` and `?device=` filter; `?before=` and `?after=` are the next page and the one before."""
+    """`?q=`, `?device=` and `?state=` filter; `?before=` and `?after=` are the next page and the one before."""
     text, device = context.query("q"), context.query("device", 128) or None
     before, after = context.query("before", 32) or None, context.query("after", 32) or None
-    found = await context.ask(context.listings.batch_page, context.owner, text, device, before, after, PAGE_ROWS + 1)
+    state = context.query("state") if context.query("state") in BATCH_STATES else None
+    wanted = BatchFilter(state, device, text)
+    found = await context.ask(context.listings.batch_page, context.owner, wanted, before, after, PAGE_ROWS + 1)
     more = len(found) > PAGE_ROWS
     found = (found[1:] if after else found[:-1]) if more else found
     return context.render(
         "batches",
         batches=found,
         text=text,
+        state=state,
+        states=BATCH_STATES,
         device=device,
         devices=[one["id"] for one in await devices_view(context.service)],
         older=found[-1]["id"] if found and (more or after) else None,

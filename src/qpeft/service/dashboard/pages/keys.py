@@ -9,13 +9,16 @@ from qpeft.service.dashboard.site import PAGE_ROWS, Page, PageContext, see
 from qpeft.service.ids import new_key
 from qpeft.service.store import admin
 from qpeft.service.store.directory import stamp
+from qpeft.service.store.quotas import QUOTAS, day_of, used_of
 
 
 async def keys(context: PageContext, new: str = "") -> Response:
     """A page of keys, newest first, and users with what they use; `new` is a key that was just made, shown this once."""
     text, offset = context.query("q"), context.number("offset") or 0
     found = await context.ask(context.listings.key_page, text, offset, PAGE_ROWS + 1)
-    now = context.service.clock.now()
+    now, settings = context.service.clock.now(), context.service.settings
+    today = await context.ask(context.listings.submitted, None, day_of(now))
+    users = (await context.ask(context.listings.users))[:200]
     shown = [
         {
             "prefix": row.prefix,
@@ -31,7 +34,8 @@ async def keys(context: PageContext, new: str = "") -> Response:
     return context.render(
         "keys",
         keys=shown,
-        users=(await context.ask(context.listings.users))[:200],
+        users=[(row, used_of(row, today), {one.used: one.of(row, settings) for one in QUOTAS}) for row in users],
+        quotas=QUOTAS,
         scopes=admin.SCOPES,
         new=new,
         text=text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from qpeft.service.api.devices import devices_view
-from qpeft.service.dashboard.pages.usage import quota, usage_charts
+from qpeft.service.dashboard.pages.usage import quotas, usage_charts
 from qpeft.service.dashboard.site import Page, PageContext
 from qpeft.service.store.listings import JobFilter
 from qpeft.service.store.queries import job_view
@@ -21,7 +21,7 @@ async def overview(context: PageContext) -> Response:
         devices=await devices_view(context.service),
         counts=await context.ask(context.listings.state_counts, context.owner),
         jobs=[job_view(row) for row in rows],
-        quota=await quota(context),
+        quotas=await quotas(context),
         charts=await usage_charts(context),
     )
 

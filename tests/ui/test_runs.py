@@ -23,7 +23,7 @@ name: {name}
 label: null
 model: {{model_name_or_path: tiny}}
 adapter: {{peft_type: QTHA, r: 2}}
-backend: {{name: "emulator:wukong-72", budget: {{circuits: 1000, seconds: 60}}}}
+backend: {{name: "emulator:wukong-72", budget: {{circuits: 1000, seconds: 60, money: 5, price: {{shot: 0.01, currency: EUR}}}}}}
 training: {{seed: 3, max_steps: 50}}
 """
 
@@ -39,7 +39,7 @@ def test_states_and_numbers_come_from_the_files(tmp_path: Path) -> None:
     running = make(tmp_path, "a/running")
     tell(running, "begin", pid=os.getpid(), started=psutil.Process().create_time())
     for step in (10, 20, 20):
-        spent = {"circuits": 12 * step, "chip_s": 0.5 * step}
+        spent = {"circuits": 12 * step, "chip_s": 0.5 * step, "money": 0.1 * step}
         tell(running, "log", step=step, steps=50, loss=3.0 - step / 20, tokens_per_s=100.0 + step, **spent)
     tell(running, "log", step=20, steps=50, eval_loss=2.5)
     with (running / PROGRESS).open("a") as stream:
@@ -79,7 +79,8 @@ def test_states_and_numbers_come_from_the_files(tmp_path: Path) -> None:
     assert live.series("loss") == ([10.0, 20.0], [2.5, 2.0])
     assert live.series("eval_loss") == ([20.0], [2.5])
     assert live.latest("tokens_per_s") == 120.0
-    assert live.budget_left() == [("circuits", 240.0, 1000.0), ("seconds", 10.0, 60.0)]
+    assert live.budget_left() == [("circuits", 240.0, 1000.0), ("seconds", 10.0, 60.0), ("money", 2.0, 5.0)]
+    assert live.currency == "EUR"
     assert runs["finished"].series("eval_loss") == ([0.0, 50.0], [3.0, 1.5])
     assert runs["finished"].held_out_loss == 1.5
     before = folder.signature()

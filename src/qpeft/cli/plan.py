@@ -71,6 +71,10 @@ def _show(found: dict[str, Any]) -> None:
     rows.append(("direct, inference, 1,000 tokens", *_cells(inference["direct_per_1000_tokens"]), ""))
     print_table(("", "circuits", "shots", "programs", "jobs", "chip time", "waiting in queues"), rows)
     print(f"choice: {found['choice']}: {found['why']}")
+    if "money" in found:
+        money = found["money"]
+        bound = "" if money["budget"] is None else f", of a budget of {money['budget']:,g}"
+        print(f"price of training: {money['training'][found['choice']]:,.2f} {money['currency']}{bound}")
     print("direct execution runs equal rows once, so it may cost less than it says here")
     if found["simulated"]:
         print("this backend is a classical computer; chip time and queues are those of the chip it stands for")

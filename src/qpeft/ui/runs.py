@@ -87,11 +87,18 @@ class TrainingRun:
         """After training, else the last one measured."""
         return self.record.metrics.get("loss") if self.record is not None else self.latest("eval_loss")
 
+    @property
+    def currency(self) -> str:
+        """Of the prices in the recipe's budget; "" where it names none."""
+        budget = (self.config.get("backend") or {}).get("budget") or {}
+        return str((budget.get("price") or {}).get("currency", ""))
+
     def budget_left(self) -> list[tuple[str, float, float]]:
         """`(what, spent, bound)` of each bound of the recipe's budget; what was spent alone has the bound 0."""
         budget = (self.config.get("backend") or {}).get("budget") or {}
         found = []
-        for what, logged in (("circuits", "circuits"), ("shots", "shots"), ("jobs", "jobs"), ("seconds", "chip_s")):
+        for what in ("circuits", "shots", "jobs", "seconds", "money"):
+            logged = "chip_s" if what == "seconds" else what
             spent = self.latest(logged)
             if self.record is not None and self.record.backend:
                 spent = float(self.record.backend.get(logged, spent or 0))

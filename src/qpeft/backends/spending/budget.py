@@ -55,26 +55,48 @@ def cost_of(backend: Backend, compiled: CompiledCircuit, rows: int, shots: int |
 
 
 @dataclass(frozen=True, kw_only=True)
+class Price:
+    """What a vendor charges, in `currency`, for each circuit, shot, job and second of chip time."""
+
+    circuit: float = 0.0
+    shot: float = 0.0
+    job: float = 0.0
+    second: float = 0.0
+    currency: str = ""
+
+    def of(self, cost: Cost) -> float:
+        """The price of a cost."""
+        return cost.circuits * self.circuit + cost.shots * self.shot + cost.jobs * self.job + cost.seconds * self.second
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The most that may be spent; None is no bound."""
+    """The most that may be spent; None is no bound. `money` is bounded where there is a price."""
 
     circuits: int | None = None
     shots: int | None = None
     jobs: int | None = None
     seconds: float | None = None
+    money: float | None = None
+    price: Price | None = None
 
     def check(self, spent: Cost, asked: Cost) -> None:
         """Raise BudgetError, naming what was asked and what is left, if `asked` on top of `spent` breaks a bound."""
-        for bound in dataclasses.fields(self):
-            most = getattr(self, bound.name)
-            left = None if most is None else most - getattr(spent, bound.name)
-            if left is not None and getattr(asked, bound.name) > left:
-                raise BudgetError(
-                    f"the budget of {most:,} {bound.name} does not cover this",
-                    value=f"{getattr(asked, bound.name):,} {bound.name}",
-                    bound=f"{max(left, 0):,} left",
-                    hint=f"raise the budget, or ask for fewer {bound.name}",
-                )
+        for name in ("circuits", "shots", "jobs", "seconds"):
+            self._check(name, getattr(self, name), getattr(spent, name), getattr(asked, name))
+        if self.price is not None and self.money is not None:
+            unit = self.price.currency or "money"
+            self._check(unit, self.money, round(self.price.of(spent), 6), round(self.price.of(asked), 6))
+
+    @staticmethod
+    def _check(name: str, most: float | None, spent: float, asked: float) -> None:
+        if most is not None and asked > most - spent:
+            raise BudgetError(
+                f"the budget of {most:,} {name} does not cover this",
+                value=f"{asked:,} {name}",
+                bound=f"{max(most - spent, 0):,} left",
+                hint=f"raise the budget, or ask for fewer {name}",
+            )
 
 
 @dataclass

@@ -58,6 +58,8 @@ class ProgressLine(TrainerCallback):  # type: ignore[misc]
             parts.append(f"{self.shown['tokens_per_s']:,.0f} tokens/s")
         if "circuits" in self.shown:
             parts.append(f"{self.shown['circuits']:,} circuits, {self.shown['chip_s']:,.0f} s of chip time")
+        if "money" in self.shown:
+            parts.append(f"{self.shown['money']:,.2f} spent")
         done = step - self.began_step
         if done > 0:
             parts.append(f"{duration((now - self.began_s) / done * (steps - step))} left")

@@ -26,7 +26,7 @@ from qpeft.adapters.quantum_layer import CircuitLayer
 from qpeft.backends.base import Backend, CompiledCircuit, Counts, FloatArray, Limits
 from qpeft.backends.executor import BackendExecutor
 from qpeft.backends.registry import get_backend, planned_limits
-from qpeft.backends.spending.budget import Budget, Cost
+from qpeft.backends.spending.budget import Cost
 from qpeft.backends.spending.paid import SECONDS_PER_SHOT
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import BudgetError, CircuitError, RunError
@@ -193,7 +193,7 @@ def choose(section: BackendSection, found: dict[str, Way], model: Any, used: Usa
     """
     modules = modules_of(model)
     rows = sum(modules[id(request.layer)] for request in circuit_requests(model)) * used.positions
-    budget = Budget(**section.budget.model_dump())
+    budget = section.budget.bounds()
 
     def fits(name: str) -> bool:
         try:
@@ -304,7 +304,17 @@ def plan(config: RunConfig, section: BackendSection) -> dict[str, Any]:
         "queue_s_per_job": queue_of(backend),
         "choice": choice,
         "why": why,
+        **_money(section, found),
     }
+
+
+def _money(section: BackendSection, found: Mapping[str, Way]) -> dict[str, Any]:
+    """What training costs by each way at the prices of the recipe's budget; empty without prices."""
+    price = section.budget.bounds().price
+    if price is None:
+        return {}
+    costs = {name: round(price.of(way.training), 4) for name, way in found.items()}
+    return {"money": {"currency": price.currency, "training": costs, "budget": section.budget.money}}
 
 
 def _inference(

@@ -120,7 +120,7 @@ class ChipSession(CircuitSession):
     def __init__(self, section: BackendSection, folder: Path, model: nn.Module, processes: Processes | None = None) -> None:
         self.section, self.folder, self.model = section, folder, model
         self.processes = processes or Processes()
-        self.budget = Budget(**section.budget.model_dump())
+        self.budget = section.budget.bounds()
         kept = _kept(folder) if self.processes.first else {}
         self.ledger = Ledger(self.budget, Cost(**kept.get("spent", {})))
         self.ledger.cached, self.ledger.deduplicated = kept.get("cached", 0), kept.get("deduplicated", 0)
@@ -262,18 +262,20 @@ class ChipSession(CircuitSession):
         )
 
     def shown(self) -> dict[str, int | float]:
-        """Spent over all sessions: `circuits`, `shots`, `jobs`, and `chip_s`, seconds of chip time."""
-        spent = self.spent
-        return {"circuits": spent.circuits, "shots": spent.shots, "jobs": spent.jobs, "chip_s": round(spent.seconds, 1)}
+        """Spent over all sessions: `circuits`, `shots`, `jobs`, `chip_s` in seconds, and `money` at the budget's prices."""
+        spent, price = self.spent, self.budget.price
+        told = {"circuits": spent.circuits, "shots": spent.shots, "jobs": spent.jobs, "chip_s": round(spent.seconds, 1)}
+        return told if price is None else {**told, "money": round(price.of(spent), 4)}
 
     def to_record(self) -> dict[str, Any]:
         """`RunRecord.backend`, from the first process. Call it in every process.
 
         Returns:
             `name`, `calibrations`, `shots_per_circuit` (None for exact probabilities), `gradient`; what was spent over all
-            sessions: `circuits`, `shots`, `programs`, `jobs`, `chip_s` in seconds; circuits that were not run: `cached`,
-            `deduplicated`. Through a surrogate also how much the values vary over its points in the session's first step,
-            `signal_rms` for each circuit, and how much they would without noise, `noiseless_signal_rms`.
+            sessions: `circuits`, `shots`, `programs`, `jobs`, `chip_s` in seconds, `money` where the budget has a price;
+            circuits that were not run: `cached`, `deduplicated`. Through a surrogate also how much the values vary over its
+            points in the session's first step, `signal_rms` for each circuit, and how much they would without noise,
+            `noiseless_signal_rms`.
         """
         return self.processes.on_first(self._record)
 
@@ -286,6 +288,7 @@ class ChipSession(CircuitSession):
             "gradient": self.section.gradient,
             **{name: spent[name] for name in ("circuits", "shots", "programs", "jobs")},
             "chip_s": round(spent["seconds"], 3),
+            **({} if self.budget.price is None else {"money": round(self.budget.price.of(self.spent), 4)}),
             "cached": self.ledger.cached,
             "deduplicated": self.ledger.deduplicated,
             **({"signal_rms": [round(a, 4) for a, _ in self.signals]} if self.signals else {}),

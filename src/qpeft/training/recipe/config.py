@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from qpeft.backends.registry import BACKENDS, known_names
+from qpeft.backends.spending.budget import Budget, Price
 from qpeft.circuits.surrogate import SurrogateKind
 from qpeft.errors import ConfigError, PluginError, QpeftError
 from qpeft.plugins import load_plugins
@@ -89,13 +90,36 @@ class DataSection(Section):
             yield Problem(("eval_size",), "given together with eval", "one of the two")
 
 
+class PriceSection(Section):
+    """What the vendor of the backend charges for each circuit, shot, job and second of chip time, in `currency`."""
+
+    circuit: Annotated[float, Field(ge=0)] = 0.0
+    shot: Annotated[float, Field(ge=0)] = 0.0
+    job: Annotated[float, Field(ge=0)] = 0.0
+    second: Annotated[float, Field(ge=0)] = 0.0
+    currency: Annotated[str, Field(max_length=16)] = ""
+
+
 class BudgetSection(Section):
-    """The most that a run may spend on its backend, over all its sessions; null is no bound. `seconds` are of chip time."""
+    """The most that a run may spend on its backend, over all its sessions; null is no bound. `seconds` are of chip time, `money`
+    follows from `price`."""
 
     circuits: Count | None = None
     shots: Count | None = None
     jobs: Count | None = None
     seconds: Positive | None = None
+    money: Positive | None = None
+    price: PriceSection | None = None
+
+    def inconsistencies(self) -> Iterable[Problem]:
+        """Money without a price bounds nothing."""
+        if self.money is not None and self.price is None:
+            yield Problem(("money",), "a bound on money needs the vendor's prices", "price: {shot: 0.001, currency: EUR}")
+
+    def bounds(self) -> Budget:
+        """The budget as backends check it."""
+        values = self.model_dump(exclude={"price"})
+        return Budget(**values, price=None if self.price is None else Price(**self.price.model_dump()))
 
 
 def current_gradient(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -49,9 +50,11 @@ def altered(chip: Chip, factor: float) -> dict[str, object]:
     return dict(json.loads(dataclasses.replace(chip, qubits=tuple(qubits)).to_json()))
 
 
-def send_to_vendor(server: Server, user: str) -> dict[str, str]:
-    """Tasks at a vendor, of a worker that speaks the protocol and then dies: state -> task. One nobody knows anything of."""
-    client, device = server.client(server.new_key(user, max_vendor_shots=10**6)), "pyqpanda:WK_C180"
+def vendor_server(folder: Path) -> tuple[Server, dict[str, str]]:
+    """A service with tasks at a vendor, of a worker that speaks the protocol: state -> task. Nobody knows what became of one."""
+    device = "pyqpanda:WK_C180"
+    server = Server(folder, "--executors", "0", devices=(device,)).start(wait=False)
+    client = server.client(server.new_key("carol", max_vendor_shots=10**6))
     http = server.http(server.new_key("vendor-worker", "worker"))
 
     def ask(path: str, **body: object) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def send_to_vendor(server: Server, user: str) -> dict[str, str]:
         if state == "intent":
             parked = {"seq": job["seq"], "attempt": job["attempt"], "device_s": 0.0, "reason": reason, "parked": True}
             ask("complete", worker=worker, device=device, estimate_s=job["estimate_s"], jobs=[parked])
-    return found
+    return server, found
 
 
 def fill(server: Server, user: str = "alice") -> tuple[str, dict[str, str]]:

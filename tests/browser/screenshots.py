@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.browser.conftest import chromium_path
-from tests.browser.scenes import CHIP, fill, send_to_vendor
+from tests.browser.scenes import CHIP, fill, vendor_server
 from tests.service.processes import Server
 from tests.tiny import save_tiny_model, write_tiny_recipe
 
@@ -63,9 +63,9 @@ ADMIN_PAGES = {
     "admin-queue": "/queue",
     "admin-keys": "/admin/keys",
     "admin-workers": "/admin/workers",
-    "admin-vendor-tasks": "/admin/vendor-tasks",
     "admin-audit": "/admin/audit",
 }
+VENDOR_PAGES = {"admin-vendor-tasks": "/admin/vendor-tasks", "admin-vendor-devices": "/devices"}
 
 
 def picture(
@@ -97,9 +97,18 @@ def of_dashboard(browser: Any, folder: Path, out: Path, chosen: list[str]) -> It
     server = Server(folder, devices=("simulator", CHIP)).start()
     try:
         key, found = fill(server)
-        send_to_vendor(server, "carol")
         for pages, holder in ((dashboard_pages(found), key), (ADMIN_PAGES, server.key)):
             yield from picture(browser, server.url, _wanted(pages, chosen), out, holder)
+    finally:
+        server.close()
+        server.stop()
+
+
+def of_vendor(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Iterator[Path]:
+    """A service with tasks at a vendor."""
+    server, _ = vendor_server(folder)
+    try:
+        yield from picture(browser, server.url, _wanted(VENDOR_PAGES, chosen), out, server.key)
     finally:
         server.close()
         server.stop()
@@ -157,6 +166,7 @@ def _wanted(pages: dict[str, str], chosen: list[str]) -> dict[str, str]:
 
 SCENES: dict[Callable[[Any, Path, Path, list[str]], Iterator[Path]], set[str]] = {
     of_dashboard: {*dashboard_pages(defaultdict(str)), *ADMIN_PAGES},
+    of_vendor: {*VENDOR_PAGES},
     of_runs: {"ui-runs", "ui-run", "ui-run-paused", "ui-compare", "ui-circuits", "ui-start", "ui-missing"},
     of_report: {"report"},
 }

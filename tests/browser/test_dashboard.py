@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from qpeft.circuits.ir import Circuit, Op
 from qpeft.errors import ServiceError
 from tests.browser.accessibility import overflow, serious
-from tests.browser.scenes import BELL, CHIP, fill, ghz, send_to_vendor
+from tests.browser.scenes import BELL, CHIP, fill, ghz, vendor_server
 from tests.browser.screenshots import ADMIN_PAGES, dashboard_pages
 from tests.browser.watched import Watched
 from tests.service.processes import Server
@@ -111,8 +112,16 @@ def test_a_key_is_made_and_revoked(server: Server, open_page: Open) -> None:
     assert "revoke" in download.value.path().read_text()
 
 
-def test_an_administrator_says_what_became_of_a_vendors_task(server: Server, open_page: Open) -> None:
-    task = send_to_vendor(server, "carol")["intent"]
+@pytest.fixture
+def vendor(tmp_path: Path) -> Iterator[tuple[Server, dict[str, str]]]:
+    made = vendor_server(tmp_path)
+    yield made
+    made[0].close()
+    made[0].stop()
+
+
+def test_an_administrator_says_what_became_of_a_vendors_task(vendor: tuple[Server, dict[str, str]], open_page: Open) -> None:
+    server, task = vendor[0], vendor[1]["intent"]
     page = open_page(server.url).log_in(server.key)
     page.goto("/admin/vendor-tasks?state=intent")
     row = page.locator(f"tr:has-text('{task}')")

@@ -26,9 +26,9 @@ def losses(record: Record, label: str, values: list[float], **changes: object) -
     return [record(label=label, seed=seed, metrics={"loss": value}, **changes) for seed, value in enumerate(values)]
 
 
-def text_of(summaries: list[ArmSummary]) -> str:
-    console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(console_table(summaries))
+def text_of(summaries: list[ArmSummary], width: int = 200) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(console_table(summaries, narrow=width < 120))
     return console.export_text()
 
 
@@ -218,6 +218,9 @@ def test_console_table(eight_by_five: list[RunRecord]) -> None:
     assert "11.3%" in text
     assert "3.4120 → " in text
     assert "Group" not in text
+    lines = text_of(summarise(eight_by_five), 100).splitlines()
+    assert [line for line in lines if "LoRA r=8" in line and " ± " in line]  # an arm's numbers stand on one line
+    assert len(lines) == 3 + 8 + 2
 
 
 def test_console_labels_are_not_markup(record: Record) -> None:

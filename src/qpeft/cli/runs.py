@@ -131,7 +131,8 @@ def _report(paths: list[Path], out: Path, title: str | None, as_json: bool) -> N
         summaries = [dataclasses.asdict(one) for one in summarise(records)]
         print(json.dumps({"report": str(built.html), "arms": summaries}))
         return
-    Console(width=None if sys.stdout.isatty() else 140).print(console_table(summarise(records)))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(console_table(summarise(records), narrow=console.width < 120))
     print(f"report: {built.html}")
 
 

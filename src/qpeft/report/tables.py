@@ -151,41 +151,53 @@ def reference_lora(section: ComparableRuns) -> str:
     return names[0] if len(names) == 1 else "the reference LoRA" if names else ""
 
 
-def console_table(summaries: Sequence[ArmSummary]) -> Table:
-    """The summaries as a rich table; labels are shown as they are, never read as markup."""
+def console_table(summaries: Sequence[ArmSummary], *, narrow: bool = False) -> Table:
+    """The summaries as a rich table; labels are shown as they are, never read as markup.
+
+    Args:
+        summaries: a row each.
+        narrow: for a terminal below 120 columns: of the metrics the loss alone, after training; no share of LoRA, no memory.
+    """
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
     several = len({(arm.group, arm.model) for arm in summaries}) > 1
     metrics = sorted({name for arm in summaries for name in arm.after}, key=lambda name: (name != "loss", name))
+    metrics = metrics[:1] if narrow else metrics
     repeated = any(len(arm.seeds) > 1 for arm in summaries)
-    table = Table(caption="mean ± 95% t interval over seeds" if repeated else "one seed: no intervals")
+    caption = "mean ± 95% t interval over seeds" if repeated else "one seed: no intervals"
+    frame = box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD
+    table = Table(caption=caption, box=frame, pad_edge=not narrow, collapse_padding=narrow)
     for name in ["Group", "Model"] if several else []:
         table.add_column(name)
-    table.add_column("Arm")
-    for name in ["Seeds", "Trainable", "of LoRA", *map(words.heading, metrics), "Time", "Tokens/s", "Peak GiB"]:
+    table.add_column("Arm", no_wrap=narrow)
+    share, peak = ([], []) if narrow else (["of LoRA"], ["Peak GiB"])
+    for name in ["Seeds", "Trainable", *share, *map(words.heading, metrics), "Time", "Tokens/s", *peak]:
         table.add_column(name, justify="right")
     for arm in summaries:
         cells = [arm.group, arm.model] if several else []
         cells += [arm.label, seeds(arm), words.count(arm.trainable_parameters)]
-        cells.append(words.NONE if arm.share_of_reference is None else words.percent(arm.share_of_reference))
-        cells += [measured(arm, name) for name in metrics]
-        cells += costs(arm)
+        if not narrow:
+            cells.append(words.NONE if arm.share_of_reference is None else words.percent(arm.share_of_reference))
+        cells += [measured(arm, name, both=not narrow) for name in metrics]
+        cells += costs(arm)[: 2 if narrow else 3]
         table.add_row(*map(Text, cells))
     return table
 
 
-def measured(arm: ArmSummary, metric: str) -> str:
+def measured(arm: ArmSummary, metric: str, *, both: bool = True) -> str:
     """ "3.1000 → 2.2131 ± 0.0123": a metric before and after training.
 
     Args:
         arm: summary of the arm.
         metric: name of the metric.
+        both: False leaves out what it was before.
     """
     if metric not in arm.after:
         return words.NONE
     after = arm.after[metric]
-    before = f"{words.number(arm.before[metric])} → " if metric in arm.before else ""
+    before = f"{words.number(arm.before[metric])} → " if both and metric in arm.before else ""
     return f"{before}{words.number(after.mean)} {words.interval(after)}".rstrip()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -31,23 +32,28 @@ class Firefox:
         self.base_url, self.host = base_url, urlsplit(base_url).netloc
         self.faults: list[str] = []
         self._log, self._n = folder / "firefox.log", 0
-        with self._log.open("wb") as stream:
-            command = [program, "--headless", "--no-remote", "--profile", str(folder), "--remote-debugging-port", "0"]
-            self._process = subprocess.Popen(command, stdout=stream, stderr=stream)
+        self._command = [program, "--headless", "--no-remote", "--profile", str(folder), "--remote-debugging-port", "0"]
+        self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> Firefox:
+        with contextlib.ExitStack() as opened:
+            self._enter(opened)
+            self._closing = opened.pop_all()
+        return self
+
+    def _enter(self, opened: contextlib.ExitStack) -> None:
         from websockets.sync.client import connect
 
-        self._socket = connect(f"{self._address()}/session", max_size=None)
+        stream = opened.enter_context(self._log.open("wb"))
+        self._process = opened.enter_context(subprocess.Popen(self._command, stdout=stream, stderr=stream))
+        opened.callback(self._process.terminate)
+        self._socket = opened.enter_context(connect(f"{self._address()}/session", max_size=None))
         self.ask("session.new", capabilities={})
         self.ask("session.subscribe", events=["log.entryAdded", "network.beforeRequestSent"])
         self.context = self.ask("browsingContext.getTree")["contexts"][0]["context"]
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._socket.close()
-        self._process.terminate()
-        self._process.wait(20)
+        self._closing.close()
 
     def _address(self) -> str:
         deadline = time.monotonic() + 120

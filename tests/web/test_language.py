@@ -17,10 +17,12 @@ from qpeft.service.vendor.tasks import TASK_STATES
 from qpeft.ui.pages import ADDRESSES
 from qpeft.ui.pages.compare import CHARTS
 from qpeft.web.chip_map import QUBIT_COLUMNS
-from qpeft.web.language import chinese, preferred, translate
+from qpeft.web.language import chinese, preferred, translate, translate_message
 
 SOURCE = Path(__file__).parents[2] / "src" / "qpeft"
 PLACES = ("web", "ui", "service/dashboard")
+REFUSING = (*PLACES, "service/api/auth.py", "service/store/queries.py", "service/store/sessions.py", "service/vendor/tasks.py")
+"""Code whose refusals become pages."""
 
 
 def sentences() -> set[str]:
@@ -33,6 +35,9 @@ def sentences() -> set[str]:
                 found.update(re.findall(r"""\bt\(\s*"((?:[^"\\]|\\.)+)\"""", text))
                 for rows in re.findall(r"parts\.(?:big|facts)\(\[(.*?)\]\)", text):
                     found.update(re.findall(r"""\("([A-Za-z][^"]+)",""", rows))
+    for place in REFUSING:
+        for file in (path for path in (SOURCE / place, *(SOURCE / place).rglob("*.py")) if path.suffix == ".py"):
+            found.update(re.findall(r"""(?:Service|Run)Error\(\s*"([^"]+)\"""", file.read_text(encoding="utf-8")))
     found.update(page.nav for name in GROUPS for page in GROUPS[name] if page.nav)
     found.update(one.nav for one in ADDRESSES if one.nav)
     found.update((*STATES, *DEVICE_STATES, *TASK_STATES, "finished", "paused", "new", "lost"))
@@ -59,4 +64,7 @@ def test_languages_are_chosen_by_what_the_browser_asks() -> None:
     asked = {"zh-CN,zh;q=0.9,en;q=0.8": "zh", "en-GB,en": "en", "fr,de;q=0.9,zh;q=0.5": "zh", "": "en", "*": "en"}
     assert {words: preferred(words) for words in asked} == asked
     assert translate("zh", "Status {n}", n=404) == "状态码 404"
+    message = "no such job; got 'x'; allowed: never said; hint: cancel it first"
+    assert translate_message("zh", message) == "没有此任务；收到 'x'；允许： never said；提示： 请先取消"
+    assert translate_message("en", message) == message
     assert translate("zh", "never said {x}", x=1) == "never said 1"

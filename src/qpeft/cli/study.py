@@ -45,6 +45,8 @@ def run(
 
     Every learning rate leaves a tuning record, every run a run record. Interrupted, the same command goes on.
     """
+    import logging
+
     from qpeft.errors import ConfigError
     from qpeft.study.engine import StudyPart, make_engine
     from qpeft.study.plan import load_plan
@@ -80,6 +82,7 @@ def run(
         parts = [StudyPart(plan, task.name, arm.label, records, place, seeds, rerun) for task in chosen for arm in mine]
         spread(parts, found, rerun or records, make_engine(engine, gpus=gpus))
         return
+    logging.getLogger("qpeft.training.loop").setLevel(logging.WARNING)  # the same few words for each of many runs
     rows = []
     for record in runner.work(chosen, mine):
         if as_json:

@@ -104,7 +104,8 @@ class StudyRunner:
         if found is not None and not math.isfinite(found):
             found, error = None, "the loss is not finite"
         record = TuningRecord(task.name, arm.label, rate, step, found, mark, error, wall_s)
-        logger.warning("%s, %s, learning rate %g, step %d: %s", task.name, arm.label, rate, step, error or found)
+        told = error or f"validation loss {found:.4f} nats/token"
+        logger.warning("%s, %s, learning rate %g, step %d: %s", task.name, arm.label, rate, step, told)
         self.records.add_tuning(record)
         return record
 

@@ -115,7 +115,15 @@ async def _visit(studio: Studio, address: Address, request: Request, cookie: str
 def _problem(request: Request, reason: str, status: int) -> Response:
     titles = {404: "There is no such page", 403: "Not allowed", 405: "Not allowed"}
     title = translate(http.language_of(request), titles.get(status, "That did not work"))
-    return shown(request, "problem", status, title=title, reason=reason, hint="", code=status)
+    return shown(
+        request,
+        "problem",
+        status,
+        title=title,
+        reason=reason.partition("; hint: ")[0],
+        hint=reason.partition("; hint: ")[2],
+        code=status,
+    )
 
 
 def _guarded(response: Response) -> Response:

@@ -23,6 +23,21 @@ def translate(language: str, text: str, **values: object) -> str:
     return found.format(**values) if values else found
 
 
+MARKS = ("got ", "allowed: ", "hint: ")
+"""Beginnings of the parts of an error's message (`QpeftError`)."""
+
+
+def translate_message(language: str, text: str) -> str:
+    """The message of an error or the reason of a state, as far as its parts have translations."""
+    if language == "en":
+        return text
+    parts = []
+    for part in text.split("; "):
+        mark = next((mark for mark in MARKS if part.startswith(mark)), "")
+        parts.append((f"{translate(language, mark.strip())} " if mark else "") + translate(language, part.removeprefix(mark)))
+    return "；".join(parts)
+
+
 def preferred(accept_language: str) -> str:
     """The language that a browser asks for first, of those there are."""
     for part in accept_language.lower().split(","):

@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from qpeft.errors import MissingDependencyError
-from qpeft.web.language import translate
+from qpeft.web.language import translate, translate_message
 
 THEMES = ("light", "dark")
 SCRIPTS = ("tables.js", "charts.js", "live.js")
@@ -63,7 +63,8 @@ def render(
     """
     common = {"language": language, "theme": theme, "site": site, "path": path, "nav": nav, "live": live, "static": static}
     found = environment(places).get_template(f"{template}.html.jinja")
-    return str(found.render(**common, t=functools.partial(translate, language), **values))
+    speaks = {"t": functools.partial(translate, language), "message": functools.partial(translate_message, language)}
+    return str(found.render(**common, **speaks, **values))
 
 
 def text(name: str) -> str:

@@ -152,16 +152,9 @@ def error_page(request: Request, error: ServiceError) -> Response:
         error: status, reason and hint; `retry_after_s` becomes the header `Retry-After`.
     """
     status = error.status or 500
-    title = {
-        404: "There is no such page",
-        403: "Not allowed",
-        405: "Not allowed",
-        429: "Too many requests",
-        503: "Not available now",
-    }
-    words = translate(http.language_of(request), title.get(status, "That did not work"))
-    hint = str(error.hint) if error.hint else ""
-    answer = shown(request, "problem", status, title=words, reason=str(error), hint=hint, code=status)
+    words = translate(http.language_of(request), TITLES.get(status, "That did not work"))
+    reason, _, hint = str(error).partition("; hint: ")
+    answer = shown(request, "problem", status, title=words, reason=reason, hint=hint, code=status)
     if error.retry_after_s is not None:
         answer.headers["retry-after"] = str(int(error.retry_after_s) + 1)
     return answer

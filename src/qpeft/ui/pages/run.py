@@ -16,8 +16,10 @@ from qpeft.report.sections import flat
 from qpeft.ui.pages.compare import curves
 from qpeft.ui.runs import TrainingRun, samples, tensor_sizes
 from qpeft.ui.site import Address, Visit
+from qpeft.web import http
 from qpeft.web.charts import bar
 from qpeft.web.circuit_svg import circuit_svg
+from qpeft.web.language import translate_message
 
 LAYER = re.compile(r"\.(?:layers|h|blocks|layer)\.(\d+)\.")
 SHOWN_CIRCUITS = 6
@@ -88,7 +90,7 @@ async def chat(visit: Visit) -> Response:
     try:
         found = await run_in_threadpool(visit.studio.model.ask, run.folder, do="chat", prompt=prompt, max_new_tokens=max(1, tokens))
     except QpeftError as error:
-        found = {"error": str(error)}
+        found = {"error": translate_message(http.language_of(visit.request), str(error))}
     return _json(found)
 
 

@@ -124,12 +124,12 @@ def test_an_administrator_says_what_became_of_a_vendors_task(vendor: tuple[Serve
     server, task = vendor[0], vendor[1]["intent"]
     page = open_page(server.url).log_in(server.key)
     page.goto("/admin/vendor-tasks?state=intent")
-    row = page.locator(f"tr:has-text('{task}')")
+    row, form = page.locator(f"tr:has-text('{task}')"), page.locator(".caution form")
     assert serious(page) == []
-    row.locator("button:has-text('The vendor has it')").click()
+    form.locator("button:has-text('The vendor has it')").click()
     assert page.url.endswith("state=intent")  # the browser asks for the vendor's id first
-    row.locator("input[name=vendor_job]").fill("8F3A99")
-    row.locator("button:has-text('The vendor has it')").click()
+    form.locator("input[name=vendor_job]").fill("8F3A99")
+    form.locator("button:has-text('The vendor has it')").click()
     page.wait_for_url("**/admin/vendor-tasks")
     assert "8F3A99" in row.inner_text()
     assert row.locator(".state.sent").count() == 1

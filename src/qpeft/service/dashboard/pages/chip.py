@@ -12,6 +12,7 @@ from qpeft.service.api.devices import devices_view
 from qpeft.service.dashboard.pages.queue import own_queue
 from qpeft.service.dashboard.site import Page, PageContext
 from qpeft.service.messages import unpack_result
+from qpeft.service.store.admin import DEVICE_STATES
 from qpeft.service.store.directory import stamp
 from qpeft.service.store.schema import Row
 from qpeft.web.charts import Series, lines, minute
@@ -35,6 +36,7 @@ async def device_page(context: PageContext) -> Response:
     history = await context.ask(context.listings.calibration_history, name, HISTORY)
     return context.render(
         "chip",
+        states=DEVICE_STATES,
         device=device,
         calibration={"id": row.id, "since": stamp(row.created_at)} if row is not None else None,
         synthetic=bool(data.get("synthetic")),

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from qpeft.adapters.layers.tensor_train import PUBLISHED_MODES, TensorTrain, contraction_cost, factorise, orders, parameter_count
+from qpeft.adapters.layers.tensor_train import (
+    PUBLISHED_MODES,
+    TensorTrain,
+    TrainProduct,
+    contraction_cost,
+    factorise,
+    orders,
+    parameter_count,
+    products,
+)
+from qpeft.circuits.simulator.c_engine import contractions
 from qpeft.errors import AdapterError
 from tests.reference import dense
 
@@ -91,7 +101,7 @@ def test_every_order_of_contraction(shape: tuple[int, int, int, int]) -> None:
     choices = [orders(shapes, axis, 3 - axis, 3) for axis in (0, 3)]
     assert [len(each) for each in choices] == [2 if len(shapes) == 1 else 4] * 2
     for rows, columns in zip(*choices, strict=True):
-        made._orders = {0: rows[1], 3: columns[1]}
+        made.orders = {0: rows[1], 3: columns[1]}
         check_products(made)
 
 
@@ -101,7 +111,7 @@ def test_the_cheapest_order_is_taken() -> None:
     costs = [cost for cost, _ in orders(shapes, 0, 3, 4)]
     assert costs == [4 * (2 * 3 * 5 * 7 + 5 * 3 * 7 * 11), 4 * (2 * 7 * 3 * 11 + 11 * 2 * 3 * 5)] * 2
     wide = ((4, 8, 1, 8), (4, 8, 8, 8), (4, 8, 8, 6), (4, 1, 8, 4))
-    assert [len(turn.group) for turn in TensorTrain(1536, 256, 8)._orders[0].steps] == [2, 2]
+    assert [len(turn.group) for turn in TensorTrain(1536, 256, 8).orders[0].steps] == [2, 2]
     assert orders(wide, 0, 3, 8)[3][0] == 2**13 * 8 + 4 * 64 * 6 * 16 + 8 * (16 * 16 * 8 * 24 + 16 * 8 * 24 * 64)
 
 
@@ -128,3 +138,43 @@ def test_gain_of_a_fresh_train(gain: float, per_core: float) -> None:
         made.initialise(gain)
         ratios.append(made.matrix().square().sum(1).mean().item())
     assert np.mean(ratios) == pytest.approx(per_core**4, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("columns", [False, True])
+def test_the_kernels_products_and_gradients_are_torchs(shape: tuple[int, int, int, int], columns: bool) -> None:
+    made = train(*shape)
+    generator = torch.Generator().manual_seed(1)
+    size = (made.d_in, 3) if columns else (3, made.d_out)
+    product = TrainProduct(made, torch.randn(size, dtype=DOUBLE, generator=generator, requires_grad=True), columns, scale=-1.5)
+    (ours,), wanted = products(product), product.in_torch(*product.tensors())
+    torch.testing.assert_close(ours, wanted, rtol=1e-11, atol=1e-12)
+    grad = torch.randn(ours.shape, dtype=DOUBLE, generator=generator)
+    for one, other in zip(*(torch.autograd.grad(out, product.tensors(), grad) for out in (ours, wanted)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
+
+
+def test_products_can_be_differentiated_twice_and_under_vmap() -> None:
+    made = train(6, 4, 2, 2)
+    rows = torch.randn(2, 4, dtype=DOUBLE, requires_grad=True)
+    cores = tuple(made.cores)
+
+    def call(rows: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        return products(TrainProduct(made, rows, columns=False))[0]
+
+    assert torch.autograd.gradcheck(call, (rows, *cores))
+    assert torch.autograd.gradgradcheck(call, (rows, *cores))
+    batch = torch.randn(3, 2, 4, dtype=DOUBLE)
+    torch.testing.assert_close(torch.func.vmap(call)(batch), torch.stack([call(part) for part in batch]))
+
+
+def test_several_products_are_one_node() -> None:
+    first, second = train(16, 24, 3, 4), train(24, 16, 3, 4)
+    rows, columns = (torch.randn(size, dtype=DOUBLE, requires_grad=True) for size in ((2, 24), (24, 5)))
+    found = products(TrainProduct(first, rows, columns=False), TrainProduct(second, columns, columns=True, scale=2.0))
+    if contractions.available([rows]):
+        assert found[0].grad_fn is found[1].grad_fn
+    torch.testing.assert_close(found[0], rows @ first.matrix())
+    torch.testing.assert_close(found[1], 2 * second.matrix() @ columns)
+    (of_rows,) = torch.autograd.grad(found[0].sum(), rows)  # one result alone is used
+    torch.testing.assert_close(of_rows, torch.ones(2, 16, dtype=DOUBLE) @ first.matrix().T)

@@ -381,3 +381,23 @@ def test_angles_wrap_around() -> None:
     inputs, angles = torch.randn(4, 3, dtype=DOUBLE), torch.randn(12, dtype=DOUBLE)
     torch.testing.assert_close(expectations(circuit, inputs + 2 * math.pi, angles), expectations(circuit, inputs, angles))
     torch.testing.assert_close(expectations(circuit, inputs, angles + 4 * math.pi), expectations(circuit, inputs, angles))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("shape", [(5,), (2, 3)])
+@pytest.mark.parametrize("kernel", ["", "off"])
+def test_vjp_equals_autograd(choose_kernel: Callable[[str], None], kernel: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    choose_kernel(kernel)
+    circuit = ansatz.qtha(3, 2)
+    observables = (Observable.pauli("XZI"), Observable.z(2))
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(*shape, 3, dtype=dtype, generator=generator, requires_grad=True)
+    angles = torch.randn(circuit.n_angles, dtype=dtype, generator=generator, requires_grad=True)
+    grad = torch.randn(*shape, 2, dtype=dtype, generator=generator)
+    values = Simulator().compile(circuit, observables)(inputs, angles)
+    found = simulate.vjp(circuit, observables)(inputs, angles, grad)
+    assert not any(tensor.requires_grad for tensor in found)
+    for one, other in zip(found, (values, *torch.autograd.grad(values, (inputs, angles), grad)), strict=True):
+        torch.testing.assert_close(one, other.detach())
+    with pytest.raises(CircuitError, match="the gradient has the wrong shape"):
+        simulate.vjp(circuit, observables)(inputs, angles, grad[..., :1])

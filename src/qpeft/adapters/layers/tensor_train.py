@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from qpeft.circuits.simulator import transforms
+from qpeft.circuits.simulator.c_engine import contractions
+from qpeft.circuits.simulator.c_engine.contractions import Contraction
 from qpeft.errors import AdapterError
 
 Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
@@ -170,9 +174,9 @@ class TensorTrain(nn.Module):
         self.cores = nn.ParameterList(
             nn.Parameter(torch.empty(j, bonds[k + 1], bonds[k], i)) for k, (i, j) in enumerate(zip(ins, outs, strict=True))
         )
-        shapes = tuple((j, bonds[k + 1], bonds[k], i) for k, (i, j) in enumerate(zip(ins, outs, strict=True)))
-        self._orders = {
-            axis: min(orders(shapes, axis, 3 - axis, rows), key=lambda pair: pair[0])[1] for axis in (0, 3)
+        self.shapes = tuple((j, bonds[k + 1], bonds[k], i) for k, (i, j) in enumerate(zip(ins, outs, strict=True)))
+        self.orders = {
+            axis: min(orders(self.shapes, axis, 3 - axis, rows), key=lambda pair: pair[0])[1] for axis in (0, 3)
         }  # by the axis that is summed over
 
     @torch.no_grad()
@@ -183,11 +187,11 @@ class TensorTrain(nn.Module):
 
     def rows_times(self, rows: Tensor) -> Tensor:
         """`rows @ W` for rows `(p, d_out)`: `(p, d_in)`, without forming W."""
-        return contract(rows, list(self.cores), self._orders[0])
+        return products(TrainProduct(self, rows, columns=False))[0]
 
     def times_columns(self, columns: Tensor) -> Tensor:
         """`W @ columns` for columns `(d_in, p)`: `(d_out, p)`, without forming W."""
-        return contract(columns.T, list(self.cores), self._orders[3]).T
+        return products(TrainProduct(self, columns, columns=True))[0]
 
     def matrix(self) -> Tensor:
         """The dense `(d_out, d_in)` matrix."""
@@ -226,3 +230,127 @@ def merged(cores: Sequence[Tensor]) -> Tensor:
         product = (left @ right).view(*js, a, *group.shape[g + 2 :], core.shape[0], core.shape[1], core.shape[3])
         group = product.movedim((2 * g + 1, 2 * g + 2), (g, g + 1))
     return group
+
+
+class TrainProduct(NamedTuple):
+    """`scale * rows W` for `rows (p, d_out)`, or with `columns` `scale * W columns` for `columns (d_in, p)`."""
+
+    train: TensorTrain
+    factor: Tensor
+    columns: bool
+    scale: float = 1.0
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What autograd differentiates: the factor and the cores."""
+        return self.factor, *self.train.cores
+
+    def in_torch(self, factor: Tensor, *cores: Tensor) -> Tensor:
+        """The product by torch's operators."""
+        order = self.train.orders[3 if self.columns else 0]
+        found = contract(factor.T, cores, order).T if self.columns else contract(factor, cores, order)
+        return found if self.scale == 1.0 else self.scale * found
+
+    def compiled(self, tensors: Sequence[Tensor]) -> Contraction | None:
+        """The product as steps of the compiled kernel, None where it does not take it."""
+        shape = tuple(tensors[0].shape)
+        if any(core.shape != wanted for core, wanted in zip(tensors[1:], self.train.shapes, strict=True)):
+            return None  # gathered elsewhere, or an error that torch words
+        made = _contraction((shape, *self.train.shapes), self.train.orders[3 if self.columns else 0], self.columns)
+        return made if made.fits else None
+
+
+def products(*wanted: TrainProduct) -> tuple[Tensor, ...]:
+    """Products of factors with tensor trains: all of them one node of autograd where the compiled kernel takes them."""
+    each = [product.tensors() for product in wanted]
+    tensors = list(itertools.chain(*each))
+    if transforms.plain(*tensors) and contractions.available(tensors):
+        compiled = [product.compiled(own) for product, own in zip(wanted, each, strict=True)]
+        if None not in compiled:
+            calls = [(made, product.scale, len(own)) for made, product, own in zip(compiled, wanted, each, strict=True)]
+            found: tuple[Tensor, ...] = _apply(wanted, calls, *tensors) if torch.is_grad_enabled() else _values(calls, tensors)
+            return found
+    return tuple(product.in_torch(*own) for product, own in zip(wanted, each, strict=True))
+
+
+def _values(calls: Sequence[tuple[Any, float, int]], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    found, at = [], 0
+    for contraction, scale, count in calls:
+        found.append(contraction.value(tensors[at : at + count], scale))
+        at += count
+    return tuple(found)
+
+
+class _Products(torch.autograd.Function):
+    """`products` by the compiled kernel. Going back it makes the forward pass again: nothing is stored but the arguments."""
+
+    @staticmethod
+    def forward(ctx: Any, wanted: Sequence[TrainProduct], calls: Sequence[tuple[Any, float, int]], *tensors: Tensor) -> Any:
+        ctx.save_for_backward(*tensors)
+        ctx.wanted, ctx.calls = wanted, calls
+        return _values(calls, tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, found, at = ctx.saved_tensors, list[Tensor | None](), 0
+        recorded = any(map(transforms.records_gradient, grads))
+        for grad, product, (contraction, scale, count) in zip(grads, ctx.wanted, ctx.calls, strict=True):
+            own, needed = tensors[at : at + count], ctx.needs_input_grad[2 + at : 2 + at + count]
+            found += _recorded(product, grad, own, needed) if recorded else contraction.gradients(grad, own, scale)
+            at += count
+        return None, None, *found
+
+
+# What `apply` of Function calls once it has seen that no transform of torch.func is active, which `products` has seen already.
+_apply: Callable[..., tuple[Tensor, ...]] = super(torch.autograd.Function, _Products).apply
+
+
+def _recorded(product: TrainProduct, grad: Tensor, tensors: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients that transforms follow and that can be differentiated again; None where none is needed."""
+    with torch.enable_grad():
+        out = product.in_torch(*tensors)
+    chosen = [tensor for tensor, need in zip(tensors, needed, strict=True) if need]
+    if not chosen:
+        return [None] * len(tensors)
+    found = iter(torch.autograd.grad(out, chosen, grad, create_graph=torch.is_grad_enabled(), materialize_grads=True))
+    return [next(found) if need else None for need in needed]
+
+
+@functools.lru_cache(maxsize=1024)
+def _contraction(shapes: Shapes, order: ContractionOrder, columns: bool) -> Contraction:
+    """A product with a train, of a factor and cores of these shapes, as steps of the compiled kernel."""
+    made = Contraction(shapes)
+    p = shapes[0][1 if columns else 0]
+    state = made.permuted(0, shapes[0], (1, 0)) if columns else 0
+    size, outer = math.prod(shapes[0]), p * order.outer
+    for step in order.steps:
+        buffer, shape, axes = _merged_view(made, step.group, shapes)
+        axes = tuple(axes[k] for k in step.axes)
+        outer //= step.before
+        rest = size // (outer * step.columns)
+        if rest == 1:
+            half = len(step.group) + 1
+            state = made.matmul(state, made.permuted(buffer, shape, axes[half:] + axes[:half]), outer, step.rows, step.columns)
+        else:
+            state = made.matmul(made.permuted(buffer, shape, axes), state, step.rows, rest, step.columns, outer)
+        size = outer * step.rows * rest
+        outer *= step.after
+    if columns:
+        state = made.permuted(state, (p, size // p), (1, 0))
+    made.finish((size // p, p) if columns else (p, size // p))
+    return made
+
+
+def _merged_view(made: Contraction, group: Sequence[int], shapes: Shapes) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """`merged` of a group of cores: a buffer, its shape, and the order of its axes that makes it `merged`."""
+    buffer, shape = group[0] + 1, shapes[group[0] + 1]
+    axes = tuple(range(4))
+    for g, k in enumerate(group[1:], 1):
+        j, b, c, i = shapes[k + 1]
+        seen = tuple(shape[axis] for axis in axes)
+        left = made.permuted(buffer, shape, (*axes[:g], *axes[g + 1 :], axes[g]))
+        right = made.permuted(k + 1, shapes[k + 1], (2, 0, 1, 3))
+        buffer = made.matmul(left, right, math.prod(shape) // c, j * b * i, c)
+        shape = (*seen[:g], *seen[g + 1 :], j, b, i)
+        rest = [axis for axis in range(len(shape)) if axis not in (2 * g + 1, 2 * g + 2)]
+        axes = (*rest[:g], 2 * g + 1, 2 * g + 2, *rest[g:])
+    return buffer, shape, axes

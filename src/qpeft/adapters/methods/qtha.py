@@ -35,7 +35,7 @@ from qpeft.adapters.circuit_setting import (
     save_observables,
 )
 from qpeft.adapters.controls import QNN_KINDS, SHUFFLED, STORED, Linear, make_qnn, n_outputs
-from qpeft.adapters.layers.tensor_train import TensorTrain, parameter_count
+from qpeft.adapters.layers.tensor_train import TensorTrain, TrainProduct, parameter_count, products
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import AdapterError
 
@@ -287,7 +287,14 @@ class QTHA(Delta):
         return nn.functional.linear(self.mix(nn.functional.linear(self.dropout(x), down)), up)
 
     def _ends(self) -> tuple[Tensor, Tensor]:
-        return self.down(), self.up()
+        """`down()` and `up()`, in one call where there are tensor trains."""
+        if self.tt_a is None or self.tt_b is None:
+            return self.down(), self.up()
+        down, up = products(
+            TrainProduct(self.tt_a, self.mlp_a.weight, columns=False),
+            TrainProduct(self.tt_b, self.mlp_b.weight, columns=True, scale=self.scale),
+        )
+        return down, up
 
     def mix(self, u: Tensor) -> Tensor:
         """`v (..., r)` from `u (..., r)`: the circuit's path and the classical one."""

@@ -53,6 +53,22 @@ class Expectations(Protocol):
         """
         ...
 
+    def values_and_gradients(
+        self, grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`values` and `gradients` of one set of arguments in one call.
+
+        Args:
+            grad: `(B, n_observables)`, of the dtype of the inputs.
+            inputs: `(B, n_inputs)`, radians.
+            angles: `(n_angles,)`, radians, of the dtype of the inputs.
+            compiled: the circuit and its observables.
+
+        Returns:
+            Values, gradient of the inputs, gradient of the angles.
+        """
+        ...
+
 
 class Columns(Protocol):
     """The first k columns of the unitary of a circuit without inputs, from angles `(n_angles,)` in radians."""

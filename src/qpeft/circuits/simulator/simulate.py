@@ -79,6 +79,39 @@ def expectations(
     return Simulator(gradient).compile(circuit, observables)(inputs, angles)
 
 
+def vjp(
+    circuit: Circuit, observables: Sequence[Observable] | None = None
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """Values and gradients in one call that autograd does not see: for training loops of one's own and for benchmarks.
+
+    At 4 qubits it takes a fraction of the time of `expectations` and `backward`, which pay for autograd's record.
+
+    Args:
+        circuit: with `n_inputs` inputs and `n_angles` angles.
+        observables: default `<Z_k>` for each qubit k.
+
+    Returns:
+        A function of inputs `(..., n_inputs)`, angles `(n_angles,)`, in radians, and a gradient `(..., n_observables)`. It returns
+        the expectation values and the gradients of `(gradient * values).sum()` in inputs and angles, in the shapes of the three,
+        in float64 if inputs or angles are, else in float32.
+    """
+    compiled = compile_circuit(circuit, None if observables is None else tuple(observables))
+    return functools.partial(_vjp, compiled)
+
+
+def _vjp(compiled: SimulatedCircuit, inputs: Tensor, angles: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    check_arguments(compiled.circuit, inputs, angles)
+    if grad.shape != (*inputs.shape[:-1], len(compiled.observables)):
+        bound = f"(..., {len(compiled.observables)}), as many rows as the inputs"
+        raise CircuitError("the gradient has the wrong shape", value=tuple(grad.shape), bound=bound)
+    rows, numbers = _flat(inputs.detach(), angles.detach())
+    grad = as_rows(grad.detach())
+    if grad.dtype is not rows.dtype or not grad.is_cpu:
+        grad = grad.to(rows.device, rows.dtype)
+    found = engine.for_expectations(compiled, rows).values_and_gradients(grad, rows, numbers, compiled)
+    return found if inputs.dim() == 2 else (_shaped(found[0], inputs), found[1].view(inputs.shape), found[2])
+
+
 def run(compiled: SimulatedCircuit, inputs: Tensor, angles: Tensor, *, gradient: Gradient = "adjoint") -> Tensor:
     """`expectations` of a compiled circuit.
 

@@ -13,17 +13,11 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 _VMAP = torch._C._functorch.TransformType.Vmap
 
 
-def plain(a: Tensor, b: Tensor) -> bool:
-    """Whether these are ordinary tensors, and nothing of torch is watching the call but autograd's backward mode.
-
-    Args:
-        a: a tensor.
-        b: another tensor.
-    """
+def plain(*tensors: Tensor) -> bool:
+    """Whether these are ordinary tensors, and nothing of torch is watching the call but autograd's backward mode."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return False
-    dense = a.layout is torch.strided and b.layout is torch.strided
-    return dense and type(a) in _PLAIN and type(b) in _PLAIN and not (a.is_meta or b.is_meta)
+    return all(t.layout is torch.strided and type(t) in _PLAIN and not t.is_meta for t in tensors)
 
 
 def active() -> bool:

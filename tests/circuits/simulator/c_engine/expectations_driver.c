@@ -8,7 +8,7 @@
 
 int qpeft_supports(int isa);
 int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double *numbers, const void *inputs, const void *angles,
-              const void *grad, int64_t rows, void *out, void *grad_angles, int threads);
+              const void *grad, int64_t rows, void *values, void *grad_inputs, void *grad_angles, int threads);
 
 static void *take(FILE *file, size_t size, size_t count) {
     void *block = malloc(size * count + 1);
@@ -51,17 +51,17 @@ int main(int count, char **arguments) {
             for (int wide = 0; wide < 2 && qpeft_supports(isa); wide++)
                 for (int threads = 1; threads < 4; threads += 2) {
                     void *grad = as(wide, part[1], values), *x = as(wide, part[2], inputs), *a = as(wide, part[3], angles);
-                    void *out = as(wide, part[1], values), *grad_x = as(wide, part[2], inputs), *grad_a = as(wide, part[3], angles);
-                    int status = qpeft_run(isa, wide, 0, code, part[0], x, a, NULL, rows, out, NULL, threads);
-                    status |= qpeft_run(isa, wide, 1, code, part[0], x, a, grad, rows, grad_x, grad_a, threads);
+                    void *out = as(wide, part[1], values), *again = as(wide, part[1], values), *grad_x = as(wide, part[2], inputs), *grad_a = as(wide, part[3], angles);
+                    int status = qpeft_run(isa, wide, 0, code, part[0], x, a, NULL, rows, out, NULL, NULL, threads);
+                    status |= qpeft_run(isa, wide, 1, code, part[0], x, a, grad, rows, again, grad_x, grad_a, threads);
                     const double errors[] = {worst(wide, out, part[4], values), worst(wide, grad_x, part[5], inputs),
-                                             worst(wide, grad_a, part[6], angles)};
-                    for (int i = 0; i < 3; i++)
+                                             worst(wide, grad_a, part[6], angles), worst(wide, again, part[4], values)};
+                    for (int i = 0; i < 4; i++)
                         if (status || !(errors[i] < (wide ? 1e-10 : 2e-5))) {
                             printf("bytecode %d isa %d wide %d threads %d part %d: %g\n", bytecodes, isa, wide, threads, i, errors[i]);
                             wrong = 1;
                         }
-                    free(grad), free(x), free(a), free(out), free(grad_x), free(grad_a);
+                    free(grad), free(x), free(a), free(out), free(again), free(grad_x), free(grad_a);
                     runs++;
                 }
         for (int i = 0; i < 7; i++) free(part[i]);

@@ -66,7 +66,7 @@ typedef struct {
     const shared *shared;
     int adjoint;
     const void *inputs, *grad; /* (rows, inputs); (rows, observables), for the adjoint alone */
-    void *out;                 /* (rows, observables), or the gradient of the inputs */
+    void *values, *grad_inputs; /* (rows, observables), NULL where not wanted; (rows, inputs), for the adjoint alone */
     double *totals;            /* sums over samples, see totals_size */
     int64_t rows, first, last; /* rows first to last - 1 are this job's; first is a multiple of the lanes */
     int failed;

@@ -8,7 +8,7 @@
 
 #include "bytecode.h"
 
-#define VERSION 2
+#define VERSION 3
 #define MAX_THREADS 64
 #define CYCLES_PER_THREAD 4e5 /* a thread takes about a tenth of this to start */
 
@@ -205,10 +205,12 @@ static void restore_subnormals(unsigned long old) {
 #endif
 }
 
-/* Forward: `out` gets (rows, observables). Adjoint: `out` gets the gradient of the inputs, `grad_angles` that of the angles. All in float (wide = 0) or double. The result depends on the number of threads but not on their timing. Returns 0, or
- * 1 for want of memory, 2 for an instruction set that is not there. */
+/* `values` gets (rows, observables), unless it is NULL. The adjoint also writes the gradient of (grad * values).sum() in the inputs,
+ * `grad_inputs`, and in the angles, `grad_angles`. All are float (wide = 0) or double. A sample whose row of `grad` is zero adds
+ * nothing to them, even where its inputs are not finite. The result depends on the number of threads but not on their timing.
+ * Returns 0, or 1 for want of memory, 2 for an instruction set that is not there. */
 int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double *numbers, const void *inputs, const void *angles,
-              const void *grad, int64_t rows, void *out, void *grad_angles, int threads) {
+              const void *grad, int64_t rows, void *values, void *grad_inputs, void *grad_angles, int threads) {
     const lanes_type *type = variant(isa);
     if (!type) return 2;
     type += wide;
@@ -256,7 +258,7 @@ int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double 
     int started[MAX_THREADS] = {0}, failed = 0;
     for (int t = threads - 1; t >= 0; t--) {
         const int64_t first = groups * t / threads * type->lanes, last = groups * (t + 1) / threads * type->lanes;
-        tasks[t] = (task){type, {&s, adjoint, inputs, grad, out, totals + sums * t, rows, first, last < rows ? last : rows, 0}};
+        tasks[t] = (task){type, {&s, adjoint, inputs, grad, values, grad_inputs, totals + sums * t, rows, first, last < rows ? last : rows, 0}};
         started[t] = t > 0 && pthread_create(handles + t, NULL, work, tasks + t) == 0; /* inherits the mode */
         if (!started[t]) work(tasks + t);
     }
@@ -280,9 +282,9 @@ int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double 
     return failed;
 }
 
-/* The same from its twelve arguments in one array: to Python a call with one argument costs a fifth of one with twelve. */
+/* The same from its thirteen arguments in one array: to Python a call with one argument costs a fifth of one with thirteen. */
 int qpeft_call(const int64_t *a) {
     return qpeft_run((int)a[0], (int)a[1], (int)a[2], (const int32_t *)(intptr_t)a[3], (const double *)(intptr_t)a[4],
                      (const void *)(intptr_t)a[5], (const void *)(intptr_t)a[6], (const void *)(intptr_t)a[7], a[8],
-                     (void *)(intptr_t)a[9], (void *)(intptr_t)a[10], (int)a[11]);
+                     (void *)(intptr_t)a[9], (void *)(intptr_t)a[10], (void *)(intptr_t)a[11], (int)a[12]);
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.c_engine.compiler import Bytecode, compile_bytecode
 from qpeft.circuits.simulator.c_engine.stages import UnsupportedError
 from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit
-from qpeft.circuits.simulator.torch_engine.expectations import without_unused
 from qpeft.errors import CircuitError
 
-_PACKED = struct.Struct("12q").pack  # the arguments of qpeft_run: one call with them packed costs half of one with twelve
+_PACKED = struct.Struct("13q").pack  # the arguments of qpeft_run: one call with them packed costs half of one with thirteen
 
 
 @functools.lru_cache(maxsize=512)
@@ -45,7 +43,16 @@ class _Call:
     code: int
     numbers: int
 
-    def __call__(self, inputs: Tensor, angles: Tensor, grad: Tensor | None, out: Tensor, grad_angles: Tensor | None) -> None:
+    def __call__(
+        self,
+        inputs: Tensor,
+        angles: Tensor,
+        values: Tensor | None = None,
+        grad: Tensor | None = None,
+        grad_inputs: Tensor | None = None,
+        grad_angles: Tensor | None = None,
+    ) -> None:
+        """Writes `values`, and with `grad` also `grad_inputs` and `grad_angles`."""
         arguments = _PACKED(
             self.variant,
             inputs.dtype is torch.float64,
@@ -56,7 +63,8 @@ class _Call:
             angles.data_ptr(),
             0 if grad is None else grad.data_ptr(),
             inputs.shape[0],
-            out.data_ptr(),
+            0 if values is None else values.data_ptr(),
+            0 if grad_inputs is None else grad_inputs.data_ptr(),
             0 if grad_angles is None else grad_angles.data_ptr(),
             torch.get_num_threads(),
         )
@@ -85,32 +93,37 @@ def values(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor
     inputs, angles = dense(inputs), dense(angles)
     first, *others = _calls(compiled)
     total = inputs.new_empty(inputs.shape[0], first.bytecode.n_observables)
-    first(inputs, angles, None, total, None)
+    first(inputs, angles, total)
     for call in others:
         part = torch.empty_like(total)
-        call(inputs, angles, None, part, None)
+        call(inputs, angles, part)
         total += part
     return total
 
 
 def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit, *, recording: bool = False) -> list[Tensor]:
     """See `engine.Expectations.gradients`. `recording` makes no difference here."""
-    inputs, angles = dense(inputs), dense(angles)
-    grad = dense(grad if grad.dtype is inputs.dtype else grad.to(inputs.dtype))
-    totals = _sums(grad, inputs, angles, compiled)
-    if not math.isfinite(totals[0].sum() + totals[1].sum()):  # perhaps of a sample that the loss does not use
-        return _sums(grad, without_unused(inputs, grad), angles, compiled)
+    grad, inputs, angles = dense(grad if grad.dtype is inputs.dtype else grad.to(inputs.dtype)), dense(inputs), dense(angles)
+    first, *others = _calls(compiled)
+    totals = [torch.empty_like(inputs), torch.empty_like(angles)]
+    first(inputs, angles, None, grad, *totals)
+    for call in others:
+        parts = [torch.empty_like(inputs), torch.empty_like(angles)]
+        call(inputs, angles, None, grad, *parts)
+        for total, part in zip(totals, parts, strict=True):
+            total += part
     return totals
 
 
-def _sums(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> list[Tensor]:
-    """Gradients, added up over the kernel's calls."""
+def values_and_gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> tuple[Tensor, Tensor, Tensor]:
+    """See `engine.Expectations.values_and_gradients`. One pass forward serves both."""
+    grad, inputs, angles = dense(grad), dense(inputs), dense(angles)
     first, *others = _calls(compiled)
-    totals = [torch.empty_like(inputs), torch.empty_like(angles)]
-    first(inputs, angles, grad, *totals)
+    totals = torch.empty_like(grad), torch.empty_like(inputs), torch.empty_like(angles)
+    first(inputs, angles, totals[0], grad, *totals[1:])
     for call in others:
-        parts = [torch.empty_like(inputs), torch.empty_like(angles)]
-        call(inputs, angles, grad, *parts)
+        parts = torch.empty_like(grad), torch.empty_like(inputs), torch.empty_like(angles)
+        call(inputs, angles, parts[0], grad, *parts[1:])
         for total, part in zip(totals, parts, strict=True):
             total += part
     return totals

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "columns.h"
+#include "contraction.h"
 #include "polynomial.h"
 #include "bytecode.h"
 
@@ -63,6 +64,7 @@ static const double cosine_f64[] = {0.041666666666666665373,   -0.00138888888888
 #include "group.inc"
 #include "polynomial.inc"
 #include "columns.inc"
+#include "contraction.inc"
 #undef REAL
 #undef NAME
 #undef ROUND
@@ -85,6 +87,7 @@ static const float cosine_f32[] = {0.041666664647457377173f, -0.0013888300696903
 #include "group.inc"
 #include "polynomial.inc"
 #include "columns.inc"
+#include "contraction.inc"
 
 const lanes_type PASTE(qpeft_lanes, VARIANT)[2] = {
     {lanes_f32, sizeof(float), prepare_f32, run_f32},
@@ -95,3 +98,4 @@ const polynomial_type PASTE(qpeft_polynomial, VARIANT)[2] = {
     {PAIR * lanes_f64, sizeof(double), polynomial_f64},
 };
 const column_type PASTE(qpeft_columns, VARIANT)[2] = {{columns_f32}, {columns_f64}};
+const contraction_type PASTE(qpeft_contraction, VARIANT)[2] = {{contract_all_f32}, {contract_all_f64}};

@@ -99,6 +99,13 @@ def recorded(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tens
     return out.mT.expand(inputs.shape[0], -1)
 
 
+def values_and_gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> tuple[Tensor, Tensor, Tensor]:
+    """See `engine.Expectations.values_and_gradients`."""
+    found = values(inputs, angles, compiled)
+    of_inputs, of_angles = gradients(grad, inputs, angles, compiled)
+    return found, of_inputs, of_angles
+
+
 def without_unused(inputs: Tensor, grad: Tensor) -> Tensor:
     """Inputs with zeros for samples whose values the loss does not use, so that an infinite one spoils no gradient.
 

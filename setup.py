@@ -41,7 +41,7 @@ class BuildKernel(build_ext):
     def build_extension(self, ext: Extension) -> None:
         objects, common = [], [*FLAGS, *(["-DQPEFT_X86"] if X86 else [])]
         for source, flags, name in (
-            *((f"{KERNEL}/{name}.c", [], name) for name in ("entry", "polynomial", "columns", "contraction")),
+            *((f"{KERNEL}/{name}.c", [], name) for name in ("entry", "polynomial", "columns", "contraction", "between_maps")),
             *((f"{KERNEL}/lanes.c", [f"-DVARIANT={name}", *flags], name) for name, flags in VARIANTS.items()),
         ):
             objects += self.compiler.compile([source], str(Path(self.build_temp) / name), extra_postargs=[*common, *flags])

@@ -14,7 +14,10 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 import qpeft
 from qpeft.adapters.controls import QNN_KINDS
 from qpeft.adapters.inspection import count_parameters
-from qpeft.adapters.methods.qtha import QTHA, QTHAConfig
+from qpeft.adapters.methods.qtha import FEW_TOKENS, QTHA, QTHAConfig
+from qpeft.adapters.quantum_layer import QuantumLayer
+from qpeft.circuits.ir import Circuit
+from qpeft.circuits.simulator.c_engine import library
 from qpeft.errors import AdapterError, MergeError
 from tests.adapters.derivatives import gradcheck
 from tests.reference import apply, dense
@@ -290,3 +293,49 @@ def test_gradients(settings: dict[str, Any]) -> None:
 def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         qpeft.QTHAConfig(**settings)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("settings", [{}, {"classical_path": False}, {"tensor": False}, {"r": 5, "n_layers": 2}], ids=str)
+def test_a_few_tokens_take_one_call_with_the_same_result(settings: dict[str, Any], dtype: torch.dtype) -> None:
+    delta = build(**settings).to(dtype).eval()
+    for shape in ((1, 1, 6), (2, 3, 6), (0, 6), (FEW_TOKENS, 6), (FEW_TOKENS + 1, 6), (6,)):
+        x = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+        wanted = delta(x.requires_grad_()).detach()
+        with torch.no_grad():
+            assert (delta._one_call(x) is not None) == library.available()
+            torch.testing.assert_close(delta(x), wanted)
+        with torch.inference_mode():
+            torch.testing.assert_close(delta(x.detach().clone()), wanted)
+
+
+@torch.no_grad()
+def test_one_call_sees_changes_hooks_and_other_executors() -> None:
+    delta, x = build().eval(), rows()
+    assert isinstance(delta.qnn, QuantumLayer)
+    before = delta(x)
+    delta.qnn.angles += 0.5
+    after = delta(x)
+    assert not torch.allclose(before, after)
+    with torch.enable_grad():
+        torch.testing.assert_close(after, delta(x).detach())
+    delta.qnn.angles.data = delta.qnn.angles - 0.5
+    torch.testing.assert_close(delta(x), before)
+    seen: list[Tensor] = []
+    handle = delta.qnn.register_forward_hook(lambda *call: seen.append(call[2]))
+    torch.testing.assert_close(delta(x), before)
+    assert len(seen) == 1
+    handle.remove()
+
+    class Zero:
+        has_state = False
+
+        def compile(self, circuit: Circuit, observables: Any = None) -> Any:
+            return lambda inputs, angles: 0 * inputs
+
+    own = delta.qnn.run
+    delta.qnn.set_executor(Zero())
+    assert delta.classical_map is not None
+    torch.testing.assert_close(delta(x), x @ delta.down().T @ delta.classical_map.weight.T @ delta.up().T)
+    delta.qnn.run = own
+    torch.testing.assert_close(delta(x), before)

@@ -15,7 +15,7 @@ def choose_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], N
 
     def forget() -> None:
         library._choice.cache_clear()
-        expectations._calls.cache_clear()
+        expectations.calls.cache_clear()
 
     def choose(wanted: str) -> None:
         monkeypatch.setenv("QPEFT_KERNEL", wanted)

@@ -138,14 +138,16 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             active: Active = [(self.delta(name), None) for name in self.active_adapters if name in self.deltas]
         else:
             active = self._per_sample(x, adapter_names)
-        into = self._add(x, active, "input", x)
-        result: Tensor = self.base_layer(into.to(x.dtype), *args, **kwargs)
+        positions = {delta.position for delta, _ in active}
+        into = self._add(x, active, "input", x).to(x.dtype) if "input" in positions else x
+        result: Tensor = self.base_layer(into, *args, **kwargs)
         dtype = result.dtype
-        result = self._add(result, active, "parallel", x)
-        if any(delta.position == "output" for delta, _ in active):
+        if "parallel" in positions:
+            result = self._add(result, active, "parallel", x)
+        if "output" in positions:
             bias = getattr(self.get_base_layer(), "bias", None)
             result = self._add(result, active, "output", result if bias is None else result - bias)
-        return result.to(dtype)
+        return result if result.dtype is dtype else result.to(dtype)
 
     def _per_sample(self, x: Tensor, adapter_names: Sequence[str]) -> Active:
         if self.merged:

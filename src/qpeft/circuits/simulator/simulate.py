@@ -141,6 +141,12 @@ def run(compiled: SimulatedCircuit, inputs: Tensor, angles: Tensor, *, gradient:
     return _shaped(_expectations(flat, angles, compiled.key), inputs)
 
 
+def compiled_circuit(run_circuit: Callable[..., Tensor]) -> SimulatedCircuit | None:
+    """The circuit of a function that `Simulator.compile` made, with adjoint gradients; None for another executor's."""
+    ours = isinstance(run_circuit, functools.partial) and run_circuit.func is run
+    return run_circuit.args[0] if ours and run_circuit.keywords == {"gradient": "adjoint"} else None  # type: ignore[attr-defined]
+
+
 def _shaped(rows: Tensor, inputs: Tensor) -> Tensor:
     """Values `(B, n_observables)` in the shape of the inputs."""
     return rows if inputs.dim() == 2 else rows.reshape(*inputs.shape[:-1], rows.shape[1])

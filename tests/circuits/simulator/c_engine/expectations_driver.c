@@ -8,7 +8,7 @@
 
 int qpeft_supports(int isa);
 int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double *numbers, const void *inputs, const void *angles,
-              const void *grad, int64_t rows, void *values, void *grad_inputs, void *grad_angles, int threads);
+              const void *grad, int64_t rows, void *values, void *grad_inputs, void *grad_angles, int threads, void *kept);
 
 static void *take(FILE *file, size_t size, size_t count) {
     void *block = malloc(size * count + 1);
@@ -52,8 +52,8 @@ int main(int count, char **arguments) {
                 for (int threads = 1; threads < 4; threads += 2) {
                     void *grad = as(wide, part[1], values), *x = as(wide, part[2], inputs), *a = as(wide, part[3], angles);
                     void *out = as(wide, part[1], values), *again = as(wide, part[1], values), *grad_x = as(wide, part[2], inputs), *grad_a = as(wide, part[3], angles);
-                    int status = qpeft_run(isa, wide, 0, code, part[0], x, a, NULL, rows, out, NULL, NULL, threads);
-                    status |= qpeft_run(isa, wide, 1, code, part[0], x, a, grad, rows, again, grad_x, grad_a, threads);
+                    int status = qpeft_run(isa, wide, 0, code, part[0], x, a, NULL, rows, out, NULL, NULL, threads, NULL);
+                    status |= qpeft_run(isa, wide, 1, code, part[0], x, a, grad, rows, again, grad_x, grad_a, threads, NULL);
                     const double errors[] = {worst(wide, out, part[4], values), worst(wide, grad_x, part[5], inputs),
                                              worst(wide, grad_a, part[6], angles), worst(wide, again, part[4], values)};
                     for (int i = 0; i < 4; i++)

@@ -205,38 +205,55 @@ static void restore_subnormals(unsigned long old) {
 #endif
 }
 
+/* Where the parts of a call's memory lie: those that depend on the shared angles alone, then sums. Returns the whole size. */
+enum { PREPARED = 8, PARTS = 11 };
+static size_t lay_out(const bytecode *p, int wide, size_t sums, size_t *offset) {
+    const size_t number = wide ? sizeof(double) : sizeof(float), size = (size_t)1 << p->qubits, tables = size * p->stages;
+    const size_t counts[PARTS] = {sizeof(double) * (p->gates + 2 * p->derived + 1),
+                                  sizeof(double) * (p->segments + 1),
+                                  sizeof(double) * 3 * (size + 16),
+                                  sizeof(int32_t) * tables,
+                                  sizeof(uint32_t) * (p->stages + 1),
+                                  2 * number * tables,
+                                  number * (size_t)(p->segments + 1),
+                                  4 * number * (size_t)(p->segments + 1),
+                                  sizeof(double) * sums,
+                                  sizeof(double) * (p->gates + 1),
+                                  sizeof(double) * (p->angles + 1)};
+    offset[0] = 0;
+    for (int i = 0; i < PARTS; i++) offset[i + 1] = offset[i] + (counts[i] + 63) / 64 * 64;
+    return offset[PARTS];
+}
+
+/* Bytes of memory that a caller gives to qpeft_run as `kept`, at a multiple of 64. */
+int64_t qpeft_kept_bytes(int wide, const int32_t *code, const double *numbers) {
+    bytecode p;
+    size_t offset[PARTS + 1];
+    read_bytecode(&p, code, numbers);
+    return (int64_t)lay_out(&p, wide, 0, offset) + 64;
+}
+
 /* `values` gets (rows, observables), unless it is NULL. The adjoint also writes the gradient of (grad * values).sum() in the inputs,
  * `grad_inputs`, and in the angles, `grad_angles`. All are float (wide = 0) or double. A sample whose row of `grad` is zero adds
- * nothing to them, even where its inputs are not finite. The result depends on the number of threads but not on their timing.
+ * nothing to them, even where its inputs are not finite. The result depends on the number of threads but not on their timing. `kept`,
+ * if not NULL and without the adjoint, holds what depends on the angles for further calls; its first number is 0 before the first.
  * Returns 0, or 1 for want of memory, 2 for an instruction set that is not there. */
 int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double *numbers, const void *inputs, const void *angles,
-              const void *grad, int64_t rows, void *values, void *grad_inputs, void *grad_angles, int threads) {
+              const void *grad, int64_t rows, void *values, void *grad_inputs, void *grad_angles, int threads, void *kept) {
     const lanes_type *type = variant(isa);
     if (!type) return 2;
     type += wide;
     bytecode p;
     read_bytecode(&p, code, numbers);
-    const size_t size = (size_t)1 << p.qubits, tables = size * p.stages, sums = adjoint ? totals_size(&p) : 0;
+    const size_t size = (size_t)1 << p.qubits, sums = adjoint ? totals_size(&p) : 0;
     const int64_t groups = (rows + type->lanes - 1) / type->lanes;
     const double cycles = (double)groups * size * (10 + 20.0 * p.stages) * (adjoint ? 3 : 1); /* roughly */
     if (threads > cycles / CYCLES_PER_THREAD) threads = (int)(cycles / CYCLES_PER_THREAD);
     if (threads > groups) threads = (int)groups;
     threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
-    const size_t counts[] = {sizeof(double) * (p.gates + 2 * p.derived + 1),
-                             sizeof(double) * (p.segments + 1),
-                             sizeof(double) * 3 * (size + 16),
-                             sizeof(int32_t) * tables,
-                             sizeof(uint32_t) * (p.stages + 1),
-                             2 * type->size * tables,
-                             type->size * (size_t)(p.segments + 1),
-                             4 * type->size * (size_t)(p.segments + 1),
-                             sizeof(double) * sums * threads,
-                             sizeof(double) * (p.gates + 1),
-                             sizeof(double) * (p.angles + 1)};
-    enum { PARTS = sizeof counts / sizeof *counts };
-    size_t offset[PARTS + 1] = {0};
-    for (int i = 0; i < PARTS; i++) offset[i + 1] = offset[i] + (counts[i] + 63) / 64 * 64;
-    char *base = aligned_alloc(64, offset[PARTS]);
+    size_t offset[PARTS + 1];
+    const size_t bytes = lay_out(&p, wide, sums * threads, offset);
+    char *base = kept ? (char *)kept + 64 : aligned_alloc(64, bytes);
     if (!base) return 1;
     shared s = {&p,
                 (double *)(base + offset[0]),
@@ -249,10 +266,13 @@ int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double 
                 base + offset[7]};
     double *totals = (double *)(base + offset[8]), *gradient = (double *)(base + offset[9]);
     double *by_angle = (double *)(base + offset[10]);
-    memset(totals, 0, offset[PARTS] - offset[8]);
+    memset(totals, 0, bytes - offset[PREPARED]);
     const unsigned long mode = flush_subnormals();
-    evaluate(&s, angles, type->size);
-    type->prepare(&s);
+    if (!kept || *(int64_t *)kept == 0) {
+        evaluate(&s, angles, type->size);
+        type->prepare(&s);
+        if (kept) *(int64_t *)kept = 1;
+    }
     task tasks[MAX_THREADS];
     pthread_t handles[MAX_THREADS];
     int started[MAX_THREADS] = {0}, failed = 0;
@@ -278,7 +298,7 @@ int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double 
         }
     }
     restore_subnormals(mode);
-    free(base);
+    if (!kept) free(base);
     return failed;
 }
 
@@ -286,5 +306,5 @@ int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double 
 int qpeft_call(const int64_t *a) {
     return qpeft_run((int)a[0], (int)a[1], (int)a[2], (const int32_t *)(intptr_t)a[3], (const double *)(intptr_t)a[4],
                      (const void *)(intptr_t)a[5], (const void *)(intptr_t)a[6], (const void *)(intptr_t)a[7], a[8],
-                     (void *)(intptr_t)a[9], (void *)(intptr_t)a[10], (void *)(intptr_t)a[11], (int)a[12]);
+                     (void *)(intptr_t)a[9], (void *)(intptr_t)a[10], (void *)(intptr_t)a[11], (int)a[12], NULL);
 }

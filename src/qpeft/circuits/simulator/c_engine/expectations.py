@@ -34,7 +34,7 @@ def takes(compiled: SimulatedCircuit) -> bool:
 
 
 @dataclass(frozen=True)
-class _Call:
+class KernelCall:
     """A bytecode ready to run: the C function, the variant's number, and the addresses of the arrays that `bytecode` holds."""
 
     bytecode: Bytecode
@@ -72,15 +72,16 @@ class _Call:
             raise MemoryError("the compiled kernel found no memory for its buffers")
 
 
-def _bound(bytecode: Bytecode, variant: int) -> _Call:
+def _bound(bytecode: Bytecode, variant: int) -> KernelCall:
     """A bytecode bound to the library's entry point, to run with the variant of that number."""
     loaded = library.loaded()
     assert not isinstance(loaded, str)  # else there is no variant
-    return _Call(bytecode, loaded.qpeft_call, variant, bytecode.code.ctypes.data, bytecode.numbers.ctypes.data)
+    return KernelCall(bytecode, loaded.qpeft_call, variant, bytecode.code.ctypes.data, bytecode.numbers.ctypes.data)
 
 
 @functools.lru_cache(maxsize=512)
-def _calls(compiled: SimulatedCircuit) -> tuple[_Call, ...]:
+def calls(compiled: SimulatedCircuit) -> tuple[KernelCall, ...]:
+    """The circuit's bytecodes, each ready to run; their results add up."""
     bytecodes = _bytecodes(compiled)
     if isinstance(bytecodes, str):
         raise CircuitError(f"the compiled kernel does not take this circuit: {bytecodes}")
@@ -91,7 +92,7 @@ def _calls(compiled: SimulatedCircuit) -> tuple[_Call, ...]:
 def values(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor:
     """See `engine.Expectations.values`."""
     inputs, angles = dense(inputs), dense(angles)
-    first, *others = _calls(compiled)
+    first, *others = calls(compiled)
     total = inputs.new_empty(inputs.shape[0], first.bytecode.n_observables)
     first(inputs, angles, total)
     for call in others:
@@ -104,7 +105,7 @@ def values(inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> Tensor
 def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit, *, recording: bool = False) -> list[Tensor]:
     """See `engine.Expectations.gradients`. `recording` makes no difference here."""
     grad, inputs, angles = dense(grad if grad.dtype is inputs.dtype else grad.to(inputs.dtype)), dense(inputs), dense(angles)
-    first, *others = _calls(compiled)
+    first, *others = calls(compiled)
     totals = [torch.empty_like(inputs), torch.empty_like(angles)]
     first(inputs, angles, None, grad, *totals)
     for call in others:
@@ -118,7 +119,7 @@ def gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedC
 def values_and_gradients(grad: Tensor, inputs: Tensor, angles: Tensor, compiled: SimulatedCircuit) -> tuple[Tensor, Tensor, Tensor]:
     """See `engine.Expectations.values_and_gradients`. One pass forward serves both."""
     grad, inputs, angles = dense(grad), dense(inputs), dense(angles)
-    first, *others = _calls(compiled)
+    first, *others = calls(compiled)
     totals = torch.empty_like(grad), torch.empty_like(inputs), torch.empty_like(angles)
     first(inputs, angles, totals[0], grad, *totals[1:])
     for call in others:

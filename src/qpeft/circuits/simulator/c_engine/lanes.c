@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "between_maps.h"
 #include "columns.h"
 #include "contraction.h"
 #include "polynomial.h"
@@ -99,3 +100,4 @@ const polynomial_type PASTE(qpeft_polynomial, VARIANT)[2] = {
 };
 const column_type PASTE(qpeft_columns, VARIANT)[2] = {{columns_f32}, {columns_f64}};
 const contraction_type PASTE(qpeft_contraction, VARIANT)[2] = {{contract_all_f32}, {contract_all_f64}};
+const map_type PASTE(qpeft_maps, VARIANT)[2] = {{apply_map_f32, multiply_map_f32}, {apply_map_f64, multiply_map_f64}};

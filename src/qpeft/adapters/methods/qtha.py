@@ -36,6 +36,7 @@ from qpeft.adapters.circuit_setting import (
     save_observables,
 )
 from qpeft.adapters.controls import QNN_KINDS, SHUFFLED, STORED, Linear, make_qnn, n_outputs
+from qpeft.adapters.layers.circuit_with_maps import circuit_with_maps, takes
 from qpeft.adapters.layers.tensor_train import TensorTrain, TrainProduct, parameter_count, products
 from qpeft.adapters.quantum_layer import QuantumLayer
 from qpeft.circuits.ir import Circuit
@@ -43,6 +44,7 @@ from qpeft.circuits.simulator import transforms
 from qpeft.circuits.simulator.c_engine import between_maps
 from qpeft.circuits.simulator.c_engine.between_maps import BetweenMaps
 from qpeft.circuits.simulator.simulate import compiled_circuit
+from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit
 from qpeft.errors import AdapterError
 
 SQRT2 = 2.0**0.5
@@ -297,26 +299,34 @@ class QTHA(Delta):
 
     def _one_call(self, x: Tensor) -> BetweenMaps | None:
         """Maps and circuit as one compiled call, for generation; None where gradients or hooks need the steps."""
-        qnn, quantum = self.qnn, self.quantum_map
-        if self.training or torch.is_grad_enabled() or type(qnn) is not QuantumLayer or quantum is None or not transforms.plain(x):
+        if self.training or torch.is_grad_enabled() or not transforms.plain(x) or torch.is_autocast_enabled("cpu"):
             return None
-        observed = bool(module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks)
-        for part in (qnn, quantum, self.classical_map, self.dropout):
-            observed |= part is not None and bool(part._forward_hooks or part._forward_pre_hooks)
-        if observed or torch.is_autocast_enabled("cpu"):
+        qnn, quantum, compiled = self.qnn, self.quantum_map, self._simulated()
+        if compiled is None or quantum is None or not isinstance(qnn, QuantumLayer):
             return None
-        run = qnn.run  # another executor may have been set since
 
-        def make() -> tuple[object, BetweenMaps | None]:
+        def make() -> BetweenMaps | None:
             down, up = self._ends()
             classical = None if self.classical_map is None else self.classical_map.weight
-            compiled, maps = compiled_circuit(run), [t for t in (down, up, quantum.weight, classical) if t is not None]
-            if compiled is None or not transforms.plain(*maps) or not between_maps.takes(compiled, qnn.angles, *maps):
-                return run, None
-            return run, BetweenMaps(compiled, qnn.angles, down, quantum.weight, classical, up)
+            maps = [t for t in (down, up, quantum.weight, classical) if t is not None]
+            if not transforms.plain(*maps) or not between_maps.takes(compiled, qnn.angles, *maps):
+                return None
+            return BetweenMaps(compiled, qnn.angles, down, quantum.weight, classical, up)
 
-        _, found = self.cached(f"one call {id(run)}", make)
+        found = self.cached("one call", make)
         return found if found is None or found.dtype is x.dtype else None
+
+    def _simulated(self) -> SimulatedCircuit | None:
+        """The circuit of this layer's own, where the simulator runs it and no hook is on it or on the maps beside it."""
+        qnn = self.qnn
+        if type(qnn) is not QuantumLayer or module_hooks._has_any_global_hook():  # type: ignore[no-untyped-call]
+            return None
+        for part in (qnn, self.quantum_map, self.classical_map, self.dropout):
+            if part is not None and (
+                part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+            ):
+                return None
+        return compiled_circuit(qnn.run)
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """`down()` and `up()`, in one call where there are tensor trains."""
@@ -330,6 +340,11 @@ class QTHA(Delta):
 
     def mix(self, u: Tensor) -> Tensor:
         """`v (..., r)` from `u (..., r)`: the circuit's path and the classical one."""
+        if self.quantum_map is not None and self.classical_map is not None and (compiled := self._simulated()) is not None:
+            assert isinstance(self.qnn, QuantumLayer)
+            inner = (self.qnn.angles, self.quantum_map.weight, self.classical_map.weight)
+            if takes(u, *inner):
+                return circuit_with_maps(compiled, u, *inner)
         classical: Tensor | None = self.classical_map(u) if self.classical_map is not None else None
         qnn = self.shared[0] if self.shared else self.qnn
         if qnn is None:

@@ -43,7 +43,7 @@ SWEEPS = {
     "modules": [("qtha", 8, 1, 512, modules) for modules in (1, 4, 16, 56)],
 }
 SWEPT = ("PennyLane backprop", "TensorCircuit-NG (torch)")  # peers of the sweeps
-OURS = {"ours": peers.ours, "ours, torch only": peers.ours_in_torch}
+OURS = {"ours": peers.ours, "ours, one call": peers.ours_in_one_call, "ours, torch only": peers.ours_in_torch}
 COMPILES = ("TensorCircuit-NG (JAX in torch)",)  # tens of seconds for each new shape
 COMPILES_UP_TO = 110  # parametrised gates, beyond which compiling takes minutes
 PACKAGES = (

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from qpeft.circuits.ir import Circuit, Op
+from qpeft.circuits.simulator import simulate
 from qpeft.circuits.simulator.simulate import Simulator
 
 Step: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -54,6 +55,11 @@ def _parameter(op: Op) -> int:
 def ours(circuit: Circuit, batch: int) -> Step:
     """qpeft as it comes: the compiled kernel where there is one."""
     return _torch_step(Simulator().compile(circuit))
+
+
+def ours_in_one_call(circuit: Circuit, batch: int) -> Step:
+    """qpeft's values and gradients in one call without autograd's record, as the JAX program has it."""
+    return simulate.vjp(circuit)
 
 
 def ours_in_torch(circuit: Circuit, batch: int) -> Step:
@@ -348,6 +354,7 @@ def pyvqnet(circuit: Circuit, batch: int) -> Step:
 
 PEERS: dict[str, Callable[[Circuit, int], Step]] = {
     "ours": ours,
+    "ours, one call": ours_in_one_call,
     "ours, torch only": ours_in_torch,
     "PennyLane backprop": pennylane_backprop,
     "TorchQuantum": torchquantum,

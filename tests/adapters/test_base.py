@@ -19,9 +19,8 @@ def delta() -> QTHA:
 
 def counted(made: QTHA, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
-    for name in ("down", "up"):
-        real = getattr(made, name)
-        monkeypatch.setattr(made, name, lambda real=real, name=name: (calls.append(name), real())[1])
+    real = made._ends
+    monkeypatch.setattr(made, "_ends", lambda: (calls.append("ends"), real())[1])
     return calls
 
 
@@ -33,7 +32,7 @@ def test_matrices_are_built_once_in_generation(monkeypatch: pytest.MonkeyPatch) 
         with context():
             for _ in range(3):
                 torch.testing.assert_close(made(x), want)
-    assert calls == ["down", "up"] * 2  # once for each mode: what inference mode makes is no ordinary tensor
+    assert calls == ["ends"] * 2  # once for each mode: what inference mode makes is no ordinary tensor
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -43,7 +42,7 @@ def test_nothing_is_cached_in_training(monkeypatch: pytest.MonkeyPatch, recorded
     made.train(not recorded)
     with torch.set_grad_enabled(recorded):
         made(x), made(x)
-    assert calls == ["down", "up"] * 2
+    assert calls == ["ends"] * 2
 
 
 CHANGES: dict[str, Callable[[QTHA], object]] = {

@@ -135,7 +135,8 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             if self.disable_adapters or self.merged:
                 base: Tensor = self.base_layer(x, *args, **kwargs)
                 return base
-            active: Active = [(self.delta(name), None) for name in self.active_adapters if name in self.deltas]
+            deltas = self.deltas
+            active: Active = [(self.delta(name), None) for name in self.active_adapters if name in deltas]
         else:
             active = self._per_sample(x, adapter_names)
         positions = {delta.position for delta, _ in active}

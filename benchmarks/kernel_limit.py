@@ -1,0 +1,182 @@
+"""How far the compiled kernel is from the processor's limit: `python -m benchmarks.kernel_limit --out FILE.jsonl --page FILE.md`.
+
+For each row: the multiply-adds and bytes of a pass forward and back, the time that the multiply-adds would take at the core's
+measured peak, and the time of three nested things: the kernel's two calls with their arguments packed, the same from Python, and a
+step through autograd. `--page` alone writes the page and its picture from the records in `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import circuits, harness, peers
+from qpeft.circuits.simulator import simulate
+from qpeft.circuits.simulator.c_engine import expectations as kernel
+from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit, compile_circuit
+from qpeft.report.style import LIGHT, drawing
+
+ROWS = (("qtha", 4, 1, 512), *circuits.ROWS, ("qtha", 8, 8, 512))
+COUNTS = 14  # numbers at the head of a bytecode
+PARTS = ("multiply-adds at peak", "rest of the kernel", "call from Python", "autograd")
+
+
+def counted(compiled: SimulatedCircuit, tokens: int) -> tuple[float, float]:
+    """Multiply-adds of the kernel's arithmetic on states, forward and back, and the bytes of inputs, values and gradients.
+
+    Per amplitude (two numbers): a table of phases 4, a rotation of one bit 2, its correlation 2, a diagonal correlation 2. The last
+    product of a product state takes 4, its adjoint 8; reading 2, its adjoint 2. A gate on one qubit takes 8 forward and 24 back.
+    Without stages there is no state but those of single qubits. Sines and cosines are left out.
+    """
+    total = bytes_moved = 0.0
+    for call in kernel.calls(compiled):
+        code = call.bytecode.code
+        n, inputs, _, observables, gates, _, segments, stages, terms = (int(value) for value in code[:9])
+        at = COUNTS + 2 * gates + terms
+        begins = code[at + 7 * segments + n + 1 :][: stages + 1]
+        first, rotations = int(begins[0]), segments - int(begins[0])
+        forward = 4 + 4 * stages + 2 * rotations
+        back = 2 + 2 + 8 + 4 * stages + 2 * rotations + 2 * rotations + 2 * stages
+        # the adjoint makes the forward pass again
+        total += tokens * ((2**n * (2 * forward + back) if stages else 0) + (2 * 8 + 24) * first)
+        bytes_moved += 4 * tokens * (3 * inputs + 2 * observables)
+    return total, bytes_moved
+
+
+def best_ms(step: Callable[[], object], seconds: float) -> float:
+    """The least time of a call, after one that is not counted."""
+    step()
+    best, until = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        start = time.process_time_ns()
+        step()
+        best = min(best, (time.process_time_ns() - start) / 1e6)
+    return best
+
+
+def measure(row: tuple[Any, ...], seconds: float) -> dict[str, Any]:
+    circuit, x, angles, weights = circuits.problem(row)
+    compiled = compile_circuit(circuit)
+    values, of_x, of_angles = (torch.empty_like(tensor) for tensor in (weights, x, angles))
+
+    def in_kernel() -> None:
+        for call in kernel.calls(compiled):
+            call(x, angles, values)
+            call(x, angles, None, weights, of_x, of_angles)
+
+    one_call, step = simulate.vjp(circuit), peers.ours(circuit, len(x))
+    multiply_adds, bytes_moved = counted(compiled, len(x))
+    return {
+        "kind": "row",
+        "row": list(row),
+        "multiply_adds": multiply_adds,
+        "bytes": bytes_moved,
+        "kernel_ms": best_ms(in_kernel, seconds),
+        "python_ms": best_ms(lambda: (simulate.run(compiled, x, angles), one_call(x, angles, weights)), seconds),
+        "one_call_ms": best_ms(lambda: one_call(x, angles, weights), seconds),
+        "step_ms": best_ms(lambda: step(x, angles, weights), seconds),
+    }
+
+
+def name(record: dict[str, Any]) -> str:
+    return "{} {}, {}, {}".format(*record["row"])
+
+
+def parts(record: dict[str, Any], peak: float) -> list[float]:
+    """Milliseconds of each of `PARTS`, which add up to the step."""
+    at_peak = record["multiply_adds"] / peak / 1e6
+    python = max(record["python_ms"] - record["kernel_ms"], 0.0)
+    return [at_peak, record["kernel_ms"] - at_peak, python, record["step_ms"] - record["kernel_ms"] - python]
+
+
+def picture(records: list[dict[str, Any]], peak: float, path: Path) -> None:
+    """A bar for each row: shares of a step's time."""
+    with drawing(LIGHT):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7.2, 4.0), layout="constrained", dpi=120)
+        axes = figure.add_subplot()
+        shares = [[100 * part / record["step_ms"] for part in parts(record, peak)] for record in records]
+        left = [0.0] * len(records)
+        for column, (label, color) in enumerate(zip(PARTS, LIGHT.palette, strict=False)):
+            widths = [share[column] for share in shares]
+            axes.barh([name(record) for record in records], widths, left=left, color=color, label=label)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        axes.invert_yaxis()
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("share of a step through autograd, %")
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=4, frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Software": None})
+
+
+def page(records: list[dict[str, Any]], image: str) -> str:
+    machine = next(record for record in records if record["kind"] == "machine")
+    rows, peak = [record for record in records if record["kind"] == "row"], machine["product_gmac_s"]
+    lines = [
+        "# The kernel's distance to the processor's limit",
+        "",
+        "What a forward and backward pass through a circuit costs, and what it would cost at the core's peak.",
+        "",
+        "* Made by `python -m benchmarks.kernel_limit --measure --out docs/benchmarks/kernel-limit.jsonl`",
+        "  `--page docs/benchmarks/kernel-limit.md`.",
+        f"* {machine['cpu']} ({', '.join(machine['instructions'])}), one thread, float32. No bfloat16 instructions.",
+        f"* Peak: {peak:.1f} billion multiply-adds per second in torch's product of two 1024 x 1024 matrices;"
+        f" {machine['stream_gb_s']:.1f} GB/s in a sum of two large vectors.",
+        "* Multiply-adds: the arithmetic on states, forward once for the values and once more in the adjoint, and back. Sines,",
+        "  cosines and transposes are not counted.",
+        "* Kernel: its two calls with packed arguments. One call: `simulate.vjp`, which makes the forward pass once.",
+        "* Times: least CPU time of the process, ms. Circuits: name, qubits, layers, samples.",
+        "",
+        "| circuit | multiply-adds, millions | MB in and out | at peak, ms | kernel, ms | share of peak | one call, ms "
+        "| through autograd, ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for record in rows:
+        at_peak = parts(record, peak)[0]
+        lines.append(
+            f"| {name(record)} | {record['multiply_adds'] / 1e6:.2f} | {record['bytes'] / 1e6:.2f} | {at_peak:.4f} "
+            f"| {record['kernel_ms']:.4f} | {100 * at_peak / record['kernel_ms']:.0f}% | {record['one_call_ms']:.4f} "
+            f"| {record['step_ms']:.4f} |"
+        )
+    intensity = [record["multiply_adds"] / record["bytes"] for record in rows]
+    balance = peak / machine["stream_gb_s"]
+    lines += [
+        "",
+        f"A row takes {min(intensity):.0f} to {max(intensity):.0f} multiply-adds per byte that enters or leaves memory;"
+        f" this core needs {balance:.1f} to be busy. States stay in cache, so that memory is no limit.",
+        "",
+        f"![what a step's time goes to]({image})",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("kernel-limit.jsonl"))
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--measure", action="store_true", help="measure, although --page is given")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement")
+    options = parser.parse_args()
+    if options.page is None or options.measure:
+        harness.keep_to_one_core()
+        records = harness.Records(options.out)
+        records.add(harness.machine(1))
+        for row in ROWS:
+            records.add(measure(row, options.seconds))
+    if options.page is not None:
+        found = harness.read(options.out)
+        image = options.page.with_suffix(".png")
+        machine = next(record for record in found if record["kind"] == "machine")
+        picture([record for record in found if record["kind"] == "row"], machine["product_gmac_s"], image)
+        options.page.write_text(page(found, image.name), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -84,7 +84,7 @@ def vjp(
 ) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
     """Values and gradients in one call that autograd does not see: for training loops of one's own and for benchmarks.
 
-    At 4 qubits it takes a fraction of the time of `expectations` and `backward`, which pay for autograd's record.
+    At 4 qubits it takes a quarter to a half of the time of `expectations` and `backward`, which pay for autograd's record.
 
     Args:
         circuit: with `n_inputs` inputs and `n_angles` angles.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,16 +98,30 @@ def test_isolation_and_durability_are_the_services_own(postgres_url: str) -> Non
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed (Debian: apt-get install faketime)")
 @pytest.mark.parametrize("days", [400, -400])
 def test_a_wrong_clock_at_the_start_deletes_nothing(sqlite_server: Callable[..., Server], days: int) -> None:
+    """Nor after a second start with it, nor, of what was made meanwhile, once the clock is right again."""
     server = sqlite_server()
     client = server.client()
-    job = client.submit(RY, device="simulator", params=[0.1], shots=5)["id"]
-    client.result(job)
+    jobs: list[str] = []
+
+    def run_one() -> None:
+        jobs.append(client.submit(RY, device="simulator", params=[0.1], shots=5)["id"])
+        client.result(jobs[-1])
+
+    run_one()
     server.stop()
+    right = server.environment
     fake = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{days:+d}d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-    server.environment = {**server.environment, **fake}
+    for starts in (1, 2):
+        server.environment = {**right, **fake}
+        server.start()
+        until(lambda: server.output().count("nothing is deleted") == starts, 60)  # noqa: B023 - called at once
+        run_one()
+        server.stop()
+    server.environment = right
     server.start()
-    until(lambda: "nothing is deleted" in server.output(), 60)
-    assert client.job(job)["state"] == "succeeded"
+    time.sleep(2)  # old jobs are looked for at the start
+    assert [client.job(job)["state"] for job in jobs] == ["succeeded"] * 3
+    assert server.output().count("nothing is deleted") == 2
 
 
 @pytest.mark.slow

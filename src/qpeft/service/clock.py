@@ -14,6 +14,10 @@ class Clock:
     def __init__(self) -> None:
         self._offset = time.time() - time.monotonic()
 
+    def not_before(self, moment: float) -> None:
+        """Go on from `moment` (seconds since 1970) if the machine's clock is behind it."""
+        self._offset = max(self._offset, moment - time.monotonic())
+
     def now(self) -> float:
         """Seconds since 1970."""
         return time.monotonic() + self._offset

@@ -65,8 +65,9 @@ class Service:
         self._readiness: dict[str, int] | ServiceError = {}
         self._counted = (0, 0)
         self.stopping = self.draining = False
-        self._started = self.clock.now()
-        self._last_written = self.queries.last_written()
+        self._doubted_at: float | None = None
+        if self.database.sqlite:  # what is made while the machine's clock is behind must not look old later
+            self.clock.not_before(self.queries.clock_seen())
         self.writer.call_sync(admin.start, settings.devices)
         self.load_devices()
 
@@ -202,9 +203,9 @@ class Service:
 
         A part takes about `PART_S` seconds, which others wait for, and there is a pause as long.
         """
-        if (doubt := self._doubtful_clock()) is not None:
+        if (doubt := await self._doubtful_clock()) is not None:
             log.error("nothing is deleted: %s", doubt)
-            return 3600.0
+            return 600.0
         start, wall = time.monotonic(), self.writer.now
         old, keys = (wall - days * DAY_S for days in (self.settings.retention_days, self.settings.idempotency_days))
         purged = await self.writer.call(admin.purge, admin.Purge(old, keys, self._part))
@@ -219,13 +220,21 @@ class Service:
             await self.ask(self.database.checkpoint)
         return CHORES_S
 
-    def _doubtful_clock(self) -> str | None:
-        """Why the time cannot be trusted with deleting: it was set since the start, or it is far from what was written last."""
+    async def _doubtful_clock(self) -> str | None:
+        """Why the time cannot be trusted with deleting: it is far from the time that was seen last, or was set since the start.
+
+        The time that was seen last is in the database. A time more than two days from it is believed after a day in one process.
+        """
+        now, seen = time.time() if self.database.sqlite else self.writer.now, await self.ask(self.queries.clock_seen)
+        if seen and abs(now - seen) > 2 * DAY_S:
+            self._doubted_at = time.monotonic() if self._doubted_at is None else self._doubted_at
+            if time.monotonic() - self._doubted_at < DAY_S:
+                return f"the clock is {(now - seen) / DAY_S:.1f} days from when the service last ran; deleting starts in a day"
+        self._doubted_at = None
+        if abs(now - seen) > CHORES_S:
+            await self.writer.call(admin.note_clock, now)
         if abs(time.time() - self.clock.now()) > 3600:
             return "the machine's clock was set by more than an hour since this process started; restart it"
-        away_s = self._started - self._last_written
-        if self._last_written and abs(away_s) > 2 * DAY_S and self.clock.now() - self._started < DAY_S:
-            return f"the last entry is {away_s / DAY_S:.1f} days from this machine's clock; deleting starts in a day"
         return None
 
     def _silent(self, alive: Sequence[Row]) -> list[tuple[str, int]]:

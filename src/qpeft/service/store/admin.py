@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from qpeft.errors import ServiceError
 from qpeft.service.ids import new_id
 from qpeft.service.store.audit import write_audit
-from qpeft.service.store.ledger import AccountLedger
+from qpeft.service.store.ledger import AccountLedger, upsert
 from qpeft.service.store.lifecycle import remove
 from qpeft.service.store.quotas import BOUNDS
 from qpeft.service.store.schema import (
@@ -142,6 +142,19 @@ class Purge:
     jobs_before: float
     keys_before: float
     part: int = 64
+
+
+def note_clock(txn: Transaction, times: Sequence[float]) -> list[None]:
+    """Write down the time that the service believes in, so that the next start knows when it last ran.
+
+    Args:
+        txn: transaction of the writer.
+        times: seconds since 1970, one per call.
+    """
+    insert = upsert(txn.connection.dialect.name, counters)
+    seen = insert.on_conflict_do_update(index_elements=["name"], set_={"value": insert.excluded.value})
+    txn.connection.execute(seen, {"name": "clock", "value": int(times[-1])})
+    return [None for _ in times]
 
 
 def start(txn: Transaction, configured: Sequence[tuple[str, ...]]) -> list[None]:

@@ -18,6 +18,7 @@ from qpeft.service.store.schema import (
     api_keys,
     audit,
     calibrations,
+    counters,
     device_users,
     devices,
     flows,
@@ -72,6 +73,12 @@ class Directory:
             sa.select(audit.c.at).order_by(audit.c.seq.desc()).limit(1),
         )
         return max((float(row[0] or 0.0) for query in newest if (row := self._first(query)) is not None), default=0.0)
+
+    def clock_seen(self) -> float:
+        """The time that the service last believed in, in seconds since 1970; the newest job's where none is written, else 0."""
+        noted = self._first(sa.select(counters.c.value).where(counters.c.name == "clock"))
+        newest = noted or self._first(sa.select(jobs.c.created_at).order_by(jobs.c.seq.desc()).limit(1))
+        return 0.0 if newest is None else float(newest[0])
 
     def ping(self) -> None:
         """Whether the database answers."""

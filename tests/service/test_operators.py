@@ -73,6 +73,7 @@ def test_an_operators_day(place: Server, receiver: Receiver) -> None:
     keys = {name: place.new_key(name) for name in ("alice", "bob")}
     alice, bob = (place.client(key) for key in keys.values())
     access_lists(admin, alice, bob)
+    quotas(place, admin, keys["alice"])
     reservations(admin, alice, bob)
     priorities(admin, alice)
     rotation(place, admin, alice, keys["alice"])
@@ -91,6 +92,27 @@ def access_lists(admin: Client, alice: Client, bob: Client) -> None:
     assert (refused.status, refused.code) == (403, "device_access")
     admin.set_access("simulator", None)
     bob.result(submit(bob))
+
+
+def quotas(place: Server, admin: Client, key: str) -> None:
+    """Set, exceeded, told, raised, gone on with; 0 is no circuit at all and not the service's default."""
+    alice = place.client(key, total_s=0.1)  # a client goes on trying until it may, else
+    admin.set_device("simulator", "maintenance")
+    for bound, bounds in (("0", {"max_open_circuits": 0}), ("0 bytes", {"max_open_circuits": 9, "max_stored_bytes": 0})):
+        admin.set_user("alice", **bounds)
+        refused = refusal(lambda: submit(alice))
+        assert (refused.status, refused.code) == (429, "quota")
+        assert f"allowed: {bound}; hint:" in str(refused)
+    admin.set_user("alice", max_open_circuits=1, max_stored_bytes=1 << 20)
+    job = submit(alice)
+    assert "qpeft service quota" in str(refusal(lambda: submit(alice)))
+    admin.set_user("alice", max_open_circuits=2)
+    jobs = [job, submit(alice)]
+    assert (alice.usage()["open_circuits"], alice.usage()["max_open_circuits"]) == (2, 2)
+    admin.set_device("simulator", "online")
+    assert [alice.wait(one)["state"] for one in jobs] == ["succeeded"] * 2
+    assert refusal(lambda: admin.set_user("nobody-of-this-name", max_open_circuits=1)).status == 404
+    assert refusal(lambda: alice.set_user("alice", max_open_circuits=1000)).status == 403
 
 
 def reservations(admin: Client, alice: Client, bob: Client) -> None:

@@ -147,7 +147,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             wrong += [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, not {one['input']!r}" for one in error.errors()]
         if wrong or made is None:
-            raise ServiceError("settings: " + "; ".join(wrong), status=0, hint="docs/service.md lists them")
+            raise ServiceError("settings: " + "; ".join(wrong), status=0, hint="docs/reference/service-settings.md lists them")
         return made
 
     @property

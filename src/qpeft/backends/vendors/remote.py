@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import random
 import secrets
@@ -29,6 +30,7 @@ from qpeft.backends.spending.submission import JobStatus, KeyRefusedError, NotSe
 from qpeft.circuits.ir import Circuit
 from qpeft.errors import BackendError, MissingDependencyError, QpeftError, ServiceError
 
+log = logging.getLogger("qpeft.service.client")
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 ENV_URL, ENV_KEY, ENV_CA = "QPEFT_SERVICE_URL", "QPEFT_SERVICE_KEY", "QPEFT_SERVICE_CA"
 POLL_S = 20.0
@@ -76,6 +78,8 @@ class Attempts:
         if not self.retry or time.monotonic() + delay > self.deadline:
             raise failure
         self.count += 1
+        if failure.status == 429:
+            log.warning("%s; trying again in %.2g s", failure, delay)
         return delay
 
 

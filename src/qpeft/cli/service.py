@@ -64,7 +64,9 @@ def serve(
         "tls_key": tls_key,
     }
     if database is not None:
-        if ":" in database.partition("://")[2].partition("@")[0] and "@" in database:
+        from qpeft.service.store.database import has_password, parse_url
+
+        if has_password(parse_url(database)):
             raise ServiceError(
                 "a password on the command line is shown to every user of this machine",
                 status=0,

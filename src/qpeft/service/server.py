@@ -43,7 +43,7 @@ from qpeft.service.logs import configure
 from qpeft.service.processes import Children, end_with
 from qpeft.service.settings import Settings
 from qpeft.service.store import admin
-from qpeft.service.store.database import Database
+from qpeft.service.store.database import Database, shown_url
 from qpeft.service.store.writer import Writer
 
 log = logging.getLogger("qpeft.service")
@@ -98,7 +98,7 @@ def check_settings(settings: Settings) -> None:
         try:
             check_name(name)
         except QpeftError as error:
-            raise ServiceError(f"no such device: {error}", status=0, value=name, hint="qpeft backends lists them") from error
+            raise ServiceError(f"no such device: {error}", status=0, hint="qpeft backends lists them") from error
 
 
 @contextlib.contextmanager
@@ -130,9 +130,8 @@ def prepare(settings: Settings) -> tuple[str | None, str]:
             database.migrate()
         except sa.exc.DBAPIError as error:
             first_line = str(error.orig).strip().splitlines()[0]
-            address = database.url.render_as_string(hide_password=True)
             raise ServiceError(
-                f"the database cannot be used: {first_line}", status=0, value=address, hint="is it running?"
+                f"the database cannot be used: {first_line}", status=0, value=shown_url(database.url), hint="is it running?"
             ) from error
         writer = Writer(database, Clock())
         first, prefix, digest = new_key()

@@ -22,6 +22,16 @@ from qpeft.service.clock import Clock
 SQLITE_GOOD, SQLITE_PATCHED = (3, 51, 3), {(3, 50): 7, (3, 44): 6}
 TCP = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 """PostgreSQL's network options: a connection whose other side was cut off ends within seconds (the last in milliseconds)."""
+SESSION = {
+    "lock_timeout": "30s",
+    "statement_timeout": "60s",
+    "synchronous_commit": "on",
+    "idle_in_transaction_session_timeout": "15s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+"""Settings of each PostgreSQL connection. A process that is stopped or cut off in a transaction does not keep the writer's lock."""
 WRITER_LOCK = 0x71706566  # "qpef": the key of PostgreSQL's advisory lock that makes one writer of many processes
 
 
@@ -48,11 +58,31 @@ def sqlite_is_safe(version: tuple[int, ...]) -> bool:
     return version >= SQLITE_GOOD or version[2] >= SQLITE_PATCHED.get((version[0], version[1]), 1 << 30)
 
 
+def parse_url(text: str) -> sa.URL:
+    """A database's address; ServiceError for what is none, without repeating it, since it may hold a password."""
+    try:
+        return sa.make_url(text)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        bound = "postgresql+psycopg://USER@HOST/DATABASE"
+        raise ServiceError("the database's address cannot be read", status=0, bound=bound) from error
+
+
+def has_password(url: sa.URL) -> bool:
+    """Whether a password is part of the address."""
+    return url.password is not None or any("password" in name.lower() for name in url.query)
+
+
+def shown_url(url: sa.URL) -> str:
+    """The address without its password."""
+    secret = [name for name in url.query if "password" in name.lower()]
+    return url.difference_update_query(secret).render_as_string(hide_password=True)
+
+
 class Database:
     """One engine to write, one to read. `Database(url)`; call `migrate()` before the first use."""
 
     def __init__(self, url: str) -> None:
-        self.url = sa.make_url(url)
+        self.url = parse_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         if self.sqlite:
             module = sqlite_module()
@@ -68,8 +98,8 @@ class Database:
             self._checkpointer = sa.create_engine(self.url, module=module, connect_args=arguments, poolclass=NullPool)
             sa.event.listen(self.writer, "connect", _pragmas)
             sa.event.listen(self.reader, "connect", _read_pragmas)
-        elif self.url.get_backend_name() == "postgresql":
-            session = "-c lock_timeout=30s -c statement_timeout=60s -c synchronous_commit=on"
+        elif self.url.drivername in ("postgresql", "postgresql+psycopg"):
+            session = " ".join(f"-c {name}={value}" for name, value in SESSION.items())
             common: dict[str, Any] = {
                 "pool_pre_ping": True,
                 "isolation_level": "READ COMMITTED",
@@ -78,7 +108,7 @@ class Database:
             self.writer = sa.create_engine(self.url, pool_size=1, max_overflow=1, **common)
             self.reader = sa.create_engine(self.url, pool_size=8, max_overflow=0, **common)
         else:
-            raise ServiceError("unknown database", value=self.url.get_backend_name(), bound="sqlite, postgresql+psycopg")
+            raise ServiceError("unknown database", status=0, value=self.url.drivername, bound="sqlite, postgresql+psycopg")
 
     def begin(self, connection: sa.Connection) -> None:
         """Start a write transaction: the only one in the whole service until it ends."""

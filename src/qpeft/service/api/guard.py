@@ -6,9 +6,9 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -144,15 +144,17 @@ class Guard:
             nonlocal deadline, received, complete
             if complete:
                 return await receive()
-            loop = asyncio.get_running_loop()
-            deadline = loop.time() + self.settings.body_timeout_s if deadline is None else deadline
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError as error:
-                raise ServiceError(
-                    "the body came too slowly", status=408, code="slow_body", bound=f"{self.settings.body_timeout_s:g} s"
-                ) from error
+            message = _arrived(receive)
+            if message is None:
+                loop = asyncio.get_running_loop()
+                deadline = loop.time() + self.settings.body_timeout_s if deadline is None else deadline
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        message = await receive()
+                except TimeoutError as error:
+                    raise ServiceError(
+                        "the body came too slowly", status=408, code="slow_body", bound=f"{self.settings.body_timeout_s:g} s"
+                    ) from error
             received += len(message.get("body", b""))
             if received > limit:
                 raise _too_large(received, limit)
@@ -160,6 +162,17 @@ class Guard:
             return message
 
         return bounded
+
+
+def _arrived(receive: Receive) -> Message | None:
+    """The next message if it is here already, as a small body is, which then needs no timer; None if it has to be waited for."""
+    step = cast(Coroutine[Any, Any, Message], receive())
+    try:
+        step.send(None)
+    except StopIteration as done:
+        return cast(Message, done.value)
+    step.close()  # it waits, and has taken nothing
+    return None
 
 
 def _announced(scope: Scope) -> int | None:

@@ -60,6 +60,43 @@ class Connections:
             del self._count[address]
 
 
+class JoinedWrites:
+    """A transport that sends what is written in one turn of the event loop as one piece.
+
+    uvicorn writes the head and the body of a response separately. Each write is a system call and wakes the client.
+
+    Args:
+        transport: the connection's transport; everything but writing is its own.
+        loop: the event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._pieces: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send `data` at the end of this turn."""
+        if not self._pieces:
+            self._loop.call_soon(self.flush)
+        self._pieces.append(data)
+
+    def flush(self) -> None:
+        """Send what was written, now."""
+        if self._pieces:
+            joined = b"".join(self._pieces)
+            self._pieces.clear()
+            if not self._transport.is_closing():  # the client may have gone since
+                self._transport.write(joined)
+
+    def close(self) -> None:
+        """Send what was written, then close."""
+        self.flush()
+        self._transport.close()
+
+
 def bounded_protocol(settings: Settings) -> type[asyncio.Protocol]:
     """A protocol class for one process.
 
@@ -75,10 +112,10 @@ def bounded_protocol(settings: Settings) -> type[asyncio.Protocol]:
         _address = "unknown"
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+            super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
             peer = transport.get_extra_info("peername")
             self._address = network_of(str(peer[0])) if peer else "unknown"
-            connections.add(transport, self._address)
+            connections.add(self.transport, self._address)
             self._arm()
 
         def on_message_begin(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -34,6 +35,7 @@ from qpeft.service.workers.messages import (
     VendorUpdate,
 )
 
+_FIELDS = operator.attrgetter(*LeasedJob.__struct_fields__)
 _HELLO = msgspec.msgpack.Decoder(HelloRequest)
 _CALIBRATION = msgspec.msgpack.Decoder(CalibrationRequest)
 _LEASE = msgspec.msgpack.Decoder(LeaseRequest)
@@ -93,6 +95,8 @@ async def lease(context: Context) -> Response:
             if given.jobs or given.drop or loop.time() >= deadline or service.stopping:
                 return _answer(_lease_answer(given))
             await service.hub.wait(event, deadline - loop.time())
+            if not event.is_set() and loop.time() >= deadline:  # nothing came: the worker asks again, which is the next look
+                return _answer(_lease_answer(leases.Lease((), {}, ())))
             if service.hub.poll_s is not None and not event.is_set():
                 queued = await service.ask(service.queries.queued_devices)
                 while not queued & set(request.devices) and loop.time() < deadline and not event.is_set():
@@ -103,7 +107,7 @@ async def lease(context: Context) -> Response:
 
 
 def _lease_answer(given: leases.Lease) -> LeaseAnswer:
-    jobs = [LeasedJob(**{name: getattr(row, name) for name in LeasedJob.__struct_fields__}) for row in given.jobs]
+    jobs = [LeasedJob(*_FIELDS(row)) for row in given.jobs]
     programs = {name: LeasedProgram(format=row.format, text=bytes(row.text)) for name, row in given.programs.items()}
     device = given.jobs[0].device if given.jobs else None
     vendor = [VendorMember(seq=row.seq, task=row.task, position=row.position) for row in given.vendor]

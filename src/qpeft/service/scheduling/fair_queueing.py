@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 INTERACTIVE, BULK = 0, 1
 MIN_COST_S = 1e-6
@@ -31,8 +32,7 @@ class Flow:
     taken: int = 0
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A queued job: its place in the order of arrival, its estimate and how many workers it has cost."""
 
     seq: int

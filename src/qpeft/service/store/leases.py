@@ -172,8 +172,7 @@ def alive(txn: Transaction, worker: str, owner: str) -> ServiceError | None:
     Returns:
         None, or the refusal when the worker is not known or was given up.
     """
-    beat = sa.update(workers).where(workers.c.id == worker, workers.c.owner == owner, workers.c.lost.is_(False))
-    if txn.connection.execute(beat.values(beats=workers.c.beats + 1, seen_at=txn.now)).rowcount:
+    if txn.connection.execute(_BEAT, {"b_worker": worker, "b_owner": owner, "now": txn.now}).rowcount:
         return None
     return ServiceError(
         "not a registered worker, or given up as lost", status=410, code="worker_lost", value=worker, hint="register again"
@@ -181,7 +180,7 @@ def alive(txn: Transaction, worker: str, owner: str) -> ServiceError | None:
 
 
 def _held(txn: Transaction, worker: str) -> Sequence[Row]:
-    return txn.connection.execute(sa.select(*ACCOUNT).where(jobs.c.worker == worker, HELD_SQL)).all()
+    return txn.connection.execute(_HELD, {"worker": worker}).all()
 
 
 def _drop(held: Sequence[Row], holding: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -286,7 +285,7 @@ class LeaseJobs:
                 break
         ledger.close()
         hashes = {row.program for row in leased}
-        found = txn.connection.execute(sa.select(programs).where(programs.c.hash.in_(hashes))).all() if hashes else ()
+        found = txn.connection.execute(_PROGRAMS, {"hashes": list(hashes)}).all() if hashes else ()
         pinned = txn.connection.execute(_PINNED, {"device": leased[0].device}).scalar_one_or_none() if leased else None
         sent = tuple(_members(txn, [row.seq for row in leased])) if leased and is_origin_chip(leased[0].device) else ()
         return Lease(leased, {row.hash: row for row in found}, _drop(held, request.holding), pinned, sent)
@@ -329,6 +328,13 @@ class LeaseJobs:
         return rows
 
 
+_BEAT = (
+    sa.update(workers)
+    .where(workers.c.id == sa.bindparam("b_worker"), workers.c.owner == sa.bindparam("b_owner"), workers.c.lost.is_(False))
+    .values(beats=workers.c.beats + 1, seen_at=sa.bindparam("now"))
+)
+_HELD = sa.select(*ACCOUNT).where(jobs.c.worker == sa.bindparam("worker"), HELD_SQL)
+_PROGRAMS = sa.select(programs).where(programs.c.hash.in_(sa.bindparam("hashes", expanding=True)))
 _STATUS = sa.select(devices.c.status).where(devices.c.id == sa.bindparam("device"))
 _PINNED = sa.select(devices.c.calibration).where(devices.c.id == sa.bindparam("device"), devices.c.pinned.is_(True))
 _PEEK = (
@@ -353,7 +359,6 @@ _LEASE = (
 )
 _LEASED = sa.select(jobs).where(_SEQS).order_by(jobs.c.priority, jobs.c.seq)
 _INSERT_RESULT = results.insert()
-_ADD_BYTES = sa.update(jobs).where(jobs.c.seq == sa.bindparam("b_seq")).values(bytes=jobs.c.bytes + sa.bindparam("b_bytes"))
 _ACCOUNTS = sa.select(*ACCOUNT).where(_SEQS)
 
 
@@ -379,7 +384,7 @@ class CompleteJobs:
         seqs = [ending.seq for ending in completion.endings]
         rows = {row.seq: row for row in txn.connection.execute(_ACCOUNTS, {"seqs": seqs})}
         accepted, endings, payloads = [], [], []
-        sizes: list[dict[str, int]] = []
+        sizes: dict[int, int] = {}
         released: dict[str, list[Row]] = {}
         parked: list[Row] = []
         for ending in completion.endings:
@@ -399,12 +404,10 @@ class CompleteJobs:
             else:
                 endings.append((row, "succeeded", "", ending.device_s, ending.calibration))
                 payloads.append({"seq": row.seq, "payload": ending.payload})
-                sizes.append({"b_seq": row.seq, "b_bytes": len(ending.payload)})
+                sizes[row.seq] = len(ending.payload)
                 ledger.store(row.owner, len(ending.payload))
-        finish(txn, ledger, endings)
-        if payloads:
-            execute_many(txn.connection, _INSERT_RESULT, payloads)
-            execute_many(txn.connection, _ADD_BYTES, sizes)
+        finish(txn, ledger, endings, sizes)
+        execute_many(txn.connection, _INSERT_RESULT, payloads)
         if parked:
             self._park(txn, ledger, parked)
         for why, rows_back in released.items():

@@ -7,8 +7,9 @@ day, user and device.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +24,14 @@ from qpeft.service.store.writer import Transaction
 FlowKey = tuple[str, str, int]  # device, owner, lane
 
 
-def upsert(connection: sa.Connection, table: sa.Table) -> Any:
+def upsert(dialect: str, table: sa.Table) -> Any:
     """An INSERT that knows ON CONFLICT, in the database's own dialect.
 
     Args:
-        connection: tells the dialect.
+        dialect: "sqlite" or "postgresql".
         table: the table to insert into.
     """
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 @dataclass
@@ -237,7 +238,7 @@ class AccountLedger:
             execute(_SET_DEVICE, moved)
         self._write_submitted()
         if self._usage:
-            execute(self._add_usage(), list(self._usage_values()))
+            execute(_add_usage(self.txn.connection.dialect.name), list(self._usage_values()))
 
     def _write_submitted(self) -> None:
         def rows(sign: int) -> list[dict[str, Any]]:
@@ -248,9 +249,7 @@ class AccountLedger:
             ]
 
         if more := rows(1):
-            insert = upsert(self.txn.connection, submitted)
-            sums = {name: submitted.c[name] + insert.excluded[name] for name in ("circuits", "shots")}
-            self.txn.connection.execute(insert.on_conflict_do_update(index_elements=["day", "owner"], set_=sums), more)
+            self.txn.connection.execute(_add_submitted(self.txn.connection.dialect.name), more)
         if less := rows(-1):
             self.txn.connection.execute(_GIVE_BACK, [_bound(row) for row in less])
 
@@ -263,12 +262,22 @@ class AccountLedger:
             amounts = {"jobs": int(n_jobs), "circuits": int(circuits), "shots": int(shots), "device_s": device_s}
             yield {"day": day, "owner": owner, "device": device, **amounts}
 
-    def _add_usage(self) -> Any:
-        insert = upsert(self.txn.connection, usage)
-        amounts = ("jobs", "circuits", "shots", "device_s")
-        return insert.on_conflict_do_update(
-            index_elements=["day", "owner", "device"], set_={name: usage.c[name] + insert.excluded[name] for name in amounts}
-        )
+
+@functools.cache
+def _add_usage(dialect: str) -> Any:
+    return _adding(dialect, usage, ("day", "owner", "device"), ("jobs", "circuits", "shots", "device_s"))
+
+
+@functools.cache
+def _add_submitted(dialect: str) -> Any:
+    return _adding(dialect, submitted, ("day", "owner"), ("circuits", "shots"))
+
+
+def _adding(dialect: str, table: sa.Table, keys: Sequence[str], amounts: Sequence[str]) -> Any:
+    """An INSERT that adds `amounts` to the row of the same `keys` where there is one."""
+    insert = upsert(dialect, table)
+    sums = {name: table.c[name] + insert.excluded[name] for name in amounts}
+    return insert.on_conflict_do_update(index_elements=list(keys), set_=sums)
 
 
 def _bound(values: dict[str, Any]) -> dict[str, Any]:

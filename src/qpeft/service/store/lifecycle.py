@@ -6,7 +6,8 @@ batch whose jobs are slices of one matrix of parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +118,7 @@ class SubmitJobs:
                 code="quota",
                 value=used + submission.circuits,
                 bound=bound,
-                hint="wait for some to finish, or cancel some",
+                hint="wait for some to finish, cancel some, or ask an administrator: qpeft service quota NAME --open-circuits N",
                 retry_after_s=10,
             )
         bound, used = STORED_BYTES.of(owner, self.settings), ledger.stored_bytes(submission.owner)
@@ -128,7 +129,7 @@ class SubmitJobs:
                 code="quota",
                 value=used + submission.bytes,
                 bound=f"{bound} bytes",
-                hint="delete finished jobs and batches",
+                hint="delete finished jobs and batches, or ask an administrator: qpeft service quota NAME --stored-bytes N",
                 retry_after_s=60,
             )
 
@@ -162,7 +163,7 @@ class SubmitJobs:
                 code="vendor_shots",
                 value=f"{wanted} shots",
                 bound=bound,
-                hint="an administrator sets it: qpeft service set-user NAME --vendor-shots N",
+                hint="an administrator sets it: qpeft service budget NAME --vendor-shots N",
             )
         ledger.spend(submission.owner, submission.shots)
 
@@ -174,10 +175,7 @@ class SubmitJobs:
 
     def _write(self, txn: Transaction, rows: dict[str, list[dict[str, Any]]]) -> None:
         if unique := {row["hash"]: row for row in rows["programs"]}:
-            insert = upsert(txn.connection, programs)
-            stale = programs.c.used_at < insert.excluded.used_at - 43200.0
-            used = insert.on_conflict_do_update(index_elements=["hash"], set_={"used_at": insert.excluded.used_at}, where=stale)
-            txn.connection.execute(used, list(unique.values()))
+            txn.connection.execute(_keep_programs(txn.connection.dialect.name), list(unique.values()))
         if rows["batches"]:
             txn.connection.execute(batches.insert(), rows["batches"])
         if rows["keys"]:
@@ -204,6 +202,14 @@ _KEYS = sa.select(idempotency.c.key, idempotency.c.digest, idempotency.c.target)
 
 
 _INSERT_JOB, _INSERT_KEY = jobs.insert(), idempotency.insert()
+
+
+@functools.cache
+def _keep_programs(dialect: str) -> Any:
+    """Store programs; those that are there are noted as used, twice a day at most."""
+    insert = upsert(dialect, programs)
+    stale = programs.c.used_at < insert.excluded.used_at - 43200.0
+    return insert.on_conflict_do_update(index_elements=["hash"], set_={"used_at": insert.excluded.used_at}, where=stale)
 
 
 def _batch_row(submission: SubmissionRequest, now: float) -> dict[str, Any]:
@@ -261,6 +267,7 @@ _FINISH = (
         changed=sa.bindparam("b_changed"),
         device_s=sa.bindparam("b_device_s"),
         calibration=sa.bindparam("b_calibration"),
+        bytes=jobs.c.bytes + sa.bindparam("b_bytes"),
     )
 )
 ACCOUNT: tuple[sa.Column[Any], ...] = (
@@ -271,17 +278,23 @@ ACCOUNT: tuple[sa.Column[Any], ...] = (
 """Columns that a state change of a job reads."""
 
 
-def finish(txn: Transaction, ledger: AccountLedger, endings: Sequence[tuple[Any, str, str, float, str | None]]) -> None:
+def finish(
+    txn: Transaction,
+    ledger: AccountLedger,
+    endings: Sequence[tuple[Any, str, str, float, str | None]],
+    sizes: Mapping[int, int] | None = None,
+) -> None:
     """Move jobs to a terminal state. No other function does.
 
     Args:
         txn: transaction of the writer.
         ledger: accounts of the operation.
         endings: `(row of ACCOUNT, state, reason, device_s, calibration)` for each job.
+        sizes: bytes of results that are stored, by `seq`.
     """
     if not endings:
         return
-    changed = txn.ticks()
+    changed, sizes = txn.ticks(), sizes or {}
     updates = []
     at_vendors = [row.seq for row, *_ in endings if is_origin_chip(row.device)]
     sent = sa.select(vendor_members.c.seq).where(vendor_members.c.seq.in_(at_vendors))
@@ -308,6 +321,7 @@ def finish(txn: Transaction, ledger: AccountLedger, endings: Sequence[tuple[Any,
                 "b_changed": changed,
                 "b_device_s": device_s,
                 "b_calibration": calibration,
+                "b_bytes": sizes.get(row.seq, 0),
             }
         )
     execute_many(txn.connection, _FINISH, updates)

@@ -214,10 +214,12 @@ def test_two_workers_of_one_name_live_together(fresh_server: Callable[..., Serve
 def test_a_worker_whose_service_is_gone_asks_with_patience(fresh_server: Callable[..., Server]) -> None:
     server = fresh_server("--executors", "0")
     worker = server.worker(server.new_key("workers", "worker"))
-    until(lambda: server.client().devices()[0]["workers"] == 1, 60)
-    server.kill()
-    time.sleep(4.0)
-    lines = [json.loads(line) for line in (server.folder / "worker.log").read_text().splitlines()]
-    assert 1 <= sum("does not answer" in line["event"] for line in lines) <= 30
-    assert psutil.Process(worker.pid).is_running()
-    worker.kill()
+    try:
+        until(lambda: server.client().devices()[0]["workers"] == 1, 60)
+        server.kill()
+        time.sleep(4.0)
+        lines = [json.loads(line) for line in (server.folder / "worker.log").read_text().splitlines()]
+        assert 1 <= sum("does not answer" in line["event"] for line in lines) <= 30
+        assert psutil.Process(worker.pid).is_running()
+    finally:
+        worker.kill()

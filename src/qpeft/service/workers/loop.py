@@ -147,7 +147,9 @@ class Worker:
         body, delay = pack(content), RETRY_S
         while True:
             try:
-                response = self.connection.request("POST", f"/v1/worker/{path}", content=body, content_type=MSGPACK, wait_s=wait_s)
+                response = self.connection.request(
+                    "POST", f"/v1/worker/{path}", content=body, content_type=MSGPACK, wait_s=wait_s, retry=False
+                )
                 return msgspec.msgpack.decode(response.content, type=kind)
             except ServiceError as error:
                 if error.status != 0 and error.status < 500 and error.status != 429:
@@ -295,7 +297,9 @@ class Worker:
         last = time.monotonic()
         while not self._stopping.wait(min(PLACES_S, self.lease_s / 8)):
             with self._lock:
-                places = dict(self._places)
+                places, idle = dict(self._places), not self._holding
+            if idle and not told:  # asking for work is a sign of life, too
+                continue
             lasting, seen = places == seen and places != told, places  # what a fast chip ran in between is not worth a call
             if not lasting and time.monotonic() - last < min(2.0, self.lease_s / 4):
                 continue

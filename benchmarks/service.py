@@ -158,7 +158,7 @@ async def _post(host: str, port: int, request: bytes, connection: list[Any]) -> 
         return 0
 
 
-def _requests(key: str, n: int) -> Any:
+def requests(key: str, n: int) -> Any:
     """Complete requests, one for each job, each with parameters and an idempotency key of its own."""
     generator = random.Random(0)
     circuit = CIRCUIT.to_json()
@@ -171,7 +171,7 @@ def _requests(key: str, n: int) -> Any:
 
 async def _load(port: int, key: str, n: int, clients: int) -> tuple[list[float], dict[int, int]]:
     """Post `n` jobs from `clients` connections; latencies of acknowledged posts from their first try on, and statuses seen."""
-    todo = iter(_requests(key, n))
+    todo = iter(requests(key, n))
     latencies: list[float] = []
     statuses: dict[int, int] = {}
 

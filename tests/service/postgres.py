@@ -21,15 +21,21 @@ def binaries() -> Path | None:
 
 
 class Cluster:
-    """PostgreSQL refuses to run as root: root runs it as the packages' user `postgres`."""
+    """PostgreSQL refuses to run as root: root runs it as the packages' user `postgres`.
 
-    def __init__(self, folder: Path, base: Path) -> None:
-        self.folder, self.data = folder, Path("/tmp") / f"qpeft-pg-{uuid.uuid4().hex[:8]}"
+    With `address` it listens on that address too, for everybody who reaches it.
+    """
+
+    def __init__(self, folder: Path, base: Path, address: str = "") -> None:
+        self.folder, self.data, self.address = folder, Path("/tmp") / f"qpeft-pg-{uuid.uuid4().hex[:8]}", address
         self.data.mkdir(mode=0o700)
         self._user = "postgres" if os.geteuid() == 0 else None
         if self._user:
             shutil.chown(self.data, "postgres", "postgres")
         self._run("initdb", "-D", str(self.data / "db"), "-U", "qpeft", "--auth=trust", "--no-sync")
+        if address:
+            with (self.data / "db" / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all 0.0.0.0/0 trust\n")
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(self.folder / program), *arguments]
@@ -40,7 +46,7 @@ class Cluster:
         assert done.returncode == 0, done.stdout
 
     def start(self) -> None:
-        options = f"-k {self.data} -c listen_addresses='' -c max_connections=200"
+        options = f"-k {self.data} -c listen_addresses='{self.address}' -c max_connections=200"
         self._run("pg_ctl", "-D", str(self.data / "db"), "-w", "-l", str(self.data / "log"), "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
@@ -65,4 +71,4 @@ class Cluster:
         name = f"t{uuid.uuid4().hex[:12]}"
         with psycopg.connect(f"host={self.data} user=qpeft dbname=postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
-        return f"postgresql+psycopg://qpeft@/{name}?host={self.data}"
+        return f"postgresql+psycopg://qpeft@/{name}?host={self.address or self.data}"

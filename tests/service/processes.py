@@ -138,12 +138,19 @@ class Server:
             return str(client.create_key(user, scopes or ("submit", "read"), **limits)["key"])  # type: ignore[arg-type]
 
     def worker(
-        self, key: str, name: str = "worker", devices: tuple[str, ...] = ("simulator",), worker_name: str | None = None
+        self,
+        key: str,
+        name: str = "worker",
+        devices: tuple[str, ...] = ("simulator",),
+        worker_name: str | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Process:
         """A worker process whose output goes to `{name}.log`; with `worker_name` it takes over from the one of that name."""
         arguments = json.dumps({"url": self.url, "devices": devices, "name": worker_name})
         return Process(
-            [sys.executable, "-m", "qpeft.service.worker", arguments], self.folder / f"{name}.log", {"QPEFT_SERVICE_KEY": key}
+            [sys.executable, "-m", "qpeft.service.worker", arguments],
+            self.folder / f"{name}.log",
+            {**(environment or {}), "QPEFT_SERVICE_KEY": key},
         )
 
     def kill(self) -> None:

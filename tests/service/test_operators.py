@@ -111,6 +111,7 @@ def quotas(place: Server, admin: Client, key: str) -> None:
     assert (alice.usage()["open_circuits"], alice.usage()["max_open_circuits"]) == (2, 2)
     admin.set_device("simulator", "online")
     assert [alice.wait(one)["state"] for one in jobs] == ["succeeded"] * 2
+    admin.set_user("alice", max_open_circuits=1000)
     assert refusal(lambda: admin.set_user("nobody-of-this-name", max_open_circuits=1)).status == 404
     assert refusal(lambda: alice.set_user("alice", max_open_circuits=1000)).status == 403
 

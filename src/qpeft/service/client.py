@@ -75,7 +75,7 @@ def job_body(
     """
     value: Any = program.to_dict() if isinstance(program, Circuit) else program
     chosen = form or ("qasm" if isinstance(program, str) else "circuit")
-    return {
+    body: Json = {
         chosen: value,
         "device": device,
         "params": [float(x) for x in params],
@@ -86,8 +86,8 @@ def job_body(
         "name": name,
         "exclusive": exclusive,
         "expires_s": expires_s,
-        "priority": priority,
     }
+    return body if priority == "normal" else {**body, "priority": priority}  # a service of an older version knows no priorities
 
 
 def _sweep(circuit: Circuit, params: npt.ArrayLike, settings: Mapping[str, Any], binary: bool) -> tuple[bytes, str]:

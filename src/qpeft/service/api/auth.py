@@ -33,7 +33,7 @@ class Authenticator:
     """Looks keys and sessions up by their SHA-256.
 
     A key is remembered for `CACHE_S` seconds, after which a revoked one is refused. An address that sent too many wrong keys is
-    refused before anything is looked up.
+    refused before anything is looked up, unless it sends a key that was good before: guesses shut out nobody else.
     """
 
     def __init__(self, service: Service) -> None:
@@ -72,7 +72,7 @@ class Authenticator:
         cached = self._cached(name)
         if cached is not None:
             return cached
-        address = self.admit(request)
+        address = self._address(request) if name in self._cache else self.admit(request)  # a key that was good is no guess
         principal = await self.check(name)
         if principal is None:
             self._wrong.hit(address)
@@ -105,9 +105,13 @@ class Authenticator:
         """Count a failed attempt of an address."""
         self._wrong.hit(address)
 
+    @staticmethod
+    def _address(request: Request) -> str:
+        return network_of(request.client.host if request.client else "unknown")
+
     def admit(self, request: Request) -> str:
         """The address that attempts are counted by; ServiceError 429 when it has made too many that failed."""
-        address = network_of(request.client.host if request.client else "unknown")
+        address = self._address(request)
         if self._wrong.is_empty(address):
             bound = f"{self._wrong.per_s} a second"
             raise ServiceError("too many wrong keys from this address", status=429, code="rate", bound=bound, retry_after_s=1)

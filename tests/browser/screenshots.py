@@ -34,6 +34,14 @@ SHOWN = {
     "report-1440": "report",
 }
 """Pictures that README and docs show, by their names in docs/images."""
+ON_CHIP = (
+    "backend={name: simulator, shots: 100, budget: {shots: 500000, money: 50, price: {shot: 0.0001, currency: EUR}}}",
+    "adapter.n_layers=1",
+    "adapter.share_circuit=model",
+    "training.max_steps=4",
+    "training.logging_steps=1",
+)
+"""Settings of a run whose circuits cost something, at an invented price."""
 REPORTED = ("LoRA r=8", "LoRA r=1", "QTHA", "QTHA without circuit")
 
 
@@ -127,6 +135,8 @@ def of_runs(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Iterato
     options = [part for setting in settings for part in ("--set", f"training.{setting}")]
     train = [*QPEFT, "train", str(alone), "--output", str(folder / "runs/alone"), *options]
     subprocess.run([*train, "--until", "300"], check=True, capture_output=True)
+    on_chip = [part for setting in ON_CHIP for part in ("--set", setting)]
+    subprocess.run([*QPEFT, "train", str(alone), "--output", str(folder / "runs/chip"), *on_chip], check=True, capture_output=True)
     command = [*QPEFT, "ui", str(folder / "runs"), "--recipes", str(folder / "recipes"), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -137,6 +147,7 @@ def of_runs(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Iterato
             "ui-runs": "/",
             "ui-run": f"/run?name={names[0]}",
             "ui-run-paused": "/run?name=alone",
+            "ui-run-chip": "/run?name=chip",
             "ui-compare": "/compare?" + "&".join(f"run={name}" for name in names),
             "ui-circuits": f"/circuits?name={names[0]}",
             "ui-start": "/start",
@@ -167,7 +178,7 @@ def _wanted(pages: dict[str, str], chosen: list[str]) -> dict[str, str]:
 SCENES: dict[Callable[[Any, Path, Path, list[str]], Iterator[Path]], set[str]] = {
     of_dashboard: {*dashboard_pages(defaultdict(str)), *ADMIN_PAGES},
     of_vendor: {*VENDOR_PAGES},
-    of_runs: {"ui-runs", "ui-run", "ui-run-paused", "ui-compare", "ui-circuits", "ui-start", "ui-missing"},
+    of_runs: {"ui-runs", "ui-run", "ui-run-paused", "ui-run-chip", "ui-compare", "ui-circuits", "ui-start", "ui-missing"},
     of_report: {"report"},
 }
 

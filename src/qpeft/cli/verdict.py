@@ -35,6 +35,9 @@ def verdict(
     protocol: Annotated[Path | None, typer.Option(help="A plan whose arms are the references; default the standard one.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of records and page; default runs/verdict/SUBJECT.")] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Print what it would cost, and stop.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run the references here too, instead of the records that come with qpeft.")
+    ] = False,
 ) -> None:
     """Judge a method against LoRA and its own controls.
 
@@ -46,6 +49,7 @@ def verdict(
     from qpeft.study.leaderboard import write_plan
     from qpeft.study.plan import load_plan
     from qpeft.study.records import StudyRecords
+    from qpeft.study.references import take_references
     from qpeft.study.runner import StudyRunner
     from qpeft.study.verdict import estimate_cost, read_protocol, read_subject, verdict_plan
     from qpeft.study.verdict_page import write_verdict
@@ -56,6 +60,12 @@ def verdict(
     folder = output or Path("runs/verdict") / name
     records = StudyRecords(folder, plan.name)
     write_plan(plan, folder)
+    if not fresh:
+        taken = take_references(plan, records)
+        if taken.tuning or taken.seeds:
+            print(f"{taken.tuning + taken.seeds} runs of the references come with qpeft; --fresh runs them here")
+        for name in taken.other_rows:
+            print(f"{name}: the rows are not those of the stored runs (another version of their source); the references run here")
     cost = estimate_cost(plan, records, found.name)
     arms, minutes = ", ".join(arm.label for arm in plan.arms), max(1, round(cost.seconds / 60))
     print(f"{len(plan.arms)} arms ({arms}), {len(plan.tasks)} tasks, {len(plan.seeds)} seeds")
@@ -64,9 +74,11 @@ def verdict(
     )
     if estimate:
         return
-    for record in StudyRunner(plan, records, folder / "runs").work(plan.tasks, plan.arms):
+    runner = StudyRunner(plan, records, folder / "runs")
+    for record in runner.work(plan.tasks, plan.arms):
         loss = f"loss {record.metrics['loss']:.4f}" if "loss" in record.metrics else record.error
-        print(f"{record.group}: {record.label}, seed {record.seed}: {loss}", flush=True)
+        done, planned = runner.progress()
+        print(f"[{done}/{planned}] {record.group}: {record.label}, seed {record.seed}: {loss}", flush=True)
     stored = (load_plan(STORED[0]), StudyRecords(STORED[1], STORED[0].stem)) if all(p.exists() for p in STORED) else None
     print(write_verdict(plan, records, found.name, folder / "verdict.html", stored))
     print(f"page: {folder / 'verdict.html'}")

@@ -48,6 +48,16 @@ def test_findings(column: str, value: object, words: str) -> None:
     assert any(words in finding for finding in found), found
 
 
+def test_rows_with_another_label() -> None:
+    given = [*rows(), *(row | {"y": "good"} for row in rows() if row["y"] == "bad")]
+    bad = sum(row["y"] == "bad" for row in rows())
+    assert findings(given, COLUMNS, "y") == [f"column y: {2 * bad} of {200 + bad} rows equal a row with another label"]
+
+
+def test_few_rows() -> None:
+    assert findings(rows(12), COLUMNS, "y")[0] == "12 rows, too few to learn from or to measure anything"
+
+
 def test_a_leak_in_labels_that_differ_by_case() -> None:
     given = [row | {"town": row["y"], "y": row["y"].upper() if index % 50 == 0 else row["y"]} for index, row in enumerate(rows())]
     assert any("gives the label" in finding for finding in findings(given, COLUMNS, "y"))

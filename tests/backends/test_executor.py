@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +165,14 @@ def test_budget_stops_before_anything_runs(recorder: Recorder, bound: dict[str, 
     assert str(next(iter(bound))) in str(caught.value)
     run(INPUTS[:2], ANGLES)
     assert recorder.rows == 2
+
+
+@pytest.mark.parametrize(
+    "bound", [{"seconds": math.nan}, {"seconds": math.inf}, {"jobs": -1}, {"jobs": "2"}, {"shots": True}, {"circuits": 1.5}]
+)
+def test_a_budget_that_bounds_nothing_is_refused(bound: dict[str, Any]) -> None:
+    with pytest.raises(BudgetError, match=f"{next(iter(bound))} is a"):
+        Budget(**bound)
 
 
 def test_executors_share_a_ledger_and_it_reports() -> None:

@@ -15,13 +15,14 @@ UNITS = {"%": "percent", "$": "dollars", "€": "euros", "£": "pounds", "¥": "
 DASHES = frozenset({"-", "--", "–", "—"})  # missing, in a column of numbers or dates
 _MARKS = "".join(UNITS)
 _SPACES = " \u00a0\u202f\u2009'’"
-_POINT = re.compile(r"[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+_POINT = re.compile(r"[-+]?(?:(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3}|\d+)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 _COMMA = re.compile(r"[-+]?(?:(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+)(?:,\d*)?|,\d+)(?:[eE][-+]?\d+)?")
 _GROUPED = re.compile(rf"[-+]?\d{{1,3}}(?:[{_SPACES}]\d{{3}})+(?![\d{_SPACES}])")
 _INFINITE = re.compile(r"[-+]?(?:inf(?:inity)?|∞)", re.IGNORECASE)
 _YEAR_FIRST = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d")
-_DAY_FIRST = ("%d.%m.%Y", "%d.%m.%y", "%d-%m-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y")
-_TIMES = ("", "T%H:%M:%S", " %H:%M:%S", " %H:%M", "T%H:%M:%S.%f", " %H:%M:%S.%f")
+_DAY_FIRST = ("%d.%m.%Y", "%d.%m.%y", "%d-%m-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%B %d, %Y")
+_CLOCKS = ("%H:%M", "%H:%M:%S", "%H:%M:%S.%f")
+_TIMES = ("", *(mark + clock + zone for clock in _CLOCKS for mark in "T " for zone in ("", "%z")), " %I:%M %p", " %I:%M:%S %p")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def find_notation(values: Sequence[str], *, semicolons: bool = False) -> Notatio
     """
     present = [value for value in values if value not in DASHES and not _INFINITE.fullmatch(value)]
     if not present:
-        return None
+        return Notation() if any(map(infinite, values)) else None
     cores = [_core(value) for value in present]
     marks = {mark for _, mark in cores}
     point = all(_POINT.fullmatch(core) for core, _ in cores)
@@ -96,7 +97,7 @@ def _find_date(present: Sequence[str]) -> Notation | None:
     for form in (*_YEAR_FIRST, *_DAY_FIRST):
         if form != "%Y%m%d" and (found := _fits(present, form)):
             return Notation(date=found)
-    day_first, month_first = _fits(present, "%d/%m/%Y"), _fits(present, "%m/%d/%Y")
+    day_first, month_first = (_fits(present, f"{form}/%Y") or _fits(present, f"{form}/%y") for form in ("%d/%m", "%m/%d"))
     if day_first and month_first and any(value.split("/")[0] != value.split("/")[1] for value in present):
         return Notation(date=day_first, doubt=f"{present[0]} is read as day/month, and could be month/day")
     either = day_first or month_first

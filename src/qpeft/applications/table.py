@@ -105,7 +105,7 @@ def _warn(file: str, column: str, values: Sequence[str], notation: Notation | No
         )
     elif len(numbers) == len(values):
         logger.warning(
-            "%s, column %s: its numbers are in several notations, such as %s and %s; it is read as text",
+            "%s, column %s: numbers or dates in several notations, such as %s and %s; it is read as text",
             file,
             column,
             values[0],

@@ -81,6 +81,9 @@ def prepare(
     else:
         chosen = find(name)
     made = write(chosen, out or Path("data") / chosen.name, file=file, seed=seed, model=model, overwrite=overwrite)
-    print(f"{made.folder}: {', '.join(f'{n:,} {part}' for part, n in made.rows.items())} rows, {made.left_out:,} left out")
+    left_out = f"{made.left_out:,} left out" + (f" ({made.unlabelled:,} without a label)" if made.unlabelled else "")
+    print(f"{made.folder}: {', '.join(f'{n:,} {part}' for part, n in made.rows.items())} rows, {left_out}")
+    if made.kinds:
+        print("columns read as " + "; ".join(f"{kind}: {', '.join(names)}" for kind, names in made.kinds.items()))
     print(f"test.jsonl SHA-256 {made.hashes['test']}")
     print(f"next: qpeft train {made.folder / 'recipe.yaml'}")

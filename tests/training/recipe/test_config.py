@@ -261,14 +261,15 @@ def test_adapter_config_is_built():
 def test_problems_of_names_come_with_all_others(tmp_path: Path):
     file = tmp_path / "many.yaml"
     file.write_text(
-        "model: {model_name_or_path: a/b, dtype: float31}\nadapter: {peft_type: QTHA, r: -3, colour: red}\n"
-        "data: {train: none.jsonl}\n"
+        "model: {model_name_or_path: a/b, dtype: float31}\nadapter: {peft_type: QTHA, r: -3, bond_dim: 0, colour: red}\n"
+        "data: {train: none.jsonl, eval: a/b, eval_size: 3, max_length: 1}\n"
         "training:\n  max_steps: 0\n  optim: adamx\n  report_to: [wandbb]\nbackend: {name: nowhere}\n"
     )
     with pytest.raises(ConfigError) as refused:
         load_recipe(file)
     told = [str(problem) for problem in refused.value.problems]
-    words = ("dtype", "colour: unknown key", "r must be", "none.jsonl", "max_steps", "adamx", "wandbb", "nowhere")
+    words = ("dtype", "colour: unknown key", ": r must be", "bond_dim must be", "none.jsonl", "eval_size: given together with eval")
+    words += ("max_length", "max_steps", "adamx", "wandbb", "nowhere")
     assert [any(word in problem for problem in told) for word in words] == [True] * len(words), told
     assert len(told) == len(words)
 

@@ -17,7 +17,7 @@ Rows = Sequence[Mapping[str, str]]
 
 def findings(rows: Rows, columns: Sequence[str], label: str) -> list[str]:
     """All findings about rows that have a label."""
-    found = [*_alike(rows, label), *_rare(rows, label)]
+    found = [*_few(rows), *_alike(rows, label), *_rare(rows, label), *_contradicting(rows, columns, label)]
     for column in columns:
         found += [*_identifier(rows, columns, column), *_constant(rows, column), *_gives_away(rows, column, label)]
     return found
@@ -52,6 +52,19 @@ def _alike(rows: Rows, label: str) -> list[str]:
         for values in alike.values()
         if len(values) > 1
     ]
+
+
+def _few(rows: Rows) -> list[str]:
+    return [f"{len(rows)} rows, too few to learn from or to measure anything"] if len(rows) < MIN_ROWS else []
+
+
+def _contradicting(rows: Rows, columns: Sequence[str], label: str) -> list[str]:
+    """Rows that say the same and have another label: no model can be right about all of them."""
+    labels: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        labels[tuple(row[column] for column in columns)][row[label]] += 1
+    count = sum(counts.total() for counts in labels.values() if len(counts) > 1)
+    return [f"column {label}: {count:,} of {len(rows):,} rows equal a row with another label"] if count else []
 
 
 def _rare(rows: Rows, label: str) -> list[str]:

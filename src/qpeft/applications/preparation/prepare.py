@@ -39,12 +39,16 @@ CARD = "CARD.md"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """Result of a preparation: rows and SHA-256 of each part, and the rows left out as copies or without a label."""
+    """Result of a preparation: rows and SHA-256 of each part, and the rows left out, of which `unlabelled` have no label and the
+    others are copies or kin of a test row. `kinds`: the task's columns by the kind that they were read as.
+    """
 
     folder: Path
     rows: Mapping[str, int]
     hashes: Mapping[str, str]
     left_out: int
+    unlabelled: int
+    kinds: Mapping[str, Sequence[str]]
 
 
 def prepare(
@@ -86,7 +90,17 @@ def prepare(
         counts = {part: Counter(row.get("label", "") for row in made.parts[part]) for part in PARTS}
         (new / CARD).write_text(card(data, task, counts, hashes, made.left_out, seed), encoding="utf-8")
         (new / recipe.FILE).write_text(recipe.recipe(task, new, model, {p: len(made.parts[p]) for p in PARTS}), encoding="utf-8")
-    return PreparedData(folder=out, rows={part: len(made.parts[part]) for part in PARTS}, hashes=hashes, left_out=made.left_out)
+    kinds: dict[str, list[str]] = {}
+    for field in task.fields:
+        kinds.setdefault(field.kind, []).append(field.name)
+    return PreparedData(
+        folder=out,
+        rows={part: len(made.parts[part]) for part in PARTS},
+        hashes=hashes,
+        left_out=made.left_out,
+        unlabelled=sum(not row[data.target] for row in rows) if data.kind == "classification" else 0,
+        kinds=kinds,
+    )
 
 
 def read(data: DataSet, file: Path | None = None) -> list[Mapping[str, Any]]:

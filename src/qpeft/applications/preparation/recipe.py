@@ -44,6 +44,8 @@ def recipe(task: Task, folder: Path, model: str, counts: Mapping[str, int]) -> s
     wanted = min(longest, LONGEST, lengths[math.ceil(0.99 * len(lengths)) - 1] if longest > 1024 else longest)
     max_length = math.ceil(wanted / 8) * 8
     cut = sum(length > max_length for length in lengths)
+    if cut:
+        logger.warning("%s: %d of %d rows have more than %d tokens and are cut", FILE, cut, len(lengths), max_length)
     told = f"of {len(lengths):,} rows {how} the longest has {longest:,} tokens" + (f"; {cut:,} are cut" if cut else "")
     steps = min(max(math.ceil(PASSES * counts["train"] / BATCH), STEPS[0]), STEPS[1])
     passes = steps * BATCH / counts["train"]

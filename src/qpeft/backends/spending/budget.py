@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -71,7 +72,10 @@ class Price:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The most that may be spent; None is no bound. `money` is bounded where there is a price."""
+    """The most that may be spent; None is no bound. `money` is bounded where there is a price.
+
+    Raises BudgetError for a bound that bounds nothing: no number, not a number, infinite, or below zero.
+    """
 
     circuits: int | None = None
     shots: int | None = None
@@ -79,6 +83,14 @@ class Budget:
     seconds: float | None = None
     money: float | None = None
     price: Price | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("circuits", "shots", "jobs", "seconds", "money"):
+            most, whole = getattr(self, name), name not in ("seconds", "money")
+            number = isinstance(most, int | float) and not isinstance(most, bool)
+            if most is not None and (not number or not 0 <= most < math.inf or (whole and most != int(most))):
+                kind = "a whole number" if whole else "a number"
+                raise BudgetError(f"{name} is {kind}, 0 or more, or None for no bound", value=most)
 
     def check(self, spent: Cost, asked: Cost) -> None:
         """Raise BudgetError, naming what was asked and what is left, if `asked` on top of `spent` breaks a bound."""

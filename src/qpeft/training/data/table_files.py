@@ -18,6 +18,7 @@ from qpeft.training.data.text_files import read_text
 logger = logging.getLogger(__name__)
 
 DELIMITERS = ",;\t|"
+_ABOVE = "delete what stands above the column names"
 
 
 def delimiter_of(text: str) -> str:
@@ -70,7 +71,7 @@ def read_csv(path: Path, report: Report, delimiter: str = "") -> Iterator[Row]:
             pairs = zip(header, cells, strict=True)
             yield Row(index, line, {k: math.nan if cell in ("nan", "NaN") else cell or None for k, cell in pairs})
         elif any(cell.strip() for cell in cells):
-            report.add(f"{len(cells)} cells", f"{len(header)} as in the header: {', '.join(header)}", line=line)
+            _wider(len(cells), header, report, line)
         index += 1
 
 
@@ -90,8 +91,17 @@ def _header(cells: Sequence[Any], report: Report, line: int) -> list[str]:
     if header[0] == "" and len(header) > 1 and "row" not in header:
         header[0] = "row"
     if "" in header or len(set(header)) < len(header):
-        raise report.stop(f"header {', '.join(map(repr, header))}", "column names, each once and none empty", line=line)
+        raise report.stop(
+            f"header {', '.join(map(repr, header))}", "column names, each once and none empty", line=line, hint=_ABOVE
+        )
     return header
+
+
+def _wider(cells: int, header: Sequence[str], report: Report, line: int) -> None:
+    """Note a row with more or fewer cells than the header; one cell above a table is its title, and ends the reading."""
+    if len(header) == 1 and cells > 1 and not report.count:
+        raise report.stop(f"{cells} cells below the one of the first line, {header[0]!r}", "column names", line=line, hint=_ABOVE)
+    report.add(f"{cells} cells", f"{len(header)} as in the header: {', '.join(header)}", line=line)
 
 
 def read_workbook(path: Path, report: Report) -> Iterator[Row]:
@@ -141,7 +151,7 @@ def _sheet(lines: Iterable[Sequence[Any]], report: Report) -> Iterator[Row]:
             header = _header(cells, report, line)
             continue
         if any(cell is not None for cell in cells[len(header) :]):
-            report.add(f"{len(cells)} cells", f"{len(header)} as in the header: {', '.join(header)}", line=line)
+            _wider(len(cells), header, report, line)
         yield Row(index, line, {name: _cell(cell) for name, cell in zip(header, cells, strict=False)})
         index += 1
 

@@ -86,14 +86,30 @@ def read_adapter(fields: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
                 detail = error.errors(include_url=False)
                 reason = f" ({detail[0]['msg']})" if len(detail) == 1 and len(detail[0]["loc"]) > 0 else ""
                 problems.append(Problem((name,), f"got {show(value)}{reason}", _readable(hint)))
+    made, reason = _made(cls, values)
+    while reason:
+        problems.append(Problem((), reason))
+        left_out = next((rest for rest in _without_one(values) if _made(cls, rest)[1] != reason), None)
+        if left_out is None:
+            break
+        values = left_out
+        _, reason = _made(cls, values)
+    return (None, problems) if problems else (made, [])
+
+
+def _made(cls: type, values: Mapping[str, Any]) -> tuple[Any, str]:
+    """The config and "", or None and what its own check says, which stops at the first problem."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are shown when the adapter is put on the model
-            made = cls(**values)
-        return (None, problems) if problems else (made, [])
+            return cls(**values), ""
     except Exception as error:  # the check is the method's own code and may raise anything
-        reason = (str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}").strip()
-        return None, [*problems, Problem((), reason)]
+        return None, (str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}").strip()
+
+
+def _without_one(values: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """The values with one of them left out, so that it takes its default."""
+    return ({name: value for name, value in values.items() if name != left_out} for left_out in values)
 
 
 def _hint(cls: type, field: dataclasses.Field[Any]) -> Any:

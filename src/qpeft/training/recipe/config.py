@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -295,11 +296,35 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         config = RunConfig.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        problems += [source.problem(*problem) for problem in explain(error, RunConfig)]
+        taken = {problem.field for problem in problems}
+        found = [*explain(error, RunConfig), *_hidden_problems(values, error)]
+        problems += [said for problem in found if (said := source.problem(*problem)).field not in taken]
     problems += [source.problem(*problem) for problem in _foreign_problems(values)]
     if problems or config is None:
         raise ConfigError.collect(sorted(problems, key=lambda problem: (problem.line == 0, problem.line)))
     return config
+
+
+def _hidden_problems(values: Mapping[str, Any], error: ValidationError) -> list[Problem]:
+    """Values that exclude each other in a section that has other errors, where pydantic does not look for them."""
+    rest, known = copy.deepcopy(dict(values)), error.errors(include_url=False)
+    for detail in known:
+        holder: Any = rest
+        *path, last = detail["loc"] or ("",)
+        for key in path:
+            holder = holder[key] if isinstance(holder, dict) and key in holder else None
+        if detail["type"] != "inconsistent" and isinstance(holder, dict):
+            holder.pop(last, None)
+    try:
+        RunConfig.model_validate_json(json.dumps(rest))
+    except ValidationError as second:
+        return [
+            problem._replace(path=(*detail["loc"], *problem.path))
+            for detail in second.errors(include_url=False)
+            if detail["type"] == "inconsistent" and all(detail["loc"] != other["loc"] for other in known)
+            for problem in detail["ctx"]["problems"]
+        ]
+    return []
 
 
 def _embed_circuits(values: dict[str, Any], folders: Sequence[Path]) -> Iterable[Problem]:

@@ -33,6 +33,8 @@ def evaluate(
     shots: Annotated[int | None, typer.Option(min=1, help="Shots of every circuit; default exact, where the backend can.")] = None,
     max_circuits: Annotated[int | None, typer.Option(min=1, help="Stop before more than this many circuits run.")] = None,
     budget_shots: Annotated[int | None, typer.Option(min=1, help="Stop before more shots than this are spent.")] = None,
+    budget_jobs: Annotated[int | None, typer.Option(min=1, help="Stop before more jobs than this are sent.")] = None,
+    budget_seconds: Annotated[float | None, typer.Option(min=0.0, help="Stop before more chip time than this, estimated.")] = None,
     cache: Annotated[Path | None, typer.Option(help="File of results to reuse and to add to.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of simulated shots.")] = 0,
     as_json: AsJson = False,
@@ -42,10 +44,12 @@ def evaluate(
     Prints held-out loss, perplexity and token accuracy; with --task the metrics of the run's task. A comparison stands for its
     finished runs, and several runs give one table. With --backend the circuits also run on an emulated or real chip.
     """
+    from qpeft.backends.spending.budget import Budget
     from qpeft.errors import RunError
     from qpeft.evaluation.held_out import BackendOptions, evaluate_run, finished_runs
 
-    if backend is None and any(option is not None for option in (shots, max_circuits, budget_shots, cache)):
+    budget = Budget(circuits=max_circuits, shots=budget_shots, jobs=budget_jobs, seconds=budget_seconds)
+    if backend is None and (shots, cache, budget) != (None, None, Budget()):
         raise RunError("shots, budgets and a cache belong to a backend", hint="--backend NAME")
     if (harness is not None) + task + (backend is not None) > 1:
         raise RunError("one of --task, --lm-eval and --backend at a time")
@@ -58,7 +62,7 @@ def evaluate(
         return
     where = None
     if backend is not None:
-        where = BackendOptions(name=backend, shots=shots, max_circuits=max_circuits, max_shots=budget_shots, cache=cache, seed=seed)
+        where = BackendOptions(name=backend, shots=shots, budget=budget, cache=cache, seed=seed)
     found = [evaluate_run(run, data=data, limit=limit, backend=where, progress=not as_json) for run in folders]
     if as_json:
         told = {str(run): result for run, result in zip(folders, found, strict=True)}

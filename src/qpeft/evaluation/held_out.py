@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qpeft.backends.spending.budget import Budget
 from qpeft.errors import RunError
 from qpeft.training.data.examples import load_data, load_examples
 from qpeft.training.data.tokenization import tokenize_all
@@ -17,12 +18,11 @@ from qpeft.training.recipe.config import RunConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BackendOptions:
-    """Where the circuits run as well, and what that may cost; None is no bound, and exact where `shots` is None."""
+    """Where the circuits run as well, and what that may cost; exact where `shots` is None."""
 
     name: str
     shots: int | None = None
-    max_circuits: int | None = None
-    max_shots: int | None = None
+    budget: Budget = field(default_factory=Budget)
     cache: Path | None = None
     seed: int = 0
 
@@ -100,15 +100,13 @@ def _open(options: BackendOptions, run: Path) -> Any:
 def _on_backend(
     backend: BackendOptions, where: Any, model: Any, rows: Rows, tokenizer: Any, options: dict[str, Any]
 ) -> dict[str, Any]:
-    from qpeft.backends.spending.budget import Budget
     from qpeft.backends.spending.cache import ResultCache
     from qpeft.evaluation.on_backend import evaluate_on_backend
 
-    budget = Budget(circuits=backend.max_circuits, shots=backend.max_shots)
     cache = ResultCache(backend.cache) if backend.cache else None
     try:
         return evaluate_on_backend(
-            model, rows, tokenizer, where, backend.shots, seed=backend.seed, budget=budget, cache=cache, **options
+            model, rows, tokenizer, where, backend.shots, seed=backend.seed, budget=backend.budget, cache=cache, **options
         )
     finally:
         where.close()

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 
 from qpeft.circuits import ansatz
 from qpeft.circuits.ir import Angle, Circuit, Op
-from qpeft.circuits.simulator.simulate import Simulator
+from qpeft.circuits.simulator.simulate import Gradient, Simulator, expectations
 from qpeft.circuits.simulator.statevector import columns
 from qpeft.circuits.surrogate.executor import SurrogateExecutor
 from qpeft.errors import CircuitError
@@ -135,6 +135,18 @@ def test_vmap_over_parameters_and_samples(jacobians: tuple[Tensor, Tensor]) -> N
     torch.vmap(RUN, (None, 0))(INPUTS, leaf).sum().backward()
     assert leaf.grad is not None
     close(leaf.grad[0], jacobians[1].sum((0, 1)))
+
+
+@pytest.mark.parametrize("gradient", ["adjoint", "autograd"])
+def test_no_sample(gradient: Gradient) -> None:
+    def run(angles: Tensor) -> Tensor:
+        return expectations(CIRCUIT, INPUTS[:0], angles, gradient=gradient)
+
+    assert torch.func.jacfwd(run)(ANGLES).shape == (0, CIRCUIT.n_qubits, CIRCUIT.n_angles)
+    leaf = ANGLES.clone().requires_grad_()
+    run(leaf).sum().backward()
+    assert leaf.grad is not None
+    close(leaf.grad, torch.zeros_like(ANGLES))
 
 
 def test_inference_mode() -> None:

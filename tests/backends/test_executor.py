@@ -168,7 +168,8 @@ def test_budget_stops_before_anything_runs(recorder: Recorder, bound: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "bound", [{"seconds": math.nan}, {"seconds": math.inf}, {"jobs": -1}, {"jobs": "2"}, {"shots": True}, {"circuits": 1.5}]
+    "bound",
+    [{"seconds": math.nan}, {"seconds": math.inf}, {"jobs": -1}, {"jobs": "2"}, {"shots": True}, {"circuits": 1.5}, {"money": 5.0}],
 )
 def test_a_budget_that_bounds_nothing_is_refused(bound: dict[str, Any]) -> None:
     with pytest.raises(BudgetError, match=f"{next(iter(bound))} is a"):
@@ -193,10 +194,11 @@ def test_executors_share_a_ledger_and_it_reports() -> None:
 def test_long_batches_go_in_chunks(monkeypatch: pytest.MonkeyPatch, recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(module, "CHUNK", 4)
     monkeypatch.setattr(module, "LONG", 5)
+    monkeypatch.setattr("qpeft.progress.EVERY_S", 0.0)
     executor = BackendExecutor(recorder, progress=True)
     torch.testing.assert_close(executor.compile(CIRCUIT)(INPUTS, ANGLES), expectations(CIRCUIT, INPUTS, ANGLES), rtol=0, atol=1e-6)
     assert executor.ledger.spent.circuits == 6
-    assert "6 circuits on simulator" in capsys.readouterr().err
+    assert "circuits on simulator: 4/6" in capsys.readouterr().err
 
 
 def test_gradients_do_not_depend_on_chunks_or_duplicates() -> None:

@@ -74,7 +74,7 @@ class Price:
 class Budget:
     """The most that may be spent; None is no bound. `money` is bounded where there is a price.
 
-    Raises BudgetError for a bound that bounds nothing: no number, not a number, infinite, or below zero.
+    Raises BudgetError for a bound that bounds nothing: no number, not a number, infinite, below zero, or money without a price.
     """
 
     circuits: int | None = None
@@ -91,6 +91,8 @@ class Budget:
             if most is not None and (not number or not 0 <= most < math.inf or (whole and most != int(most))):
                 kind = "a whole number" if whole else "a number"
                 raise BudgetError(f"{name} is {kind}, 0 or more, or None for no bound", value=most)
+        if self.money is not None and self.price is None:
+            raise BudgetError("money is a bound only with the vendor's prices", value=self.money, hint="price=Price(shot=0.001)")
 
     def check(self, spent: Cost, asked: Cost) -> None:
         """Raise BudgetError, naming what was asked and what is left, if `asked` on top of `spent` breaks a bound."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--page-only", action="store_true", help="measure nothing")
+    parser.add_argument("--kind", choices=("empty", "shape", "option"), help="measure nothing else, and write no page")
+    parser.add_argument("--most", type=int, default=99, help="measure at most this many")
     arguments = parser.parse_args()
     known = {(record["kind"], record["name"]) for record in read()}
 
@@ -49,17 +53,23 @@ def main() -> None:
         with RECORDS.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, sort_keys=True) + "\n")
 
-    if not arguments.page_only:
-        if ("empty", "process") not in known:
-            add("empty", "process", {"peak_bytes": measure.empty_process()})
-        for name, batch, length, checkpointing in CHECKED:
-            label = f"{name}, {batch} x {length}{', checkpointing' if checkpointing else ''}"
-            if ("shape", label) not in known:
-                found = measure.shape(name, batch, length, checkpointing=checkpointing)
-                add("shape", label, {"model": name, "batch": batch, "length": length, "checkpointing": checkpointing, **found})
-        for name in measure.OPTIONS:
-            if ("option", name) not in known:
-                add("option", name, measure.option(name))
+    def shape(name: str, batch: int, length: int, checkpointing: bool) -> dict[str, Any]:
+        found = measure.shape(name, batch, length, checkpointing=checkpointing)
+        return {"model": name, "batch": batch, "length": length, "checkpointing": checkpointing, **found}
+
+    jobs: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
+        ("empty", "process"): lambda: {"peak_bytes": measure.empty_process()},
+        **{
+            ("shape", f"{row[0]}, {row[1]} x {row[2]}{', checkpointing' if row[3] else ''}"): functools.partial(shape, *row)
+            for row in CHECKED
+        },
+        **{("option", name): functools.partial(measure.option, name) for name in measure.OPTIONS},
+    }
+    missing = [key for key in jobs if key not in known and arguments.kind in (None, key[0])]
+    for kind, name in [] if arguments.page_only else missing[: arguments.most]:
+        add(kind, name, jobs[kind, name]())
+    if arguments.kind is not None or len(missing) > arguments.most:
+        return
     steps = [json.loads(line) for line in STEPS.read_text(encoding="utf-8").splitlines()]
     (ROOT / "docs" / "scale.md").write_text(page(read(), steps), encoding="utf-8")
 

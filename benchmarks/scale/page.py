@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,7 @@ def page(records: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]
         memory_error=f"{min(memory):+.0%} to {max(memory):+.0%}",
         time=_times(timed, rate),
         memory=_memory(shapes, empty),
+        untied=not all(row.get("tied", True) for row in shapes),
         gpu={
             "name": on.name,
             "flops": f"{on.flops / 1e12:.0f}",
@@ -129,14 +131,20 @@ def _speed(row: Mapping[str, Any]) -> str:
 def predicted_bytes(row: Mapping[str, Any], empty: int) -> float:
     """Peak memory of a measured step, by the cost model."""
     tokens = row["batch"] * row["length"]
-    return empty + SHAPES[row["model"]].memory(
+    shape = SHAPES[row["model"]]
+    if not row.get("tied", True):  # the measured model had an output layer of its own
+        shape = dataclasses.replace(shape, tied=False)
+    return empty + shape.memory(
         base="float32", trained=row["trained"], tokens=tokens, labelled=tokens, width=4, checkpointing=row["checkpointing"]
     )
 
 
 def _memory(rows: Sequence[Mapping[str, Any]], empty: int) -> str:
-    cells = [(r["name"], f"{r['peak_bytes'] / GIB:.2f}", f"{predicted_bytes(r, empty) / GIB:.2f}") for r in rows]
-    return _table("| model, rows x tokens | peak memory, GiB | predicted |", cells)
+    cells = []
+    for row in rows:
+        measured, predicted = row["peak_bytes"], predicted_bytes(row, empty)
+        cells.append((row["name"], f"{measured / GIB:.2f}", f"{predicted / GIB:.2f}", f"{predicted / measured - 1:+.1%}"))
+    return _table("| model, rows x tokens | peak memory, GiB | predicted | deviation |", cells)
 
 
 def _extrapolated(on: Accelerator) -> str:

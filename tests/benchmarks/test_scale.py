@@ -9,6 +9,7 @@ import torch
 from benchmarks.scale.__main__ import RECORDS, ROOT, STEPS, read
 from benchmarks.scale.cost_model import SHAPES
 from benchmarks.scale.page import chip_circuits, page
+from peft import LoraConfig, get_peft_model
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 
@@ -46,6 +47,35 @@ def test_operations_are_those_that_torch_counts() -> None:
     # eager attention computes the upper triangle too, which the model leaves out: 4 s a instead of 2 s a forward
     attention = 3 * 2 * 64 * small.attention * small.layers
     assert counter.get_total_flops() / 64 == pytest.approx(small.flops(64) + attention, rel=0.01)
+
+
+def test_activations_are_those_that_torch_saves() -> None:
+    shape = SHAPES["SmolLM2-135M"]
+    lora = LoraConfig(r=1, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+
+    def saved(layers: int, tokens: int = 64) -> float:
+        config = Qwen2Config(
+            hidden_size=shape.hidden, intermediate_size=shape.feed_forward, num_hidden_layers=layers, vocab_size=64,
+            num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, tie_word_embeddings=True, use_cache=False,
+        )  # fmt: skip
+        model = get_peft_model(Qwen2ForCausalLM(config), lora)
+        known = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        sizes: dict[int, int] = {}
+        held = []  # so that no address is used twice
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in known:
+                sizes[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
+        return sum(sizes.values()) / tokens
+
+    per_layer = (saved(3) - saved(1)) / 2
+    assert per_layer == pytest.approx(shape.activations(width=4) / shape.layers, rel=0.01)
 
 
 def test_chip_circuits_are_those_of_the_planner() -> None:

@@ -13,7 +13,7 @@ from qpeft.errors import ServiceError
 from qpeft.service.logs import configure
 from qpeft.service.vendor.forwarder import open_vendor
 from qpeft.service.workers.context import LeasedDevice
-from qpeft.service.workers.executor import close_devices, open_devices
+from qpeft.service.workers.executor import close_devices, open_devices, open_quick
 from qpeft.service.workers.loop import Worker
 
 
@@ -51,13 +51,14 @@ def run_worker(
     configure()
     connection = Connection(url, key, Retries(request_s=30.0, total_s=0.0), pinned_cert=pinned_cert)
     opened = open_all(devices)
-    worker = Worker(connection, opened, name=name, max_jobs=max_jobs, parent=parent)
+    quick = open_quick(opened)
+    worker = Worker(connection, opened, quick, name=name, max_jobs=max_jobs, parent=parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: worker.stop())
     try:
         worker.run()
     finally:
-        close_devices(opened)
+        close_devices([*opened, *quick])
 
 
 if __name__ == "__main__":  # a child of the server; its key is in the environment

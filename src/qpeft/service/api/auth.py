@@ -33,7 +33,7 @@ class Authenticator:
     """Looks keys and sessions up by their SHA-256.
 
     A key is remembered for `CACHE_S` seconds, after which a revoked one is refused. An address that sent too many wrong keys is
-    refused before anything is looked up, unless it sends a key that was good before: guesses shut out nobody else.
+    refused before anything is looked up, unless it sends a key or cookie that was good before: guesses shut out nobody else.
     """
 
     def __init__(self, service: Service) -> None:
@@ -42,6 +42,8 @@ class Authenticator:
         self.waits = Slots(settings.max_waits, "requests that wait")
         self.streams = Slots(settings.max_streams, "event streams")
         self._cache: dict[bytes, tuple[float, Principal]] = {}
+        self._good: set[bytes] = set()
+        """Digests of keys and cookies that were good when they were looked up last."""
         self._rate, self._wrong = TokenBucket(settings.rate_per_s), TokenBucket(settings.bad_key_rate_per_s)
 
     def forget(self) -> None:
@@ -72,7 +74,7 @@ class Authenticator:
         cached = self._cached(name)
         if cached is not None:
             return cached
-        address = self._address(request) if name in self._cache else self.admit(request)  # a key that was good is no guess
+        address = self.admit(request, name)
         principal = await self.check(name)
         if principal is None:
             self._wrong.hit(address)
@@ -94,25 +96,36 @@ class Authenticator:
         """
         if not cookie:
             return None
-        address = self.admit(request)
-        row = await self.service.ask(self.service.queries.session, digest_of(cookie), self.service.clock.now())
+        name = digest_of(cookie)
+        address = self.admit(request, name)
+        row = await self.service.ask(self.service.queries.session, name, self.service.clock.now())
+        self._remember(name, row is not None)
         if row is None:
             self._wrong.hit(address)
             return None
         return _principal(row)
 
+    def _remember(self, name: bytes, good: bool) -> None:
+        if len(self._good) >= CACHE_KEYS:
+            self._good.clear()
+        self._good.add(name) if good else self._good.discard(name)
+
     def failed(self, address: str) -> None:
         """Count a failed attempt of an address."""
         self._wrong.hit(address)
 
-    @staticmethod
-    def _address(request: Request) -> str:
-        return network_of(request.client.host if request.client else "unknown")
+    def admit(self, request: Request, name: bytes = b"") -> str:
+        """The address that attempts are counted by.
 
-    def admit(self, request: Request) -> str:
-        """The address that attempts are counted by; ServiceError 429 when it has made too many that failed."""
-        address = self._address(request)
-        if self._wrong.is_empty(address):
+        Args:
+            request: the request, for the client's address.
+            name: digest of the key or cookie; one that was good before is no guess.
+
+        Raises:
+            ServiceError: 429, the address has made too many attempts that failed.
+        """
+        address = network_of(request.client.host if request.client else "unknown")
+        if name not in self._good and self._wrong.is_empty(address):
             bound = f"{self._wrong.per_s} a second"
             raise ServiceError("too many wrong keys from this address", status=429, code="rate", bound=bound, retry_after_s=1)
         return address
@@ -131,6 +144,7 @@ class Authenticator:
         if (cached := self._cached(name)) is not None:
             return cached
         row = await self.service.ask(self.service.queries.key, name, self.service.clock.now())
+        self._remember(name, row is not None)
         if row is None:
             self._cache.pop(name, None)
             return None

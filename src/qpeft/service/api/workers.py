@@ -86,8 +86,10 @@ async def lease(context: Context) -> Response:
     request: LeaseRequest = await _read(context, _LEASE)
     service, loop = context.service, asyncio.get_running_loop()
     deadline = loop.time() + request.wait_s
-    asked = leases.LeaseCommand(request.worker, context.owner, tuple(request.devices), tuple(request.holding), request.max_jobs)
-    names = [f"device:{name}" for name in request.devices] + [f"worker:{request.worker}"]
+    held = tuple(request.holding)
+    asked = leases.LeaseCommand(request.worker, context.owner, tuple(request.devices), held, request.max_jobs, request.interactive)
+    kind = "interactive" if request.interactive else "device"
+    names = [f"{kind}:{name}" for name in request.devices] + [f"worker:{request.worker}"]
     with service.hub.listen(*names) as event:
         while True:
             event.clear()
@@ -167,7 +169,9 @@ async def complete(context: Context) -> Response:
     request: CompleteRequest = await _read(context, _COMPLETE)
     service = context.service
     endings = tuple(
-        leases.JobOutcome(job.seq, job.attempt, job.payload, job.reason, job.device_s, job.calibration, job.released, job.parked)
+        leases.JobOutcome(
+            job.seq, job.attempt, job.payload, job.reason, job.device_s, job.calibration, job.released, job.slow, job.parked
+        )
         for job in request.jobs
     )
     accepted = await service.writer.call(service.complete, leases.CompletionCommand(request.worker, context.owner, endings))

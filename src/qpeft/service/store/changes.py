@@ -1,8 +1,9 @@
 """Wakes coroutines that wait for something to change, in this process and, on PostgreSQL, in those that share the database.
 
-A name is an id of a job, batch or worker, `owner:ID`, or `device:NAME`. All who listen to a name are woken. `device:NAME` is the
-exception: it means that work is queued, and one listener is woken. The operation that leases to it changes the name again while
-there is more. A thousand idle workers thus cost one request when a job comes, not a thousand.
+A name is an id of a job, batch or worker, `owner:ID`, `device:NAME`, or `interactive:NAME`. All who listen to a name are woken. The
+last two are the exception: they mean that work is queued on a device, or in its interactive lane, and one listener is woken. The
+operation that leases to it changes the name again while there is more. A thousand idle workers thus cost one request when a job
+comes, not a thousand.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from qpeft.service.store.database import TCP
 
 log = logging.getLogger("qpeft.service")
-WORK = "device:"
+WORK = ("device:", "interactive:")
 CHANNEL = "qpeft_changes"
 PAYLOAD_BYTES = 7000  # PostgreSQL takes 8,000
 MOST_NAMES = 4000  # beyond it everybody is woken

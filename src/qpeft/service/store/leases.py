@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from qpeft.backends.registry import is_origin_chip
 from qpeft.errors import ServiceError
-from qpeft.service.scheduling.fair_queueing import Candidate, Flow, select
+from qpeft.service.scheduling.fair_queueing import BULK, INTERACTIVE, Candidate, Flow, select
 from qpeft.service.settings import Settings
 from qpeft.service.store.access import reserved_for
 from qpeft.service.store.bulk import execute_many
@@ -63,13 +63,17 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class LeaseCommand:
-    """A worker asks for at most `max_jobs` jobs on its devices; `holding` lists its leased jobs, as in Heartbeat."""
+    """A worker asks for at most `max_jobs` jobs on its devices; `holding` lists its leased jobs, as in Heartbeat.
+
+    `interactive`: only jobs of the interactive lane.
+    """
 
     worker: str
     owner: str
     devices: tuple[str, ...]
     holding: tuple[tuple[int, int], ...]
     max_jobs: int
+    interactive: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class JobOutcome:
     calibration: str | None
     released: bool = False
     """The worker gives the job back untouched."""
+    slow: bool = False
+    """With `released`: it takes longer than an interactive job may, at least `device_s`; it returns to the bulk lane."""
     parked: bool = False
     """Nobody knows whether the vendor has it: it waits without a worker until an administrator has looked."""
 
@@ -297,6 +303,8 @@ class LeaseJobs:
         states = ledger.flows_of(device)
         if (user := reserved_for(txn, device)) is not None:
             states = {key: state for key, state in states.items() if key[1] == user}
+        if request.interactive:
+            states = {key: state for key, state in states.items() if key[2] == INTERACTIVE}
         selection_flows = [Flow(key[1], key[2], state.vtime, state.weight) for key, state in states.items()]
 
         def peek(flow: Flow, limit: int) -> list[Candidate]:
@@ -320,6 +328,8 @@ class LeaseJobs:
         ledger.served(device, selection.start_tag)
         if any(state.queued > 0 for state in states.values()):
             txn.changed.add(f"device:{device}")  # there is more: the next worker is woken
+        if any(state.queued > 0 and key[2] == INTERACTIVE for key, state in states.items()):
+            txn.changed.add(f"interactive:{device}")
         values = {"worker": request.worker, "now": txn.now, "changed": txn.ticks(), "seqs": list(selection.jobs)}
         txn.connection.execute(_LEASE, values)
         rows = tuple(txn.connection.execute(_LEASED, {"seqs": list(selection.jobs)}))
@@ -387,6 +397,7 @@ class CompleteJobs:
         sizes: dict[int, int] = {}
         released: dict[str, list[Row]] = {}
         parked: list[Row] = []
+        slow: list[tuple[Row, float, str]] = []
         for ending in completion.endings:
             row = rows.pop(ending.seq, None)
             mine = row is not None and row.worker == completion.worker and row.attempt == ending.attempt
@@ -395,6 +406,8 @@ class CompleteJobs:
                 continue
             if ending.parked and row.state == "running":
                 parked.append(row)
+            elif ending.slow and row.state == "running":
+                slow.append((row, ending.device_s, ending.reason))
             elif ending.released or ending.parked:
                 released.setdefault(ending.reason or "its worker stopped", []).append(row)
             elif row.state == "cancelling":
@@ -408,11 +421,24 @@ class CompleteJobs:
                 ledger.store(row.owner, len(ending.payload))
         finish(txn, ledger, endings, sizes)
         execute_many(txn.connection, _INSERT_RESULT, payloads)
+        if slow:
+            self._slow_down(txn, ledger, slow)
         if parked:
             self._park(txn, ledger, parked)
         for why, rows_back in released.items():
             release(txn, ledger, rows_back, why, self.settings.max_attempts)
         return accepted
+
+    def _slow_down(self, txn: Transaction, ledger: AccountLedger, rows: Sequence[tuple[Row, float, str]]) -> None:
+        """Return jobs to the bulk lane that took longer than an interactive job may; their users pay for what they took."""
+        changed = txn.ticks()
+        for row, device_s, reason in rows:
+            ledger.charge((row.device, row.owner, row.lane), device_s - row.estimate_s)
+            ledger.enqueue((row.device, row.owner, BULK), 1)
+            values = {"lane": BULK, "estimate_s": max(row.estimate_s, device_s), "state": "queued", "worker": None}
+            update = sa.update(jobs).where(jobs.c.seq == row.seq)
+            txn.connection.execute(update.values(**values, started_at=None, changed=changed, reason=f"{reason}; queued again"))
+            txn.changed.update((row.id, f"owner:{row.owner}"))
 
     def _park(self, txn: Transaction, ledger: AccountLedger, rows: Sequence[Row]) -> None:
         """Take jobs from their worker whose vendor's task nobody knows the fate of; back to the queue when somebody does by now."""

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from qpeft.errors import ServiceError
+from qpeft.service.scheduling.fair_queueing import INTERACTIVE
 from qpeft.service.store.quotas import day_of
 from qpeft.service.store.schema import Row, devices, flows, owners, submitted, usage
 from qpeft.service.store.writer import Transaction
@@ -114,6 +115,8 @@ class AccountLedger:
         flow.queued += n
         flow.dirty = True
         self.txn.changed.add(f"device:{key[0]}")
+        if key[2] == INTERACTIVE:
+            self.txn.changed.add(f"interactive:{key[0]}")
         return before
 
     def dequeue(self, key: FlowKey, n: int = 1) -> None:

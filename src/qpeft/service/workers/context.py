@@ -86,6 +86,12 @@ def released(job: LeasedJob, reason: str = "") -> FinishedJob:
     return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, reason=reason, released=True)
 
 
+def slow(job: LeasedJob, device_s: float) -> FinishedJob:
+    """Return the job to the bulk lane of the queue: after `device_s` seconds it had not ended."""
+    reason = f"it takes more than {device_s:.1f} s, so that it waits with longer jobs"
+    return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=device_s, reason=reason, released=True, slow=True)
+
+
 def parked(job: LeasedJob) -> FinishedJob:
     """The job waits, without a worker, until somebody knows whether the vendor has it."""
     return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=0.0, parked=True)

@@ -18,7 +18,7 @@ import msgspec
 from qpeft.backends.vendors.remote import ENV_KEY
 from qpeft.errors import ServiceError
 from qpeft.service.workers.child import Reply, RunRequest, encode
-from qpeft.service.workers.context import WorkerContext, failed, released
+from qpeft.service.workers.context import WorkerContext, failed, released, slow
 from qpeft.service.workers.messages import Calibration, DeviceInfo, FinishedJob, LeaseAnswer, LeasedJob
 
 log = logging.getLogger("qpeft.service.worker")
@@ -27,6 +27,7 @@ LOOK_S = 0.1  # between two looks at whether what runs has to end
 PATIENCE_S = 1.0  # a cancelled job that ends by itself within this costs no process
 GOODBYE_S = 10.0  # what still runs so long after the worker was told to stop goes back
 START_S = 120.0
+QUICK_S = 2.0  # of an interactive job that runs beside a long one
 _REPLY = msgspec.msgpack.Decoder(Reply)
 
 
@@ -35,15 +36,18 @@ class ExecutorProcess:
 
     Args:
         names: the devices' backends. Raises ServiceError with the reason when one cannot be opened.
+        like: a process with the same devices; this one starts when it is needed.
+        quick_s: for interactive jobs: seconds after which a job goes back to the queue's bulk lane.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
+    def __init__(self, names: Sequence[str], like: ExecutorProcess | None = None, quick_s: float | None = None) -> None:
+        self.names, self.quick_s = list(names), quick_s
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._chips: dict[str, str] = {}
         self._stop_since: float | None = None
-        self.devices = dict(zip(self.names, self._start(), strict=True))
+        self.devices: dict[str, tuple[DeviceInfo, Calibration | None]]
+        self.devices = dict(zip(self.names, self._start(), strict=True)) if like is None else like.devices
 
     def _start(self) -> list[tuple[DeviceInfo, Calibration | None]]:
         ours, theirs = Pipe()
@@ -101,7 +105,8 @@ class ExecutorProcess:
                             continue
                         break
                     if reply.started:
-                        context.occupy(reply.places)
+                        if self.quick_s is None:
+                            context.occupy(reply.places)
                         current, since = [waiting[seq] for seq in reply.started if seq in waiting], time.monotonic()
                     if reply.finished:
                         for one in reply.finished:
@@ -126,6 +131,11 @@ class ExecutorProcess:
             if verdict == "stop":
                 yield [released(job) for job in waiting.values()]
                 return
+            if verdict == "slow":
+                yield [slow(job, seconds / len(current)) for job in current]
+                for job in current:
+                    del waiting[job.seq]
+                continue
             if len(current) > 1 and verdict == "limit":
                 one_by_one = True  # one of them takes too long: each by itself shows which
                 continue
@@ -152,13 +162,15 @@ class ExecutorProcess:
         return _REPLY.decode(self._connection.recv_bytes()) if self._connection.poll(LOOK_S) else None
 
     def _verdict(self, current: Sequence[LeasedJob], seconds: float, context: WorkerContext) -> str | None:
-        """Why what has run for so long must end now: "limit", "cancelled", "stop", or None."""
+        """Why what has run for so long must end now: "limit", "slow", "cancelled", "stop", or None."""
         if context.stopping():
             self._stop_since = self._stop_since or time.monotonic()
             if time.monotonic() - self._stop_since > GOODBYE_S:
                 return "stop"
         if current and seconds > context.max_job_s:
             return "limit"
+        if current and self.quick_s is not None and seconds > self.quick_s:
+            return "slow"
         if current and seconds > PATIENCE_S and not context.still_held(current):
             return "cancelled"
         return None
@@ -192,6 +204,15 @@ def open_devices(names: Sequence[str]) -> list[ChildDevice]:
     """Devices that run in one process of their own."""
     process = ExecutorProcess(names)
     return [ChildDevice(name, process) for name in names]
+
+
+def open_quick(devices: Sequence[object]) -> list[ChildDevice]:
+    """The same devices in another process, for interactive jobs while a long one runs; none of a vendor's."""
+    children = [device for device in devices if isinstance(device, ChildDevice)]
+    if not children:
+        return []
+    process = ExecutorProcess([device.name for device in children], like=children[0].process, quick_s=QUICK_S)
+    return [ChildDevice(device.name, process) for device in children]
 
 
 def close_devices(devices: Sequence[object]) -> None:

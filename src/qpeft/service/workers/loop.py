@@ -1,8 +1,9 @@
 """The loop of a worker: leases jobs, has them run, hands results in. It knows the service by HTTP alone, on any machine.
 
-Three threads: one asks for the next lease while the present one runs, one hands results in, one says that the worker lives. The
-main thread waits for the process that runs circuits. What is held is known to all, since each lease request tells it. Only a
-refused key ends a worker; every other refusal costs at most the job that it is about.
+Threads: one asks for the next lease while the present one runs, one hands results in, one says that the worker lives. The main
+thread waits for the process that runs circuits. While that has a long job, one more runs interactive jobs in a second process. What
+is held is known to all, since each lease request tells it. Only a refused key ends a worker; every other refusal costs at most the
+job that it is about.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -42,7 +43,8 @@ MSGPACK = "application/msgpack"
 WAIT_S = 20.0
 GOODBYE_S = 20.0
 RETRY_S, LONGEST_RETRY_S = 0.25, 5.0
-LONG_S = 0.5  # estimated; while a longer lease runs, no other is held in reserve
+LONG_S, LATE_S = 0.5, 1.0  # a lease is estimated, or a job turns out, to take longer: interactive jobs run beside it
+POLL_S, LONGEST_POLL_S = 0.25, 5.0  # of asking for interactive jobs; a tenth of the time that the long job has run
 PLACES_S = 0.25  # how long a circuit occupies qubits before the service is told at once
 MAX_PLACES = 256
 LOOK_S = 0.2  # between two looks at whether a thread has failed
@@ -56,6 +58,7 @@ class Worker:
     Args:
         connection: to the service, with a key of scope `worker`.
         devices: what runs jobs.
+        quick: what runs interactive jobs while a long one runs; none of a vendor's devices.
         name: the worker takes over from the one that had this name before, so that jobs of a predecessor that was killed go back
             to the queue at once instead of after `lease_s` seconds. It does so once, at its start.
         max_jobs: taken at once.
@@ -66,6 +69,7 @@ class Worker:
         self,
         connection: Connection,
         devices: Sequence[LeasedDevice],
+        quick: Sequence[LeasedDevice] = (),
         *,
         name: str | None = None,
         max_jobs: int = 256,
@@ -73,6 +77,7 @@ class Worker:
     ) -> None:
         self.connection, self.max_jobs, self.parent = connection, max_jobs, parent
         self.devices = {device.name: device for device in devices}
+        self.quick = {device.name: device for device in quick}
         self.name, self._takes_over = name or f"{socket.gethostname()}:{os.getpid()}", name is not None
         self.worker, self.lease_s, self.max_job_s, self.max_result_bytes = "", 15.0, 600.0, 64 << 20
         self._lock = threading.Lock()
@@ -80,8 +85,13 @@ class Worker:
         self._dropped: set[int] = set()
         self._places: dict[int, list[int]] = {}
         self._leases: queue.Queue[LeaseAnswer | None] = queue.Queue(maxsize=1)
+        self._quick_leases: queue.Queue[LeaseAnswer] = queue.Queue(maxsize=1)
+        self._since: float | None = None
+        """When the main thread's job began."""
+        self._long = False
+        """The main thread's lease is estimated to take long."""
         self._ended: queue.Queue[CompleteRequest | None] = queue.Queue(maxsize=4)
-        self._idle = threading.Event()
+        self._no_more = threading.Event()
         self._stopping, self._stopped_at = threading.Event(), 0.0
         self._failure: BaseException | None = None
 
@@ -95,16 +105,17 @@ class Worker:
         if self.parent is not None:
             end_with(self.parent)
         self._hello()
-        targets = (self._ask_for_leases, self._hand_in, self._live)
+        targets = (self._ask_for_leases, self._hand_in, self._live, self._run_quick)
         threads = [threading.Thread(target=self._guarded, args=(target,), daemon=True) for target in targets]
         for thread in threads:
             thread.start()
         while (lease := self._next_lease()) is not None:
-            self._run_lease(lease)
+            self._since, self._long = time.monotonic(), _is_long(lease)
+            self._run_lease(lease, self.devices)
+            self._since, self._long = None, False
             self.occupy(())
-            self._idle.set()
-            with self._lock:
-                self._dropped.difference_update(job.seq for job in lease.jobs if job.seq not in self._holding)
+        while threads[3].is_alive() and self._failure is None:
+            threads[3].join(LOOK_S)
         self._offer(None)
         while threads[1].is_alive() and self._failure is None:
             threads[1].join(LOOK_S)
@@ -188,13 +199,21 @@ class Worker:
 
     def _ask_for_leases(self) -> None:
         while not self._stopping.is_set():
+            since = self._since
+            busy_s = 0.0 if since is None else time.monotonic() - since
+            interactive = since is not None and (self._long or busy_s > LATE_S) and bool(self.quick)
+            if self._long and not self.quick:
+                self._stopping.wait(LOOK_S)  # a vendor's device: nothing is held in reserve behind a long job
+                continue
+            wait_s = min(WAIT_S, self.lease_s / 2)
             with self._lock:
                 request = LeaseRequest(
                     worker=self.worker,
                     devices=list(self.devices),
                     holding=list(self._holding.items()),
                     max_jobs=self.max_jobs,
-                    wait_s=min(WAIT_S, self.lease_s / 2),
+                    wait_s=min(wait_s, max(POLL_S, min(busy_s / 10, LONGEST_POLL_S))) if interactive else wait_s,
+                    interactive=interactive,
                 )
             try:
                 lease = self.call("lease", request, LeaseAnswer, request.wait_s)
@@ -208,20 +227,44 @@ class Worker:
                 self._holding.update((job.seq, job.attempt) for job in lease.jobs)
                 self._dropped.difference_update(job.seq for job in lease.jobs)
             if lease.jobs:
-                long = sum(job.estimate_s for job in lease.jobs) > LONG_S
-                self._idle.clear()
-                self._leases.put(lease)
-                while long and not self._idle.wait(LOOK_S) and not self._stopping.is_set():
-                    pass  # another's short job must not wait for a second long one, held in reserve
+                (self._quick_leases if interactive else self._leases).put(lease)
+                while _is_long(lease) and self._leases.full() and not self._stopping.is_set():
+                    self._stopping.wait(POLL_S / 10)  # until the main thread has taken it
+        self._no_more.set()
         self._leases.put(None)
 
-    def _run_lease(self, lease: LeaseAnswer) -> None:
+    def _run_quick(self) -> None:
+        """Run interactive jobs while the main thread's job takes long, and what was held in reserve behind it."""
+        while self.quick and not (self._no_more.is_set() and self._quick_leases.empty()):
+            lease = self._behind_a_long_job()
+            with contextlib.suppress(queue.Empty):
+                lease = lease or self._quick_leases.get(timeout=LOOK_S)
+            if lease is not None:
+                self._run_lease(lease, self.quick)
+
+    def _behind_a_long_job(self) -> LeaseAnswer | None:
+        """The lease in reserve, where it is a short one and the main thread's job has run for long."""
+        since, waiting = self._since, self._leases
+        if since is None or time.monotonic() - since < LATE_S:
+            return None
+        with waiting.mutex:
+            if not waiting.queue or waiting.queue[0] is None or _is_long(waiting.queue[0]):
+                return None
+            lease: LeaseAnswer = waiting.queue.popleft()
+            waiting.not_full.notify()
+            return lease
+
+    def _run_lease(self, lease: LeaseAnswer, devices: Mapping[str, LeasedDevice]) -> None:
         assert lease.device is not None
         jobs = {job.seq: job for job in lease.jobs}
-        for finished in self.devices[lease.device].run(lease, self):
+        for finished in devices[lease.device].run(lease, self):
+            if devices is self.devices:
+                self._since = time.monotonic()
             bounded = [self._bounded(one, jobs[one.seq]) for one in finished]
             estimate_s = sum(jobs[one.seq].estimate_s for one in finished)
             self._offer(CompleteRequest(worker=self.worker, device=lease.device, estimate_s=estimate_s, jobs=bounded))
+        with self._lock:
+            self._dropped.difference_update(job.seq for job in lease.jobs if job.seq not in self._holding)
 
     def _bounded(self, one: FinishedJob, job: LeasedJob) -> FinishedJob:
         if one.payload is None or len(one.payload) <= self.max_result_bytes:
@@ -318,6 +361,10 @@ class Worker:
                 continue
             with self._lock:
                 self._dropped.update(self._holding.keys() & answer["drop"])
+
+
+def _is_long(lease: LeaseAnswer) -> bool:
+    return sum(job.estimate_s for job in lease.jobs) > LONG_S
 
 
 def _size(request: CompleteRequest) -> int:

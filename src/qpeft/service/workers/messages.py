@@ -67,14 +67,18 @@ class HelloAnswer(Strict):
     max_job_s: float
 
 
-class LeaseRequest(Strict):
-    """A worker asks for jobs and lists its leased jobs as `(seq, attempt)`; the answer may take `wait_s` seconds."""
+class LeaseRequest(Strict, omit_defaults=True):
+    """A worker asks for jobs and lists its leased jobs as `(seq, attempt)`; the answer may take `wait_s` seconds.
+
+    With `interactive` it has a long job to run and takes only jobs of the interactive lane beside it.
+    """
 
     worker: Annotated[str, Meta(max_length=32)]
     devices: Annotated[list[Device], Meta(min_length=1, max_length=64)]
     holding: list[tuple[int, int]] = field(default_factory=list)
     max_jobs: Annotated[int, Meta(ge=1, le=4096)] = 256
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
+    interactive: bool = False
 
 
 class HeartbeatRequest(Strict):
@@ -170,9 +174,10 @@ class LeaseAnswer(Strict):
     """Calibration for these jobs; None is the worker's own."""
 
 
-class FinishedJob(Strict):
+class FinishedJob(Strict, omit_defaults=True):
     """Outcome of a job: `payload` is its result. Without payload it failed for `reason`, returns to the queue (`released`), or
-    waits for an administrator's word about its vendor's task (`parked`)."""
+    waits for an administrator's word about its vendor's task (`parked`). `slow`: it returns to the bulk lane, since it takes longer
+    than `device_s`, which is more than an interactive job may."""
 
     seq: int
     attempt: int
@@ -182,6 +187,7 @@ class FinishedJob(Strict):
     calibration: Annotated[str, Meta(max_length=64)] | None = None
     released: bool = False
     parked: bool = False
+    slow: bool = False
 
 
 class CompleteRequest(Strict):

@@ -62,8 +62,8 @@ class Engine:
         return worker
 
     def lease(self, worker: str, owner: str, holding: tuple[tuple[int, int], ...] = (), max_jobs: int = 64,
-              devices: tuple[str, ...] = ("simulator",)) -> leases.Lease:  # fmt: skip
-        request = leases.LeaseCommand(worker, owner, devices, holding, max_jobs)
+              devices: tuple[str, ...] = ("simulator",), interactive: bool = False) -> leases.Lease:  # fmt: skip
+        request = leases.LeaseCommand(worker, owner, devices, holding, max_jobs, interactive)
         return self._value(self.writer.call_sync(self.lease_operation, request))  # type: ignore[return-value]
 
     def complete(self, worker: str, owner: str, endings: list[leases.JobOutcome]) -> list[bool]:

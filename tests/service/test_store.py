@@ -12,7 +12,7 @@ from qpeft.service.clock import Clock
 from qpeft.service.ids import new_key
 from qpeft.service.store import admin, leases, lifecycle
 from qpeft.service.store.database import Database
-from qpeft.service.store.schema import jobs, owners, programs, results
+from qpeft.service.store.schema import flows, jobs, owners, programs, results
 from qpeft.service.store.writer import Writer
 from tests.service.engine import Engine
 
@@ -148,3 +148,27 @@ def test_users_of_one_database_share_its_clock(engine: Engine) -> None:
     finally:
         other.close()
         other.database.dispose()
+
+
+def test_an_interactive_job_that_takes_long_waits_with_the_longer_ones(engine: Engine) -> None:
+    """A worker with a long job takes interactive jobs only; one that turns out long returns to the bulk lane, and its user pays."""
+    owner = engine.user("u")
+    long = engine.submit(engine.submission(owner, estimate_s=5.0)).id
+    small = engine.submit(engine.submission(owner, estimate_s=0.01)).id
+    worker = engine.hello(owner)
+    (job,) = engine.lease(worker, owner, interactive=True).jobs
+    assert job.id == small
+    held = ((job.seq, job.attempt),)
+    assert engine.lease(worker, owner, held, interactive=True).jobs == ()
+    slow = leases.JobOutcome(job.seq, job.attempt, None, "it takes more than 2.0 s", 2.0, None, released=True, slow=True)
+    assert engine.complete(worker, owner, [slow]) == [True]
+    assert engine.lease(worker, owner, interactive=True).jobs == ()
+    row = engine.queries.job(owner, small)
+    assert (row.state, row.lane, row.estimate_s, row.worker, row.attempt) == ("queued", 1, 2.0, None, 1)
+    assert "queued again" in row.reason
+    with engine.database.reader.connect() as connection:
+        kept = {row.lane: (row.queued, row.vtime) for row in connection.execute(sa.select(flows))}
+    assert (kept[0][0], kept[1][0]) == (0, 2)
+    assert kept[0][1] >= 2.0
+    assert finish(engine, owner) == 2
+    assert {engine.queries.job(owner, one).state for one in (long, small)} == {"succeeded"}

@@ -369,6 +369,7 @@ _LEASE = (
 )
 _LEASED = sa.select(jobs).where(_SEQS).order_by(jobs.c.priority, jobs.c.seq)
 _INSERT_RESULT = results.insert()
+UNBOUNDED = 1 << 31  # attempts
 _ACCOUNTS = sa.select(*ACCOUNT).where(_SEQS)
 
 
@@ -409,7 +410,7 @@ class CompleteJobs:
             elif ending.slow and row.state == "running":
                 slow.append((row, ending.device_s, ending.reason))
             elif ending.released or ending.parked:
-                released.setdefault(ending.reason or "its worker stopped", []).append(row)
+                released.setdefault(ending.reason, []).append(row)
             elif row.state == "cancelling":
                 endings.append((row, "cancelled", "cancelled by its owner", ending.device_s, ending.calibration))
             elif ending.payload is None:
@@ -425,8 +426,8 @@ class CompleteJobs:
             self._slow_down(txn, ledger, slow)
         if parked:
             self._park(txn, ledger, parked)
-        for why, rows_back in released.items():
-            release(txn, ledger, rows_back, why, self.settings.max_attempts)
+        for why, rows_back in released.items():  # without a reason it was not begun: that says nothing about the job
+            release(txn, ledger, rows_back, why or "its worker gave it back", self.settings.max_attempts if why else UNBOUNDED)
         return accepted
 
     def _slow_down(self, txn: Transaction, ledger: AccountLedger, rows: Sequence[tuple[Row, float, str]]) -> None:

@@ -88,7 +88,7 @@ def released(job: LeasedJob, reason: str = "") -> FinishedJob:
 
 def slow(job: LeasedJob, device_s: float) -> FinishedJob:
     """Return the job to the bulk lane of the queue: after `device_s` seconds it had not ended."""
-    reason = f"it takes more than {device_s:.1f} s, so that it waits with longer jobs"
+    reason = f"it takes more than {device_s:.1f} s; it waits with longer jobs from now on"
     return FinishedJob(seq=job.seq, attempt=job.attempt, device_s=device_s, reason=reason, released=True, slow=True)
 
 

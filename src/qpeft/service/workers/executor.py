@@ -132,8 +132,13 @@ class ExecutorProcess:
                 yield [released(job) for job in waiting.values()]
                 return
             if verdict == "slow":
+                users = {job.owner for job in current}
                 yield [slow(job, seconds / len(current)) for job in current]
                 for job in current:
+                    del waiting[job.seq]
+                back = [job for job in waiting.values() if job.owner in users]  # they would cost others as long again
+                yield [released(job) for job in back]
+                for job in back:
                     del waiting[job.seq]
                 continue
             if len(current) > 1 and verdict == "limit":

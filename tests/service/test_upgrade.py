@@ -22,7 +22,7 @@ from qpeft.service.client import Client, Retries
 from qpeft.service.maintenance import verify
 from qpeft.service.store.database import revisions
 from tests.service.checks import RY, audit_database, until
-from tests.service.processes import Server
+from tests.service.processes import Process, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 ROOT = Path(__file__).parents[2]
@@ -93,6 +93,7 @@ def test_servers_are_upgraded_one_after_the_other(
     traffic.urls = [one.url for one in olds]
     workers = [one.worker(worker_key, "old", environment=older) for one in olds]
     news: list[Server] = []
+    successors: list[Process] = []
     traffic.start()
     try:
         until(lambda: len(traffic.jobs) > 20, 60)
@@ -102,19 +103,22 @@ def test_servers_are_upgraded_one_after_the_other(
             traffic.urls.remove(old.url)
             news.append(sqlite_server(*arguments, environment=drain))  # the first one migrates
             traffic.urls.append(news[-1].url)
-            workers.append(news[-1].worker(worker_key, "new"))
+            successors.append(news[-1].worker(worker_key, "new"))
             before = len(traffic.jobs)
             until(lambda: len(traffic.jobs) > before + 20, 60)  # noqa: B023 - called at once
-    finally:
+        client = news[0].client(key)
         traffic.stopping.set()
         traffic.join(60)
+        until(lambda: client.usage()["open_circuits"] == 0, 60)
+        assert [worker.stop() for worker in successors] == [0, 0]
+    finally:
+        traffic.stopping.set()
+        for worker in (*workers, *successors):
+            worker.kill()
     assert traffic.failures == []
-    client = news[0].client(key)
-    until(lambda: client.usage()["open_circuits"] == 0, 60)
     assert len(set(traffic.jobs)) == len(traffic.jobs)
     audit_database(postgres_url, len(traffic.jobs))
     monkeypatch.setenv("QPEFT_SERVICE_DATABASE", postgres_url)
     assert verify(None) == []
-    assert [worker.stop() for worker in workers[2:]] == [0, 0]
     with pytest.raises(AssertionError, match="newer than this program"):
         sqlite_server(*arguments, environment=older)

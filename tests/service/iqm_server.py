@@ -1,4 +1,4 @@
-"""A task service with an emulated chip, as clients of IQM's server see it."""
+"""A task service with two emulated chips, as clients of IQM's server see it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.service.processes import Server
 
 @contextlib.contextmanager
 def iqm_server(folder: Path) -> Iterator[Server]:
-    """A server that lists its chip, up for as long as it is entered."""
-    server = Server(folder, devices=("simulator", "emulator:wukong-72")).start()
+    """A server that lists its two chips, up for as long as it is entered."""
+    server = Server(folder, devices=("simulator", "emulator:wukong-72", "emulator:wukong-180")).start()
     try:
         with server.http() as http:
-            until(lambda: bool(http.get("/api/v1/quantum-computers").json()["quantum_computers"]), 60)
+            until(lambda: len(http.get("/api/v1/quantum-computers").json()["quantum_computers"]) == 2, 60)
         yield server
     finally:
         server.close()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -46,6 +49,26 @@ def test_engines_by_name() -> None:
 
 def _measured(record: RunRecord) -> tuple[object, ...]:
     return record.label, record.seed, record.metrics, record.eval_curve, record.train_tokens, record.config
+
+
+OUTER = """
+import sys
+from qpeft.study.engine import LocalEngine
+class Job:
+    def command(self):
+        return [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+list(LocalEngine().run([Job(), Job()]))
+"""
+
+
+def test_a_run_does_not_outlive_its_comparison() -> None:
+    """SIGTERM to the comparison's process ends the training process as well: the pipe that both hold is closed."""
+    with subprocess.Popen([sys.executable, "-c", OUTER], stdout=subprocess.PIPE, text=True) as outer:
+        assert outer.stdout is not None
+        assert outer.stdout.readline() == "up\n"
+        outer.terminate()
+        assert outer.communicate(timeout=20) == ("", None)
+    assert outer.returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,12 +89,29 @@ class LocalEngine:
     """One process after another on this machine."""
 
     def run(self, jobs: Sequence[JobKind]) -> Iterator[tuple[JobKind, int]]:
-        """See `Engine.run`."""
+        """See `Engine.run`. SIGTERM ends the process that runs, too."""
         for job in jobs:
-            code = subprocess.run(job.command()).returncode
+            code = _run_to_its_end(job.command())
             if code in (128 + signal.SIGINT, -signal.SIGINT):
                 raise KeyboardInterrupt
             yield job, code
+
+
+def _run_to_its_end(command: list[str]) -> int:
+    """Run the program; its exit code. It does not outlive this process if that is ended by SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():  # which alone can have a handler
+        return subprocess.run(command).returncode
+    with subprocess.Popen(command) as process:
+
+        def end(number: int, frame: object) -> None:
+            process.terminate()
+            raise SystemExit(128 + number)
+
+        before = signal.signal(signal.SIGTERM, end)
+        try:
+            return process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 class RayEngine:

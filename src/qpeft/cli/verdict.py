@@ -44,14 +44,16 @@ def verdict(
     Equal tuning, five seeds, three tasks; the method may be a circuit from a file. Prints an estimate first. Interrupted,
     the same command goes on. Writes one self-contained page.
     """
+    import math
     import re
+    import time
 
     from qpeft.study.leaderboard import write_plan
     from qpeft.study.plan import load_plan
     from qpeft.study.records import StudyRecords
     from qpeft.study.references import take_references
     from qpeft.study.runner import StudyRunner
-    from qpeft.study.verdict import estimate_cost, read_protocol, read_subject, verdict_plan
+    from qpeft.study.verdict import estimate_cost, read_protocol, read_subject, verdict_plan, work_left
     from qpeft.study.verdict_page import write_verdict
 
     found = read_subject(subject, inputs or (), observables or ())
@@ -74,11 +76,13 @@ def verdict(
     )
     if estimate:
         return
-    runner = StudyRunner(plan, records, folder / "runs")
+    runner, started = StudyRunner(plan, records, folder / "runs"), time.monotonic()
     for record in runner.work(plan.tasks, plan.arms):
         loss = f"loss {record.metrics['loss']:.4f}" if "loss" in record.metrics else record.error
-        done, planned = runner.progress()
-        print(f"[{done}/{planned}] {record.group}: {record.label}, seed {record.seed}: {loss}", flush=True)
+        left = work_left(plan, records)[0]
+        seconds = left * (time.monotonic() - started) / max(1, cost.runs - left)  # at the pace so far
+        told = f"{left} runs left, about {math.ceil(seconds / 60)} minutes" if left else "all runs done"
+        print(f"{record.group}: {record.label}, seed {record.seed}: {loss} ({told})", flush=True)
     stored = (load_plan(STORED[0]), StudyRecords(STORED[1], STORED[0].stem)) if all(p.exists() for p in STORED) else None
     print(write_verdict(plan, records, found.name, folder / "verdict.html", stored))
     print(f"page: {folder / 'verdict.html'}")

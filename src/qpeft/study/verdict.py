@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import stdev
+from statistics import median, stdev
 from typing import Any
 
 from qpeft.errors import ConfigError
@@ -147,30 +147,54 @@ class RemainingWork:
     seconds: float
 
 
-def estimate_cost(plan: StudyPlan, records: StudyRecords, subject: str, rounds: int = 2) -> RemainingWork:
+def work_left(plan: StudyPlan, records: StudyRecords) -> tuple[int, int, int]:
+    """Runs that the records lack, their training steps, and the rows that they evaluate. Rates beyond the grid are not foreseen.
+
+    Args:
+        plan: the verdict's study.
+        records: what has been run.
+    """
+    from qpeft.study.plan import fingerprint
+
+    runs, steps, rows = 0, 0, 0
+    for task in plan.tasks:
+        for arm in plan.arms:
+            last = plan.tuning.rungs[-1].step if plan.tuning.rungs else plan.max_steps
+            marks = [fingerprint(plan.tuning_run(task, arm, rate)) for rate in plan.tuning.learning_rates]
+            left = sum((mark, last) not in records.tuning for mark in marks)
+            rate = records.rate(plan, task, arm)
+            seeds = [s for s in plan.seeds if fingerprint(plan.seed_run(task, arm, rate, s)) not in records.runs]
+            runs += left + len(seeds)
+            steps += left * last + len(seeds) * plan.max_steps
+            rows += left * (task.tuning_rows or 0) + len(seeds) * (task.test_rows or 0)
+    return runs, steps, rows
+
+
+def estimate_cost(plan: StudyPlan, records: StudyRecords, subject: str, rounds: int = 3) -> RemainingWork:
     """Estimate the time of the runs that the records lack, from a few timed training steps on the first task's rows.
 
-    Tuning beyond the grid and evaluation rows are counted; other arms are taken to be as fast as the subject.
+    Other arms are taken to be as fast as the subject.
 
     Args:
         plan: the verdict's study.
         records: what has been run.
         subject: label of the arm that is timed.
-        rounds: steps that are timed, after one that is not.
+        rounds: steps that are timed, after one that is not; the median counts.
     """
     import torch
     from peft import get_peft_model
 
-    from qpeft.study.plan import fingerprint
     from qpeft.study.tasks import prepare
     from qpeft.training.data.examples import load_examples
     from qpeft.training.data.tokenization import collator, tokenize_all
     from qpeft.training.model import loading
+    from qpeft.training.model.prefix_sharing import narrowed
     from qpeft.training.recipe.adapter_section import build_adapter_config
 
     task, arm = plan.tasks[0], next(arm for arm in plan.arms if arm.label == subject)
     prepare(task, plan.parts)
     config = plan.run(task, arm, "validation", plan.tuning.learning_rates[0], plan.tuning.seed)
+    loading.load_model(plan.model)  # the first time imports the model's code
     started = time.monotonic()
     base, tokenizer = loading.load_model(plan.model), loading.load_tokenizer(plan.model)
     model = get_peft_model(base, build_adapter_config(arm.adapter))
@@ -183,22 +207,15 @@ def estimate_cost(plan: StudyPlan, records: StudyRecords, subject: str, rounds: 
     for index in range(rounds + 1):
         batch = collator(tokenizer)([rows[(index * size + k) % len(rows)] for k in range(size)])
         started = time.monotonic()
-        model(**{name: value.to(model.device) for name, value in batch.items()}).loss.backward()
+        on_device = {name: value.to(model.device) for name, value in batch.items()}
+        inputs, following = narrowed(on_device, base, config.training.share_prefixes)
+        logits = model(**inputs).logits.flatten(0, 1).float()
+        torch.autograd.backward(torch.nn.functional.cross_entropy(logits, following.flatten()))
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.monotonic() - started)
-    step_s = min(times[1:])
-    runs, steps, rows_evaluated = 0, 0, 0
-    for task in plan.tasks:
-        for arm in plan.arms:
-            last = plan.tuning.rungs[-1].step if plan.tuning.rungs else plan.max_steps
-            marks = [fingerprint(plan.tuning_run(task, arm, rate)) for rate in plan.tuning.learning_rates]
-            left = sum((mark, last) not in records.tuning for mark in marks)
-            rate = records.rate(plan, task, arm)
-            seeds = [s for s in plan.seeds if fingerprint(plan.seed_run(task, arm, rate, s)) not in records.runs]
-            runs += left + len(seeds)
-            steps += left * last + len(seeds) * plan.max_steps
-            rows_evaluated += left * (task.tuning_rows or 0) + len(seeds) * (task.test_rows or 0)
+    step_s = median(times[1:])
+    runs, steps, rows_evaluated = work_left(plan, records)
     seconds = steps * step_s + rows_evaluated * step_s / size / 3 + runs * load_s  # a forward pass is a third of a step
     return RemainingWork(runs, steps, seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -111,10 +112,12 @@ def test_the_operator_sets_and_the_user_is_told(sqlite_server: Callable[..., Ser
     server = sqlite_server()
     key = server.new_key("carla")
 
+    def cli(*words: str, holder: str) -> str:
+        command = [sys.executable, "-m", "qpeft.cli", *words, "--url", server.url, "--key", holder]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
     def quota(*options: str) -> dict[str, object]:
-        command = [sys.executable, "-m", "qpeft.cli", "service", "quota", "carla", *options, "--url", server.url, "--json"]
-        done = subprocess.run([*command, "--key", server.key], capture_output=True, text=True, check=True, timeout=60)
-        return dict(json.loads(done.stdout)[0])
+        return dict(json.loads(cli("service", "quota", "carla", *options, "--json", holder=server.key))[0])
 
     assert quota("--day-circuits", "3", "--day-shots", "20")["max_day_circuits"] == 3
     client = server.client(key, total_s=1.0)
@@ -126,5 +129,6 @@ def test_the_operator_sets_and_the_user_is_told(sqlite_server: Callable[..., Ser
         "day_circuits": 1, "max_day_circuits": 3, "day_shots": 15, "max_day_shots": 20,
     }  # fmt: skip
     assert [(one["user"], one["circuits"], one["shots"]) for one in told["submitted"]] == [("carla", 1, 15)]
+    assert re.search(r"day shots +│ +15 │ +20", cli("usage", holder=key))
     assert quota("--reset", "day-shots")["max_day_shots"] is None
     client.submit(RY, device="simulator", params=[0.1], shots=6)

@@ -137,6 +137,30 @@ def jobs(
     print_table(columns, [tuple("" if job[c] is None else str(job[c]) for c in columns) for job in found])
 
 
+@app.command(rich_help_panel=HelpPanel.SERVICE, epilog=examples("qpeft usage", "qpeft usage --days 7 --json"))
+def usage(
+    url: Url = None,
+    key: Key = None,
+    days: Annotated[int, typer.Option(min=1, max=366, help="So many days back.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """Show what you used by day and device, and how much of your quotas is used."""
+    from qpeft.service.client import Client
+
+    with Client(url, key) as client:
+        found = client.usage(days)
+    if as_json:
+        print(json.dumps(found))
+        return
+    columns = ("day", "device", "jobs", "circuits", "shots", "device_s")
+    rows = [tuple(f"{one[c]:,.6g}" if c == "device_s" else str(one[c]) for c in columns) for one in found["usage"]]
+    print_table(("day (UTC)", "device", "jobs", "circuits", "shots", "device seconds"), rows)
+    quotas = [name.removeprefix("max_") for name in found if name.startswith("max_")]
+    bounds = [(name, found[name], found[f"max_{name}"]) for name in quotas]
+    table = [(name.replace("_", " "), f"{used:,}", "no bound" if most is None else f"{most:,}") for name, used, most in bounds]
+    print_table(("quota", "used", "at most"), table)
+
+
 @app.command(rich_help_panel=HelpPanel.SERVICE, epilog=examples("qpeft submit bell.qasm --device emulator:wukong-72 --shots 1000"))
 def submit(
     file: Annotated[Path, typer.Argument(help="OpenQASM (.qasm), OriginIR (.ir, .originir) or qpeft's circuit JSON (.json).")],

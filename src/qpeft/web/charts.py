@@ -54,7 +54,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
         return [low]
     raw = span / count
     scale = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * scale for m in (1, 2, 2.5, 5, 10) if m * scale >= raw * 0.999)
+    step = next(m * scale for m in (1, 2, 5, 10) if m * scale >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 

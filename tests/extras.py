@@ -39,6 +39,7 @@ ELSEWHERE = {
     "docs": "make docs",
     "bench": "python -m benchmarks.circuits",
     "ray": "large",
+    "deepspeed": "make test-peers",
     "eval": "large",
     "qbraid": "large",
 }

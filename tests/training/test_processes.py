@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.golden.make_adapters import CASES
+from tests.peers import peer_python
 
-from qpeft.errors import ConfigError, RunError
+from qpeft.errors import ConfigError, MissingDependencyError, RunError
 from qpeft.records import RunRecord
 from qpeft.training.loop.run import train
 from qpeft.training.loop.run_dir import read_record
@@ -26,14 +27,16 @@ GLOBAL = ["training.gradient_accumulation_steps=1", "training.global_batch_size=
 Job = tuple[Path, list[str], Path, int | None]
 
 
-def torchrun(jobs: list[Job], folder: Path, *, processes: int = 2, kill: str = "") -> None:
+def torchrun(
+    jobs: list[Job], folder: Path, *, processes: int = 2, kill: str = "", python: str = sys.executable, **environment: str
+) -> None:
     """Train the recipes in two processes; `kill` is RANK:STEP of one that dies."""
     file = folder / "jobs.json"
     file.write_text(json.dumps([[str(recipe), settings, str(place), until] for recipe, settings, place, until in jobs]))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+    command = [python, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tests.training.several_processes", str(file)]
     here = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "KILL": kill}
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | here, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | here | environment, capture_output=True, text=True)
     told = [path.read_text() for _, _, place, _ in jobs if (path := Path(f"{place}.error")).exists()]
     assert done.returncode == 0, "\n".join(told) or done.stderr[-4000:]
 
@@ -124,6 +127,43 @@ def test_four_processes_train_as_one(recipe: Path, tmp_path: Path, strategy: str
     assert_same_training(tmp_path / "one", tmp_path / "four")
 
 
+NEEDS = ("einops", "hjson", "ninja", "py-cpuinfo", "msgpack")  # of DeepSpeed, besides what qpeft brings
+
+
+@pytest.fixture(scope="session")
+def deepspeed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Python with DeepSpeed for `torchrun`, and what `accelerate launch` sets; DeepSpeed compiles its communication once."""
+    python = peer_python("deepspeed", *NEEDS, bare=("deepspeed>=0.17",))
+    return {"python": python, "TORCH_EXTENSIONS_DIR": str(tmp_path_factory.mktemp("compiled")), "ACCELERATE_USE_DEEPSPEED": "true"}
+
+
+@pytest.mark.peer
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("stage", ["1", "2", "3"])
+def test_deepspeed_trains_as_one_process(recipe: Path, tmp_path: Path, deepspeed: dict[str, str], stage: str) -> None:
+    chosen = {name: [*GLOBAL, adapter(*METHODS[name]), "training.max_steps=3"] for name in FEW}
+    jobs = [(recipe, settings, tmp_path / "two" / name, None) for name, settings in chosen.items()]
+    torchrun(jobs, tmp_path, ACCELERATE_DEEPSPEED_ZERO_STAGE=stage, **deepspeed)
+    for name, settings in chosen.items():
+        train(load_recipe(recipe, settings), tmp_path / "one" / name)
+        assert_same_training(tmp_path / "one" / name, tmp_path / "two" / name)
+
+
+@pytest.mark.peer
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_a_run_of_deepspeed_goes_on_after_a_kill(recipe: Path, tmp_path: Path, deepspeed: dict[str, str], stage: str) -> None:
+    settings = ["adapter.dropout=0.0", *GLOBAL, "training.seed=5"]
+    dying, zero = tmp_path / "dying", {"ACCELERATE_DEEPSPEED_ZERO_STAGE": stage, **deepspeed}
+    with pytest.raises(AssertionError, match=r"SIGKILL|Signal 9"):
+        torchrun([(recipe, settings, dying, None)], tmp_path, kill="1:7", **zero)
+    with pytest.raises(RunError, match=r"DeepSpeed continues its own checkpoints.*2 processes under DeepSpeed"):
+        train(load_recipe(recipe, settings), dying)
+    torchrun([(recipe, settings, dying, None)], tmp_path, **zero)
+    train(load_recipe(recipe, settings), tmp_path / "whole")
+    assert_same_training(tmp_path / "whole", dying)
+
+
 @pytest.mark.parametrize("gradient", ["surrogate-shift", "direct-shift", "emulator-autograd"])
 def test_a_chip_is_asked_once_for_all_processes(recipe: Path, tmp_path: Path, gradient: str) -> None:
     exact = gradient == "emulator-autograd"
@@ -161,7 +201,6 @@ def test_data_parallel_is_refused_with_the_right_command(monkeypatch: pytest.Mon
 
 def test_settings_of_accelerate_that_would_be_ignored_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = {
-        r"training\.distributed: fsdp2": {"ACCELERATE_USE_DEEPSPEED": "true"},
         "fsdp_version: 1": {"ACCELERATE_USE_FSDP": "true"},
         "FSDP_OFFLOAD_PARAMS": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
         "gradient_checkpointing": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"},
@@ -172,6 +211,17 @@ def test_settings_of_accelerate_that_would_be_ignored_are_refused(monkeypatch: p
                 patch.setenv(name, value)
             with pytest.raises(RunError, match=words):
                 start_processes()
+
+
+def test_deepspeed_needs_its_package_and_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"qpeft\[deepspeed\]"):
+        start_processes()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    with pytest.raises(RunError, match=r"DeepSpeed is for several processes.*num_processes: 2"):
+        start_processes()
 
 
 CONFIGURATIONS = sorted((ROOT / "deploy" / "accelerate").glob("*.yaml"))

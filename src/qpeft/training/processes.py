@@ -6,12 +6,13 @@ one (rank 0) locks the folder, talks to chips and writes.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from qpeft.errors import BackendError, BudgetError, QpeftError, RunError
+from qpeft.errors import BackendError, BudgetError, MissingDependencyError, QpeftError, RunError
 
 Result = TypeVar("Result")
 
@@ -20,12 +21,14 @@ Result = TypeVar("Result")
 class Processes:
     """`count` processes, of which this one has the given `rank`, 0 to `count - 1`.
 
-    `shard`: the launcher asks that parameters are sharded among them, as `training.distributed: fsdp2` does.
+    `shard`: the launcher asks that parameters are sharded among them, as `training.distributed: fsdp2` does. `deepspeed`: the
+    launcher asks for DeepSpeed, whose engine then shares out what its ZeRO stage says.
     """
 
     rank: int = 0
     count: int = 1
     shard: bool = False
+    deepspeed: bool = False
 
     @property
     def first(self) -> bool:
@@ -85,20 +88,18 @@ def start_processes() -> Processes:
     `accelerate launch` with an FSDP2 configuration shards parameters as `training.distributed: fsdp2` does. Its own wrapping
     is switched off: it knows nothing of circuits that layers share.
 
-    Raises RunError for one process that sees several GPUs: transformers would train it with `DataParallel`, which copies modules
-    without their parameters; for settings of accelerate that would be ignored; and for DeepSpeed, whose checkpoints this trainer
-    does not write.
+    Raises:
+        RunError: one process sees several GPUs: transformers would train it with `DataParallel`, which copies modules without
+            their parameters; settings of accelerate that would be ignored; DeepSpeed with one process.
+        MissingDependencyError: the launcher asks for DeepSpeed, which is not installed.
     """
     import torch
 
-    if _switched_on("ACCELERATE_USE_DEEPSPEED"):
-        raise RunError(
-            "qpeft train shards parameters itself, without DeepSpeed",
-            value="ACCELERATE_USE_DEEPSPEED",
-            hint="deploy/accelerate/fsdp2.yaml, or training.distributed: fsdp2; deploy/accelerate/deepspeed-*.yaml are for TRL",
-        )
+    deepspeed = _switched_on("ACCELERATE_USE_DEEPSPEED")
     shard = _asks_for_fsdp2()
     count = int(os.environ.get("WORLD_SIZE", "1"))
+    if deepspeed:
+        _demand_deepspeed(count)
     gpus = torch.cuda.device_count()
     if count == 1:
         if gpus > 1:
@@ -109,12 +110,26 @@ def start_processes() -> Processes:
             )
         return Processes()
     from accelerate import PartialState
+    from accelerate.state import AcceleratorState
 
+    if deepspeed:
+        AcceleratorState._reset_state()  # an earlier run in this process had an engine of its own
     on_cpu = not torch.accelerator.is_available()
-    if on_cpu:
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # else accelerate trains every process by itself
-    state = PartialState(cpu=on_cpu)
-    return Processes(int(state.process_index), int(state.num_processes), shard)
+    if on_cpu and deepspeed:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        state = PartialState(backend="gloo")  # accelerate chooses no backend for DeepSpeed on CPUs
+    else:
+        if on_cpu:
+            os.environ["ACCELERATE_USE_CPU"] = "true"  # else accelerate trains every process by itself
+        state = PartialState(cpu=on_cpu)
+    return Processes(int(state.process_index), int(state.num_processes), shard, deepspeed)
+
+
+def _demand_deepspeed(count: int) -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise MissingDependencyError("deepspeed", "deepspeed", "a DeepSpeed configuration of accelerate")
+    if count == 1:
+        raise RunError("DeepSpeed is for several processes", value="1 process", hint="num_processes: 2 or more")
 
 
 def _switched_on(variable: str) -> bool:

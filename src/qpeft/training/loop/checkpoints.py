@@ -15,6 +15,7 @@ from typing import Any
 
 from qpeft.errors import RunError
 from qpeft.files import atomic_write
+from qpeft.training.processes import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,11 @@ WHOLE = "whole.json"
 
 def mark_whole(checkpoint: Path, *, wall_s: float) -> None:
     """Say that the checkpoint was written to its end, after `wall_s` seconds of training in all."""
-    files = {path.name: _digest(path) for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name != WHOLE}
+    files = {
+        path.relative_to(checkpoint).as_posix(): _digest(path)
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != WHOLE
+    }
     atomic_write(checkpoint / WHOLE, json.dumps({"wall_s": wall_s, "files": files}))
 
 
@@ -57,9 +62,23 @@ def _problem(checkpoint: Path) -> str | None:
     return f"has a broken file: {changed[0]}" if changed else None
 
 
-def demand_resumable(checkpoint: Path) -> None:
-    """RunError for a checkpoint without the optimizer's state, from which training would go on with other steps."""
-    if not (checkpoint / "optimizer.pt").exists():
+def demand_resumable(checkpoint: Path, processes: Processes) -> None:
+    """RunError for a checkpoint without the optimizer's state in a form that these processes can load.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        processes: the processes that continue from it.
+    """
+    parts = len(list(checkpoint.glob("global_step*/*_optim_states.pt")))  # one of each process, where DeepSpeed trained
+    ours = (checkpoint / "optimizer.pt").exists()
+    if (parts or (ours and processes.deepspeed)) and not (processes.deepspeed and parts == processes.count):
+        raise RunError(
+            "DeepSpeed continues its own checkpoints, on as many processes as wrote them",
+            value=f"{processes.count} processes{' under DeepSpeed' if processes.deepspeed else ''}",
+            bound=f"{parts} processes under DeepSpeed" if parts else "a launch without DeepSpeed",
+            hint="that launch, or --overwrite",
+        )
+    if not parts and not ours:
         raise RunError(
             "the checkpoint holds the adapter without the optimizer, so training cannot continue from it",
             value=str(checkpoint),

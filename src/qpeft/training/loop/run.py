@@ -222,7 +222,7 @@ class Run:
             return CircuitSession()
         from qpeft.training.on_chip.cost_estimate import decided
 
-        if is_sharded(self.config.training, self.processes):
+        if is_sharded(self.config.training, self.processes) or self.processes.deepspeed:
             raise RunError("circuits on a backend do not train with sharded parameters", hint="training.distributed: ddp")
         rows = data.train
         assert isinstance(rows, list)  # the recipe was checked: no stream with a backend
@@ -265,7 +265,7 @@ class Run:
         checkpoint = self.processes.on_first(lambda: checkpoints.newest_whole_checkpoint(self.folder))
         if checkpoint is None:
             return None
-        checkpoints.demand_resumable(checkpoint)
+        checkpoints.demand_resumable(checkpoint, self.processes)
         step = checkpoints.step_of(checkpoint)
         if until is not None and step >= until:
             raise RunError("trained that far already", value=str(checkpoint), hint=f"until more than {step} steps")

@@ -1,8 +1,9 @@
-"""Several processes on one model: what data-parallel training (DDP) must know of circuits, and sharded parameters (FSDP2).
+"""Several processes on one model: what data-parallel training (DDP) must know of circuits, and sharded parameters.
 
 With FSDP2 each decoder layer is a unit whose parameters are gathered for its forward and backward pass. What several layers share,
 such as one circuit for the whole model, is a unit of its own, made first: a part of two units would be gathered by neither.
-Checkpoints hold whole tensors, so that they load on any number of processes.
+Checkpoints hold whole tensors, so that they load on any number of processes. DeepSpeed shards by itself, and its checkpoints hold
+each process's part of the optimizer's state.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def full_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         inside = any(name.startswith(f"{layer}.") for layer in layers) and ".base_layer." not in name
         if inside or tensor.requires_grad:
-            found[name] = _whole(tensor.detach()).cpu()
+            found[name] = _whole(tensor)
     return found
 
 
@@ -105,7 +106,14 @@ def _name_with_adapter(name: str, adapter: str, named: dict[str, Any]) -> str:
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    """The whole tensor on the CPU, without a gradient."""
+    if hasattr(tensor, "ds_id"):  # DeepSpeed's ZeRO-3
+        import deepspeed  # type: ignore[import-not-found, unused-ignore]
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().cpu().clone()
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).cpu()
 
 
 @contextlib.contextmanager
@@ -121,7 +129,7 @@ def whole_optimizer_state(optimizer: Any, sharded: bool) -> Iterator[None]:
         return
     state = optimizer.state_dict()
     state["state"] = {
-        key: {name: _whole(value).cpu() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+        key: {name: _whole(value) if isinstance(value, torch.Tensor) else value for name, value in values.items()}
         for key, values in state["state"].items()
     }
     optimizer.state_dict = lambda: state

@@ -75,6 +75,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self.measured: tuple[int, dict[str, float]] = (-1, {})  # the last evaluation and its step
         self.steps = RememberStep()
         self.sharded = sharding.is_sharded(section, processes)
+        self.gathers = self.sharded or processes.deepspeed  # whole tensors have to be asked of all processes
         arguments = training_arguments(section, folder, processes)
         demand_reporters(section)
         if processes.count > 1 and not self.sharded:
@@ -186,7 +187,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             share_prefixes=shares,
             progress=self.progress,
             processes=self.processes,
-            recorded=self.sharded,
+            recorded=self.gathers,
         )
 
     def final_metrics(self) -> dict[str, float]:
@@ -219,7 +220,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         self._save_checkpoint(self.model, trial=None)
         MarkCheckpoints(self.clock, self.processes).on_save(self.args, self.state, self.control)
 
-    # -- parameters sharded among processes (FSDP2); see sharding.py ---------------------------------------------------------------
+    # -- parameters sharded among processes (FSDP2, DeepSpeed); see sharding.py ----------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the whole adapter, gathered from all processes where it is sharded.
@@ -228,7 +229,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             output_dir: folder; default the trainer's output folder.
             _internal_call: as in transformers' `Trainer`.
         """
-        if not self.sharded:
+        if not self.gathers:
             super().save_model(output_dir, _internal_call)
             return
         state = self.full_state_dict()
@@ -237,7 +238,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     def full_state_dict(self) -> dict[str, Any] | None:
         """Full state dict of a sharded model for `save_pretrained`; None for a model that is not sharded."""
-        return sharding.full_state_dict(self.model) if self.sharded else None
+        return sharding.full_state_dict(self.model) if self.gathers else None
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         with sharding.whole_optimizer_state(self.optimizer, self.sharded):
@@ -277,7 +278,9 @@ def training_arguments(section: TrainingSection, folder: Path, processes: Proces
     for name in ("push_to_hub", "hub_model_id", "hub_private_repo"):  # hub.py, which pushes the finished adapter
         given.pop(name, None)
     given["report_to"] = [name for name in given.pop("report_to") if name != "tensorboard"] or "none"
-    if processes.count > 1:
+    if processes.deepspeed:
+        given["accelerator_config"] = {"use_configured_state": True}  # as `start_processes` made it
+    elif processes.count > 1:
         given["use_cpu"] = given.get("use_cpu", False) or not torch.accelerator.is_available()
     return TrainingArguments(
         output_dir=str(folder / checkpoints.CHECKPOINTS),

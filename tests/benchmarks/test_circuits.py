@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import circuits, harness, jax_circuits, peers, report
+from benchmarks import circuits, growth, harness, jax_circuits, kernel_limit, peers, report
 from qpeft.circuits import ansatz
+from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.torch_engine.compiler import compile_circuit
 
 
@@ -128,3 +129,22 @@ def test_the_anchor_reads_layers_and_refuses_other_circuits() -> None:
     assert sorted(source) == list(range(8))
     with pytest.raises(ValueError, match="no crz here"):
         jax_circuits.layers(ansatz.qtha(3, 1))
+
+
+def test_exponents_have_intervals() -> None:
+    sizes = [1.0, 2.0, 4.0, 8.0]
+    slope, half, r2 = growth.exponent(sizes, [3 * x**1.5 for x in sizes])
+    assert (slope, half, r2) == pytest.approx((1.5, 0.0, 1.0), abs=1e-6)
+    slope, half, _ = growth.exponent(sizes, [1.0, 2.2, 3.9, 8.3])
+    assert abs(slope - 1) < half < 0.3
+
+
+@pytest.mark.skipif(not library.available(), reason="the compiled kernel is not built here")
+def test_the_parts_of_a_step_add_up_to_it() -> None:
+    record = kernel_limit.measure(("qtha", 3, 2, 16), 0.01)
+    parts = kernel_limit.parts(record, peak=40.0)
+    assert sum(parts) == pytest.approx(record["step_ms"])
+    assert record["bytes"] == 4 * 16 * (3 * 3 + 2 * 3)
+    twice = kernel_limit.counted(compile_circuit(ansatz.qtha(3, 2)), 32)[0]
+    assert twice == 2 * record["multiply_adds"]
+    assert record["kernel_ms"] < record["step_ms"]

@@ -301,11 +301,14 @@ class QTHA(Delta):
         """Maps and circuit as one compiled call, for generation; None where gradients or hooks need the steps."""
         if self.training or torch.is_grad_enabled() or not transforms.plain(x) or torch.is_autocast_enabled("cpu"):
             return None
-        qnn, quantum, compiled = self.qnn, self.quantum_map, self._simulated()
-        if compiled is None or quantum is None or not isinstance(qnn, QuantumLayer):
+        compiled = self._simulated()
+        if compiled is None:
             return None
 
         def make() -> BetweenMaps | None:
+            qnn, quantum = self.qnn, self.quantum_map
+            if quantum is None or not isinstance(qnn, QuantumLayer):
+                return None
             down, up = self._ends()
             classical = None if self.classical_map is None else self.classical_map.weight
             maps = [t for t in (down, up, quantum.weight, classical) if t is not None]
@@ -318,10 +321,11 @@ class QTHA(Delta):
 
     def _simulated(self) -> SimulatedCircuit | None:
         """The circuit of this layer's own, where the simulator runs it and no hook is on it or on the maps beside it."""
-        qnn = self.qnn
+        own = self._modules  # an attribute that is a module costs ten times as much to find
+        qnn = own.get("qnn")
         if type(qnn) is not QuantumLayer or module_hooks._has_any_global_hook():  # type: ignore[no-untyped-call]
             return None
-        for part in (qnn, self.quantum_map, self.classical_map, self.dropout):
+        for part in (qnn, own.get("quantum_map"), own.get("classical_map"), own["dropout"]):
             if part is not None and (
                 part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
             ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from qpeft.adapters.layers.tensor_train import (
 )
 from qpeft.circuits.simulator.c_engine import contractions
 from qpeft.errors import AdapterError
+from tests.circuits.simulator.c_engine.sanitized import drive
 from tests.reference import dense
 
 DOUBLE = torch.float64
@@ -178,3 +180,8 @@ def test_several_products_are_one_node() -> None:
     torch.testing.assert_close(found[1], 2 * second.matrix() @ columns)
     (of_rows,) = torch.autograd.grad(found[0].sum(), rows)  # one result alone is used
     torch.testing.assert_close(of_rows, torch.ones(2, 16, dtype=DOUBLE) @ first.matrix().T)
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing_in_the_kernels_contraction(tmp_path: Path) -> None:
+    assert "wrong: 0" in drive(tmp_path, "contraction_driver.c", "entry.c", "lanes.c", "contraction.c")

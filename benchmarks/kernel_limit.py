@@ -24,6 +24,7 @@ from qpeft.report.style import LIGHT, drawing
 ROWS = (("qtha", 4, 1, 512), *circuits.ROWS, ("qtha", 8, 8, 512))
 COUNTS = 14  # numbers at the head of a bytecode
 MODULES, TRAINING = 60, Path("docs/benchmarks/training.jsonl")  # q_proj and v_proj of SmolLM2-135M's 30 layers
+CIRCUITS = Path("docs/benchmarks/circuits.jsonl")
 PARTS = ("multiply-adds at peak", "rest of the kernel", "call from Python", "autograd")
 
 
@@ -161,9 +162,41 @@ def page(records: list[dict[str, Any]], image: str) -> str:
         "",
         f"![what a step's time goes to]({image})",
         "",
+        *_next_to_jax(machine, rows),
         *_whole_model(machine, rows[-1], parts(rows[-1], peak)[0]),
     ]
     return "\n".join(lines)
+
+
+def _next_to_jax(machine: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """Rows of few qubits next to the JAX program on the same processor, if the circuits page has it."""
+    jax: dict[str, float] = {}
+    here = False
+    for record in harness.read(CIRCUITS):
+        if record["kind"] == "machine":
+            here = (record["cpu"], record["instructions"]) == (machine["cpu"], machine["instructions"])
+        elif here and record["table"] == "peers" and "JAX by hand" in record["timings"]:
+            row = "{circuit} {qubits}, {layers}, {tokens}".format(**record)
+            jax[row] = record["timings"]["JAX by hand"]["min_ms"]
+    lines = []
+    for record in rows:
+        other = jax.get(name(record))
+        if other is not None:
+            ratios = " | ".join(f"{other / record[key]:.1f}" for key in ("one_call_ms", "step_ms", "floor_ms"))
+            lines.append(f"| {name(record)} | {other:.3f} | {ratios} |")
+    if not lines:
+        return []
+    return [
+        "## Next to the JAX program",
+        "",
+        "The JAX program returns values and gradients from one compiled function; so does one call here. Through autograd no",
+        "program can lead by more than the last column, the lead of autograd around a product by 2.",
+        "",
+        "| circuit | JAX by hand, ms | it / one call | it / through autograd | it / autograd alone |",
+        "|---|---|---|---|---|",
+        *lines,
+        "",
+    ]
 
 
 def _whole_model(machine: dict[str, Any], record: dict[str, Any], at_peak: float) -> list[str]:

@@ -59,13 +59,14 @@ def _peer_tables(records: Sequence[Record], table: str) -> list[str]:
     if table == "peers":
         best = [fastest_in_torch(r) for r in own]
         anchors = [name for name in ANCHORS if any(name in r["timings"] for r in own)]
+        in_one = anchors if any("ours, one call" in r["timings"] for r in own) else []
         header = [
             "circuit",
             "fastest peer in a torch loop",
             "it / ours",
             "it / ours, torch only",
             *(f"{name} / ours" for name in anchors),
-            *(f"{name} / ours, one call" for name in anchors),
+            *(f"{name} / ours, one call" for name in in_one),
         ]
         ratios = [
             [
@@ -74,7 +75,7 @@ def _peer_tables(records: Sequence[Record], table: str) -> list[str]:
                 _times(r, b, "ours"),
                 _times(r, b, "ours, torch only"),
                 *(_times(r, name, "ours") for name in anchors),
-                *(_times(r, name, "ours, one call") for name in anchors),
+                *(_times(r, name, "ours, one call") for name in in_one),
             ]
             for r, b in zip(own, best, strict=True)
         ]
@@ -85,6 +86,31 @@ def _peer_tables(records: Sequence[Record], table: str) -> list[str]:
     worst = {n: max(r["errors"][n] for r in own if n in r["errors"]) for n in names if any(n in r["errors"] for r in own)}
     checked = ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
     return [*lines, *_table(header, ratios), *notes, f"* largest relative error against ours in float64: {checked}", ""]
+
+
+def _torch_limit(machine: Record, records: Sequence[Record]) -> list[str]:
+    """What torch alone could reach at this core's peak, and how far it is from there."""
+    own = [r for r in records if r["table"] == "peers" and "ours, torch only" in r["timings"] and "counted" in r]
+    if not own or "product_gmac_s" not in machine:
+        return []
+    lines = []
+    for r in own:
+        at_peak, taken = r["counted"]["multiply_adds"] / machine["product_gmac_s"] / 1e6, r["timings"]["ours, torch only"]["min_ms"]
+        peer = fastest_in_torch(r)
+        ratios = [f"{r['timings'][peer]['min_ms'] / ms:.1f}" for ms in (taken, at_peak)] if peer else ["-", "-"]
+        lines.append(
+            [
+                _row(r),
+                f"{r['counted']['multiply_adds'] / 1e6:.1f}",
+                f"{at_peak:.3g}",
+                f"{taken:.3g}",
+                f"{100 * at_peak / taken:.0f}%",
+                *ratios,
+            ]
+        )
+    header = ["circuit", "multiply-adds, millions", "at peak, ms", "torch only, ms", "share of peak"]
+    header += ["fastest measured peer in a torch loop / torch only", "the same at peak"]
+    return ["### Torch alone and the core's peak", "", *_table(header, lines)]
 
 
 def _sweeps(records: Sequence[Record], page: Path) -> list[str]:
@@ -201,6 +227,7 @@ def write(machines: Sequence[Sequence[Record]], page: Path) -> None:
         for table, title in (("peers", "### Batches of samples"), ("large", "### One sample of a large circuit")):
             if any(r["table"] == table for r in rows):
                 lines += [title, "", *_peer_tables(rows, table)]
+        lines += _torch_limit(machine, rows)
     lines += [
         "## Growth",
         "",

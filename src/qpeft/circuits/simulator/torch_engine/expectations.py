@@ -19,7 +19,7 @@ from qpeft.errors import ResourceError
 
 # Bytes of one chunk's state: little memory at near the best speed on a CPU, enough to fill an accelerator. A backward pass holds
 # about ten of them.
-CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 160 << 10, 1 << 26
+CPU_CHUNK_BYTES, ACCELERATOR_CHUNK_BYTES = 640 << 10, 1 << 26
 SEVERAL = 2  # chunks whose qubits' first gates and uploads are made, and differentiated, in one call
 LIVE_STATES = 12  # state-sized buffers alive at the peak of a backward pass, counted generously
 

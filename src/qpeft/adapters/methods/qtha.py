@@ -344,9 +344,10 @@ class QTHA(Delta):
 
     def mix(self, u: Tensor) -> Tensor:
         """`v (..., r)` from `u (..., r)`: the circuit's path and the classical one."""
-        if self.quantum_map is not None and self.classical_map is not None and (compiled := self._simulated()) is not None:
+        q_map, c_map = self.quantum_map, self.classical_map
+        if q_map is not None and c_map is not None and transforms.plain(u) and (compiled := self._simulated()) is not None:
             assert isinstance(self.qnn, QuantumLayer)
-            inner = (self.qnn.angles, self.quantum_map.weight, self.classical_map.weight)
+            inner = (self.qnn.angles, q_map.weight, c_map.weight)
             if takes(u, *inner):
                 return circuit_with_maps(compiled, u, *inner)
         classical: Tensor | None = self.classical_map(u) if self.classical_map is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import signal
@@ -15,7 +16,7 @@ import pytest
 from qpeft.errors import RunError
 from qpeft.records import RunRecord, read_records
 from qpeft.study.compare import compare
-from qpeft.study.engine import LocalEngine, RayEngine, RunSpec, make_engine
+from qpeft.study.engine import LocalEngine, Prefork, RayEngine, RunSpec, make_engine
 from qpeft.training.loop.run_dir import FAILURE
 from qpeft.training.recipe.config import load_recipe
 
@@ -69,6 +70,29 @@ def test_a_run_does_not_outlive_its_comparison() -> None:
         outer.terminate()
         assert outer.communicate(timeout=20) == ("", None)
     assert outer.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_forked_runs_have_the_records_of_fresh_processes(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_recipe(recipe, FEW)
+    forked = compare(config, tmp_path / "forked", engine=LocalEngine())
+    monkeypatch.setattr(Prefork, "run", lambda self, job: None)
+    fresh = compare(config, tmp_path / "fresh", engine=LocalEngine())
+    found = [list(map(_measured, read_records(file))) for file in (forked, fresh)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_a_process_forks_for_each_run_and_tells_its_exit_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    missing = RunSpec(tmp_path / "none.yaml", tmp_path / "run", tmp_path / "baseline.json")
+    with contextlib.closing(Prefork()) as prefork:
+        assert [prefork.run(missing), prefork.run(missing)] == [2, 2]
+        assert prefork.usable
+        assert prefork.process is not None
+        prefork.process.kill()
+        prefork.process.wait()
+        assert prefork.run(missing) is None  # not started: a fresh process does it
+    assert capfd.readouterr().err.count("none.yaml") == 2
 
 
 @pytest.mark.slow

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -35,14 +38,13 @@ class RunSpec:
     folder: Path
     baseline: Path
 
+    def arguments(self) -> list[str]:
+        """Arguments of `python -m qpeft.training`."""
+        return [str(path.absolute()) for path in (self.recipe, self.folder, self.baseline)]
+
     def command(self) -> list[str]:
         """The program that trains it."""
-        return [
-            sys.executable,
-            "-m",
-            "qpeft.training",
-            *(str(path.absolute()) for path in (self.recipe, self.folder, self.baseline)),
-        ]
+        return [sys.executable, "-m", "qpeft.training", *self.arguments()]
 
 
 @dataclass(frozen=True)
@@ -86,32 +88,115 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """One process after another on this machine."""
+    """One process after another on this machine: forks of one that has imported and loaded what runs share, where that works."""
 
     def run(self, jobs: Sequence[JobKind]) -> Iterator[tuple[JobKind, int]]:
         """See `Engine.run`. SIGTERM ends the process that runs, too."""
-        for job in jobs:
-            code = _run_to_its_end(job.command())
-            if code in (128 + signal.SIGINT, -signal.SIGINT):
-                raise KeyboardInterrupt
-            yield job, code
+        forks = sys.platform == "linux" and len(jobs) > 1 and all(isinstance(job, RunSpec) for job in jobs)
+        with contextlib.closing(Prefork()) if forks else contextlib.nullcontext() as prefork:
+            for job in jobs:
+                code = prefork.run(job) if prefork is not None and isinstance(job, RunSpec) else None
+                if code is None:
+                    code = _run_to_its_end(job.command())
+                if code in (128 + signal.SIGINT, -signal.SIGINT):
+                    raise KeyboardInterrupt
+                yield job, code
 
 
 def _run_to_its_end(command: list[str]) -> int:
     """Run the program; its exit code. It does not outlive this process if that is ended by SIGTERM."""
-    if threading.current_thread() is not threading.main_thread():  # which alone can have a handler
+    if threading.current_thread() is not threading.main_thread():
         return subprocess.run(command).returncode
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command) as process, _at_sigterm(process.terminate):
+        return process.wait()
 
-        def end(number: int, frame: object) -> None:
-            process.terminate()
-            raise SystemExit(128 + number)
 
-        before = signal.signal(signal.SIGTERM, end)
+@contextlib.contextmanager
+def _at_sigterm(stop: Callable[[], object]) -> Iterator[None]:
+    """Stop what runs when this process is ended by SIGTERM; nothing outside the main thread, which alone can have a handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        stop()
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Prefork:
+    """The process that training/prefork.py describes. It starts with the first run."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+        self.usable = True
+        self._child: int | None = None  # of the run that goes on
+
+    def run(self, job: RunSpec) -> int | None:
+        """The exit code of a run, negative for a signal; None where it has not been started."""
+        self._child = None
         try:
-            return process.wait()
-        finally:
-            signal.signal(signal.SIGTERM, before)
+            with _at_sigterm(self._end_run):
+                if self.usable and self.process is None:
+                    self._start()
+                return self._run(job) if self.usable else None
+        except BaseException:  # as subprocess.run does: a moment to end by itself, then no more
+            self._end_run()
+            time.sleep(0.25)
+            self._end_run(signal.SIGKILL)
+            raise
+
+    def _run(self, job: RunSpec) -> int | None:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(job.arguments()) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self.usable = False
+            return None
+        said = self.replies.readline().split()
+        if not said or said[0] != "pid":
+            self.usable = False
+            return None
+        self._child = int(said[1])
+        said = self.replies.readline().split()
+        if not said:  # the process that forks died: nobody knows how the run ended
+            self.usable = False
+            self._end_run(signal.SIGKILL)
+            return -signal.SIGKILL
+        return int(said[1])
+
+    def _end_run(self, number: int = signal.SIGTERM) -> None:
+        """A signal to the run that goes on, or before there is one to the process that would fork it."""
+        self.usable = False
+        child = self._child or (self.process.pid if self.process is not None else None)
+        with contextlib.suppress(ProcessLookupError):
+            if child is not None:
+                os.kill(child, number)
+
+    def _start(self) -> None:
+        reader, writer = os.pipe()
+        command = [sys.executable, "-m", "qpeft.training.prefork", str(writer)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(writer,), text=True)
+        os.close(writer)
+        self.replies = os.fdopen(reader)
+        self.usable = self.replies.readline() == "ready\n"
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process is None:
+            return
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+        self.replies.close()
 
 
 class RayEngine:

@@ -62,6 +62,17 @@ def empty_model(model: ModelSection) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
 
 
+_kept: tuple[ModelSection, Any, Any] | None = None  # a section, its tokenizer and its model
+
+
+def keep(model: ModelSection) -> None:
+    """Load a tokenizer and a model ahead of the process that asks for them: a fork of this one (prefork.py)."""
+    global _kept
+    if _kept is None or _kept[0] != model:
+        _kept = None
+        _kept = (model, load_tokenizer(model), load_model(model))
+
+
 def load_tokenizer(model: ModelSection) -> Any:
     """The tokenizer of the section's model, at its revision.
 
@@ -69,6 +80,8 @@ def load_tokenizer(model: ModelSection) -> Any:
         ModelError: the tokenizer cannot be loaded.
         MissingDependencyError: a packaged model that is not converted yet, without the package `gguf`.
     """
+    if _kept is not None and _kept[0] == model:
+        return _kept[1]
     from transformers import AutoTokenizer
 
     with _explained(model):
@@ -79,6 +92,10 @@ def load_tokenizer(model: ModelSection) -> Any:
 
 def load_model(model: ModelSection) -> Any:
     """The causal language model in the section's dtype and quantization, on this process's GPU where there is one."""
+    global _kept
+    if _kept is not None and _kept[0] == model:
+        found, _kept = _kept[2], None  # an adapter changes it, so that it serves once
+        return found
     import torch
     from transformers import AutoModelForCausalLM
 

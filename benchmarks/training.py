@@ -62,6 +62,7 @@ def page(records: list[dict[str, Any]]) -> str:
         "* Steps of all adapters are interleaved. Times are CPU time of the process.",
         "* Time ratio: of minima (of medians). Memory: peak resident, each adapter in a process of its own.",
         "* `qtha:R:L`: R qubits, L layers, published sizes.",
+        "* What the circuits alone take of a step, at the core's peak and in the kernel: [kernel-limit](kernel-limit.md).",
         "",
     ]
     for machine, rows in models.runs(records):

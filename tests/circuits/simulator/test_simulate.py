@@ -207,7 +207,7 @@ def test_chunks_change_nothing(n: int, batch: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("circuit", [ansatz.hardware_efficient(8, 2), ansatz.qtha(8, 8)], ids=["hardware_efficient", "qtha"])
 def test_backward_memory(circuit: Circuit, choose_kernel: Callable[[str], None]) -> None:
-    """Bytes allocated at once in the backward pass of 2,048 samples, without the kernel: below 2 MiB, gradients included."""
+    """Bytes allocated at once in the backward pass of 2,048 samples, without the kernel: below 8 MiB, gradients included."""
     choose_kernel("off")
     arguments = torch.randn(2048, 8, requires_grad=True), torch.randn(circuit.n_angles, requires_grad=True)
     torch.autograd.grad(expectations(circuit, *arguments).sum(), arguments)  # what is made once
@@ -216,7 +216,7 @@ def test_backward_memory(circuit: Circuit, choose_kernel: Callable[[str], None])
         torch.autograd.grad(loss, arguments)
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = list(itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
-    assert 2**19 < max(held) < 2**21
+    assert 2**19 < max(held) < 2**23
 
 
 def test_shapes_and_empty_batches() -> None:

@@ -174,7 +174,13 @@ def _sides(machines: Sequence[Sequence[Record]]) -> list[str]:
                 for row in rows.keys() | cells.keys():
                     rows.setdefault(row, ["-"] * (len(columns) - 1)).append(cells.get(row, "-"))
     order = [_row(r) for r in machines[0][1:] if r["table"] == "peers"]
-    return _table(["time ratio", *columns], [[name, *rows[name]] for name in order])
+    notes = []
+    for machine, *records in machines:
+        timed = {name for r in records if r["table"] == "peers" for name in r["timings"]}
+        missing = [name for name in IN_TORCH if name not in timed]
+        if missing:
+            notes.append(f"* {_short(machine)}: of the peers in a torch loop {', '.join(missing)} were not timed.")
+    return [*_table(["time ratio", *columns], [[name, *rows[name]] for name in order]), *notes, ""]
 
 
 def _short(machine: Record) -> str:

@@ -72,6 +72,7 @@ def test_a_run_does_not_outlive_its_comparison() -> None:
     assert outer.returncode == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow  # CI compares forked runs in test_run.py
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_forked_runs_have_the_records_of_fresh_processes(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_recipe(recipe, FEW)

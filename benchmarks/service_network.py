@@ -291,6 +291,9 @@ async def load(addresses: Sequence[str], key: str, n: int, clients: int) -> tupl
                     connection.clear()
                     at, moved = at + 1, moved + 1
             latencies.append(time.perf_counter() - start)
+        if connection:
+            connection[1].close()
+            await connection[1].wait_closed()
 
     await asyncio.gather(*(one_client(number) for number in range(clients)))
     return latencies, moved

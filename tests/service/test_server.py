@@ -161,8 +161,8 @@ def test_large_results_are_stored_and_larger_ones_refused(
     server = sqlite_server(*database, environment={"QPEFT_SERVICE_MAX_RESULT_BYTES": str(12 << 20)})
     client = server.client()
     wide = Circuit(20, (Op("h", (0,)), Op("x", (19,))))
-    jobs = [client.submit(wide, device="simulator", output="probabilities")["id"] for _ in range(3)]
-    for job in jobs:
+    for _ in range(3):
+        job = client.submit(wide, device="simulator", output="probabilities")["id"]
         values = client.result(job)["probabilities"][0]
         assert len(values) == 1 << 20
         assert (values[1], values[(1 << 19) + 1]) == pytest.approx((0.5, 0.5))

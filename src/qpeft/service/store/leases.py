@@ -370,6 +370,7 @@ _LEASE = (
 _LEASED = sa.select(jobs).where(_SEQS).order_by(jobs.c.priority, jobs.c.seq)
 _INSERT_RESULT = results.insert()
 UNBOUNDED = 1 << 31  # attempts
+SLOW_S = 1.0  # the least estimate of a job that was returned to the bulk lane: its next lease is a long one
 _ACCOUNTS = sa.select(*ACCOUNT).where(_SEQS)
 
 
@@ -436,7 +437,7 @@ class CompleteJobs:
         for row, device_s, reason in rows:
             ledger.charge((row.device, row.owner, row.lane), device_s - row.estimate_s)
             ledger.enqueue((row.device, row.owner, BULK), 1)
-            values = {"lane": BULK, "estimate_s": max(row.estimate_s, device_s), "state": "queued", "worker": None}
+            values = {"lane": BULK, "estimate_s": max(row.estimate_s, device_s, SLOW_S), "state": "queued", "worker": None}
             update = sa.update(jobs).where(jobs.c.seq == row.seq)
             txn.connection.execute(update.values(**values, started_at=None, changed=changed, reason=f"{reason}; queued again"))
             txn.changed.update((row.id, f"owner:{row.owner}"))

@@ -44,6 +44,7 @@ WAIT_S = 20.0
 GOODBYE_S = 20.0
 RETRY_S, LONGEST_RETRY_S = 0.25, 5.0
 LONG_S, LATE_S = 0.5, 1.0  # a lease is estimated, or a job turns out, to take longer: interactive jobs run beside it
+QUICK_JOBS = 16  # a lease in reserve with more is bulk work, which may wait
 POLL_S, LONGEST_POLL_S = 0.25, 5.0  # of asking for interactive jobs; a tenth of the time that the long job has run
 PLACES_S = 0.25  # how long a circuit occupies qubits before the service is told at once
 MAX_PLACES = 256
@@ -243,14 +244,15 @@ class Worker:
                 self._run_lease(lease, self.quick)
 
     def _behind_a_long_job(self) -> LeaseAnswer | None:
-        """The lease in reserve, where it is a short one and the main thread's job has run for long."""
+        """The lease in reserve, where it has few and short jobs and the main thread's job has run for long."""
         since, waiting = self._since, self._leases
         if since is None or time.monotonic() - since < LATE_S:
             return None
         with waiting.mutex:
-            if not waiting.queue or waiting.queue[0] is None or _is_long(waiting.queue[0]):
+            lease: LeaseAnswer | None = waiting.queue[0] if waiting.queue else None
+            if lease is None or len(lease.jobs) > QUICK_JOBS or _is_long(lease):
                 return None
-            lease: LeaseAnswer = waiting.queue.popleft()
+            waiting.queue.popleft()
             waiting.not_full.notify()
             return lease
 

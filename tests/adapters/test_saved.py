@@ -35,6 +35,7 @@ def cut(file: Path) -> None:
         (WEIGHTS, lambda file: file.write_text("<html>404</html>"), "is truncated or no safetensors file"),
         (CONFIG, lambda file: file.write_text('{"model_type": "llama"}'), "has no peft_type"),
         (CONFIG, lambda file: file.write_text("[1]"), "has no peft_type"),
+        (WEIGHTS, lambda file: save_file({"a": torch.tensor([1.0, float("nan")])}, file), "not finite, the first in a"),
     ],
 )
 def test_damage_is_one_line(tmp_path: Path, name: str, damage: Callable[[Path], object], words: str) -> None:
@@ -76,6 +77,13 @@ def test_what_does_not_fit_is_one_line_with_the_file(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"lacks weights of the adapter, the first \S+") as refused:
         load_saved(Net(), folder)
     assert str(folder / WEIGHTS) in str(refused.value)
+
+    for change, words in (('"CAYLEY"', "not known here: 'CAYLEI'"), ('"block_size": 2', "block_size must be a whole number")):
+        other = _saved(tmp_path / words[:5])
+        (other / CONFIG).write_text((other / CONFIG).read_text().replace(change, change.replace('Y"', 'I"').replace("2", '"x"')))
+        with pytest.raises(AdapterError, match=words) as refused:
+            load_saved(Net(), other)
+        assert str(other / CONFIG) in str(refused.value)
 
     elsewhere = _saved(tmp_path / "elsewhere")
     config = (elsewhere / CONFIG).read_text().replace('"first"', '"nowhere"')

@@ -52,6 +52,13 @@ def test_another_file_is_read_in_the_notation_of_the_first(file: Path, tmp_path:
     assert [row["share"] for row in read.rows] == ["4", "x"]
 
 
+def test_a_file_of_another_program_is_read_in_its_own_notation(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "new.csv"
+    other.write_text("sales,opened,rate\n25.423,2024-03-01,1.125\n1250.5,2024-03-02,2.250\n", encoding="utf-8")
+    read = read_table(other, notations=dict(read_table(file).notations))
+    assert [(row["sales"], row["opened"]) for row in read.rows] == [("25.423", "2024-03-01"), ("1250.5", "2024-03-02")]
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

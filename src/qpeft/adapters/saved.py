@@ -14,7 +14,8 @@ def check_saved(folder: Path) -> None:
     """Check that a folder holds a whole adapter.
 
     Raises:
-        AdapterError: a file that is missing, truncated, not JSON or not safetensors, or a config without `peft_type`.
+        AdapterError: a file that is missing, truncated, not JSON or not safetensors, a config without `peft_type`, or weights that
+            are not finite.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -31,8 +32,11 @@ def check_saved(folder: Path) -> None:
     try:
         with safe_open(str(weights), "pt") as tensors:
             names = list(tensors.keys())
+            broken = next((name for name in names if not tensors.get_tensor(name).isfinite().all()), None)
     except SafetensorError as error:
         what = f"{weights} is truncated or no safetensors file: {' '.join(str(error).split())}"
         raise AdapterError(what, hint="the file is damaged; copy it again") from error
+    if broken is not None:
+        raise AdapterError(f"{weights} holds numbers that are not finite, the first in {broken}", hint="a run that did not diverge")
     if not names:
         raise AdapterError(f"{weights} holds no tensors")

@@ -102,6 +102,8 @@ def predict(
     decision.check(task)
     if target.exists() and source.exists() and target.samefile(source):
         raise DataError("the output is the input", file=str(target), hint="another --output")
+    if not target.parent.is_dir():
+        raise DataError("no such folder", file=str(target.parent), hint="a folder that exists")
     if target.exists() and not overwrite:
         raise DataError("the file exists", file=str(target), hint="another --output, or --overwrite")
     table = read_table(source, encoding=encoding, notations={f.name: f.notation for f in task.fields})

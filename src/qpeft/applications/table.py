@@ -43,7 +43,7 @@ def read_table(
         path: the file.
         encoding: of a text file, default found out.
         texts: columns that stay as they are, such as the label.
-        notations: those of another table with the same columns, instead of finding them out.
+        notations: those of another table with the same columns, which are kept where they can read every value.
 
     Raises:
         DataError: the file cannot be read.
@@ -52,7 +52,8 @@ def read_table(
     columns = list(dict.fromkeys(column for row in written for column in row))
     written = [{column: row.get(column, "") for column in columns} for row in written]
     if notations is not None:
-        found = {name: notation for name, notation in notations.items() if notation is not None}
+        known = {name: notation for name, notation in notations.items() if notation is not None}
+        found = {name: _fitting(notation, [row[name] for row in written if row.get(name)]) for name, notation in known.items()}
     else:
         semicolons = path.suffix.lower() == ".csv" and delimiter_of(_first_lines(path, encoding)) == ";"
         found = {}
@@ -66,6 +67,13 @@ def read_table(
                 found[column] = notation
     rows = [{column: _plain(value, found.get(column)) for column, value in row.items()} for row in written]
     return Table(rows, written, found)
+
+
+def _fitting(known: Notation, values: Sequence[str]) -> Notation:
+    """The known notation, or the column's own where another program wrote it: 25.423 is a number in both, 25.4 in one."""
+    if all(known.plain(value) is not None for value in values):
+        return known
+    return find_notation(values) or known
 
 
 def _first_lines(path: Path, encoding: str | None) -> str:

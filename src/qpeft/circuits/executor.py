@@ -54,6 +54,8 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise CircuitError(f"{name} must be a torch tensor", value=type(tensor).__name__, hint=f"torch.as_tensor({name})")
     if tensor.is_complex():
         raise CircuitError(f"{name} must be real", value=tensor.dtype, hint=f"{name}.real, if the imaginary part means nothing")
+    if tensor.is_nested:
+        raise CircuitError(f"{name} must be one tensor", value="a nested tensor", hint=f"{name}.to_padded_tensor(0.0)")
     if tensor.layout is not torch.strided:
         raise CircuitError(f"{name} must be dense", value=tensor.layout, hint=f"{name}.to_dense()")
 
@@ -69,7 +71,8 @@ def check_arguments(circuit: Circuit, inputs: Tensor, angles: Tensor) -> None:
     Raises:
         CircuitError: another shape, or no dense tensor of real numbers.
     """
-    if getattr(inputs, "dtype", None) not in _REAL or getattr(angles, "dtype", None) not in _REAL:
+    real = getattr(inputs, "dtype", None) in _REAL and getattr(angles, "dtype", None) in _REAL
+    if not real or inputs.is_nested or angles.is_nested:
         check_tensor("inputs", inputs)
         check_tensor("angles", angles)
     if inputs.dim() < 1 or inputs.shape[-1] != circuit.n_inputs:

@@ -217,6 +217,12 @@ def test_views_are_read_as_what_they_stand_for() -> None:
     close(columns(REAL, negated, 2)[0], columns(REAL, -real, 2)[0])
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_refused() -> None:
+    with pytest.raises(CircuitError, match="inputs must be one tensor"):
+        RUN(torch.nested.nested_tensor([INPUTS, INPUTS[:1]]), ANGLES)
+
+
 class Named(Tensor):
     """A subclass that changes nothing about the numbers."""
 

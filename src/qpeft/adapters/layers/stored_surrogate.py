@@ -35,7 +35,7 @@ class StoredSurrogate(nn.Module):
         dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
         with torch.autocast(u.device.type, enabled=False):
             flat = u.reshape(u.shape[:-1].numel(), u.shape[-1]).to(dtype)
-            tensors = {name: self.get_parameter(name).to(dtype) for name in self.layout.shapes}
+            tensors = {name: getattr(self, name).to(dtype) for name in self.layout.shapes}
             return self.layout.evaluate(tensors, flat).reshape(*u.shape[:-1], -1)
 
     def extra_repr(self) -> str:

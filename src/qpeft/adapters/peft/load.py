@@ -30,9 +30,14 @@ def load_saved(base: Any, folder: Path, **options: Any) -> Any:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             model = PeftModel.from_pretrained(base, str(folder), **options).eval()
+    except AdapterError as error:  # a method's, of its settings
+        raise AdapterError(f"{folder / CONFIG} does not fit: {error}") from error
     except QpeftError:
         raise
-    except (RuntimeError, KeyError) as error:  # torch's, of shapes
+    except KeyError as error:
+        what = f"{folder / CONFIG} names what is not known here: {error}"
+        raise AdapterError(what, hint="a newer peft or qpeft, or the package that has the method") from error
+    except RuntimeError as error:  # torch's, of shapes
         raise AdapterError(
             f"{folder / WEIGHTS} does not fit its config and the base model: {_first_mismatch(str(error))}",
             hint="the base model it was trained on, and the weights that were saved with the config",

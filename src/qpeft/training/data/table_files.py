@@ -92,7 +92,10 @@ def _header(cells: Sequence[Any], report: Report, line: int) -> list[str]:
         header[0] = "row"
     if "" in header or len(set(header)) < len(header):
         raise report.stop(
-            f"header {', '.join(map(repr, header))}", "column names, each once and none empty", line=line, hint=_ABOVE
+            f"header {', '.join(map(repr, header))}",
+            "column names, each once and none empty",
+            line=line,
+            hint="name each column; " + _ABOVE,
         )
     return header
 

@@ -87,7 +87,7 @@ def _point(title: str, shown: Sequence[ArmResult]) -> str:
     quantum = min((r for r in shown if r.arm.kind == "quantum"), key=lambda result: result.loss.mean, default=None)
     if quantum is None or quantum is best:
         return text
-    return f"{text}; lowest of the published quantum methods: {quantum.arm.label} ({quantum.loss.mean:.3f})"
+    return f"{text}; lowest quantum method: {quantum.arm.label} ({quantum.loss.mean:.3f})"
 
 
 def _goal(axes: Any, reference: ArmResult) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median, stdev
 from typing import Any
 
+from qpeft.circuits.ir import Circuit
 from qpeft.errors import MissingDependencyError
 from qpeft.report import notes
 from qpeft.report.statistics import MIN_SEEDS
@@ -41,11 +42,14 @@ def write_verdict(
     """
     found = findings(plan, records, subject)
     verdict = sentence(found, subject)
+    adapter = next(arm.adapter for arm in plan.arms if arm.label == subject)
     family = sum(len(finding.rows) for finding in found)
     page = {
         "subject": subject,
         "sentence": verdict,
-        "settings": json.dumps(next(arm.adapter for arm in plan.arms if arm.label == subject), indent=1, default=str),
+        "settings": json.dumps({key: value for key, value in adapter.items() if key != "circuit"}, indent=1, default=str),
+        "circuit": _drawn(adapter.get("circuit")),
+        "adapter": json.dumps(adapter, default=str),
         "plan": plan,
         "tuning": _tuning(plan, records, found),
         "sections": [_section(plan, finding, context) for finding in found],
@@ -64,6 +68,11 @@ def write_verdict(
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(environment.get_template("verdict.html.jinja").render(page), encoding="utf-8")
     return verdict
+
+
+def _drawn(stored: Any) -> str:
+    """The circuit of an adapter section as text; empty where it has none of its own."""
+    return Circuit.from_dict(stored["circuit"]).draw() if isinstance(stored, Mapping) else ""
 
 
 def _section(plan: StudyPlan, finding: Finding, context: tuple[StudyPlan, StudyRecords] | None) -> dict[str, Any]:

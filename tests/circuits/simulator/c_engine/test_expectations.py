@@ -290,8 +290,8 @@ def write_cases(path: Path) -> int:
 def _run_alone(bytecode: Bytecode, grad: Tensor, inputs: Tensor, angles: Tensor) -> list[Tensor]:
     call = kernel._bound(bytecode, library.VARIANTS.index(library.variants()[-1]))
     out, grad_inputs, grad_angles = torch.empty_like(grad), torch.empty_like(inputs), torch.empty_like(angles)
-    call(inputs, angles, None, out, None)
-    call(inputs, angles, grad, grad_inputs, grad_angles)
+    call(inputs, angles, out)
+    call(inputs, angles, None, grad, grad_inputs, grad_angles)
     return [out, grad_inputs, grad_angles]
 
 

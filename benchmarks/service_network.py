@@ -179,7 +179,7 @@ async def _idle(options: argparse.Namespace, url: str, worker_key: str, user_key
         seconds, used = time.monotonic() - start, cpu_s() - before
         await asyncio.sleep(1.1)
         told = {name: counts[name] - first[name] for name in counts}
-        looks = await writes() - written - 2 * len(jobs)  # beside submissions and results: a look for work, or a chore
+        looks = await writes() - written - 2 * len(jobs)  # in addition to submissions and results: a look for work, or a chore
     for task in workers:
         task.cancel()
     await asyncio.gather(*workers, return_exceptions=True)

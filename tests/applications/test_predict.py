@@ -94,13 +94,16 @@ def test_a_killed_prediction_goes_on(run: Path, clinic: Path, tmp_path: Path, mo
     assert len(calls) == 3 + 6
 
 
-def test_a_large_file_is_refused_row_by_row_without_a_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_large_file_is_refused_row_by_row_without_a_model(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qpeft.progress.EVERY_S", 0.0)
     source = tmp_path / "in.csv"
     source.write_text(f"{HEAD}\n" + "40,maybe,100\n" * 100_000)
     began = time.monotonic()
     assert predict(run, source, tmp_path / "out.csv", progress=True) == {"rows": 100_000, "warned": 0, "refused": 100_000}
     assert time.monotonic() - began < 60
-    assert re.search(r"100000/100000|1\.00e\+05|100k/100k", capsys.readouterr().err)
+    assert "100,000/100,000" in capsys.readouterr().err
     assert (tmp_path / "out.csv").read_text().count("\n") == 100_001
 
 

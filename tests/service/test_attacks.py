@@ -114,7 +114,7 @@ def can_stream(http: httpx.Client) -> bool:
         return stream.status_code == 200
 
 
-def test_small_jobs_run_beside_one_that_takes_long(fresh_server: Callable[..., Server]) -> None:
+def test_small_jobs_run_while_one_takes_long(fresh_server: Callable[..., Server]) -> None:
     """The process with the long job is held up here, so that the job takes as long as the test wants."""
     server = fresh_server()
     attacker, user = server.client(server.new_key("attacker")), server.client(server.new_key("user"))

@@ -76,7 +76,8 @@ def test_the_demo_keeps_within_its_budget() -> None:
     compare = load_recipe(RECIPES / "demo.yaml").compare
     assert compare is not None
     assert len(compare.seeds) == 2
-    qtha, lora = (build_adapter_config(arm.adapter) for arm in compare.arms)
+    arms = {arm.label: arm.adapter for arm in compare.arms}
+    qtha, lora = (build_adapter_config(arms[label]) for label in ("QTHA r=4", "LoRA r=4"))
     assert qtha.r == lora.r
     counts = []
     for config in (qtha, lora):

@@ -144,7 +144,7 @@ def usage(
     days: Annotated[int, typer.Option(min=1, max=366, help="So many days back.")] = 30,
     as_json: AsJson = False,
 ) -> None:
-    """Show what you used by day and device, and how much of your quotas is used."""
+    """Show your use by day and device, and your quotas."""
     from qpeft.service.client import Client
 
     with Client(url, key) as client:

@@ -158,6 +158,7 @@ def serve(runs: Path, recipes: Path, *, port: int, open_browser: bool = False) -
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
+            listener.listen()  # who opens the address at once waits instead of being refused
         except OSError as error:
             raise RunError("the port is taken", value=port, hint="--port 0 takes a free one") from error
         port = listener.getsockname()[1]

@@ -185,7 +185,7 @@ def test_overrides_apply_in_order_and_do_not_hide_the_lines_of_others():
     recipe = HERE / "broken" / "best_model_steps.yaml"
     with pytest.raises(ConfigError) as caught:
         load_recipe(recipe, ["training.seed=-1", "training.bf16=1"])
-    assert {problem.field for problem in caught.value.problems} == {"training.seed", "training.bf16"}
+    assert {problem.field for problem in caught.value.problems} == {"training.seed", "training.bf16", "training.save_steps"}
     with pytest.raises(ConfigError, match=r"best_model_steps\.yaml:5: training\.save_steps"):
         load_recipe(recipe, ["training.seed=1"])
     assert load_recipe(recipe, ["training.save_steps=40"]).training.save_steps == 40

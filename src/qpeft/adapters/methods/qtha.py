@@ -320,7 +320,7 @@ class QTHA(Delta):
         return found if found is None or found.dtype is x.dtype else None
 
     def _simulated(self) -> SimulatedCircuit | None:
-        """The circuit of this layer's own, where the simulator runs it and no hook is on it or on the maps beside it."""
+        """The circuit of this layer's own, where the simulator runs it and no hook is on it or on its maps."""
         own = self._modules  # an attribute that is a module costs ten times as much to find
         qnn = own.get("qnn")
         if type(qnn) is not QuantumLayer or module_hooks._has_any_global_hook():  # type: ignore[no-untyped-call]

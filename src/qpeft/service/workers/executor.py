@@ -27,7 +27,7 @@ LOOK_S = 0.1  # between two looks at whether what runs has to end
 PATIENCE_S = 1.0  # a cancelled job that ends by itself within this costs no process
 GOODBYE_S = 10.0  # what still runs so long after the worker was told to stop goes back
 START_S = 120.0
-QUICK_S = 3.0  # of an interactive job that runs beside a long one
+QUICK_S = 3.0  # of an interactive job that runs while a long one does
 _REPLY = msgspec.msgpack.Decoder(Reply)
 
 

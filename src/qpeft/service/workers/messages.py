@@ -70,7 +70,7 @@ class HelloAnswer(Strict):
 class LeaseRequest(Strict, omit_defaults=True):
     """A worker asks for jobs and lists its leased jobs as `(seq, attempt)`; the answer may take `wait_s` seconds.
 
-    With `interactive` it has a long job to run and takes only jobs of the interactive lane beside it.
+    With `interactive` it has a long job to run and takes only jobs of the interactive lane in addition.
     """
 
     worker: Annotated[str, Meta(max_length=32)]

@@ -11,7 +11,7 @@ TYPES(contraction_type, contraction)
 
 /* Arguments: instruction set, wide (0 float, 1 double), code, result, its gradient (0 for a run forward), a factor of
  * the result (the bits of a double), then the address of every input, then that of every input's gradient (0 where not wanted).
- * With a gradient the forward pass is made again and the result is not written. Returns 0, or 1 for want of memory, 2 for an instruction set that is not there. */
+ * With a gradient the forward pass runs a second time and the result is not written. Returns 0, or 1 for want of memory, 2 for an instruction set that is not there. */
 int qpeft_contract(const int64_t *arguments) {
     const int wide = (int)arguments[1];
     if (!qpeft_supports((int)arguments[0])) return 2;

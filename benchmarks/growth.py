@@ -6,7 +6,6 @@ time: of a circuit, of QTHA's change to one layer, or of the layer itself, each 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,12 +119,7 @@ def page(records: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("growth.jsonl"))
-    parser.add_argument("--page", type=Path)
-    parser.add_argument("--measure", action="store_true", help="measure, although --page is given")
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement")
-    options = parser.parse_args()
+    options = harness.timing_options(__doc__, Path("growth.jsonl"))
     if options.page is None or options.measure:
         harness.keep_to_one_core()
         torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -68,6 +69,21 @@ def _best(step: Callable[[], object], seconds: float = 0.5) -> float:
         step()
         best = min(best, time.process_time() - start)
     return best
+
+
+def timing_options(doc: str | None, out: Path) -> argparse.Namespace:
+    """The command line of a benchmark that times and writes a page: `out`, `page`, `measure`, `seconds`.
+
+    Args:
+        doc: the module's description.
+        out: where records go by default.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--page", type=Path)
+    parser.add_argument("--measure", action="store_true", help="measure, although --page is given")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement")
+    return parser.parse_args()
 
 
 def keep_to_one_core() -> None:

@@ -7,7 +7,6 @@ step through autograd. `--page` alone writes the page and its picture from the r
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -224,12 +223,7 @@ def _whole_model(machine: dict[str, Any], record: dict[str, Any], at_peak: float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("kernel-limit.jsonl"))
-    parser.add_argument("--page", type=Path)
-    parser.add_argument("--measure", action="store_true", help="measure, although --page is given")
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement")
-    options = parser.parse_args()
+    options = harness.timing_options(__doc__, Path("kernel-limit.jsonl"))
     if options.page is None or options.measure:
         harness.keep_to_one_core()
         records = harness.Records(options.out)

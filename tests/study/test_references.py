@@ -37,7 +37,7 @@ def protocol(tmp_path: Path, tiny_model: Path, clinic: Path) -> StudyPlan:
 def stored(protocol: StudyPlan, tmp_path: Path) -> Path:
     folder = tmp_path / "stored"
     finished_records(protocol, folder, {arm.label: [1.0, 1.1] for arm in protocol.arms}, {})
-    (folder / "rows.json").write_text(json.dumps(row_hashes(protocol)))
+    (folder / "rows.json").write_text(json.dumps(row_hashes(protocol, ["clinic"])))
     return folder
 
 
@@ -56,7 +56,7 @@ def test_the_references_runs_are_taken_and_no_others(protocol: StudyPlan, stored
 def test_other_training_or_other_rows_take_nothing(protocol: StudyPlan, stored: Path, tmp_path: Path) -> None:
     longer = protocol.model_copy(update={"training": {**protocol.training, "max_steps": 4}})
     assert take_references(longer, StudyRecords(tmp_path / "longer", "verdict"), stored) == StoredRuns(0, 0, ())
-    (stored / "rows.json").write_text(json.dumps({"clinic": {**row_hashes(protocol)["clinic"], "test": "0" * 64}}))
+    (stored / "rows.json").write_text(json.dumps({"clinic": {**row_hashes(protocol, ["clinic"])["clinic"], "test": "0" * 64}}))
     assert take_references(protocol, StudyRecords(tmp_path / "rows", "verdict"), stored) == StoredRuns(0, 0, ("clinic",))
     assert take_references(protocol, StudyRecords(tmp_path / "none", "verdict"), tmp_path) == StoredRuns(0, 0, ())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,15 +33,16 @@ def stored_references() -> Path:
     return Path(str(importlib.resources.files("qpeft.study") / "references"))
 
 
-def row_hashes(plan: StudyPlan) -> dict[str, dict[str, str]]:
-    """The SHA-256 of each part of each task's rows, which are prepared where they are missing.
+def row_hashes(plan: StudyPlan, names: Collection[str]) -> dict[str, dict[str, str]]:
+    """The SHA-256 of each part of a task's rows, which are prepared where they are missing.
 
     Args:
         plan: the plan of the tasks.
+        names: tasks that are wanted; those that the plan does not have are left out.
     """
     found = {}
-    for task in plan.tasks:
-        prepare(task)
+    for task in (task for task in plan.tasks if task.name in names):
+        prepare(task, plan.parts)
         files = sorted(Path(task.folder).glob("*.jsonl"))
         found[task.name] = {file.stem: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     return found
@@ -62,13 +64,11 @@ def take_references(plan: StudyPlan, records: StudyRecords, folder: Path | None 
         return StoredRuns(0, 0, ())
     known = json.loads((place / "rows.json").read_text(encoding="utf-8"))
     stored = StudyRecords(place, "verdict")
-    mine = row_hashes(plan)
-    other = tuple(name for name, hashes in mine.items() if name in known and known[name] != hashes)
+    mine = row_hashes(plan, known)
+    other = tuple(name for name, hashes in mine.items() if known[name] != hashes)
     tuning = seeds = 0
-    for task in plan.tasks:
-        if known.get(task.name) != mine[task.name]:
-            continue
-        labels = {arm.label: arm for arm in plan.arms}
+    labels = {arm.label: arm for arm in plan.arms}
+    for task in (task for task in plan.tasks if task.name in mine and task.name not in other):
         for (mark, step), record in stored.tuning.items():
             arm = labels.get(record.arm)
             if record.task != task.name or arm is None or (mark, step) in records.tuning:

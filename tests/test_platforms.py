@@ -12,7 +12,8 @@ from qpeft.errors import UnsupportedPlatformError
 from qpeft.platforms import SUPPORT, require_posix, support
 
 # A Python without POSIX modules, as on Windows: importing fcntl or resource fails. Libraries come first: they read sys.platform too
-LIBRARIES = "import asyncio, ssl, multiprocessing.connection, subprocess, typer, sqlalchemy, httpx, structlog, peft, transformers\n"
+LIBRARIES = "import asyncio, ssl, multiprocessing.connection, subprocess, typer, sqlalchemy, httpx, structlog\n"
+MODELS = "import peft, transformers\n"
 WINDOWS = LIBRARIES + "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; sys.platform = 'win32'\n"
 
 
@@ -45,7 +46,7 @@ def test_the_server_says_it_when_it_is_imported() -> None:
     assert "UnsupportedPlatformError: the task service does not run on Windows" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "worker"])
+@pytest.mark.parametrize("command", ["serve", pytest.param("worker", marks=pytest.mark.slow)])
 def test_the_command_says_it(command: str) -> None:
     done = run(WINDOWS + f"from qpeft.cli import main; sys.argv = ['qpeft', '{command}']; main()")
     assert done.returncode == 2
@@ -53,14 +54,16 @@ def test_the_command_says_it(command: str) -> None:
 
 
 def test_adapters_circuits_and_the_client_import_without_posix() -> None:
-    done = run(WINDOWS + "import qpeft.adapters.peft, qpeft.training.recipe.config, qpeft.backends.registry, qpeft.service.client")
+    done = run(
+        MODELS + WINDOWS + "import qpeft.adapters.peft, qpeft.training.recipe.config, qpeft.backends.registry, qpeft.service.client"
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_every_module_imports_without_posix_or_says_so() -> None:
     """All modules of the package, in one process; those that need a package which is not installed name it."""
     script = (
-        LIBRARIES + "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\nimport importlib, pkgutil, qpeft\n"
+        MODELS + LIBRARIES + "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\nimport importlib, pkgutil, qpeft\n"
         "from qpeft.errors import MissingDependencyError, PluginError, UnsupportedPlatformError\n"
         "modules = pkgutil.walk_packages(qpeft.__path__, 'qpeft.', lambda name: None)\n"
         "names = [module.name for module in modules if not ('__main__' in module.name or '.migrations' in module.name)]\n"

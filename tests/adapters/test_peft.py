@@ -209,9 +209,9 @@ def test_import_is_light_and_quick() -> None:
 @pytest.mark.parametrize(
     "imports",
     [
-        "import peft, qpeft",
+        pytest.param("import peft, qpeft", marks=pytest.mark.slow),
         "import qpeft, importlib.util; assert importlib.util.find_spec('peft'); import peft",
-        "from qpeft import QTHAConfig; import peft",
+        pytest.param("from qpeft import QTHAConfig; import peft", marks=pytest.mark.slow),
     ],
 )
 def test_registered_in_whatever_order(imports: str) -> None:

@@ -230,4 +230,4 @@ def test_random_histories_on_postgresql(postgres_url: str) -> None:
     class OnPostgres(StoreMachine):
         url = postgres_url
 
-    run_state_machine_as_test(OnPostgres, settings=settings(_RUN, max_examples=10))
+    run_state_machine_as_test(OnPostgres, settings=settings(_RUN, max_examples=5))

@@ -17,7 +17,8 @@ from tests.service.processes import Server
 pytestmark = pytest.mark.postgres
 
 
-@pytest.mark.parametrize("mode", ["immediate", pytest.param("fast", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["immediate", "fast"])
 def test_postgresql_stopped_again_and_again_under_load(
     sqlite_server: Callable[..., Server], postgres_cluster: Cluster, postgres_url: str, mode: str
 ) -> None:

@@ -164,7 +164,14 @@ def test_a_run_of_deepspeed_goes_on_after_a_kill(recipe: Path, tmp_path: Path, d
     assert_same_training(tmp_path / "whole", dying)
 
 
-@pytest.mark.parametrize("gradient", ["surrogate-shift", "direct-shift", "emulator-autograd"])
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        "surrogate-shift",
+        pytest.param("direct-shift", marks=pytest.mark.slow),
+        pytest.param("emulator-autograd", marks=pytest.mark.slow),
+    ],
+)
 def test_a_chip_is_asked_once_for_all_processes(recipe: Path, tmp_path: Path, gradient: str) -> None:
     exact = gradient == "emulator-autograd"
     backend = {"name": "emulator:wukong-72" if exact else "simulator", "shots": None, "gradient": gradient}

@@ -1,6 +1,7 @@
-"""The tables of docs/does-it-beat-lora.md from the studies' records: `python -m benchmarks.does_it_beat_lora`.
+"""The answer and the tables of LoRA vs. the other adapters from the studies' records: `python -m benchmarks.does_it_beat_lora`.
 
-The page's words are written by hand; what stands between `<!-- NAME -->` and `<!-- end -->` is made here.
+docs/does-it-beat-lora.md has the answer, docs/benchmarks/lora-comparison.md and step-times.md the details. Their words are written by
+hand; what stands between `<!-- NAME -->` and `<!-- end -->` is made here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
+from qpeft.report.statistics import Estimate
 from qpeft.report.style import LIGHT, drawing
 from qpeft.study import plots
 from qpeft.study.page import table
@@ -21,6 +23,8 @@ from qpeft.study.results import ArmResult, arm_results, paired_differences, pare
 
 PLANS = tuple(Path(__file__).parents[1] / f"recipes/studies/{name}.yaml" for name in ("breadth", "depth", "search"))
 PAGE = Path("docs/does-it-beat-lora.md")
+DETAILS = Path("docs/benchmarks/lora-comparison.md")
+TIMES = Path("docs/benchmarks/step-times.md")
 SHARE = 0.24  # of LoRA r=8's parameters: who has no more is of equal size
 LARGE, SMALL = "LoRA r=8", "LoRA r=1"
 OURS = "one-sided LoRA"
@@ -183,68 +187,122 @@ def times(records: Path) -> list[str]:
     ]
 
 
-SUMMARY = (  # arms of the summary picture, from the top; controls follow the adapter with a circuit
+SUMMARY = (  # arms of the answer: after LoRA r=8 those of at most SHARE of its parameters; controls follow the adapter with a circuit
     LARGE,
     SMALL,
     "QTHA",
     "QTHA without circuit",
+    WIDE,
     "one-sided LoRA with circuit",
     "one-sided LoRA with MLP",
     OURS,
     ROTATED,
 )
+CIRCUITS = ("QTHA", WIDE, "one-sided LoRA with circuit")
+SHOWN = {WIDE: "QTHA, wider bonds"}  # the answer's column of sizes has the percentage
+
+
+def relative_losses(found: Sequence[Case], label: str) -> list[Estimate | None]:
+    """An arm's loss minus that of LoRA r=8 in % of the latter, per case: mean and 95% t interval of the paired difference.
+
+    None where the arm was not run; without interval for LoRA r=8 itself. The search is left out: its test rows ranked candidates.
+    """
+    told: list[Estimate | None] = []
+    for case in found:
+        line, base = case.lines.get(label), case.lines[LARGE]
+        if line is None:
+            told.append(None)
+        elif line is base:
+            told.append(Estimate(0.0, None, len(base.runs)))
+        else:
+            difference = paired_differences([(line, base)])[0].difference
+            scale = 100 / base.loss.mean
+            half = None if difference.half_width is None else scale * difference.half_width
+            told.append(Estimate(100 * (line.loss.mean / base.loss.mean - 1), half, difference.n))
+    return told
+
+
+def without_search(found: Sequence[Case]) -> list[Case]:
+    """The cases whose test rows chose nothing."""
+    return [case for case in found if "search" not in case.name]
+
+
+def answer(found: Sequence[Case]) -> list[str]:
+    """The table of the answer: arms of SUMMARY with their size and loss relative to LoRA r=8, bold where the interval excludes 0."""
+    shown = without_search(found)
+    rows = []
+    for label in SUMMARY[1:]:
+        cells = []
+        for told in relative_losses(shown, label):
+            text = "not run" if told is None else f"{told.mean:+.1f}%"
+            cells.append(f"**{text}**" if told is not None and told.half_width is not None and abs(told.mean) > told.half_width else text)
+        rows.append([SHOWN.get(label, label), "yes" if label in CIRCUITS else "no", _share(label, found), *cells])
+    return table(["adapter", "circuit", "parameters, of LoRA r=8", *(case.name for case in shown)], rows)
 
 
 def summary(found: Sequence[Case], file: Path) -> None:
-    """Loss of a few arms relative to LoRA r=8, with 95% t intervals of the paired difference. The search is left out."""
-    shown = [case for case in found if "search" not in case.name]
+    """Loss of a few arms relative to LoRA r=8, with 95% t intervals of the paired difference, and the goal's corner."""
+    shown = without_search(found)
+    goal = 100 * (plots.GOAL_LOSS - 1)
     with drawing(LIGHT):
         from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
 
-        figure = Figure(figsize=(11, 3.6), layout="constrained", dpi=130)
+        figure = Figure(figsize=(11, 4.2), layout="constrained", dpi=130)
         figure.suptitle("No circuit lowers the loss more than its control; plain adapters on other layers do")
+        marks: dict[str, Any] = {}
         for axes, case in zip(figure.subplots(1, len(shown)), shown, strict=True):
-            base = case.lines[LARGE]
             for height, label in enumerate(SUMMARY):
-                if (line := case.lines.get(label)) is None:
+                (told,) = relative_losses([case], label)
+                if told is None:
                     axes.text(0, height, "not run", color=LIGHT.muted, fontsize=8, ha="center", backgroundcolor=LIGHT.paper)
                     continue
-                color = LIGHT.palette[1 if ("circuit" in label and "without" not in label) or label == "QTHA" else 0]
-                rows = paired_differences([(line, base)]) if line is not base else []
-                mean = 100 * (line.loss.mean / base.loss.mean - 1)
-                half = 100 * (rows[0].difference.half_width or 0) / base.loss.mean if rows else 0
-                axes.errorbar(mean, height, xerr=half, fmt="o", color=color, capsize=3)
-            axes.axvline(0, color=LIGHT.muted, linewidth=1, linestyle="dashed")
-            axes.set_title(f"{case.name}, {len(base.runs)} seeds", fontsize=9)
-            axes.set_yticks(range(len(SUMMARY)), [_sized(label, found) for label in SUMMARY] if axes is figure.axes[0] else [])
-            axes.set_ylim(len(SUMMARY) - 0.5, -0.5)
-        figure.supxlabel(
-            "held-out loss relative to LoRA r=8, % (left is better; 95% intervals; orange: with a circuit)", fontsize=9
-        )
+                kind = f"{'with' if label in CIRCUITS else 'without'} a circuit, 95% interval"
+                color, marker = (LIGHT.palette[1], "s") if label in CIRCUITS else (LIGHT.palette[0], "o")
+                marks[kind] = axes.errorbar(told.mean, height, xerr=told.half_width or 0, fmt=marker, color=color, capsize=3)
+            marks["loss of LoRA r=8"] = axes.axvline(0, color=LIGHT.muted, linewidth=1, linestyle="dashed")
+            left = min(axes.get_xlim()[0], 1.5 * goal)
+            bottom = len(SUMMARY) - 0.5
+            corner = Rectangle((left, 0.5), goal - left, bottom - 0.5, color=LIGHT.palette[2], alpha=0.15, lw=0, zorder=0)
+            marks[f"goal: at most {SHARE:.0%} of LoRA r=8's parameters, {-goal:.1f}% less loss"] = axes.add_patch(corner)
+            axes.axhline(0.5, color=LIGHT.palette[2], linewidth=0.8)
+            axes.set_xlim(left=left)
+            axes.set_title(f"{case.name}, {len(case.lines[LARGE].runs)} seeds", fontsize=9)
+            names = [f"{SHOWN.get(label, label)} ({_share(label, found)})" for label in SUMMARY]
+            axes.set_yticks(range(len(SUMMARY)), names if axes is figure.axes[0] else [])
+            axes.set_ylim(bottom, -0.5)
+            axes.set_xlabel("loss relative to LoRA r=8, %\n(left is better)", fontsize=9)
+        figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=len(marks), fontsize=8, frameon=False)
         figure.savefig(file)
 
 
-def _sized(label: str, found: Sequence[Case]) -> str:
-    """A label with the arm's trainable parameters in the first case that has it."""
-    parameters = next(case.lines[label].parameters for case in found if label in case.lines)
-    return f"{label} ({parameters / 1e3:,.0f}k)"
+def _share(label: str, found: Sequence[Case]) -> str:
+    """Trainable parameters in % of those of LoRA r=8 in the first case that has the arm."""
+    case = next(case for case in found if label in case.lines)
+    return f"{100 * case.lines[label].parameters / case.lines[LARGE].parameters:.0f}%"
 
 
-def write(records: Path, page: Path, image: Path) -> None:
-    """Fill the page's tables and draw its pictures."""
+def write(records: Path, docs: Path) -> None:
+    """Fill the pages' tables and draw their pictures."""
     found = cases(records)
     made = {
-        **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("wide", WIDE), ("ours", OURS), ("rotated", ROTATED))},
-        "circuits": circuits(found),
-        "fronts": fronts(found),
-        "rerun": reruns(records),
-        "times": times(records),
+        PAGE: {"answer": answer(found)},
+        DETAILS: {
+            **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("wide", WIDE), ("ours", OURS), ("rotated", ROTATED))},
+            "circuits": circuits(found),
+            "fronts": fronts(found),
+            "rerun": reruns(records),
+        },
+        TIMES: {"times": times(records)},
     }
-    text = page.read_text(encoding="utf-8")
-    for name, told in made.items():
-        head, mark, rest = text.partition(f"<!-- {name} -->\n")
-        text = head + mark + "\n".join(told) + rest[rest.index("<!-- end -->") :]
-    page.write_text(text, encoding="utf-8")
+    for page, tables in made.items():
+        file = docs / page.relative_to("docs")
+        text = file.read_text(encoding="utf-8")
+        for name, told in tables.items():
+            head, mark, rest = text.partition(f"<!-- {name} -->\n")
+            text = head + mark + "\n".join(told) + rest[rest.index("<!-- end -->") :]
+        file.write_text(text, encoding="utf-8")
+    image = docs / "images" / f"{PAGE.stem}.png"
     plots.losses({case.name: list(case.lines.values()) for case in found}, image)
     summary(found, image.with_name(f"{image.stem}-summary.png"))
 
@@ -252,10 +310,9 @@ def write(records: Path, page: Path, image: Path) -> None:
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=Path("docs/benchmarks/study"))
-    parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument("--image", type=Path, default=Path("docs/images/does-it-beat-lora.png"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="folder with the pages and images/")
     arguments = parser.parse_args(given)
-    write(arguments.records, arguments.page, arguments.image)
+    write(arguments.records, arguments.docs)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,8 @@ def page(out: Path, file: Path, image: Path) -> None:
         f"* SmolLM2-135M, ICD-10 chapters, {len(seeds)} seeds of training and of shots. Mean (range over seeds).",
         f"* Loss in nats/token; before training {lines[0]['loss_before']:.3f}.",
         "* RMSE: root mean square error of an expectation value vs. the exact one.",
+        "* From 1,000 shots on, shots have no measurable effect. More shots do not help on an emulated chip: its noise is a bias.",
+        "* [Training on a chip](../training-on-a-chip.md) has training with noise.",
         f"* Made by `python -m benchmarks.noise --page {file}` from `{out}`.",
         "",
         f"![Loss against shots](../images/{image.name})",

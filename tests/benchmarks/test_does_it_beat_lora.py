@@ -1,4 +1,4 @@
-"""docs/does-it-beat-lora.md holds the tables that the committed records make."""
+"""docs/does-it-beat-lora.md and its details hold the tables that the committed records make."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from benchmarks.does_it_beat_lora import PAGE, cases, main, reruns
+from benchmarks.does_it_beat_lora import DETAILS, PAGE, TIMES, cases, main, reruns
 
 from qpeft.study.records import StudyRecords
 
@@ -16,16 +16,25 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_committed_tables_are_those_of_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    page = tmp_path / "page.md"
-    shutil.copy(PAGE, page)
-    main(["--page", str(page), "--image", str(tmp_path / "page.png")])
-    assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8"), "run: python -m benchmarks.does_it_beat_lora"
-    assert (tmp_path / "page.png").stat().st_size > 10_000
+    (tmp_path / "docs" / "benchmarks").mkdir(parents=True)
+    (tmp_path / "docs" / "images").mkdir()
+    for page in (PAGE, DETAILS, TIMES):
+        shutil.copy(page, tmp_path / page)
+    main(["--docs", str(tmp_path / "docs")])
+    for page in (PAGE, DETAILS, TIMES):
+        made = (tmp_path / page).read_text(encoding="utf-8")
+        assert made == page.read_text(encoding="utf-8"), "run: python -m benchmarks.does_it_beat_lora"
+    for picture in (tmp_path / "docs" / "images").iterdir():
+        assert picture.stat().st_size > 10_000
+
+
+def test_the_answer_fits_one_screen() -> None:
+    assert len((ROOT / PAGE).read_text(encoding="utf-8").splitlines()) <= 50
 
 
 def test_percentages_are_of_mean_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    text = PAGE.read_text(encoding="utf-8")
+    text = DETAILS.read_text(encoding="utf-8")
     for case in cases(Path("docs/benchmarks/study")):
         large, qtha = case.lines["LoRA r=8"], case.lines["QTHA"]
         means = [sum(line.values("loss")) / len(line.runs) for line in (qtha, large)]

@@ -6,6 +6,9 @@ A fenced block is run, or has `<!-- not run: WHY -->` on the line above it:
 * `sh`: the blocks with `<!-- run -->` above them run in order in a copy of the checkout. Each block has one of the two
   marks. Every line is checked against the command line: command, options, extras of `pip install`, targets of `make`.
 * `yaml`, `json`: parsed; a whole recipe or chip is validated.
+* `console` on the page of commands: parsed by the command line.
+
+Any other block has a mark, too.
 """
 
 from __future__ import annotations
@@ -122,8 +125,8 @@ def _exists(dotted: str) -> bool:
 def test_shell_blocks_are_commands(page: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    for block in blocks(page, "sh", "bash"):
-        assert block.marked, f"line {block.line}: write <!-- run --> or <!-- not run: WHY --> above the block"
+    for block in blocks(page, "sh", "bash", *(["console"] if page.name == "commands.md" else [])):
+        assert block.marked or block.language == "console", f"line {block.line}: write <!-- run --> or <!-- not run: WHY --> above the block"
         for line in lines(block):
             for extra in re.findall(r"(?:qpeft|\.)\[([\w,-]+)\]", line):
                 assert set(extra.split(",")) <= set(project["optional-dependencies"]), line
@@ -150,6 +153,17 @@ def _parses(arguments: list[str], line: str) -> None:
     except click.UsageError as error:
         if "does not exist" not in str(error) and "No such file" not in str(error):
             pytest.fail(f"{line}: {error.format_message()}")
+
+
+@page
+def test_every_other_block_says_why_it_is_not_run(page: Path) -> None:
+    """Fences of any kind: none is missed for its spelling."""
+    run = {"python", "sh", "bash", "yaml", "json", "{toctree}", "{eval-rst}"} | ({"console"} if page.name == "commands.md" else set())
+    text = page.read_text(encoding="utf-8").splitlines()
+    fences = [number for number, line in enumerate(text) if line.lstrip().startswith("```")]
+    for start in fences[::2]:
+        if text[start].strip().strip("`") not in run:
+            assert text[start - 1].strip().startswith("<!-- not run: "), f"line {start + 1}"
 
 
 @page

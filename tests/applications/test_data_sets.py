@@ -14,6 +14,7 @@ import pytest
 
 from qpeft.applications.data_sets import DATA_SETS, find
 from qpeft.errors import DataError
+from qpeft.training.recipe.config import load_recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending" / "dataset.md"
 
@@ -48,6 +49,8 @@ def test_the_page_s_package_brings_a_data_set(package: Path, tmp_path: Path) -> 
     assert {row["label"] for row in rows} == {"setosa", "versicolor", "virginica"}
     assert "petal length is" in rows[0]["messages"][0]["content"]
     assert "scikit-learn" in (tmp_path / "data" / "iris" / "CARD.md").read_text()
+    recipe = load_recipe(tmp_path / "data" / "iris" / "recipe.yaml")
+    assert Path(str(recipe.data.train)).name == "train.jsonl"
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -24,7 +24,8 @@ QPEFT = (sys.executable, "-m", "qpeft.cli")
 WIDTHS = (360, 768, 1440)
 LOOKS = (("", {}), ("-dark", {"color_scheme": "dark"}), ("-zh", {"locale": "zh-CN"}))
 
-IMAGES = Path(__file__).parents[2] / "docs" / "images"
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "docs" / "images"
 SHOWN = {
     "overview-1440": "dashboard",
     "chip-1440": "dashboard-chip",
@@ -123,12 +124,16 @@ def of_vendor(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Itera
 
 
 def of_runs(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Iterator[Path]:
-    """`qpeft ui` on a comparison of tiny models, one more run in the middle of its training, and the report's page."""
+    """`qpeft ui` on the runs of `make demo`, which are trained first if they are not there, and on two runs of a tiny model, one of
+    them in the middle of its training.
+    """
+    demo = ROOT / "runs" / "demo"
+    subprocess.run([*QPEFT, "compare", str(ROOT / "recipes/demo.yaml"), "--output", str(demo)], check=True)
+    shutil.copytree(demo, folder / "runs" / "demo")
     for name in ("model", "recipes"):
         (folder / name).mkdir()
     save_tiny_model(folder / "model")
     recipe = write_tiny_recipe(folder / "recipes", folder / "model")
-    subprocess.run([*QPEFT, "compare", str(recipe), "--output", str(folder / "runs/demo")], check=True, capture_output=True)
     alone = recipe.with_name("alone.yaml")
     alone.write_text(recipe.read_text().partition("compare:")[0])
     settings = ("max_steps=600", "logging_steps=5", "save_steps=600", "eval_steps=50")
@@ -142,7 +147,8 @@ def of_runs(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Iterato
         assert server.stdout is not None
         address = server.stdout.readline().split()[-1]
         url, _, token = address.partition("/?")
-        names = ["demo/runs/qtha/seed-0", "demo/runs/qtha/seed-1", "demo/runs/lora-r-2/seed-0", "demo/runs/lora-r-2/seed-1"]
+        arms = ("qtha-r-4", "qtha-r-4-without-circuit", "lora-r-4", "lora-r-1", "cayley-blocks-o-and-down")
+        names = [f"demo/runs/{arm}/seed-0" for arm in arms]
         pages = {
             "ui-runs": "/",
             "ui-run": f"/run?name={names[0]}",
@@ -161,7 +167,7 @@ def of_runs(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Iterato
 
 def of_report(browser: Any, folder: Path, out: Path, chosen: list[str]) -> Iterator[Path]:
     """The report's page, from disk, of recorded runs: four methods of the breadth study on instructions."""
-    study = Path(__file__).parents[2] / "docs/benchmarks/study/breadth.jsonl"
+    study = ROOT / "docs/benchmarks/study/breadth.jsonl"
     lines = [(line, json.loads(line)) for line in study.read_text(encoding="utf-8").splitlines()]
     chosen_lines = [text for text, run in lines if run["label"] in REPORTED and run["group"].endswith("instructions")]
     (folder / "records.jsonl").write_text("\n".join(chosen_lines) + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ class Killed:
 
     def run(self, jobs: Sequence[RunSpec]) -> Iterator[tuple[RunSpec, int]]:
         first, second = jobs
+        assert (first.same_rows, second.same_rows) == (False, True)  # warnings about rows are told once
         yield first, -9
         (second.folder / FAILURE).write_text(json.dumps({"error": "DivergedError: the loss of step 3 is nan"}))
         yield second, 2

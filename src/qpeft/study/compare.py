@@ -79,7 +79,8 @@ def compare(config: RunConfig, folder: Path, *, overwrite: bool = False, engine:
 def _results(planned: Sequence[tuple[RunConfig, Path]], baseline: Path, engine: Engine) -> Iterator[tuple[RunConfig, RunRecord]]:
     """The record of each run: those that are finished first, the others as they end."""
     waiting: dict[Path, RunConfig] = {}
-    jobs = []
+    jobs: list[RunSpec] = []
+    rows: list[tuple[object, object]] = []  # what decides which rows a run has and how they are cut
     for run, place in planned:
         if (known := finished_record(place)) is not None:
             yield run, known
@@ -88,7 +89,9 @@ def _results(planned: Sequence[tuple[RunConfig, Path]], baseline: Path, engine: 
         request = place / "request.yaml"
         request.write_text(run.to_yaml(), encoding="utf-8")
         waiting[place] = run
-        jobs.append(RunSpec(request, place, baseline))
+        own = (run.model, run.data)
+        jobs.append(RunSpec(request, place, baseline, same_rows=own in rows))
+        rows.append(own)
     for job, code in engine.run(jobs):
         run = waiting[job.folder]
         yield run, finished_record(job.folder) or _failure(run, job.folder, code)

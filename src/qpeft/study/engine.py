@@ -32,15 +32,18 @@ JobKind = TypeVar("JobKind", bound=Job)
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: its recipe file, its folder, and the file in which runs share the base model's metrics."""
+    """One run: its recipe file, its folder, the file in which runs share the base model's metrics, and whether its rows are those of
+    a run before it, whose warnings about them are not repeated."""
 
     recipe: Path
     folder: Path
     baseline: Path
+    same_rows: bool = False
 
     def arguments(self) -> list[str]:
         """Arguments of `python -m qpeft.training`."""
-        return [str(path.absolute()) for path in (self.recipe, self.folder, self.baseline)]
+        paths = [str(path.absolute()) for path in (self.recipe, self.folder, self.baseline)]
+        return [*paths, "same-rows"] if self.same_rows else paths
 
     def command(self) -> list[str]:
         """The program that trains it."""

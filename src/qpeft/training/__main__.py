@@ -1,5 +1,6 @@
-"""Trains one recipe in this process: `python -m qpeft.training RECIPE FOLDER [BASELINE]`, for programs that start runs.
+"""Trains one recipe in this process: `python -m qpeft.training RECIPE FOLDER [BASELINE [same-rows]]`, for programs that start runs.
 
+`same-rows`: a run before this one has read the same rows, and told the warnings about them.
 Exit codes: 0 done, 2 an error made on purpose (its message on stderr and in FOLDER/failure.json), 130 an interrupt.
 """
 
@@ -21,9 +22,11 @@ def main(arguments: list[str]) -> int:
     from qpeft.training.loop.run import train
     from qpeft.training.recipe.config import load_recipe
 
-    recipe, folder, *baseline = map(Path, arguments)
+    recipe, folder, baseline, same_rows = (*arguments, *[None] * 4)[:4]
+    if same_rows:
+        logging.getLogger("qpeft.training.data").setLevel(logging.ERROR)
     try:
-        train(load_recipe(recipe), folder, baseline=baseline[0] if baseline else None)
+        train(load_recipe(Path(str(recipe))), Path(str(folder)), baseline=Path(baseline) if baseline else None)
     except QpeftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

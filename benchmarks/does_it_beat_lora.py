@@ -1,7 +1,7 @@
 """The answer and the tables of LoRA vs. the other adapters from the studies' records: `python -m benchmarks.does_it_beat_lora`.
 
-docs/does-it-beat-lora.md has the answer, docs/benchmarks/lora-comparison.md and step-times.md the details. Their words are written by
-hand; what stands between `<!-- NAME -->` and `<!-- end -->` is made here.
+docs/does-it-beat-lora.md has the answer, docs/benchmarks/lora-comparison.md and step-times.md the details. Their words are written
+by hand; what stands between `<!-- NAME -->` and `<!-- end -->` is made here.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def times(records: Path) -> list[str]:
     ]
 
 
-SUMMARY = (  # arms of the answer: after LoRA r=8 those of at most SHARE of its parameters; controls follow the adapter with a circuit
+SUMMARY = (  # arms of the answer: after LoRA r=8 those of at most SHARE of its parameters; controls follow the adapter with circuit
     LARGE,
     SMALL,
     "QTHA",
@@ -228,14 +228,15 @@ def without_search(found: Sequence[Case]) -> list[Case]:
 
 
 def answer(found: Sequence[Case]) -> list[str]:
-    """The table of the answer: arms of SUMMARY with their size and loss relative to LoRA r=8, bold where the interval excludes 0."""
+    """The table of the answer: size and loss relative to LoRA r=8 of the arms of SUMMARY, bold where the interval excludes 0."""
     shown = without_search(found)
     rows = []
     for label in SUMMARY[1:]:
         cells = []
         for told in relative_losses(shown, label):
+            certain = told is not None and told.half_width is not None and abs(told.mean) > told.half_width
             text = "not run" if told is None else f"{told.mean:+.1f}%"
-            cells.append(f"**{text}**" if told is not None and told.half_width is not None and abs(told.mean) > told.half_width else text)
+            cells.append(f"**{text}**" if certain else text)
         rows.append([SHOWN.get(label, label), "yes" if label in CIRCUITS else "no", _share(label, found), *cells])
     return table(["adapter", "circuit", "parameters, of LoRA r=8", *(case.name for case in shown)], rows)
 
@@ -288,7 +289,10 @@ def write(records: Path, docs: Path) -> None:
     made = {
         PAGE: {"answer": answer(found)},
         DETAILS: {
-            **{name: verdict(found, label) for name, label in (("qtha", "QTHA"), ("wide", WIDE), ("ours", OURS), ("rotated", ROTATED))},
+            "qtha": verdict(found, "QTHA"),
+            "wide": verdict(found, WIDE),
+            "ours": verdict(found, OURS),
+            "rotated": verdict(found, ROTATED),
             "circuits": circuits(found),
             "fronts": fronts(found),
             "rerun": reruns(records),

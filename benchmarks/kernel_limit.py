@@ -114,10 +114,12 @@ def picture(records: list[dict[str, Any]], peak: float, path: Path) -> None:
             widths = [share[column] for share in shares]
             axes.barh([name(record) for record in records], widths, left=left, color=color, label=label)
             left = [a + b for a, b in zip(left, widths, strict=True)]
+        most = max(share[-1] for share in shares)
+        figure.suptitle(f"Autograd takes up to {most:.0f}% of a small circuit's step; large ones are the kernel's", fontsize=10)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of a step through autograd, %")
-        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=4, frameon=False)
+        figure.legend(fontsize=8, loc="outside lower center", ncols=4)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Software": None})
 

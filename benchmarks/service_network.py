@@ -408,9 +408,11 @@ def plot(figures: Sequence[dict[str, Any]], file: Path) -> None:
             right.bar(names, values, width=0.5, bottom=bottom, label=part)
             bottom += values
         cores = figures[0]["cores_of_this_process"]
-        right.axhline(cores, linestyle="--", color=LIGHT.ink)
+        right.axhline(cores, linestyle="--", color=LIGHT.ink, label="all cores")
         right.set(xlabel="API hosts, and as many worker hosts", ylabel=f"cores in use, of {cores}")
-        right.legend()
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+        most = max(sum(one["cores"].values()) for one in figures) / cores
+        figure.suptitle(f"More hosts share the same cores, of which up to {most:.0%} are in use", fontsize=10)
         figure.savefig(file, dpi=150)
         plt.close(figure)
 

@@ -104,6 +104,7 @@ def drawing(theme: Theme) -> Iterator[Any]:
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.unicode_minus": True,
+        "axes.prop_cycle": matplotlib.cycler(color=theme.palette),
         "grid.color": theme.grid,
         "grid.linewidth": 0.8,
         "xtick.color": theme.muted,

@@ -32,8 +32,8 @@ JobKind = TypeVar("JobKind", bound=Job)
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: its recipe file, its folder, the file in which runs share the base model's metrics, and whether its rows are those of
-    a run before it, whose warnings about them are not repeated."""
+    """One run: its recipe file, its folder, the file in which runs share the base model's metrics, and whether a run before it has
+    the same rows, so that warnings about them are not repeated."""
 
     recipe: Path
     folder: Path

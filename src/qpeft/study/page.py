@@ -56,9 +56,9 @@ def write_page(plan: StudyPlan, records: StudyRecords, file: Path, images: Path)
         "at sizes that a classical computer simulates.",
         "",
         *([plan.note, ""] if plan.note else []),
-        "`p` is of a paired t-test over seeds. `p, Holm over N` is corrected over the N rows of its table. [Does it beat "
-        "LoRA?](../does-it-beat-lora.md) corrects over tables of its own: a comparison on both pages has one `p` and two corrected "
-        "values.",
+        "`p` is of a paired t-test over seeds. `p, Holm over N` is corrected over the N rows of its table. [LoRA vs. "
+        "the other adapters](lora-comparison.md) corrects over tables of its own: a comparison on both pages has one `p` and two "
+        "corrected values.",
         "",
         "## Tuning",
         "",

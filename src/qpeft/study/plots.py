@@ -171,7 +171,7 @@ def differences(rows: Sequence[PairedDifference], title: str, file: Path) -> Non
             axes.set_ylim(len(ordered) - 0.5, -0.5)
             axes.set_title(f"vs. {name}", fontsize=9, loc="left")
         panels[-1].set_xlabel(
-            f"difference of held-out loss, {UNIT}, with its 95% interval (left: lower, better; grey: the interval contains 0)"
+            f"difference of held-out loss, {UNIT}, with its 95% interval\n(left: lower, better; grey: the interval contains 0)"
         )
         lower, higher = sum(row.difference.high < 0 for row in rows), sum(row.difference.low > 0 for row in rows)
         figure.suptitle(f"{title}: {lower} of {len(rows)} changes lower the loss (green), {higher} raise it (orange)", fontsize=9)

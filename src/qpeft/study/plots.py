@@ -75,7 +75,7 @@ def _losses(axes: Any, title: str, shown: Sequence[ArmResult]) -> None:
     if reference is not None:
         _goal(axes, reference)
     round_ticks(axes)
-    axes.legend(fontsize=8, loc="upper right")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=5)  # covers no point
 
 
 def _point(title: str, shown: Sequence[ArmResult]) -> str:

@@ -180,6 +180,8 @@ def _sides(machines: Sequence[Sequence[Record]]) -> list[str]:
         missing = [name for name in IN_TORCH if name not in timed]
         if missing:
             notes.append(f"* {_short(machine)}: of the peers in a torch loop {', '.join(missing)} were not timed.")
+        if ANCHORS[0] not in timed:
+            notes.append(f"* {_short(machine)}: {ANCHORS[0]} was not timed.")
     return [*_table(["time ratio", *columns], [[name, *rows[name]] for name in order]), *notes, ""]
 
 

@@ -88,6 +88,7 @@ def drawing(theme: Theme) -> Iterator[Any]:
     """The matplotlib module with the theme's settings, and without its complaint about a character its font lacks."""
     try:
         import matplotlib
+        from matplotlib.rcsetup import cycler
     except ImportError as error:
         raise MissingDependencyError("matplotlib", "report", "a plot") from error
     settings = {
@@ -104,7 +105,7 @@ def drawing(theme: Theme) -> Iterator[Any]:
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.unicode_minus": True,
-        "axes.prop_cycle": matplotlib.cycler(color=theme.palette),
+        "axes.prop_cycle": cycler(color=theme.palette),
         "grid.color": theme.grid,
         "grid.linewidth": 0.8,
         "xtick.color": theme.muted,

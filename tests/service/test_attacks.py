@@ -82,7 +82,7 @@ def test_forms_are_small_and_guessing_is_slowed_down(fresh_server: Callable[...,
     assert server.client().devices()
 
 
-def test_streams_and_waits_of_one_key_are_bounded(fresh_server: Callable[..., Server]) -> None:
+def test_streams_and_waits_of_one_user_are_bounded(fresh_server: Callable[..., Server]) -> None:
     environment = {"QPEFT_SERVICE_MAX_STREAMS": "3", "QPEFT_SERVICE_MAX_WAITS": "2"}
     server = fresh_server("--executors", "0", environment=environment)
     client, http = server.client(), server.http()
@@ -99,6 +99,8 @@ def test_streams_and_waits_of_one_key_are_bounded(fresh_server: Callable[..., Se
         with server.http(server.new_key("other")).stream("GET", "/v1/events") as others:
             assert others.status_code == 200
     until(lambda: can_stream(http))
+    assert burst(server, [server.key, str(client.rotate_key(client.my_keys()[0]["prefix"])["key"])] * 20) == 3
+    until(lambda: can_stream(http))
     statuses: list[int] = []
     wait = lambda: statuses.append(http.get(f"/v1/jobs/{job}", params={"wait": 3}).status_code)  # noqa: E731
     threads = [threading.Thread(target=wait) for _ in range(4)]
@@ -107,6 +109,15 @@ def test_streams_and_waits_of_one_key_are_bounded(fresh_server: Callable[..., Se
     for thread in threads:
         thread.join()
     assert sorted(statuses) == [200, 200, 429, 429]
+
+
+def burst(server: Server, keys: list[str]) -> int:
+    """How many streams are given when all are asked for at once, with several keys of one user."""
+    with contextlib.ExitStack() as opened:
+        made = [opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20)) for _ in keys]
+        for connection, key in zip(made, keys, strict=True):
+            connection.sendall(f"GET /v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n".encode())
+        return sum(connection.recv(12) == b"HTTP/1.1 200" for connection in made)
 
 
 def can_stream(http: httpx.Client) -> bool:

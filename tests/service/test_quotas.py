@@ -131,4 +131,11 @@ def test_the_operator_sets_and_the_user_is_told(sqlite_server: Callable[..., Ser
     assert [(one["user"], one["circuits"], one["shots"]) for one in told["submitted"]] == [("carla", 1, 15)]
     assert re.search(r"day shots +│ +15 │ +20", cli("usage", holder=key))
     assert quota("--reset", "day-shots")["max_day_shots"] is None
+    shown = cli("service", "quota", "carla", holder=server.key)
+    for row in (
+        r"day circuits +│ +1 │ +3 │ +user",
+        r"day shots +│ +15 │ +no bound │ +service",
+        r"open circuits .* 2,000,000 │ +service",
+    ):
+        assert re.search(row, shown), shown
     client.submit(RY, device="simulator", params=[0.1], shots=6)

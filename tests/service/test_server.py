@@ -15,8 +15,11 @@ import httpx
 import psutil
 import pytest
 
+from qpeft.backends.vendors.pyqpanda import KEY_VARIABLES
 from qpeft.circuits.ir import Circuit, Op
 from qpeft.errors import ServiceError
+from qpeft.service.server import check_devices, check_key_file
+from qpeft.service.settings import DEFAULT_DEVICES, Settings
 from tests.service.checks import RY, SLOW, until
 from tests.service.processes import CLI, Server
 
@@ -41,12 +44,53 @@ def refused(*arguments: str, **environment: str) -> str:
         ([], {"QPEFT_SERVICE_MAX_SHOT": "5"}, "did you mean QPEFT_SERVICE_MAX_SHOTS"),
         ([], {"QPEFT_SERVICE_MAX_SHOTS": "many"}, "max_shots"),
         (["--tls-cert", "missing.pem", "--tls-key", "missing.key"], {}, "certificate cannot be read"),
+        (["--device", "emulator:missing.json"], {}, "missing.json: cannot read the chip"),
         (["--database", "postgresql+psycopg://q@127.0.0.1:1/none"], {}, "database cannot be used"),
         (["--database", "postgresql+psycopg://q:secret@127.0.0.1:1/none"], {}, "password on the command line"),
     ],
 )
 def test_what_cannot_run_is_said_in_one_line(tmp_path: Path, arguments: list[str], environment: dict[str, str], said: str) -> None:
     assert said in refused("--data-dir", str(tmp_path / "data"), *arguments, **environment)
+
+
+def test_devices_that_cannot_be_opened_are_said_before_anything_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in KEY_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    check_devices(Settings(devices=DEFAULT_DEVICES))
+    with pytest.raises(ServiceError, match="cannot be opened: no key for pyqpanda"):
+        check_devices(Settings(devices=("simulator", "pyqpanda:72")))
+    check_devices(Settings(devices=("pyqpanda:72",), executors=0))  # somebody else's worker has the key
+
+
+def test_a_file_that_the_first_key_cannot_go_to_is_refused(tmp_path: Path) -> None:
+    check_key_file(tmp_path / "admin.key")
+    for file in (tmp_path, tmp_path / "missing" / "admin.key"):
+        with pytest.raises(ServiceError, match="file for the first key"):
+            check_key_file(file)
+
+
+def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists are words with commas, or JSON; what cannot be read is said in one line, with all else that is wrong."""
+    monkeypatch.setenv("QPEFT_SERVICE_DEVICES", "simulator, emulator:wukong-72")
+    monkeypatch.setenv("QPEFT_SERVICE_WEBHOOK_HOSTS", '["hooks.example.org"]')
+    monkeypatch.setenv("QPEFT_SERVICE_PORT", "9000")
+    found = Settings.load()
+    assert (found.devices, found.webhook_hosts, found.port) == (
+        ("simulator", "emulator:wukong-72"),
+        ("hooks.example.org",),
+        9000,
+    )
+    monkeypatch.setenv("QPEFT_SERVICE_WEBHOOK_HOSTS", '["hooks.example.org"')
+    monkeypatch.setenv("QPEFT_SERVICE_BEHIND_PROXY", "perhaps")
+    with pytest.raises(ServiceError, match=r"behind_proxy: .*webhook_hosts: |webhook_hosts: .*behind_proxy: "):
+        Settings.load()
+
+
+@pytest.mark.slow
+def test_variables_are_settings_and_options_have_priority(tmp_path: Path) -> None:
+    environment = {"QPEFT_SERVICE_HOST": "0.0.0.0", "QPEFT_SERVICE_DATA_DIR": str(tmp_path / "data")}
+    assert "without TLS" in refused(**environment)
+    assert "SQLite has one writer" in refused("--host", "127.0.0.1", **environment, QPEFT_SERVICE_WORKERS="2")
 
 
 @pytest.fixture

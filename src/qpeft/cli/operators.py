@@ -29,15 +29,26 @@ def _rows(found: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) 
         print_table(columns, [tuple("" if one[c] is None else str(one[c]) for c in columns) for one in found])
 
 
-def _show_user(user: str, url: str | None, key: str | None, columns: tuple[str, ...], as_json: bool) -> None:
+def _show_bounds(user: str, url: str | None, key: str | None, quotas: tuple[str, ...], as_json: bool) -> None:
+    """A user's quotas: what is used, the bound, and whether it is the user's or the service's own."""
     from qpeft.errors import ServiceError
     from qpeft.service.client import Client
 
     with Client(url, key) as client:
         found = [one for one in client.users() if one["user"] == user]
+        defaults = {} if as_json else client.default_bounds()
     if not found:
         raise ServiceError("no such user", status=404, code="not_found", value=user, hint="qpeft service users lists them")
-    _rows(found, columns, as_json)
+    if as_json:
+        print(json.dumps(found))
+        return
+    rows = [("weight", "", f"{found[0]['weight']:g}", "")] if len(quotas) > 1 else []
+    for name in quotas:
+        own, default = found[0][f"max_{name}"], defaults[f"max_{name}"]
+        bound = default if own is None else own
+        shown = "no bound" if bound is None else f"{bound:,}"
+        rows.append((name.replace("_", " "), f"{found[0][name]:,}", shown, "service" if own is None else "user"))
+    print_table((user, "used", "at most", "set for the"), rows)
 
 
 class QuotaName(enum.StrEnum):
@@ -73,8 +84,8 @@ def quota(
 ) -> None:
     """Set a user's quotas, and show them with what is used.
 
-    An empty column is the service's own quota: QPEFT_SERVICE_MAX_OPEN_CIRCUITS, QPEFT_SERVICE_MAX_STORED_BYTES,
-    QPEFT_SERVICE_USER_DAY_CIRCUITS, QPEFT_SERVICE_USER_DAY_SHOTS.
+    The service's own are QPEFT_SERVICE_MAX_OPEN_CIRCUITS, QPEFT_SERVICE_MAX_STORED_BYTES, QPEFT_SERVICE_USER_DAY_CIRCUITS and
+    QPEFT_SERVICE_USER_DAY_SHOTS.
     """
     from qpeft.service.client import Client
 
@@ -88,9 +99,7 @@ def quota(
     if reset or any(bound is not None for bound in bounds.values()):
         with Client(url, key) as client:
             client.set_user(user, disabled=None, reset=[f"max_{name.replace('-', '_')}" for name in reset or ()], **bounds)
-    quotas = ("open_circuits", "day_circuits", "day_shots", "stored_bytes")
-    columns = ("user", "weight", *(column for name in quotas for column in (name, f"max_{name}")))
-    _show_user(user, url, key, columns, as_json)
+    _show_bounds(user, url, key, ("open_circuits", "day_circuits", "day_shots", "stored_bytes"), as_json)
 
 
 @service_app.command("budget", epilog=examples("qpeft service budget alice", "qpeft service budget alice --vendor-shots 100000"))
@@ -107,7 +116,7 @@ def budget(
     if vendor_shots is not None:
         with Client(url, key) as client:
             client.set_user(user, max_vendor_shots=vendor_shots)
-    _show_user(user, url, key, ("user", "vendor_shots", "max_vendor_shots"), as_json)
+    _show_bounds(user, url, key, ("vendor_shots",), as_json)
 
 
 @service_app.command("link-user", epilog=examples("qpeft service link-user alice --issuer https://id.example.org --subject 4711"))

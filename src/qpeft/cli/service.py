@@ -30,21 +30,22 @@ Database = Annotated[str | None, typer.Option(help="postgresql+psycopg://...; de
     rich_help_panel=HelpPanel.SERVICE, epilog=examples("qpeft serve --device emulator:wukong-72 --admin-key-file admin.key")
 )
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one and prints it.")] = 8642,
-    data_dir: DataDir = Path("qpeft-service"),
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default 8642; 0 takes a free one and prints it.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the service keeps its database; default qpeft-service.")] = None,
     admin_key_file: Annotated[Path | None, typer.Option(help="Write the first key here (mode 600) instead of printing it.")] = None,
     database: Database = None,
-    workers: Annotated[int, typer.Option(min=1, help="API processes; more than one needs PostgreSQL.")] = 1,
-    executors: Annotated[int, typer.Option(min=0, help="Worker processes started with the server.")] = 1,
-    device: Annotated[list[str] | None, typer.Option(help="A device to offer; may be repeated.")] = None,
+    workers: Annotated[int | None, typer.Option(help="API processes; default 1; more need PostgreSQL.")] = None,
+    executors: Annotated[int | None, typer.Option(help="Worker processes started with the server; default 1.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="A device to offer, the built-in ones if none is given.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate (PEM).")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
     behind_proxy: Annotated[bool, typer.Option("--behind-proxy", help="A proxy in front of the service speaks TLS.")] = False,
 ) -> None:
     """Run the quantum task service. Linux and macOS only.
 
-    Further settings: environment variables QPEFT_SERVICE_* (docs/service.md).
+    Every setting is also an environment variable QPEFT_SERVICE_*, and there are more of them
+    (docs/reference/service-settings.md). An option has priority.
     """
     from qpeft.platforms import require_posix
 
@@ -59,9 +60,11 @@ def serve(
         "data_dir": data_dir,
         "workers": workers,
         "executors": executors,
-        "behind_proxy": behind_proxy,
+        "behind_proxy": behind_proxy or None,
         "tls_cert": tls_cert,
         "tls_key": tls_key,
+        "database": database,
+        "devices": tuple(device) if device else None,
     }
     if database is not None:
         from qpeft.service.store.database import has_password, parse_url
@@ -72,11 +75,8 @@ def serve(
                 status=0,
                 hint="set QPEFT_SERVICE_DATABASE, or leave the password to PostgreSQL's password file (~/.pgpass)",
             )
-        given["database"] = database
-    if device:
-        given["devices"] = tuple(device)
     configure()
-    run(Settings.load(**given), admin_key_file)
+    run(Settings.load(**{name: value for name, value in given.items() if value is not None}), admin_key_file)
 
 
 @app.command(
@@ -234,6 +234,7 @@ def service_users(url: Url = None, key: Key = None, as_json: AsJson = False) -> 
 
     with Client(url, key) as client:
         found = client.users()
+        defaults = {} if as_json else client.default_bounds()
     if as_json:
         print(json.dumps(found))
         return
@@ -247,7 +248,9 @@ def service_users(url: Url = None, key: Key = None, as_json: AsJson = False) -> 
         "vendor_shots",
         "max_vendor_shots",
     )
-    print_table(columns, [tuple("" if one[c] is None else str(one[c]) for c in columns) for one in found])
+    for one in found:
+        one.update((name, "no bound" if bound is None else bound) for name, bound in defaults.items() if one[name] is None)
+    print_table(columns, [tuple(str(one[c]) for c in columns) for one in found])
 
 
 @service_app.command(

@@ -335,6 +335,11 @@ class Client:
         found: list[Json] = self._get("/v1/users")["users"]
         return found
 
+    def default_bounds(self) -> Json:
+        """The service's own bounds, of users without theirs; None is no bound (administrators)."""
+        found: Json = self._get("/v1/users")["defaults"]
+        return found
+
     def set_user(self, user: str, *, disabled: bool | None = None, reset: Sequence[str] = (), **bounds: float | None) -> Json:
         """Change a user (administrators).
 

@@ -69,7 +69,8 @@ class Children:
                 return None
             failures = failures + 1 if time.monotonic() - started < SHORT_S else 0
             if failures >= FAILED_STARTS and self._give_up is not None:
-                log.error("%s ended with status %d, %d times in a row", self._commands[index][2], status, failures)
+                told = "%s ended with status %d, %d times in a row; it is not started again"
+                log.error(told, self._commands[index][2], status, failures)
                 return self._give_up()
             delay = min(DELAY_S * 2 ** max(failures - 1, 0), LONGEST_DELAY_S)
             log.error("%s ended with status %d; starting it again in %g s", self._commands[index][2], status, delay)

@@ -16,11 +16,12 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from qpeft.service.clock import Clock
 from qpeft.service.ids import new_key
 from qpeft.service.logs import configure
 from qpeft.service.processes import Children, end_with
-from qpeft.service.settings import Settings
+from qpeft.service.settings import DEFAULT_DEVICES, Settings
 from qpeft.service.store import admin
 from qpeft.service.store.database import Database, shown_url
 from qpeft.service.store.writer import Writer
@@ -51,6 +52,9 @@ EXECUTOR = "qpeft-executor"
 ENV_SETTINGS = "QPEFT_SERVE_SETTINGS"
 BACKLOG = 2048
 RENEW_S = 1.0  # between two looks at the certificate's files
+CERTAIN = frozenset(DEFAULT_DEVICES)
+NO_PASSPHRASE = ""  # without it OpenSSL would ask at the terminal
+OPEN_S = 120.0  # for devices to open
 BIND_S = 3.0  # children of a killed server need a moment to end and to leave its port
 
 
@@ -68,10 +72,11 @@ def check_settings(settings: Settings) -> None:
         raise ServiceError("a certificate and its key come together", status=0, hint="give --tls-cert and --tls-key")
     if settings.tls_cert is not None and settings.tls_key is not None:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, NO_PASSPHRASE)
         except (OSError, ssl.SSLError) as error:
             files = f"{settings.tls_cert}, {settings.tls_key}"
-            raise ServiceError(f"the certificate cannot be read: {error}", status=0, value=files, hint="two PEM files") from error
+            hint = "two PEM files, the key without a passphrase"
+            raise ServiceError(f"the certificate cannot be read: {error}", status=0, value=files, hint=hint) from error
     if not is_loopback(settings.host) and settings.tls_cert is None and not settings.behind_proxy:
         raise ServiceError(
             "listening beyond this machine without TLS would show keys to the network",
@@ -98,7 +103,34 @@ def check_settings(settings: Settings) -> None:
         try:
             check_name(name)
         except QpeftError as error:
-            raise ServiceError(f"no such device: {error}", status=0, hint="qpeft backends lists them") from error
+            raise ServiceError(f"no such device: {error}", status=0, hint="qpeft devices lists them") from error
+
+
+def check_devices(settings: Settings) -> None:
+    """Open every device that may fail to open, in a process of its own. Raises ServiceError with the reason.
+
+    A missing package, key or chip file is found here, before anything is served. Chips that come with qpeft always open.
+    """
+    doubtful = [name for name in settings.devices if name not in CERTAIN]
+    if not doubtful or not settings.executors:
+        return
+    command = [sys.executable, "-m", "qpeft.service.worker", "--check", *doubtful]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=OPEN_S, check=False)
+        status, told = done.returncode, done.stderr
+    except subprocess.TimeoutExpired:
+        status, told = 1, f"it took more than {OPEN_S:g} s"
+    if status != 0:
+        reason = (told.strip().splitlines() or ["no reason was given"])[-1]
+        raise ServiceError(f"a device cannot be opened: {reason}", status=0, value=", ".join(doubtful))
+
+
+def check_key_file(file: Path) -> None:
+    """Refuse a file that the first key could not be written to: the key would be lost. Raises ServiceError."""
+    folder = file.parent
+    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        why = "is a folder" if file.is_dir() else "is in a folder that is not there, or may not be written"
+        raise ServiceError(f"the file for the first key {why}", status=0, value=str(file), hint="give another --admin-key-file")
 
 
 @contextlib.contextmanager
@@ -176,25 +208,34 @@ def serve(settings: Settings, admin_key_file: Path | None = None) -> None:
         ServiceError: settings that do not fit together, or a data folder in use.
     """
     check_settings(settings)
-    with owned(settings.data_dir) if settings.database is None else contextlib.nullcontext():
+    if admin_key_file is not None:
+        check_key_file(admin_key_file)
+    check_devices(settings)
+    with (
+        owned(settings.data_dir) if settings.database is None else contextlib.nullcontext(),
+        contextlib.closing(_listen(settings)) as listener,
+    ):
         first, internal = prepare(settings)
         if first is not None:
             hand_out(first, admin_key_file)
-        listener = _listen(settings)
         scheme = "https" if settings.tls_cert else "http"
         host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "localhost") else settings.host
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(f"serving on {url}", flush=True)
-        executors = Children(_executor_commands(settings, url), {**os.environ, "QPEFT_SERVICE_KEY": internal})
-        executors.start()
+        environment = {**os.environ, "QPEFT_SERVICE_KEY": internal}
+        here, vendors = _executor_commands(settings, url)
+        # a vendor that is away is asked again for ever; a device of this machine that does not open will not either
+        executors = Children(here, environment, give_up=lambda: None), Children(vendors, environment)
+        for group in executors:
+            group.start()
         try:
             if settings.workers == 1:
                 run_api(settings, listener)
             else:
                 _supervise(settings, listener)
         finally:
-            executors.stop()
-            listener.close()
+            for group in executors:
+                group.stop()
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -212,7 +253,8 @@ def _listen(settings: Settings) -> socket.socket:
                 continue
             listener.close()
             address = f"{settings.host}:{settings.port}"
-            raise ServiceError(f"cannot listen: {error.strerror}", status=0, value=address, hint="give another --port") from error
+            hint = "give another --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "give another --host"
+            raise ServiceError(f"cannot listen: {error.strerror}", status=0, value=address, hint=hint) from error
     listener.listen(BACKLOG)
     listener.set_inheritable(True)
     return listener
@@ -257,6 +299,7 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
         proxy_headers=settings.behind_proxy,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
+        ssl_keyfile_password=NO_PASSPHRASE,
     )
 
     class Server(uvicorn.Server):
@@ -290,7 +333,9 @@ def run_api(settings: Settings, listener: socket.socket) -> None:
 
 async def _renew_certificate(settings: Settings, context: ssl.SSLContext) -> None:
     """Take a certificate that was replaced on disk for new connections; a pair that cannot be read is left alone, and told."""
-    files = [file for file in (settings.tls_cert, settings.tls_key) if file is not None]
+    assert settings.tls_cert is not None
+    assert settings.tls_key is not None
+    files = settings.tls_cert, settings.tls_key
     seen = _changed_at(files)
     while True:
         await asyncio.sleep(RENEW_S)
@@ -298,32 +343,32 @@ async def _renew_certificate(settings: Settings, context: ssl.SSLContext) -> Non
             continue
         seen = now
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*map(str, files))
-            context.load_cert_chain(*map(str, files))
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*files, NO_PASSPHRASE)
+            context.load_cert_chain(*files, NO_PASSPHRASE)
             log.info("the certificate was renewed")
         except (OSError, ssl.SSLError) as error:
             log.error("the new certificate cannot be read, the old one stays: %s", error)
 
 
-def _changed_at(files: list[Path]) -> tuple[int, ...] | None:
+def _changed_at(files: Sequence[Path]) -> tuple[int, ...] | None:
     try:
         return tuple(file.stat().st_mtime_ns for file in files)
     except OSError:  # it is being replaced
         return None
 
 
-def _executor_commands(settings: Settings, url: str) -> list[list[str]]:
-    """Each runs every device of this machine; a vendor's device has one of its own."""
+def _executor_commands(settings: Settings, url: str) -> tuple[list[list[str]], list[list[str]]]:
+    """Commands of workers that each run every device of this machine; and of one worker for each vendor's device."""
     here = [name for name in settings.devices if not is_origin_chip(name)]
     vendors = [name for name in settings.devices if is_origin_chip(name)]
-    shares = [here] * settings.executors * bool(here) + [[name] for name in vendors if settings.executors]
+    shares = [here] * settings.executors * bool(here)
     commands = []
-    for number, devices in enumerate(shares):
+    for number, devices in enumerate(shares + [[name] for name in vendors if settings.executors]):
         name = f"{socket.gethostname()} {settings.data_dir.resolve()} {number}"[-128:]
         pinned = str(settings.tls_cert.resolve()) if settings.tls_cert is not None else None
         arguments = {"url": url, "devices": devices, "parent": os.getpid(), "name": name, "pinned_cert": pinned}
         commands.append([sys.executable, "-m", "qpeft.service.worker", json.dumps(arguments)])
-    return commands
+    return commands[: len(shares)], commands[len(shares) :]
 
 
 def _supervise(settings: Settings, listener: socket.socket) -> None:

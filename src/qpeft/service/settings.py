@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qpeft.errors import ServiceError
 
 OTHER_VARIABLES = frozenset({"QPEFT_SERVICE_URL", "QPEFT_SERVICE_KEY", "QPEFT_SERVICE_CA"})
 """Variables of clients and workers, which are no settings of the service."""
 DEFAULT_DEVICES = ("simulator", "emulator:wukong-72", "emulator:wukong-180")
+
+
+def _listed(value: Any) -> Any:
+    """Words of a variable: `a, b` or `["a", "b"]`."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError('write a,b or ["a", "b"]') from error
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+Words: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 
 
 class Settings(BaseSettings):
@@ -34,7 +50,7 @@ class Settings(BaseSettings):
     """API processes; more than one needs PostgreSQL."""
     executors: int = Field(default=1, ge=0, le=64)
     """Worker processes started with the server; 0 leaves running circuits to `qpeft worker`."""
-    devices: tuple[str, ...] = DEFAULT_DEVICES
+    devices: Words = DEFAULT_DEVICES
     """Devices of the workers that are started with the server."""
     behind_proxy: bool = False
     """Listen beyond loopback without TLS, because a proxy in front of the service speaks it."""
@@ -58,12 +74,12 @@ class Settings(BaseSettings):
     user_day_shots: int | None = Field(default=None, ge=0)
     """Shots that a user without a quota of their own may submit on one day (UTC); None sets no bound."""
     max_waits: int = Field(default=256, ge=1)
-    """Requests of one key that wait (`?wait=`) at the same time, in one API process."""
+    """Requests of one user that wait (`?wait=`) at the same time, in one API process."""
     max_streams: int = Field(default=32, ge=1)
-    """Event streams of one key at the same time, in one API process."""
+    """Event streams of one user at the same time, in one API process."""
     max_connections_per_address: int = Field(default=512, ge=1)
     """Connections of one address; with `behind_proxy` all are the proxy's, and this does not hold."""
-    webhook_hosts: tuple[str, ...] = ()
+    webhook_hosts: Words = ()
     """Hosts that webhooks may go to, such as `hooks.example.org` or `*.example.org`; empty is none."""
     drain_s: float = Field(default=0.0, ge=0)
     """Seconds after SIGTERM for which requests are still served while `/readyz` says 503, so that a balancer looks elsewhere."""
@@ -71,9 +87,9 @@ class Settings(BaseSettings):
     """An OpenID Connect provider whose users may sign in to the dashboard."""
     oidc_client_id: str | None = None
     oidc_client_secret: str | None = Field(default=None, repr=False)
-    oidc_domains: tuple[str, ...] = ()
+    oidc_domains: Words = ()
     """Domains of the (verified) e-mail addresses that may sign in; empty takes every user of the provider."""
-    oidc_admins: tuple[str, ...] = ()
+    oidc_admins: Words = ()
     """E-mail addresses of administrators."""
     min_free_bytes: int = Field(default=64 << 20, ge=0)
     """Free space of the data folder's disk below which the service is not ready."""
@@ -103,7 +119,7 @@ class Settings(BaseSettings):
     max_open_circuits: int = Field(default=2_000_000, ge=1)
     """Circuits one user may have queued or running."""
     rate_per_s: int = Field(default=5000, ge=1)
-    """Requests per second of one key."""
+    """Requests per second of one user, in one API process."""
     bad_key_rate_per_s: int = Field(default=20, ge=1)
     """Failed logins per second from one address."""
 
@@ -145,7 +161,10 @@ class Settings(BaseSettings):
         try:
             made = cls(**given)
         except ValidationError as error:
-            wrong += [f"{'.'.join(map(str, one['loc']))}: {one['msg']}, not {one['input']!r}" for one in error.errors()]
+            wrong += [
+                f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}, not {one['input']!r}"
+                for one in error.errors()
+            ]
         if wrong or made is None:
             raise ServiceError("settings: " + "; ".join(wrong), status=0, hint="docs/reference/service-settings.md lists them")
         return made

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Sequence
 
-from qpeft.backends.registry import is_origin_chip
+from qpeft.backends.registry import get_backend, is_origin_chip
 from qpeft.backends.vendors.remote import Connection, Retries
-from qpeft.errors import ServiceError
+from qpeft.errors import QpeftError, ServiceError
 from qpeft.service.logs import configure
-from qpeft.service.vendor.forwarder import open_vendor
+from qpeft.service.vendor.forwarder import open_vendor, vendor_client
 from qpeft.service.workers.context import LeasedDevice
 from qpeft.service.workers.executor import close_devices, open_devices, open_quick
 from qpeft.service.workers.loop import Worker
+
+log = logging.getLogger("qpeft.service.worker")
 
 
 def open_all(names: Sequence[str]) -> Sequence[LeasedDevice]:
@@ -61,5 +64,22 @@ def run_worker(
         close_devices([*opened, *quick])
 
 
-if __name__ == "__main__":  # a child of the server; its key is in the environment
-    run_worker(key=None, **json.loads(sys.argv[1]))
+def check(names: Sequence[str]) -> None:
+    """Open devices of this machine, and look for a vendor's key and package. Raises QpeftError with the reason."""
+    for name in names:
+        vendor_client() if is_origin_chip(name) else get_backend(name)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit status of a child of the server, whose key is in the environment: `--check DEVICE...`, or settings as JSON."""
+    checking = arguments[0] == "--check"
+    try:
+        check(arguments[1:]) if checking else run_worker(key=None, **json.loads(arguments[0]))
+    except (QpeftError, OSError) as error:
+        print(error, file=sys.stderr) if checking else log.error("%s", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -206,7 +206,16 @@ def test_a_lost_reply_to_a_submission_is_never_repeated(cloud: FakeOriginCloud, 
     assert len(cloud.jobs) == 1
 
 
-@pytest.mark.parametrize("words", ["unknown error.", "排队超限", "insufficient balance", "internal"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "unknown error.",
+        "排队超限",
+        "insufficient balance",
+        "Failed to connect to the chip",
+        "the scheduler answered with status 401",
+    ],
+)
 def test_an_unknown_wording_is_never_taken_for_not_sent(cloud: FakeOriginCloud, connect: Connect, words: str) -> None:
     """The vendor has taken the job and is paid for it, and answers with an error that we do not know."""
     backend = connect()

@@ -25,11 +25,14 @@ from qpeft.errors import MissingDependencyError
 _STATES = {"FINISHED": "done", "FAILED": "failed", "COMPUTING": "running"}  # others wait
 
 # The errors of a submission that are known to mean that nothing was taken: no connection was made, or HTTP refused the request. The
-# SDK hands on a vendor's own words without a code, so any other error leaves open whether the job was taken (408, 409, 425 and 499
-# do as well: they speak of a request that is already there, or that was cut off).
+# SDK hands on a vendor's own words without a code, whatever they are, so that only messages that begin as the SDK's own do are
+# believed. Any other error leaves open whether the job was taken (408, 409, 425 and 499 do as well: they speak of a request that is
+# already there, or that was cut off).
 _NEVER_SENT = re.compile(
-    r"Couldn't connect|Failed to connect|Could ?n[o']t resolve|^QCloud HTTP request failed with status 4(?!08|09|25|99)\d\d\b"
+    r"^curl_easy_perform failed: (?:Failed to connect to \S+ port \d+ |Could(?: not|n't) (?:connect to server|resolve host))"
+    r"|^QCloud HTTP request failed with status 4(?!08|09|25|99)\d\d: "
 )
+_KEY_REFUSED = re.compile(r"^QCloud HTTP request failed with status 40[13]\b")
 
 
 def sdk(module: str) -> Any:
@@ -120,7 +123,7 @@ class SdkClient(VendorClient):
         if "error" not in reply:
             return reply["value"]
         message = self._key.censor(reply["error"])
-        if "status 401" in message or "status 403" in message:
+        if _KEY_REFUSED.search(message):
             raise KeyRefusedError("status 401: unauthorised")
         if request["call"] == "submit" and (reply.get("unsent") or _NEVER_SENT.search(message)):
             raise NotSentError(message)

@@ -23,7 +23,7 @@ from qpeft.service.messages import (
 )
 from qpeft.service.store import access, admin, sessions
 from qpeft.service.store.directory import stamp
-from qpeft.service.store.quotas import BOUNDS, day_of, used_of
+from qpeft.service.store.quotas import BOUNDS, QUOTAS, day_of, used_of
 from qpeft.service.vendor import tasks as vendor_tasks
 
 _KEY = msgspec.json.Decoder(KeyRequest)
@@ -54,7 +54,7 @@ def bounds_of(request: Bounds) -> dict[str, Any]:
 
 
 async def list_users(context: Context) -> Response:
-    """Users with their bounds and what they use of them; null is the service's own bound."""
+    """Users with their bounds and what they use of them. A bound that is null is the one in `defaults`, where null is no bound."""
     service = context.service
     rows = await service.ask(service.queries.users)
     today = await service.ask(service.queries.submitted, None, day_of(service.clock.now()))
@@ -69,7 +69,7 @@ async def list_users(context: Context) -> Response:
         }
         for row in rows
     ]
-    return answer({"users": users})
+    return answer({"users": users, "defaults": {quota.bound: getattr(service.settings, quota.setting) for quota in QUOTAS}})
 
 
 async def set_user(context: Context) -> Response:

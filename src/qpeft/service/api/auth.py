@@ -56,7 +56,7 @@ class Authenticator:
         if key is None:
             raise ServiceError("no key", status=401, code="no_key", hint="send the header Authorization: Bearer YOUR_KEY")
         principal = await self.holder(key, request)
-        if not self._rate.hit(principal.prefix):
+        if not self._rate.hit(principal.owner):
             raise ServiceError("too many requests", status=429, code="rate", bound=f"{self._rate.per_s} a second", retry_after_s=1)
         return principal
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from qpeft.errors import ServiceError
+from qpeft.service.api.rate import EventStream
 from qpeft.service.api.routes import JSON, QUERY, Context, Route, answer, encode
 from qpeft.service.core import Service
 from qpeft.service.store.directory import stamp
@@ -30,9 +32,10 @@ async def events(context: Context) -> Response:
     A job that changed twice while no client listened gives one event with its latest state.
     """
     last = context.request.headers.get("last-event-id") or context.request.query_params.get("after")
-    context.auth.streams.check(context.principal.prefix)
-    start = await context.service.ask(context.service.queries.last_change, context.owner) if last is None else _place(last)
-    return StreamingResponse(_stream(context, start), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+    with contextlib.ExitStack() as slot:
+        slot.enter_context(context.auth.streams.take(context.owner))
+        start = await context.service.ask(context.service.queries.last_change, context.owner) if last is None else _place(last)
+        return EventStream(_stream(context, start), slot.pop_all())
 
 
 def _place(text: str) -> tuple[int, int]:
@@ -45,7 +48,7 @@ def _place(text: str) -> tuple[int, int]:
 async def _stream(context: Context, place: tuple[int, int]) -> AsyncIterator[bytes]:
     service = context.service
     digest_of_key = context.auth.digest_of(context.request)
-    with context.auth.streams.take(context.principal.prefix), service.hub.listen(f"owner:{context.owner}") as event:
+    with service.hub.listen(f"owner:{context.owner}") as event:
         yield b": events of your jobs\n\n"
         spoke = time.monotonic()
         while not service.stopping:

@@ -1,4 +1,4 @@
-"""Rate limits per key and address: requests per second, and waiting requests. Bounds of one API process.
+"""Rate limits per user and address: requests per second, and waiting requests. Bounds of one API process.
 
 The package `limits` counts windows by the wall clock: when that is set back, a key stays refused until it has caught up. It also
 takes 5 us for a request (this 1 us) and a thread every 10 ms. Hence the bucket here, which is filled by the monotonic clock.
@@ -10,8 +10,11 @@ import contextlib
 import ipaddress
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from qpeft.errors import ServiceError
 
@@ -50,11 +53,12 @@ class Slots:
         self.bound, self.what = bound, what
         self._taken: dict[str, int] = defaultdict(int)
 
-    def check(self, name: str) -> None:
-        """Raises ServiceError 429 when every slot of `name` is taken."""
+    @contextlib.contextmanager
+    def take(self, name: str) -> Iterator[None]:
+        """Hold one slot of `name`. Raises ServiceError 429 when every one is taken."""
         if self._taken[name] >= self.bound:
             raise ServiceError(
-                f"too many {self.what} of one key at the same time",
+                f"too many {self.what} of one user at the same time",
                 status=429,
                 code="rate",
                 value=self._taken[name],
@@ -62,10 +66,6 @@ class Slots:
                 hint="close some",
                 retry_after_s=5,
             )
-
-    @contextlib.contextmanager
-    def take(self, name: str) -> Iterator[None]:
-        """Hold one slot of `name`."""
         self._taken[name] += 1
         try:
             yield
@@ -73,6 +73,26 @@ class Slots:
             self._taken[name] -= 1
             if not self._taken[name]:
                 del self._taken[name]
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events. The slot is given back when the response has ended, or when it never began.
+
+    Args:
+        content: the events.
+        slot: what is closed at the end.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, content: AsyncIterator[bytes], slot: contextlib.ExitStack) -> None:
+        super().__init__(content, headers={"x-accel-buffering": "no"})
+        self._slot = slot
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events until they or the client end."""
+        with self._slot:
+            await super().__call__(scope, receive, send)
 
 
 def network_of(address: str) -> str:

@@ -104,16 +104,14 @@ class Context:
             wait_s: seconds to wait at most; default the query's `wait`.
 
         Raises:
-            ServiceError: 429, the key has too many waits.
+            ServiceError: 429, the user has too many waits.
         """
         wait_s = self.number("wait", 0.0) if wait_s is None else wait_s
         loop = asyncio.get_running_loop()
         if wait_s <= 0:
             yield Waiting(self.service, asyncio.Event(), loop.time())
             return
-        prefix = self.principal.prefix
-        self.auth.waits.check(prefix)
-        with self.auth.waits.take(prefix), self.service.hub.listen(name) as event:
+        with self.auth.waits.take(self.owner), self.service.hub.listen(name) as event:
             yield Waiting(self.service, event, loop.time() + wait_s)
 
     def number(self, name: str, default: float) -> float:

@@ -9,6 +9,7 @@ sent again.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -29,7 +30,7 @@ from qpeft.backends.vendors.pyqpanda import (
 )
 from qpeft.backends.vendors.pyqpanda_client import SdkClient
 from qpeft.circuits.text.originir import to_originir
-from qpeft.errors import BackendError, CircuitError, ConfigError, QpeftError, ServiceError
+from qpeft.errors import BackendError, CircuitError, ConfigError, MissingDependencyError, QpeftError, ServiceError
 from qpeft.service.ids import new_id
 from qpeft.service.messages import pack
 from qpeft.service.workers.context import WorkerContext, failed, parked, released
@@ -286,11 +287,18 @@ class ServiceLog:
         self.context.call("vendor/update", news, dict[str, Any])
 
 
-def open_vendor(name: str) -> Forwarder:
-    """The forwarder of a device's name, with the key that this machine has."""
+def vendor_client() -> SdkClient:
+    """The client with the key that this machine has; nothing is sent. Raises QpeftError without a key or pyqpanda3."""
     key, url = find_key(KEY_VARIABLES, "pyqpanda"), os.environ.get(URL_VARIABLE) or None
+    if importlib.util.find_spec("pyqpanda3") is None:
+        raise MissingDependencyError("pyqpanda3", "pyqpanda", "a chip of Origin Quantum's cloud")
     warn_if_unencrypted(DEFAULT_ADDRESS if url is None else url)
-    return Forwarder(name, name.partition(":")[2], SdkClient(key, url))
+    return SdkClient(key, url)
+
+
+def open_vendor(name: str) -> Forwarder:
+    """The forwarder of a device's name. Raises BackendError when the vendor cannot be reached."""
+    return Forwarder(name, name.partition(":")[2], vendor_client())
 
 
 def _task_of(task: str, bundle: Sequence[PreparedJob]) -> TaskToSend:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
+from qpeft.service.api.rate import EventStream
 from qpeft.service.dashboard.site import Page, PageContext
 
 TICK_S = 5.0  # what no event tells (another user's jobs in the queue, a worker's silence) is looked at so often
@@ -16,14 +18,15 @@ RETRY_MS = 1000
 
 async def live(context: PageContext) -> Response:
     """`change` when a job of the visitor's or a device changed, `tick` every few seconds."""
-    context.auth.streams.check(context.principal.prefix)
-    return StreamingResponse(_stream(context), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+    with contextlib.ExitStack() as slot:
+        slot.enter_context(context.auth.streams.take(context.owner))
+        return EventStream(_stream(context), slot.pop_all())
 
 
 async def _stream(context: PageContext) -> AsyncIterator[bytes]:
-    service, prefix = context.service, context.principal.prefix
+    service = context.service
     names = (f"owner:{context.owner}", "devices", "places")
-    with context.auth.streams.take(prefix), service.hub.listen(*names) as event:
+    with service.hub.listen(*names) as event:
         yield b"retry: %d\n\n" % RETRY_MS
         place, last = await service.ask(context.listings.last_change, context.owner), time.monotonic()
         while not service.stopping:

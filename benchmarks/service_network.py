@@ -109,7 +109,7 @@ def idle(options: argparse.Namespace) -> dict[str, Any]:
         command = [*SERVE, "--port", "0", "--data-dir", str(folder / "data"), "--admin-key-file", str(folder / "key")]
         command += ["--executors", "0", "--device", "simulator"]
         if options.postgres:
-            cluster = Cluster(_postgres_programs(), folder)
+            cluster = Cluster(_postgres_programs())
             cluster.start()
             command += ["--database", cluster.create(), "--workers", str(options.processes)]
         bounds = {
@@ -316,7 +316,7 @@ def measure_hosts(n: int, options: argparse.Namespace) -> dict[str, Any]:
     names = [f"{kind}{k}" for kind in ("api", "worker") for k in range(n)]
     network = Network(names)
     with tempfile.TemporaryDirectory() as name:
-        cluster = Cluster(_postgres_programs(), Path(name), network.gateway)
+        cluster = Cluster(_postgres_programs(), network.gateway)
         deployed = None
         try:
             cluster.start()

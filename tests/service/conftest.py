@@ -29,16 +29,21 @@ def make_engine(tmp_path: Path) -> Iterator[Callable[..., Engine]]:
         engine.close()
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service with one worker process, shared by the tests that only use it."""
-    started = Server(tmp_path_factory.mktemp("service")).start()
+STORES = ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])]
+
+
+def database_arguments(request: pytest.FixtureRequest, store: str) -> list[str]:
+    """Arguments of `qpeft serve` for a store of `STORES`: a new database."""
+    return ["--database", request.getfixturevalue("postgres_cluster").create()] if store == "postgres" else []
+
+
+@pytest.fixture(scope="session", params=STORES)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service with one worker process, shared by the tests that only use it; on both databases, as `fresh_server`."""
+    started = Server(tmp_path_factory.mktemp("service"), *database_arguments(request, request.param)).start()
     yield started
     started.close()
     assert started.stop() == 0, started.output()
-
-
-STORES = ["sqlite", pytest.param("postgres", marks=[pytest.mark.postgres, pytest.mark.slow])]
 
 
 def _made(tmp_path: Path, new_database: Callable[[], str] | None) -> Iterator[Callable[..., Server]]:
@@ -72,14 +77,14 @@ def sqlite_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+def postgres_cluster() -> Iterator[object]:
     """A PostgreSQL of this test run's own, from the machine's packages, on a socket in a temporary folder."""
     from tests.service.postgres import Cluster, binaries
 
     folder = binaries()
     if folder is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    cluster = Cluster(folder, tmp_path_factory.mktemp("postgres"))
+    cluster = Cluster(folder)
     cluster.start()
     yield cluster
     if cluster.running():

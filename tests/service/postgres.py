@@ -23,11 +23,13 @@ def binaries() -> Path | None:
 class Cluster:
     """PostgreSQL refuses to run as root: root runs it as the packages' user `postgres`.
 
-    With `address` it listens on that address too, for everybody who reaches it.
+    With `address` it listens on that address too, for everybody who reaches it. `data` is a new folder for its files and its
+    socket, whose path must be short.
     """
 
-    def __init__(self, folder: Path, base: Path, address: str = "") -> None:
-        self.folder, self.data, self.address = folder, Path("/tmp") / f"qpeft-pg-{uuid.uuid4().hex[:8]}", address
+    def __init__(self, folder: Path, address: str = "", data: Path | None = None) -> None:
+        self.folder, self.address = folder, address
+        self.data = data or Path("/tmp") / f"qpeft-pg-{uuid.uuid4().hex[:8]}"
         self.data.mkdir(mode=0o700)
         self._user = "postgres" if os.geteuid() == 0 else None
         if self._user:

@@ -202,3 +202,22 @@ def test_a_crash_of_a_circuits_process_is_that_jobs_alone(fresh_server: Callable
     done = client.wait(job, timeout_s=150)
     assert (done["state"], done["attempt"]) == ("succeeded", 2)
     assert worker.is_running()
+
+
+@pytest.mark.slow
+def test_a_job_that_crashes_its_process_each_time_fails_and_blocks_nobody(fresh_server: Callable[..., Server]) -> None:
+    server = fresh_server(environment={"QPEFT_SERVICE_MAX_ATTEMPTS": "3"})
+    attacker, user = server.client(server.new_key("attacker")), server.client(server.new_key("user"))
+    assert server.process is not None
+    (worker,) = psutil.Process(server.process.pid).children()
+    poison = attacker.submit(Circuit(20, tuple(Op("h", (q % 20,)) for q in range(3000))), device="simulator", output="expectations")
+    for attempt in (1, 2, 3):
+        until(lambda: (job := attacker.job(poison["id"]))["state"] == "running" and job["attempt"] == attempt, 60)  # noqa: B023
+        time.sleep(0.3)
+        for child in worker.children():
+            child.kill()
+    done = attacker.wait(poison["id"], timeout_s=60)
+    assert (done["state"], done["attempt"]) == ("failed", 3)
+    assert "attempt 3 of 3" in done["reason"]
+    assert user.result(user.submit(RY, device="simulator", params=[0.1], shots=10)["id"], timeout_s=30)["state"] == "succeeded"
+    assert worker.is_running()

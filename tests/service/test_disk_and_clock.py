@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from qpeft.errors import ServiceError
 from qpeft.service.client import Client
 from tests.service.checks import RY, SHORT_LEASE, SLOW, audit_database, until
+from tests.service.postgres import Cluster, binaries
 from tests.service.processes import CLI, Server
 
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
@@ -88,6 +91,50 @@ def test_a_full_disk_that_is_emptied_needs_no_restart(served: Server, disk: Path
     assert client.job(kept)["state"] == "queued"
 
 
+@pytest.fixture
+def small_cluster() -> Iterator[Cluster]:
+    """A PostgreSQL on a file system of 128 MiB."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with tempfile.TemporaryDirectory(prefix="qpeft-", dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        if not mount("-t", "tmpfs", "-o", "size=128m", "tmpfs", folder):
+            pytest.skip("mounting a file system needs root")
+        try:
+            cluster = Cluster(programs, data=Path(folder) / "pg")
+            cluster.start()
+            yield cluster
+            if cluster.running():
+                cluster.stop("immediate")
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_a_full_disk_of_postgresql(small_cluster: Cluster, sqlite_server: Callable[..., Server]) -> None:
+    """Refused with 503 while it is full, whether PostgreSQL lives through it or not; what was acknowledged is run afterwards."""
+    url = small_cluster.create()
+    server = sqlite_server("--executors", "0", "--database", url)
+    client = server.client(total_s=0.1)
+    kept = client.submit(RY, device="simulator", params=[0.1], shots=5)["id"]
+    disk = small_cluster.data.parent
+    (disk / "filler").write_bytes(b"\0" * (shutil.disk_usage(disk).free - (1 << 20)))
+    refused(lambda: [client.submit_sweep(RY, np.zeros((20_000, 1)), device="simulator") for _ in range(200)])
+    (disk / "filler").unlink()
+    small_cluster.ensure_running()
+    until(lambda: accepts(client), 60)
+    worker = server.worker(server.new_key("workers", "worker"))
+    try:
+        until(lambda: server.client().usage()["open_circuits"] == 0, 90)
+        jobs = client.jobs(limit=1000)
+        assert kept in {job["id"] for job in jobs}
+        audit_database(url, len(jobs))
+    finally:
+        worker.stop()
+
+
 def accepts(client: Client) -> bool:
     try:
         client.submit(RY, device="simulator", params=[0.2], shots=5)
@@ -114,7 +161,7 @@ def test_a_disk_that_is_read_only_is_said_at_the_start(served: Server, disk: Pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed (Debian: apt-get install faketime)")
-def test_a_clock_that_jumps_expires_nothing_and_reorders_nothing(tmp_path: Path) -> None:
+def test_a_clock_that_jumps_expires_nothing_and_reorders_nothing(fresh_server: Callable[..., Server], tmp_path: Path) -> None:
     offset = tmp_path / "offset"
     environment = {
         **SHORT_LEASE,
@@ -128,38 +175,32 @@ def test_a_clock_that_jumps_expires_nothing_and_reorders_nothing(tmp_path: Path)
         offset.write_text(f"{hours * 3600:+.0f}\n")
 
     jump(0)
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = Server(folder, "--executors", "1", environment=environment, devices=("simulator", "emulator:wukong-72")).start()
-    try:
-        client = server.client()
-        client.set_device("emulator:wukong-72", "maintenance")
-        waiting = client.submit(RY, device="emulator:wukong-72", params=[0.1], shots=5, expires_s=3600.0)["id"]
-        batches: list[str] = []
+    server = fresh_server(environment=environment, devices=("simulator", "emulator:wukong-72"))
+    client = server.client()
+    client.set_device("emulator:wukong-72", "maintenance")
+    waiting = client.submit(RY, device="emulator:wukong-72", params=[0.1], shots=5, expires_s=3600.0)["id"]
+    batches: list[str] = []
 
-        def runs() -> bool:
-            states = client.connection.request("GET", f"/v1/batches/{batches[-1]}").json()["states"]
-            return bool(states.get("running", 0) > 0)
+    def runs() -> bool:
+        states = client.connection.request("GET", f"/v1/batches/{batches[-1]}").json()["states"]
+        return bool(states.get("running", 0) > 0)
 
-        for hours in (5, -7, 400):
-            batch = client.submit_sweep(SLOW, np.linspace(0, 1, 1500)[:, None], device="simulator")  # seconds on a fast machine
-            batches.append(batch["id"])
-            until(runs)
-            jump(hours)
-            time.sleep(0.5)
-            client.submit(RY, device="simulator", params=[0.1], output="expectations")
-        for identifier in batches:
-            done = client.wait_batch(identifier, timeout_s=120)
-            assert done["states"] == {"succeeded": done["jobs"]}
-        jobs = client.jobs(limit=1000)
-        assert {job["attempt"] for job in jobs if job["device"] == "simulator"} == {1}  # no lease ended
-        made = [job["created_at"] for job in jobs]
-        assert made == sorted(made, reverse=True)
-        assert client.job(waiting)["state"] == "queued"  # an hour has not passed
-        jump(-48)  # and a service that starts when the clock is two days behind
-        server.stop()
-        server.start()
-        assert client.wait(client.submit(RY, device="simulator", params=[0.2], shots=5)["id"], timeout_s=40)["state"] == "succeeded"
-    finally:
-        server.close()
-        server.kill()
+    for hours in (5, -7, 400):
+        batch = client.submit_sweep(SLOW, np.linspace(0, 1, 1500)[:, None], device="simulator")  # seconds on a fast machine
+        batches.append(batch["id"])
+        until(runs)
+        jump(hours)
+        time.sleep(0.5)
+        client.submit(RY, device="simulator", params=[0.1], output="expectations")
+    for identifier in batches:
+        done = client.wait_batch(identifier, timeout_s=120)
+        assert done["states"] == {"succeeded": done["jobs"]}
+    jobs = client.jobs(limit=1000)
+    assert {job["attempt"] for job in jobs if job["device"] == "simulator"} == {1}  # no lease ended
+    made = [job["created_at"] for job in jobs]
+    assert made == sorted(made, reverse=True)
+    assert client.job(waiting)["state"] == "queued"  # an hour has not passed
+    jump(-48)  # and a service that starts when the clock is two days behind
+    server.stop()
+    server.start()
+    assert client.wait(client.submit(RY, device="simulator", params=[0.2], shots=5)["id"], timeout_s=40)["state"] == "succeeded"

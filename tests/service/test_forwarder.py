@@ -25,6 +25,7 @@ from qpeft.service.store import leases
 from qpeft.service.vendor import tasks as vendor_tasks
 from tests.backends.origin_cloud import FakeOriginCloud
 from tests.service.checks import audit_database, until
+from tests.service.conftest import STORES, database_arguments
 from tests.service.engine import Engine
 from tests.service.processes import Process, Server
 from tests.service.proxy import Proxy
@@ -39,12 +40,11 @@ INTENT, NEWS, COMPLETE = "/v1/worker/vendor/intent", "/v1/worker/vendor/update",
 class Place:
     """A service with a vendor's chip, the vendor, and workers that are started and killed by tests."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, database: list[str], **environment: str) -> None:
         self.cloud = FakeOriginCloud(VENDOR_KEY).__enter__()
         self.cloud.states = ["1"]
-        self.server = Server(
-            folder, "--executors", "0", devices=(DEVICE,), environment={"QPEFT_SERVICE_USER_VENDOR_SHOTS": "1000000", **environment}
-        ).start()
+        environment = {"QPEFT_SERVICE_USER_VENDOR_SHOTS": "1000000", **environment}
+        self.server = Server(folder, "--executors", "0", *database, devices=(DEVICE,), environment=environment).start()
         self.proxy = Proxy(self.server.port).__enter__()
         self.key = self.server.new_key("workers", "worker")
         self.client: Client = self.server.client()
@@ -70,12 +70,12 @@ class Place:
         self.cloud.__exit__()
 
 
-@pytest.fixture
-def make_place(tmp_path: Path) -> Iterator[Callable[..., Place]]:
+@pytest.fixture(params=STORES)
+def make_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Place]]:
     made: list[Place] = []
 
     def make(**environment: str) -> Place:
-        made.append(Place(tmp_path, **environment))
+        made.append(Place(tmp_path, database_arguments(request, request.param), **environment))
         return made[-1]
 
     yield make
@@ -293,6 +293,38 @@ def test_cancelling_reaches_the_vendor(make_place: Callable[..., Place]) -> None
     place.client.cancel(job)
     assert place.client.wait(job, timeout_s=40)["state"] == "cancelled"
     assert place.cloud.cancelled == list(place.cloud.jobs)
+
+
+MALFORMED = [
+    {"probCount": ["no json"], "taskResult": ["no json"]},
+    {"probCount": [], "taskResult": []},
+    {"probCount": ['{"key": ["0x0"], "value": [-4000]}'], "taskResult": ['{"key": ["0x0"], "value": [-1.0]}']},
+    {"probCount": ['{"key": ["0xfff"], "value": [4000]}'], "taskResult": ['{"key": ["0xfff"], "value": [1.0]}']},
+    {"probCount": None, "taskResult": None},
+    {"probCount": 7},
+]
+
+
+@pytest.mark.slow
+def test_a_malformed_answer_fails_its_job_and_not_the_worker(make_place: Callable[..., Place]) -> None:
+    place = make_place()
+    worker = place.worker()
+    right = place.cloud.detail
+    for number, wrong in enumerate(MALFORMED):
+
+        def detail(body: dict[str, Any], wrong: dict[str, Any] = wrong) -> dict[str, Any]:
+            told = right(body)
+            told["obj"].update(wrong if told["obj"]["taskState"] == "3" else {})
+            return told
+
+        place.cloud.detail = detail  # type: ignore[method-assign]
+        job = place.client.wait(place.submit(0.1 * number), timeout_s=60)
+        assert (job["state"], job["attempt"]) == ("failed", 1), (wrong, job)
+        assert job["reason"], wrong
+    place.cloud.detail = right  # type: ignore[method-assign]
+    assert is_right(place.client.result(place.submit(), timeout_s=40)["counts"][0], 0.7)
+    assert worker.popen.poll() is None
+    assert len(place.cloud.jobs) == len(MALFORMED) + 1  # none was sent twice
 
 
 def forwarded(engine: Engine) -> tuple[str, str, leases.LeaseCommand]:

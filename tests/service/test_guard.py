@@ -151,7 +151,8 @@ def test_text_that_a_database_refuses_is_refused_at_the_door(http: httpx.Client)
     for method, path in (("POST", "/v1/jobs/%00/cancel"), ("GET", "/v1/jobs/%00"), ("DELETE", "/v1/batches/a%00b")):
         assert http.request(method, path).status_code == 404
     assert http.get("/v1/jobs", params={"device": "a\0"}).status_code == 422
-    assert http.post("/oqcs/task/origin/taskDetail.json", json={"taskId": "\0"}).status_code in (404, 422)
+    for route in ("/oqcs/task/origin/taskDetail.json", "/oqcs/task/cancelTask.json"):
+        assert http.post(route, json={"taskId": "a\0"}).status_code == 422
 
 
 def test_a_request_of_too_many_jobs_is_refused_with_the_figure(http: httpx.Client) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.service.conftest import STORES, database_arguments
 from tests.service.processes import Server
 
 pytestmark = pytest.mark.slow
@@ -52,9 +53,10 @@ def sdk(server: Server, script: str, key: str, timeout: float = 120) -> Any:
     return json.loads(lines[-1].removeprefix("ANSWER "))
 
 
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("cloud"), devices=("simulator", "emulator:wukong-72")).start()
+@pytest.fixture(scope="module", params=STORES)
+def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    arguments = database_arguments(request, request.param)
+    server = Server(tmp_path_factory.mktemp("cloud"), *arguments, devices=("simulator", "emulator:wukong-72")).start()
     try:
         with server.client() as client:  # the worker is there once this has run
             client.result(client.submit(BELL, device="emulator:wukong-72", shots=1)["id"], timeout_s=60)

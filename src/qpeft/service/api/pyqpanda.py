@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -34,6 +34,9 @@ _STATES: Final = {"queued": "1", "running": "2", "succeeded": "3"}
 _SUCCESS: Final = 10000
 
 
+Name: TypeAlias = Annotated[str, Meta(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
 class Configuration(msgspec.Struct):
     """Settings of a task that this service reads. The device does its own mapping and optimisation."""
 
@@ -50,26 +53,26 @@ class QCloudTask(msgspec.Struct):
     QProg: list[str] | str | None = None
     QProgBytes: list[Annotated[int, Meta(ge=-128, le=255)]] | None = None
     Inst: list[msgspec.Raw] | None = None
-    ChipID: str = "full_amplitude"
-    QMachineType: str = "5"
+    ChipID: Name = "full_amplitude"
+    QMachineType: Name = "5"
 
 
 class TaskId(msgspec.Struct):
     """A task by its id, which is a batch's."""
 
-    taskId: str
+    taskId: Name
 
 
 class ChipId(msgspec.Struct):
     """A chip by the vendor's name of it."""
 
-    ChipID: str
+    ChipID: Name
 
 
 class Blocks(msgspec.Struct):
     """How many lines of how many qubits are wanted."""
 
-    chipId: str
+    chipId: Name
     qubitNum: Annotated[int, Meta(ge=1, le=64)]
     qubitBlockNum: Annotated[int, Meta(ge=1, le=16)] = 1
     label: Annotated[int, Meta(ge=0, le=1000)] = 1

@@ -56,6 +56,8 @@ class Directory:
         try:
             with self.engine.connect() as connection:
                 return connection.execute(query, values or {}).all()
+        except sa.exc.DataError as error:  # such as NUL in text, for PostgreSQL: nothing stored has it
+            raise ServiceError("nothing has such a name", status=404, code="not_found") from error
         except sa.exc.DBAPIError as error:
             raise ServiceError(
                 "the service cannot read its store now", status=503, code="storage", retry_after_s=5, hint="try again later"

@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 # Licences that would bind the users of qpeft if a dependency had them
@@ -27,10 +28,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def project() -> dict[str, Any]:
+    """The package as pyproject.toml describes it."""
+    return dict(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"])
+
+
 def extras() -> dict[str, list[str]]:
     """The optional dependencies of the package."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {str(name): list(needed) for name, needed in project["optional-dependencies"].items()}
+    return {str(name): list(needed) for name, needed in project()["optional-dependencies"].items()}
 
 
 def forbidden(report: str) -> list[str]:

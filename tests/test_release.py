@@ -29,6 +29,15 @@ def test_every_extra_is_tried_somewhere() -> None:
     assert set(release.extras()) == set(extras.NEEDS) | set(extras.ELSEWHERE)
 
 
+def test_the_lowest_versions_that_are_tried_are_those_that_are_allowed() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    lowest, _ = workflow["jobs"]["versions"]["strategy"]["matrix"]["include"]
+    allowed = dict(need.split(">=") for need in release.project()["dependencies"])
+    for pin in lowest["pins"].split():
+        name, version = pin.split("==")
+        assert version.removesuffix(".0") == allowed[name].removesuffix(".0"), name
+
+
 @pytest.mark.parametrize(
     ("licence", "refused"),
     [("MIT", False), ("GPL-3.0-or-later", True), ("AGPL-3.0", True), ("LGPL-3.0", False), ("MIT OR GPL-2.0", False)],

@@ -4,7 +4,7 @@ Any table with a column to predict: CSV, TSV, JSON, JSON Lines or Parquet. Here 
 they came from your own system, with the number of the bench each flower stood on: flowers of one bench must not be on both
 sides of the split.
 
-Needs `pip install "qpeft[train,report,applications]"`.
+Needs `pip install ".[train,report,applications]"`.
 """
 
 from __future__ import annotations

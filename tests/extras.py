@@ -1,6 +1,6 @@
 """Each extra installs alone and is enough for its parts: `python tests/extras.py --install [NAME ...]`.
 
-A base environment gets qpeft without extras. Each extra then gets an environment of its own that sees the base (torch is installed
+A base environment gets a wheel of qpeft without extras. Each extra then gets an environment of its own that sees the base (torch is installed
 once), and the modules that need the extra are imported there. A second process checks that the base alone names the pip command.
 """
 
@@ -63,9 +63,11 @@ def main() -> int:
     failed = []
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "base"
-        environment(base, None, ".")
+        subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, "."], check=True, cwd=ROOT)
+        (wheel,) = Path(folder).glob("*.whl")
+        environment(base, None, str(wheel))
         for name in names:
-            python = environment(Path(folder) / name, base, f".[{name}]")
+            python = environment(Path(folder) / name, base, f"{wheel}[{name}]")
             done = subprocess.run([str(python), "-c", NEEDS[name]], capture_output=True, text=True, cwd=folder)
             print(f"{'ok' if done.returncode == 0 else 'FAILED'}: {name}", done.stderr[-500:], flush=True)
             failed += [name] if done.returncode else []

@@ -1,7 +1,7 @@
 """Each extra installs alone and is enough for its parts: `python tests/extras.py --install [NAME ...]`.
 
-A base environment gets a wheel of qpeft without extras. Each extra then gets an environment of its own that sees the base (torch is installed
-once), and the modules that need the extra are imported there. A second process checks that the base alone names the pip command.
+A base environment gets a wheel of qpeft without extras. Each extra then gets an environment of its own that sees the base (torch is
+installed once), and the modules that need the extra are imported there.
 """
 
 from __future__ import annotations

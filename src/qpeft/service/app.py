@@ -65,7 +65,8 @@ def _handler(service: Service, auth: Authenticator, route: Route) -> Handler:
         request.scope["qpeft.route"] = label
         principal = await auth.principal(request)
         require(principal, route.scope)
-        return await route.handler(Context(service, auth, request, principal))
+        with contextlib.ExitStack() as held:
+            return await route.handler(Context(service, auth, request, principal, held))
 
     return endpoint
 

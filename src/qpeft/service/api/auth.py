@@ -9,6 +9,7 @@ from typing import Final
 from starlette.requests import Request
 
 from qpeft.errors import ServiceError
+from qpeft.service.api.bodies import MAX_AT_ONCE, Pace
 from qpeft.service.api.rate import Slots, TokenBucket, network_of
 from qpeft.service.core import Service
 from qpeft.service.ids import digest
@@ -41,6 +42,7 @@ class Authenticator:
         settings = service.settings
         self.waits = Slots(settings.max_waits, "requests that wait")
         self.streams = Slots(settings.max_streams, "event streams")
+        self.bodies, self.pace = Slots(MAX_AT_ONCE, "large bodies"), Pace()
         self._cache: dict[bytes, tuple[float, Principal]] = {}
         self._good: set[bytes] = set()
         """Digests of keys and cookies that were good when they were looked up last."""

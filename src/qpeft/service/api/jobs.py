@@ -105,7 +105,7 @@ async def post_batch(context: Context) -> Response:
 async def post_sweep(context: Context) -> Response:
     """One circuit and a row of parameters for each run: JSON, or binary with float32. Cut into jobs of equal cost."""
     form = context.content_type(JSON, BINARY)
-    body = await context.request.body()
+    body = await context.body()
     matrix: bytes | None = None
     head = body
     if form == BINARY:
@@ -113,6 +113,7 @@ async def post_sweep(context: Context) -> Response:
         if not 0 < length <= len(body) - 4:
             raise ServiceError("a binary sweep starts with the length of its head", code="body", value=length, bound=len(body) - 4)
         head, matrix = body[4 : 4 + length], body[4 + length :]
+        await context.bounded(head)
     request = decode(_SWEEP, head)
     digest = body_digest("/v1/sweeps", body)
     build = context.service.admission.sweep

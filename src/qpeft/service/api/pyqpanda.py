@@ -109,7 +109,7 @@ def _device(context: Context, chip: str) -> str:
 
 async def chip_info(context: Context) -> Response:
     """A chip's calibration in the vendor's form."""
-    chip = decode(_CHIP_ID, await context.request.body()).ChipID
+    chip = decode(_CHIP_ID, await context.body()).ChipID
     return _reply(_vendor_form(chip, msgspec.json.decode(await _calibration(context, chip))))
 
 
@@ -161,7 +161,7 @@ def _vendor_form(chip: str, data: dict[str, Any]) -> dict[str, Any]:
 
 async def best_blocks(context: Context) -> Response:
     """The best disjoint lines of `qubitNum` qubits by the chip's calibration; as many as there are, at most `qubitBlockNum`."""
-    request = decode(_BLOCKS, await context.request.body())
+    request = decode(_BLOCKS, await context.body())
     data = await _calibration(context, request.chipId)
     blocks = await context.service.ask(_lines, bytes(data), request.qubitNum, request.qubitBlockNum)
     return _reply(
@@ -193,7 +193,7 @@ def _lines(data: bytes, n_qubits: int, number: int) -> list[tuple[int, ...]]:
 
 async def submit(context: Context) -> Response:
     """A task of at most 200 programs, as text, binary or native instructions. The last two need pyqpanda3 on the server."""
-    body = await context.request.body()
+    body = await context.body()
     task = decode(_TASK, body)
     if task.QMachineType not in _MACHINES:
         known = ", ".join(f"{number} ({what})" for number, what in _MACHINES.items())
@@ -240,7 +240,7 @@ def _measuring(text: str, qubits: list[int]) -> str:
 
 async def detail(context: Context) -> Response:
     """State and, once every program has ended, results: keys in hexadecimal with c[0] as the lowest bit."""
-    task = decode(_TASK_ID, await context.request.body()).taskId
+    task = decode(_TASK_ID, await context.body()).taskId
     queries = context.service.queries
     batch = await context.service.ask(queries.batch_view, context.owner, task)
     obj: dict[str, Any] = {"taskId": task, "taskState": _STATES.get(batch["state"], "4"), "createTime": batch["created_at"]}
@@ -288,7 +288,7 @@ def _columns(keys: list[str], values: list[Any]) -> str:
 
 async def cancel(context: Context) -> Response:
     """Cancel every program of a task that has not ended."""
-    task = decode(_TASK_ID, await context.request.body()).taskId
+    task = decode(_TASK_ID, await context.body()).taskId
     await context.service.writer.call(lifecycle.cancel, lifecycle.Target("batch", task, context.owner))
     return _reply(None)
 

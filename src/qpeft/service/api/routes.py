@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from qpeft.errors import ServiceError
 from qpeft.service.api.auth import Authenticator, Principal
+from qpeft.service.api.bodies import LARGE, SMALL, check_values, decode_s
 from qpeft.service.core import Service
 from qpeft.service.settings import Settings
 from qpeft.service.store.schema import STATES
@@ -75,6 +76,8 @@ class Context:
     auth: Authenticator
     request: Request
     principal: Principal
+    held: contextlib.ExitStack
+    """Closed at the end of the request."""
 
     @property
     def owner(self) -> str:
@@ -171,8 +174,36 @@ class Context:
     async def json(self, decoder: msgspec.json.Decoder[T]) -> tuple[T, bytes]:
         """The decoded body and its bytes."""
         self.content_type(JSON)
-        body = await self.request.body()
+        body = await self.body()
         return decode(decoder, body), body
+
+    async def body(self) -> bytes:
+        """The body. Large ones of a user are few at the same time, and JSON is `bounded`.
+
+        Raises:
+            ServiceError: 429, the user sends too many at the same time; 422, too many values.
+        """
+        announced = self.request.headers.get("content-length", "")
+        if not announced.isdigit() or int(announced) > LARGE:
+            self.held.enter_context(self.auth.bodies.take(self.owner))
+        body = await self.request.body()
+        if len(body) > SMALL and not self.request.headers.get("content-type", "").startswith(BINARY):
+            await self.bounded(body)
+        return body
+
+    async def bounded(self, text: bytes) -> None:
+        """Wait until it is this user's turn to have a JSON text decoded.
+
+        Args:
+            text: the text, which need not be valid.
+
+        Raises:
+            ServiceError: 422, too many values.
+        """
+        if len(text) > LARGE:
+            await self.service.ask(check_values, text)
+        if len(text) > SMALL:
+            await self.auth.pace.turn(self.owner, decode_s(text))
 
 
 def decode(decoder: msgspec.json.Decoder[T] | msgspec.msgpack.Decoder[T], body: bytes) -> T:

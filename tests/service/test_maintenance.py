@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from qpeft.errors import ServiceError
 from qpeft.service import maintenance
+from qpeft.service.server import owned
 from qpeft.service.store import access, leases
 from qpeft.service.store.database import Database, revisions
 from qpeft.service.store.schema import flows, jobs, owners, results
@@ -70,6 +71,11 @@ def test_back_to_an_older_schema_and_forward(engine: Engine) -> None:
         maintenance.rollback(folder, "0007")
     assert engine.database.revision() == newest
     engine.writer.call_sync(access.set_access, access.SetAccess("test", "simulator", None))
+    with pytest.raises(ServiceError, match="no such revision"):
+        maintenance.migrate(folder, "nonsense")
+    for back in (maintenance.rollback, maintenance.migrate) if folder is not None else ():
+        with owned(folder), pytest.raises(ServiceError, match="a server uses the database"):
+            back(folder, "0007")
     assert maintenance.rollback(folder, "0007") == "0007"
     assert maintenance.migrate(folder) == newest
     with engine.database.reader.connect() as connection:
@@ -181,6 +187,10 @@ def test_a_dump_of_postgresql_restores(
     monkeypatch.delenv("QPEFT_SERVICE_DATABASE")
     restored = sqlite_server("--database", restored_url)
     there = restored.client(server.key)
+    with monkeypatch.context() as patched:
+        patched.setenv("QPEFT_SERVICE_DATABASE", restored_url)
+        with pytest.raises(ServiceError, match="a server uses the database"):
+            maintenance.rollback(None, "0008")
     until(lambda: there.usage()["open_circuits"] == 0, 60)
     assert {there.job(job)["state"] for job in before} == {"succeeded"}
     assert "rescue" in {one["user"] for one in restored.client(rescue).users()}

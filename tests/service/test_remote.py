@@ -75,6 +75,11 @@ class Chip(RemoteBackend):
         return {**super()._described(), "simulated": False, "program_s": 0.06, "shot_s": 1e-4}
 
 
+def test_an_address_that_is_none() -> None:
+    with pytest.raises(ServiceError, match="not a service's address"):
+        Connection("ftp://127.0.0.1", "key")
+
+
 def test_a_lost_reply_is_paid_once(server: Server, tmp_path: Path) -> None:
     """The service took the batch and its reply was lost: the next process gets the same batch."""
     key = server.new_key("payer")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from qpeft.backends.vendors.pyqpanda import KEY_VARIABLES
-from qpeft.circuits.ir import Circuit, Op
+from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.errors import ServiceError
 from qpeft.service.server import check_devices, check_key_file
 from qpeft.service.settings import DEFAULT_DEVICES, Settings
@@ -211,6 +211,9 @@ def test_large_results_are_stored_and_larger_ones_refused(
         assert len(values) == 1 << 20
         assert (values[1], values[(1 << 19) + 1]) == pytest.approx((0.5, 0.5))
         assert client.job(job)["attempt"] == 1
+    rows = [[0.1 * k] for k in range(7)]  # at 18 qubits six fill a job's result to the byte
+    sweep = client.submit_sweep(Circuit(18, (Op("ry", (0,), Angle(0)),), 1, 1), rows, device="simulator", output="probabilities")
+    assert [len(line["probabilities"]) for line in client.results(sweep["id"])] == [6, 1]
     http = server.http()
     many = {"device": "simulator", "qasm": "OPENQASM 3.0; qubit[20] q;", "shots": 1_000_000}
     answer = http.post("/v1/jobs", json=many)

@@ -20,7 +20,7 @@ from qpeft.service.scheduling.devices import DeviceCatalog
 from qpeft.service.settings import Settings
 from qpeft.service.store import admin, leases, lifecycle
 from qpeft.service.store.changes import EVERYTHING, LOST_POLL_S, ChangeHub, Listener
-from qpeft.service.store.database import Database
+from qpeft.service.store.database import SERVER, Database
 from qpeft.service.store.queries import Queries
 from qpeft.service.store.schema import Row
 from qpeft.service.store.writer import Writer
@@ -40,7 +40,7 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.clock = Clock()
-        self.database = Database(settings.database_url)
+        self.database = Database(settings.database_url, SERVER)
         self.database.migrate()
         self.hub = ChangeHub()
         self.writer = Writer(self.database, self.clock, self._changed)

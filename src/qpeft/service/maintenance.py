@@ -13,7 +13,7 @@ from qpeft.service.clock import Clock
 from qpeft.service.ids import new_key
 from qpeft.service.settings import Settings
 from qpeft.service.store import admin
-from qpeft.service.store.database import Database
+from qpeft.service.store.database import Database, revisions
 from qpeft.service.store.schema import TERMINAL, flows, jobs, owners, results
 from qpeft.service.store.writer import Writer
 
@@ -56,7 +56,7 @@ def create_key(data_dir: Path | None, user: str, scopes: Sequence[str]) -> str:
 
 
 def migrate(data_dir: Path | None, revision: str = "head") -> str:
-    """Bring the schema to a revision, forward or back. Stop every server before going back.
+    """Bring the schema to a revision, forward or back.
 
     Args:
         data_dir: the service's data folder; default the one in the settings.
@@ -64,8 +64,16 @@ def migrate(data_dir: Path | None, revision: str = "head") -> str:
 
     Returns:
         The revision that the schema has then.
+
+    Raises:
+        ServiceError: there is no such revision; or back, while a server runs or where going back would lose or open something.
     """
+    known = revisions()
+    if revision not in (*known, "head"):
+        raise ServiceError("no such revision", status=0, value=revision, bound=", ".join([*known, "head"]))
     with opened(data_dir) as database:
+        if revision in known[:-1]:
+            _check_stopped(database)
         try:
             database.migrate(revision)
         except RuntimeError as error:
@@ -84,21 +92,25 @@ def rollback(data_dir: Path | None, revision: str) -> str:
         The revision that the database has then.
 
     Raises:
-        ServiceError: there is no such older revision, or going back would lose or open something.
+        ServiceError: there is no such older revision, a server runs, or going back would lose or open something.
     """
-    from qpeft.service.store.database import revisions
-
     known = revisions()
     with opened(data_dir) as database:
         current = database.revision()
         if revision not in known or current not in known or known.index(revision) >= known.index(current):
             older = known[: known.index(current)] if current in known else []
             raise ServiceError("not an older revision", status=0, value=revision, bound=", ".join(older) or "none")
+        _check_stopped(database)
         try:
             database.migrate(revision)
         except RuntimeError as error:
             raise ServiceError(f"the schema is not taken back: {error}", status=0, value=revision) from error
         return database.revision()
+
+
+def _check_stopped(database: Database) -> None:
+    if database.is_served():
+        raise ServiceError("a server uses the database", status=0, hint="stop every server before you take the schema back")
 
 
 def verify(data_dir: Path | None) -> list[str]:

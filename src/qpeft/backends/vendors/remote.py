@@ -80,6 +80,8 @@ class Attempts:
         self.count += 1
         if failure.status == 429:
             log.warning("%s; trying again in %.2g s", failure, delay)
+        elif failure.status == 0 and self.count == 1:
+            log.warning("%s; trying again for %.0f s", failure, self.deadline - time.monotonic())
         return delay
 
 
@@ -145,6 +147,8 @@ class Connection:
             raise ServiceError(
                 "no service to talk to", status=0, code="no_service", hint=f"give url and key, or set {ENV_URL} and {ENV_KEY}"
             )
+        if not url.startswith(("http://", "https://")):
+            raise ServiceError("not a service's address", status=0, code="no_service", value=url, bound="http://... or https://...")
         self.url, self.retries = url.rstrip("/"), retries or Retries()
         self._httpx, self._key, self._pinned_cert = httpx, key, pinned_cert
         self._client = self._open()

@@ -32,6 +32,8 @@ SESSION = {
     "tcp_keepalives_count": "3",
 }
 """Settings of each PostgreSQL connection. A process that is stopped or cut off in a transaction does not keep the writer's lock."""
+SERVER = "qpeft-server"
+"""Name of servers' connections at PostgreSQL."""
 WRITER_LOCK = 0x71706566  # "qpef": the key of PostgreSQL's advisory lock that makes one writer of many processes
 
 
@@ -79,9 +81,14 @@ def shown_url(url: sa.URL) -> str:
 
 
 class Database:
-    """One engine to write, one to read. `Database(url)`; call `migrate()` before the first use."""
+    """One engine to write, one to read; call `migrate()` before the first use.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: its SQLAlchemy address.
+        application: the name of its connections at PostgreSQL; `SERVER` marks those of servers.
+    """
+
+    def __init__(self, url: str, application: str = "qpeft") -> None:
         self.url = parse_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
         if self.sqlite:
@@ -103,7 +110,7 @@ class Database:
             common: dict[str, Any] = {
                 "pool_pre_ping": True,
                 "isolation_level": "READ COMMITTED",
-                "connect_args": {**TCP, "options": session},
+                "connect_args": {**TCP, "options": session, "application_name": application},
             }
             self.writer = sa.create_engine(self.url, pool_size=1, max_overflow=1, **common)
             self.reader = sa.create_engine(self.url, pool_size=8, max_overflow=0, **common)
@@ -167,6 +174,24 @@ class Database:
         """The schema's revision."""
         with self.reader.connect() as connection:
             return str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one())
+
+    def is_served(self) -> bool:
+        """Whether a server uses the database now."""
+        if not self.sqlite:
+            mine = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name"
+            with self.reader.connect() as connection:
+                return bool(connection.execute(sa.text(mine), {"name": SERVER}).scalar_one())
+        import fcntl  # POSIX, as servers are
+
+        lock = Path(self.url.database or "").parent / "lock"
+        if not lock.exists():
+            return False
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def checkpoint(self) -> None:
         """Move what SQLite's log holds into its file, as far as readers and the writer let it, without holding them up."""

@@ -50,6 +50,7 @@ PLACES_S = 0.25  # how long a circuit occupies qubits before the service is told
 MAX_PLACES = 256
 LOOK_S = 0.2  # between two looks at whether a thread has failed
 COMPLETE_JOBS, COMPLETE_BYTES = 4096, 4 << 20  # of one request that hands results in; one job may be larger
+ENVELOPE_BYTES = 1 << 14  # of a result around its numbers or counts: names, and the chip's qubits
 T = TypeVar("T")
 
 
@@ -269,7 +270,7 @@ class Worker:
             self._dropped.difference_update(job.seq for job in lease.jobs if job.seq not in self._holding)
 
     def _bounded(self, one: FinishedJob, job: LeasedJob) -> FinishedJob:
-        if one.payload is None or len(one.payload) <= self.max_result_bytes:
+        if one.payload is None or len(one.payload) <= self.max_result_bytes + ENVELOPE_BYTES:
             return one
         return failed(job, f"the result is too large: {len(one.payload)} bytes, bound {self.max_result_bytes}", one.device_s)
 

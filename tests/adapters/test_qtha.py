@@ -309,6 +309,39 @@ def test_a_few_tokens_take_one_call_with_the_same_result(settings: dict[str, Any
             torch.testing.assert_close(delta(x.detach().clone()), wanted)
 
 
+@pytest.mark.parametrize("settings", [{}, {"fusion": "multiply"}, {"tensor": False}, {"dropout": 0.5}], ids=str)
+@pytest.mark.parametrize("tokens", [3, FEW_TOKENS + 1])
+def test_adding_to_a_layers_outputs(settings: dict[str, Any], tokens: int) -> None:
+    """`add_to` is `y + forward`, and so are its gradients, that of y among them."""
+    delta, x, y = build(**settings), torch.randn(tokens, 6, dtype=DOUBLE), torch.randn(tokens, 10, dtype=DOUBLE)
+    tensors = [x.requires_grad_(), y.requires_grad_(), *delta.parameters()]
+    grad = torch.randn(tokens, 10, dtype=DOUBLE)
+    found = []
+    for call in (lambda: delta.add_to(y, x), lambda: y + delta(x)):
+        torch.manual_seed(0)
+        out = call()
+        found.append((out, *torch.autograd.grad(out, tensors, grad)))
+    torch.testing.assert_close(*found)
+    delta.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(delta.add_to(y, x), y + delta(x))
+        torch.testing.assert_close(delta.add_to(y.T.contiguous().T, x), y + delta(x))
+        torch.testing.assert_close(delta.float().add_to(y.bfloat16(), x.bfloat16()), y.bfloat16() + delta(x.bfloat16().float()))
+
+
+def test_adding_to_outputs_runs_hooks() -> None:
+    delta, x = build().eval(), rows()
+    seen: list[Tensor] = []
+    y = torch.ones_like(delta(x)).detach()
+    handle = delta.register_forward_hook(lambda *call: seen.append(call[2]))
+    for recorded in (False, True):
+        with torch.set_grad_enabled(recorded):
+            torch.testing.assert_close(delta.add_to(y, x), y + seen[-1])
+    handle.remove()
+    torch.testing.assert_close(delta.add_to(y, x), y + delta(x))
+    assert len(seen) == 2
+
+
 @torch.no_grad()
 def test_one_call_sees_changes_hooks_and_other_executors() -> None:
     delta, x = build().eval(), rows()

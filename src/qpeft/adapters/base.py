@@ -210,6 +210,20 @@ class Delta(nn.Module):
         """The delta of inputs `(..., inputs)`, shape `(..., outputs)` of `sizes`, in the adapter's dtype."""
         raise NotImplementedError
 
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """`y + forward(x)`; methods may add on the way.
+
+        Args:
+            y: `(..., outputs)`.
+            x: `(..., inputs)` of any dtype.
+
+        Returns:
+            `(..., outputs)`, of the wider dtype of y and the adapter.
+        """
+        dtype = self.dtype
+        out: Tensor = y + self(x if x.dtype is dtype else x.to(dtype))
+        return out
+
     def init_from_weight(self, weight: Tensor) -> None:
         """Initialise from the base weight; called once, for methods that implement it.
 

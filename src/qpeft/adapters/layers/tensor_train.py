@@ -233,12 +233,16 @@ def merged(cores: Sequence[Tensor]) -> Tensor:
 
 
 class TrainProduct(NamedTuple):
-    """`scale * rows W` for `rows (p, d_out)`, or with `columns` `scale * W columns` for `columns (d_in, p)`."""
+    """`scale * rows W` for `rows (p, d_out)`, or with `columns` `scale * W columns` for `columns (d_in, p)`.
+
+    With `transposed` the latter is stored as `(p, d_out)`, which saves a pass over it.
+    """
 
     train: TensorTrain
     factor: Tensor
     columns: bool
     scale: float = 1.0
+    transposed: bool = False
 
     def tensors(self) -> tuple[Tensor, ...]:
         """What autograd differentiates: the factor and the cores."""
@@ -247,7 +251,8 @@ class TrainProduct(NamedTuple):
     def in_torch(self, factor: Tensor, *cores: Tensor) -> Tensor:
         """The product by torch's operators."""
         order = self.train.orders[3 if self.columns else 0]
-        found = contract(factor.T, cores, order).T if self.columns else contract(factor, cores, order)
+        found = contract(factor.T if self.columns else factor, cores, order)
+        found = found.T if self.columns and not self.transposed else found
         return found if self.scale == 1.0 else self.scale * found
 
     def compiled(self, tensors: Sequence[Tensor]) -> Contraction | None:
@@ -255,7 +260,8 @@ class TrainProduct(NamedTuple):
         shape = tuple(tensors[0].shape)
         if any(core.shape != wanted for core, wanted in zip(tensors[1:], self.train.shapes, strict=True)):
             return None  # gathered elsewhere, or an error that torch words
-        made = _contraction((shape, *self.train.shapes), self.train.orders[3 if self.columns else 0], self.columns)
+        order = self.train.orders[3 if self.columns else 0]
+        made = _contraction((shape, *self.train.shapes), order, self.columns, self.columns and not self.transposed)
         return made if made.fits else None
 
 
@@ -316,7 +322,7 @@ def _recorded(product: TrainProduct, grad: Tensor, tensors: Sequence[Tensor], ne
 
 
 @functools.lru_cache(maxsize=1024)
-def _contraction(shapes: Shapes, order: ContractionOrder, columns: bool) -> Contraction:
+def _contraction(shapes: Shapes, order: ContractionOrder, columns: bool, turned: bool) -> Contraction:
     """A product with a train, of a factor and cores of these shapes, as steps of the compiled kernel."""
     made = Contraction(shapes)
     p = shapes[0][1 if columns else 0]
@@ -334,9 +340,9 @@ def _contraction(shapes: Shapes, order: ContractionOrder, columns: bool) -> Cont
             state = made.matmul(made.permuted(buffer, shape, axes), state, step.rows, rest, step.columns, outer)
         size = outer * step.rows * rest
         outer *= step.after
-    if columns:
+    if turned:
         state = made.permuted(state, (p, size // p), (1, 0))
-    made.finish((size // p, p) if columns else (p, size // p))
+    made.finish((size // p, p) if turned else (p, size // p))
     return made
 
 

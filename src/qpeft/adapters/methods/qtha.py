@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
+from torch.utils.hooks import RemovableHandle
 
 from qpeft.adapters.base import Delta, RankConfig, make_dropout, one_of, positive
 from qpeft.adapters.circuit_setting import (
@@ -233,6 +234,7 @@ class QTHA(Delta):
         r = config.r
         self.scale = config.scale
         self.fusion = config.fusion
+        self._unhooked_at = -1  # the number of the next hook when there was none here
         self.dropout = make_dropout(config.dropout)
         inner_in, inner_out = d_in, d_out
         self.tt_a = self.tt_b = None
@@ -292,64 +294,98 @@ class QTHA(Delta):
 
         With `fusion="multiply"`, v is the element-wise product `z * (CW u)`.
         """
-        if x.numel() <= FEW_TOKENS * x.shape[-1] and (whole := self._one_call(x)) is not None:
-            return whole(x)
+        whole = self._one_call(x) if x.numel() <= FEW_TOKENS * x.shape[-1] else None
+        return self._steps(x) if whole is None else whole(x)
+
+    def add_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """See `Delta.add_to`: the sum is part of the last product."""
+        if self._unhooked():
+            if x.numel() <= FEW_TOKENS * x.shape[-1] and (whole := self._one_call(x)) is not None:
+                return whole(x, y)
+            dtype = self.dtype
+            return self._steps(x if x.dtype is dtype else x.to(dtype), y)
+        return super().add_to(y, x)
+
+    def _steps(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The delta, plus y where there is one."""
         down, up = self.cached("ends", self._ends)
-        return nn.functional.linear(self.mix(nn.functional.linear(self.dropout(x), down)), up)
+        x = self.dropout(x)
+        q_map, c_map, compiled = self.quantum_map, self.classical_map, self._simulated()
+        if q_map is not None and c_map is not None and compiled is not None:
+            assert isinstance(self.qnn, QuantumLayer)
+            maps = (down, self.qnn.angles, q_map.weight, c_map.weight, up)
+            if takes(x, *maps):
+                if y is not None and takes(y, x):
+                    return circuit_with_maps(compiled, x, *maps, y)
+                delta = circuit_with_maps(compiled, x, *maps)
+                return delta if y is None else y + delta
+        delta = self.mix(nn.functional.linear(x, down)) @ up
+        return delta if y is None else y + delta
 
     def _one_call(self, x: Tensor) -> BetweenMaps | None:
-        """Maps and circuit as one compiled call, for generation; None where gradients or hooks need the steps."""
-        if self.training or torch.is_grad_enabled() or not transforms.plain(x) or torch.is_autocast_enabled("cpu"):
+        """Maps and circuit as one compiled call, for generation; None where gradients or hooks need the steps.
+
+        Every object that is looked at here costs a cache miss at each token.
+        """
+        if torch.is_grad_enabled() or self.training or not self._unhooked():
             return None
-        compiled = self._simulated()
-        if compiled is None:
+        if not transforms.plain(x) or torch.is_autocast_enabled("cpu"):
             return None
 
-        def make() -> BetweenMaps | None:
-            qnn, quantum = self.qnn, self.quantum_map
-            if quantum is None or not isinstance(qnn, QuantumLayer):
-                return None
+        def make() -> tuple[BetweenMaps | None, Any]:
+            qnn, quantum, compiled = self.qnn, self.quantum_map, self._simulated()
+            run = getattr(qnn, "run", None)
+            if quantum is None or compiled is None or not isinstance(qnn, QuantumLayer):
+                return None, run
             down, up = self._ends()
             classical = None if self.classical_map is None else self.classical_map.weight
             maps = [t for t in (down, up, quantum.weight, classical) if t is not None]
             if not transforms.plain(*maps) or not between_maps.takes(compiled, qnn.angles, *maps):
-                return None
-            return BetweenMaps(compiled, qnn.angles, down, quantum.weight, classical, up)
+                return None, run
+            return BetweenMaps(compiled, qnn.angles, down, quantum.weight, classical, up), run
 
-        found = self.cached("one call", make)
-        return found if found is None or found.dtype is x.dtype else None
+        found, run = self.cached("one call", make)
+        if found is None or found.dtype is not x.dtype or self._modules["qnn"].__dict__.get("run") is not run:
+            return None
+        return found
 
     def _simulated(self) -> SimulatedCircuit | None:
         """The circuit of this layer's own, where the simulator runs it and no hook is on it or on its maps."""
-        own = self._modules  # an attribute that is a module costs ten times as much to find
-        qnn = own.get("qnn")
-        if type(qnn) is not QuantumLayer or module_hooks._has_any_global_hook():  # type: ignore[no-untyped-call]
-            return None
-        for part in (qnn, own.get("quantum_map"), own.get("classical_map"), own["dropout"]):
+        qnn = self._modules.get("qnn")  # an attribute that is a module costs ten times as much to find
+        return compiled_circuit(qnn.run) if type(qnn) is QuantumLayer and not self._hooked_parts() else None
+
+    def _hooked_parts(self, *more: nn.Module) -> bool:
+        """Whether calls of the parts that `circuit_with_maps` leaves out, or of `more`, do more than `forward`."""
+        own = self._modules
+        for part in (own.get("qnn"), own.get("quantum_map"), own.get("classical_map"), own["dropout"], *more):
             if part is not None and (
                 part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
             ):
-                return None
-        return compiled_circuit(qnn.run)
+                return True
+        return bool(module_hooks._has_any_global_hook())  # type: ignore[no-untyped-call]
+
+    def _unhooked(self) -> bool:
+        """Whether calls of this module and its parts do no more than `forward`. Torch numbers its hooks one by one."""
+        if self._unhooked_at != RemovableHandle.next_id and not self._hooked_parts(self):
+            self._unhooked_at = RemovableHandle.next_id
+        return self._unhooked_at == RemovableHandle.next_id
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As the base class's; a copy looks for hooks itself."""
+        return {**super().__getstate__(), "_unhooked_at": -1}
 
     def _ends(self) -> tuple[Tensor, Tensor]:
-        """`down()` and `up()`, in one call where there are tensor trains."""
+        """`down()` and `up()` transposed, `(r, d_out)`, in one call where there are tensor trains."""
         if self.tt_a is None or self.tt_b is None:
-            return self.down(), self.up()
+            return self.down(), self.up().T
         down, up = products(
             TrainProduct(self.tt_a, self.mlp_a.weight, columns=False),
-            TrainProduct(self.tt_b, self.mlp_b.weight, columns=True, scale=self.scale),
+            TrainProduct(self.tt_b, self.mlp_b.weight, columns=True, scale=self.scale, transposed=True),
         )
         return down, up
 
     def mix(self, u: Tensor) -> Tensor:
         """`v (..., r)` from `u (..., r)`: the circuit's path and the classical one."""
-        q_map, c_map = self.quantum_map, self.classical_map
-        if q_map is not None and c_map is not None and transforms.plain(u) and (compiled := self._simulated()) is not None:
-            assert isinstance(self.qnn, QuantumLayer)
-            inner = (self.qnn.angles, q_map.weight, c_map.weight)
-            if takes(u, *inner):
-                return circuit_with_maps(compiled, u, *inner)
         classical: Tensor | None = self.classical_map(u) if self.classical_map is not None else None
         qnn = self.shared[0] if self.shared else self.qnn
         if qnn is None:

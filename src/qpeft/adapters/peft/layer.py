@@ -46,7 +46,7 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._unmerged: Tensor | None  # W0, while multiplicative deltas are merged into it; moves with the module
         self.register_buffer("_unmerged", None, persistent=False)
         self.in_features, self.out_features, self.transposed = layer_shape(self.get_base_layer())
-        self._active_adapter = adapter_name
+        self._active_adapter: str | list[str] = adapter_name
         self.update_layer(adapter_name, config, make)
 
     @property
@@ -130,6 +130,10 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             adapter_names: for each of `len(x)` samples the adapter it runs on, `__base__` for none; default the active ones.
         """
         if adapter_names is None:
+            if (delta := self._alone()) is not None:
+                y: Tensor = self._modules["base_layer"](x, *args, **kwargs)  # type: ignore[misc]
+                out = delta.add_to(y, x)
+                return out if out.dtype is y.dtype else out.to(y.dtype)
             if self.disable_adapters and self.merged:
                 self.unmerge()
             if self.disable_adapters or self.merged:
@@ -149,6 +153,20 @@ class DeltaLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             bias = getattr(self.get_base_layer(), "bias", None)
             result = self._add(result, active, "output", result if bias is None else result - bias)
         return result if result.dtype is dtype else result.to(dtype)
+
+    def _alone(self) -> Delta | None:
+        """The delta where just one acts, next to the layer. At one token the general way costs as much as the layer."""
+        if self._disable_adapters or self.merged_adapters or not self.__dict__.get("cast_input_dtype_enabled", True):
+            return None
+        names = self._active_adapter
+        if not isinstance(names, str):
+            if len(names) != 1:
+                return None
+            names = names[0]
+        deltas = self._modules[self.deltas_name]
+        assert deltas is not None
+        delta = deltas._modules.get(names)
+        return delta if isinstance(delta, Delta) and delta.position == "parallel" and not delta.awaits_weights else None
 
     def _per_sample(self, x: Tensor, adapter_names: Sequence[str]) -> Active:
         if self.merged:

@@ -16,11 +16,11 @@ from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.c_engine.expectations import dense
 from qpeft.circuits.simulator.torch_engine.compiler import SimulatedCircuit
 
-_FIXED, _CALL = struct.Struct("14q"), struct.Struct("3q")
+_FIXED, _CALL = struct.Struct("14q"), struct.Struct("4q")
 
 
 class BetweenMaps:
-    """`up (Q z + C u)` of rows, `z` the expectation values of a circuit at inputs `u = down x`; for tensors that stay as they are.
+    """`(Q z + C u) up` of rows, `z` the expectation values of a circuit at inputs `u = down x`; for tensors that stay as they are.
 
     Args:
         compiled: the circuit and its observables, which `takes`.
@@ -28,7 +28,7 @@ class BetweenMaps:
         down: `(r, d_in)`.
         quantum: `Q (r, n_observables)`.
         classical: `C (r, r)`, None for none.
-        up: `(d_out, r)`.
+        up: `(r, d_out)`.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class BetweenMaps:
         (call,) = c_expectations.calls(compiled)
         function = _function()
         assert function is not None  # see `takes`
-        self._function, self._d_out, self.dtype = function, up.shape[0], down.dtype
-        maps = (dense(angles), dense(down), dense(quantum), None if classical is None else dense(classical), dense(up.T))
+        self._function, self._d_out, self.dtype = function, up.shape[1], down.dtype
+        maps = (dense(angles), dense(down), dense(quantum), None if classical is None else dense(classical), dense(up))
         wide = down.dtype is torch.float64
         kept = np.zeros(_kept_bytes()(wide, call.code, call.numbers) // 8 + 8)  # what depends on the angles
         self._held = (call, *maps, kept)  # what the addresses point to
@@ -51,18 +51,22 @@ class BetweenMaps:
             down.shape[1],
             down.shape[0],
             quantum.shape[1],
-            up.shape[0],
+            up.shape[1],
             (kept.ctypes.data + 63) // 64 * 64,
         )
         self(down.new_empty(0, down.shape[1]))  # fills `kept`, which later calls only read
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Outputs `(..., d_out)` of rows `x (..., d_in)`, without a record for autograd."""
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Outputs `(..., d_out)` of rows `x (..., d_in)`, plus y where there is one, without a record for autograd."""
         x = dense(x)
         out = x.new_empty(*x.shape[:-1], self._d_out)
-        if self._function(self._fixed + _CALL.pack(x.data_ptr(), x.numel() // x.shape[-1], out.data_ptr())):
+        address, rest = 0, y
+        if y is not None and y.dtype is x.dtype and y.shape == out.shape and y.is_cpu and type(y) is Tensor:
+            y, rest = dense(y), None
+            address = y.data_ptr()
+        if self._function(self._fixed + _CALL.pack(x.data_ptr(), x.numel() // x.shape[-1], out.data_ptr(), address)):
             raise MemoryError("the compiled kernel found no memory for its buffers")
-        return out
+        return out if rest is None else rest + out
 
 
 def takes(compiled: SimulatedCircuit, *tensors: Tensor) -> bool:

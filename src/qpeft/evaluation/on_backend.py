@@ -94,7 +94,8 @@ def evaluate_on_backend(
     executor = BackendExecutor(backend, shots, seed=seed, cache=cache, ledger=ledger)
     counting = Counting(executor)
     if not any(isinstance(module, CircuitLayer) for module in model.modules()):
-        raise RunError("the adapter has no circuit, so nothing of it runs on a backend", hint="leave out --backend, or name a run that has one")
+        hint = "leave out --backend, or name a run that has one"
+        raise RunError("the adapter has no circuit, so nothing of it runs on a backend", hint=hint)
     with executed_by(model, lambda _: counting):
         exact = evaluate(model, rows, tokenizer, batch_size=batch_size, progress=progress)
     logger.warning("on %s this takes %s", backend.name, counting.cost)

@@ -57,7 +57,7 @@ async def compare(visit: Visit) -> Response:
         runs=runs,
         known=known[:500],
         curves=curves(visit, runs) if runs else [],
-        pareto=tradeoff(visit, runs),
+        pareto=tradeoff(visit, runs, range(len(runs))),
         settings=settings,
         same=len({key for one in flats for key in one}) - len(settings),
         metrics=metrics,

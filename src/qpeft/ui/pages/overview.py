@@ -15,20 +15,20 @@ from qpeft.web.svg import Markup
 SHOWN = 500
 
 
-def tradeoff(visit: Visit, runs: Sequence[TrainingRun]) -> Markup:
-    """Held-out loss over trainable parameters, a colour for each method; empty with fewer than two finished runs.
+def tradeoff(visit: Visit, runs: Sequence[TrainingRun], colours: Sequence[int] | None = None) -> Markup:
+    """Held-out loss over trainable parameters; empty with fewer than two finished runs.
 
     Args:
         visit: the request.
         runs: the runs to draw.
+        colours: the number of each run's colour; by default one for each method.
     """
     methods = sorted({run.method for run in runs})
     points = [
-        Point(f"{run.label} ({run.name})", float(run.record.trainable_parameters), run.record.metrics["loss"], run.name,
-              methods.index(run.method))
-        for run in runs
+        Point(f"{run.label} ({run.name})", float(run.record.trainable_parameters), run.record.metrics["loss"], run.name, colour)
+        for run, colour in zip(runs, colours or [methods.index(run.method) for run in runs], strict=True)
         if run.record is not None and "loss" in run.record.metrics and run.record.trainable_parameters
-    ]  # fmt: skip
+    ]
     if len(points) < 2:
         return Markup("")
     label = visit.t("Held-out loss over trainable parameters")

@@ -142,7 +142,7 @@ def _plot(curves: Mapping[str, Sequence[tuple[float, float]]], name: str, path: 
     with drawing(LIGHT):
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(6.8, 4.2), layout="constrained", dpi=120)
+        figure = Figure(figsize=(6.8, 4.5), layout="constrained", dpi=120)
         axes = figure.add_subplot()
         look = marks(curves)
         for label, points in curves.items():
@@ -156,7 +156,7 @@ def _plot(curves: Mapping[str, Sequence[tuple[float, float]]], name: str, path: 
         axes.set_xlabel({"tokens": "samples (tokens)", "modules": "modules (circuits in turn)"}.get(name, name))
         axes.set_ylabel("forward + backward, ms (log scale)")
         axes.set_title(title, fontsize=10)
-        axes.legend(fontsize=8)
+        figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # covers no point
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Software": None})
 

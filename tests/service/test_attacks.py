@@ -52,6 +52,29 @@ def test_silent_connections_keep_nobody_out(fresh_server: Callable[..., Server])
         assert connections[0].recv(1) == b""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["a key's", "nobody's"])
+def test_bodies_that_never_come_keep_nobody_out(fresh_server: Callable[..., Server], form: str) -> None:
+    """From five addresses, with a whole head each: 600 requests, where 200 connections are allowed."""
+    server = fresh_server("--executors", "0", environment={"QPEFT_SERVICE_MAX_CONNECTIONS": "200"})
+    client, slow = server.client(), f"authorization: Bearer {server.new_key('attacker')}"
+    head = (
+        f"POST /v1/jobs HTTP/1.1\r\nhost: x\r\n{slow}\r\ncontent-type: application/json\r\ncontent-length: 4000\r\n\r\n"
+        if form == "a key's"
+        else "POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: 400\r\n\r\n"
+    )
+    with contextlib.ExitStack() as opened:
+        for k in range(600):
+            attacker = opened.enter_context(socket.socket())
+            attacker.settimeout(10)
+            attacker.bind((f"127.0.0.{2 + k % 5}", 0))
+            attacker.connect(("127.0.0.1", server.port))
+            with contextlib.suppress(OSError):
+                attacker.sendall(head.encode())
+        assert health_s(server) < 2.0
+        assert client.devices()
+
+
 def test_forms_are_small_and_guessing_is_slowed_down(fresh_server: Callable[..., Server]) -> None:
     """20 connections that post megabytes to the login page cost no memory and hold nobody up; wrong keys get 429 unread."""
     server = fresh_server("--executors", "0", environment={"QPEFT_SERVICE_BAD_KEY_RATE_PER_S": "2"})

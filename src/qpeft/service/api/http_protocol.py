@@ -15,7 +15,10 @@ HEADER_BYTES = 64 * 1024
 
 
 class Connections:
-    """The open connections of one process, and which of them have no request under way, the longest silent first."""
+    """The open connections of one process, and which of them wait for their client, the longest silent first.
+
+    A connection waits for its client until a whole request has come, with its body, and again after the response.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.most = settings.max_connections
@@ -127,8 +130,11 @@ def bounded_protocol(settings: Settings) -> type[asyncio.Protocol]:
         def on_headers_complete(self) -> None:
             self._disarm()
             self._in_head = False
-            connections.idle.pop(self.transport, None)
             super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            connections.idle.pop(self.transport, None)
+            super().on_message_complete()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
@@ -141,6 +147,8 @@ def bounded_protocol(settings: Settings) -> type[asyncio.Protocol]:
                 if self._head_bytes > HEADER_BYTES + len(data):
                     self.transport.close()
                     return
+            elif self.transport in connections.idle:
+                connections.idle.move_to_end(self.transport)  # its body comes
             super().data_received(data)
 
         def connection_lost(self, exc: Exception | None) -> None:

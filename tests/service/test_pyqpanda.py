@@ -173,6 +173,40 @@ answer({"refused": refused, "said": said})
     assert "too few qubits" in found["said"]
 
 
+def test_one_bad_circuit_hides_nothing_of_its_task(cloud: Server, key: str) -> None:
+    """The second of three programs ends without outcomes: the others' are shown, with the reason."""
+    with cloud.client() as admin, cloud.client(key) as client:
+        admin.set_device("emulator:wukong-72", "maintenance")
+        try:
+            job = sdk(
+                cloud,
+                'answer(service.backend("72").run([bell(False), bell(True), bell(False)], 300, QCloudOptions()).job_id())',
+                key,
+            )
+            client.cancel(next(one["id"] for one in client.jobs(limit=3) if one["index"] == 1))
+        finally:
+            admin.set_device("emulator:wukong-72", "online")
+        client.wait_batch(job)
+    script = f"""
+result = ended(QCloudJob("{job}"))
+answer({{"counts": result.get_counts_list(), "status": result.job_status().name, "said": result.origin_data()}})
+"""
+    found = sdk(cloud, script, key)
+    assert found["status"] == "FINISHED"
+    assert [sum(counts.values()) for counts in found["counts"]] == [300, 0, 300]
+    assert "program 1: cancelled by its owner" in found["said"]
+
+
+def test_no_shots_are_refused(cloud: Server, key: str) -> None:
+    script = """
+try:
+    answer(service.backend("72").run([bell(False)], 0, QCloudOptions()).job_id())
+except Exception as error:
+    answer(str(error))
+"""
+    assert "at least one shot" in sdk(cloud, script, key)
+
+
 def test_cancelling_a_task(cloud: Server, key: str) -> None:
     script = """
 job = service.backend("72").run([bell(False)], 10, QCloudOptions())

@@ -68,6 +68,10 @@ class CannotAttachError(Exception):
     """The client cannot look at a job that another process sent; the vendor may have its result."""
 
 
+class UnreadableAnswerError(ConnectionError):
+    """The vendor answered, and the answer makes no sense. It may pass, as a page of a proxy does, or stay."""
+
+
 @dataclass(frozen=True)
 class JobStatus:
     """A job at the vendor: `result` is plain JSON data, there when done; `detail` says why a job failed."""

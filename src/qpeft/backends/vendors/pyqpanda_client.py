@@ -18,7 +18,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from qpeft.backends.spending.submission import JobStatus, KeyRefusedError, NotSentError, VendorClient
+from qpeft.backends.spending.submission import (
+    JobStatus,
+    KeyRefusedError,
+    NotSentError,
+    UnreadableAnswerError,
+    VendorClient,
+)
 from qpeft.backends.vendors.keys import Secret
 from qpeft.errors import MissingDependencyError
 
@@ -32,6 +38,7 @@ _NEVER_SENT = re.compile(
     r"^curl_easy_perform failed: (?:Failed to connect to \S+ port \d+ |Could(?: not|n't) (?:connect to server|resolve host))"
     r"|^QCloud HTTP request failed with status 4(?!08|09|25|99)\d\d: "
 )
+_NO_ANSWER = re.compile(r"^curl_easy_perform failed: |^QCloud HTTP request failed with status ")
 _KEY_REFUSED = re.compile(r"^QCloud HTTP request failed with status 40[13]\b")
 
 
@@ -65,6 +72,7 @@ class SdkClient(VendorClient):
 
         Raises:
             KeyRefusedError: the vendor does not take the key.
+            UnreadableAnswerError: the SDK cannot read the vendor's answer.
             ConnectionError: the SDK failed, or gave no answer within `timeout_s`.
         """
         state, detail, result = self._call("poll", job=job)
@@ -127,7 +135,7 @@ class SdkClient(VendorClient):
             raise KeyRefusedError("status 401: unauthorised")
         if request["call"] == "submit" and (reply.get("unsent") or _NEVER_SENT.search(message)):
             raise NotSentError(message)
-        raise ConnectionError(message)
+        raise ConnectionError(message) if _NO_ANSWER.search(message) else UnreadableAnswerError(message)
 
     def _read_line(self, descriptor: int) -> bytes:
         deadline, data = time.monotonic() + self.timeout_s, b""

@@ -201,14 +201,16 @@ async def submit(context: Context) -> Response:
             "this kind of task is not run here", status=422, code="machine", value=task.QMachineType[:20], bound=known
         )
     device = _device(context, task.ChipID)
+    exact, shots = task.Configuration.measure_type == 2, task.Configuration.shot
+    if not exact and not 1 <= shots < 2**31:
+        raise ServiceError("a task has at least one shot", status=422, code="shots", value=shots, bound="1 or more")
     texts = await context.service.admit(context.owner, functools.partial(_programs, context.service), task, text=True)
     if not 0 < len(texts) <= MAX_PROGRAMS:
         raise ServiceError("a task has 1 to 200 programs", status=422, code="rows", value=len(texts), bound=MAX_PROGRAMS)
-    exact = task.Configuration.measure_type == 2
     request = BatchRequest(
         device=device,
         circuits=[BatchItem(originir=_measuring(text, task.Configuration.qubits) if exact else text) for text in texts],
-        shots=None if exact else task.Configuration.shot,
+        shots=None if exact else shots,
         output="probabilities" if exact else "counts",
         name="pyqpanda3",
     )
@@ -243,7 +245,9 @@ async def detail(context: Context) -> Response:
     task = decode(_TASK_ID, await context.body()).taskId
     queries = context.service.queries
     batch = await context.service.ask(queries.batch_view, context.owner, task)
-    obj: dict[str, Any] = {"taskId": task, "taskState": _STATES.get(batch["state"], "4"), "createTime": batch["created_at"]}
+    some = batch["state"] in TERMINAL and batch["states"].get("succeeded")  # of a failed task the client shows no results
+    state = _STATES["succeeded"] if some else _STATES.get(batch["state"], "4")
+    obj: dict[str, Any] = {"taskId": task, "taskState": state, "createTime": batch["created_at"]}
     if batch["state"] in TERMINAL:
         page = await context.service.ask(queries.batch_results, task, 0, MAX_PROGRAMS, MAX_TASK_BYTES)
         obj |= await context.service.ask(_results, page.rows)
@@ -251,7 +255,7 @@ async def detail(context: Context) -> Response:
 
 
 def _results(rows: list[tuple[Row, bytes | None]]) -> dict[str, Any]:
-    """Reply of `taskDetail` for ended programs, in order. A failed program has a reason instead of outcomes."""
+    """Reply of `taskDetail` for ended programs, in order. A failed program has no outcomes, and the reply its reason."""
     counts = [_hexadecimal(payload) if payload is not None else ({}, 0) for _, payload in rows]
     told: dict[str, Any] = {
         "endTime": stamp(max((row.finished_at for row, _ in rows), default=None)),

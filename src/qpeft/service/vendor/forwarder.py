@@ -19,7 +19,15 @@ from typing import Any, Protocol, TypeVar
 
 from qpeft.backends.base import Counts
 from qpeft.backends.spending.paid import SECONDS_PER_SHOT
-from qpeft.backends.spending.submission import Backoff, JobStatus, KeyRefusedError, VendorClient, poll_job, send_once
+from qpeft.backends.spending.submission import (
+    Backoff,
+    JobStatus,
+    KeyRefusedError,
+    UnreadableAnswerError,
+    VendorClient,
+    poll_job,
+    send_once,
+)
 from qpeft.backends.vendors.keys import find_key, warn_if_unencrypted
 from qpeft.backends.vendors.pyqpanda import (
     DEFAULT_ADDRESS,
@@ -51,6 +59,7 @@ log = logging.getLogger("qpeft.service.worker")
 T = TypeVar("T")
 TRIES = 3  # of a submission that certainly did not arrive
 LONGEST_POLL_S = 15.0
+UNREADABLE = 5  # answers about a task, one after the other, that make no sense: then its jobs fail
 SETTINGS = {"amend": False, "mapping": True, "optimization": True, "block": []}
 
 
@@ -68,6 +77,8 @@ class TaskToSend:
 
     id: str
     members: list[tuple[PreparedJob, int]] = field(default_factory=list)
+    unreadable: int = 0
+    """Answers about it, one after the other, that made no sense."""
 
 
 class Forwarder:
@@ -218,6 +229,10 @@ class Forwarder:
         except KeyRefusedError as error:
             log.error("%s: task %s: the vendor no longer takes the key (%s); asking again", self.name, known.vendor_job, error)
             return None
+        task.unreadable = task.unreadable + 1 if isinstance(status, UnreadableAnswerError) else 0
+        if task.unreadable >= UNREADABLE:
+            why = f"the vendor's answers about its task {known.vendor_job} cannot be read: {status}"
+            return [failed(job, why) for job in jobs]
         if not isinstance(status, JobStatus):
             return None
         if status.state == "done":

@@ -59,6 +59,7 @@ log = logging.getLogger("qpeft.service.worker")
 T = TypeVar("T")
 TRIES = 3  # of a submission that certainly did not arrive
 LONGEST_POLL_S = 15.0
+MOST_OF_SHOTS = 1.01  # counts that the vendor has corrected are not whole
 UNREADABLE = 5  # answers about a task, one after the other, that make no sense: then its jobs fail
 SETTINGS = {"amend": False, "mapping": True, "optimization": True, "block": []}
 
@@ -256,6 +257,10 @@ class Forwarder:
             found = result["counts"][first : first + job.rows]
             if len(found) != job.rows:
                 return failed(job, f"the vendor returned {len(found)} results for {job.rows} circuits")
+            for row in found:
+                total = sum(row.values())
+                if not 0 < total <= MOST_OF_SHOTS * job.shots or min(row.values()) < 0:
+                    return failed(job, f"the vendor counted {total:g} outcomes of {job.shots} shots")
             counts: Counts = counts_of(found, one.circuit.n_qubits, job.shots)
         except (QpeftError, KeyError, TypeError, ValueError, AttributeError) as error:
             return failed(job, f"the vendor's answer cannot be read: {type(error).__name__}: {error}")

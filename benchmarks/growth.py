@@ -6,6 +6,7 @@ time: of a circuit, of QTHA's change to one layer, or of the layer itself, each 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import torch
 from scipy import stats
 
 import qpeft
-from benchmarks import circuits, harness
+from benchmarks import circuits, harness, models, training
 from benchmarks.kernel_limit import best_ms
 from qpeft.adapters.methods.qtha import QTHA
 from qpeft.circuits.simulator import simulate
 
 WIDTH, TOKENS = 576, 512  # of SmolLM2-135M; 4 x 128
+MODEL_WIDTHS = (128, 192, 256, 384, 512, 640)  # with a layer for each 64
 
 
 def circuit_step(n: int, layers: int, tokens: int) -> Callable[[], object]:
@@ -47,6 +49,22 @@ def layer_step(tokens: int, width: int) -> Callable[[], object]:
     """A frozen square layer, forward and back to its inputs: what an adapter adds to."""
     weight, x, grad = torch.randn(width, width), torch.randn(tokens, width, requires_grad=True), torch.randn(tokens, width)
     return lambda: torch.autograd.backward(torch.nn.functional.linear(x, weight), grad)
+
+
+def model_step(width: int, arm: str) -> tuple[int, Callable[[], object]]:
+    """Parameters of a Llama of that width, deeper as it is wider, and a training step of an adapter on its q_proj and v_proj."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    layers, heads = width // 64, width // 64
+    shape = {"hidden_size": width, "intermediate_size": 8 * width // 3, "num_hidden_layers": layers, "num_attention_heads": heads}
+    base = LlamaForCausalLM(LlamaConfig(vocab_size=4096, tie_word_embeddings=True, **shape))
+    count = sum(p.numel() for p in base.parameters())
+    return count, training.step_of(models.adapted(base, models.Arm(arm).config()), 4, 64)
+
+
+def model_sizes() -> dict[int, int]:
+    """Width of the model by its number of parameters."""
+    return {model_step(width, "lora:4")[0]: width for width in MODEL_WIDTHS}
 
 
 def sweeps() -> Iterator[tuple[str, str, Sequence[int], Callable[[int], Callable[[], object]]]]:
@@ -82,6 +100,10 @@ def sweeps() -> Iterator[tuple[str, str, Sequence[int], Callable[[int], Callable
         lambda s: adapter_step(4, 1, TOKENS, s),
     )
     yield "frozen layer: width of the model", f"{TOKENS} tokens", [256, 512, 1024, 2048], lambda s: layer_step(TOKENS, s)
+    widths = model_sizes()
+    for arm in ("lora:4", "qtha:4:1", "lora:8", "qtha:8:8"):
+        step = functools.partial(lambda s, arm: model_step(widths[s], arm)[1], arm=arm)
+        yield f"training step, {arm}: parameters of the model", "4 x 64 tokens", sorted(widths), step
 
 
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> tuple[float, float, float]:
@@ -104,6 +126,7 @@ def page(records: list[dict[str, Any]]) -> str:
         "* Exponent: least squares on logarithms, with its 95% interval. Fixed costs of a call lower it at small sizes, and caches",
         "  that overflow raise it at large ones.",
         "* Adapter: QTHA's change to one square layer, published sizes. Frozen layer: the product that it is added to.",
+        "* Training step: Llamas of 128 to 640 features with a layer for each 64, adapters on q_proj and v_proj.",
         "",
         "| what grows | fixed | from, to | times, ms | exponent | R² |",
         "|---|---|---|---|---|---|",

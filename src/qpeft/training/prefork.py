@@ -1,4 +1,4 @@
-"""Runs one after another, each in a process forked from one that has imported the libraries and loaded the base model.
+"""Runs one after another, each in a process forked from one that has imported the libraries, loaded the model and cut the rows.
 
 `python -m qpeft.training.prefork REPLIES` reads one line of JSON for each run, `[recipe, folder, baseline]`. It answers on the file
 descriptor REPLIES: `ready` once, or `cold` and ends, where it cannot fork; then for each run `pid N` and `exit CODE`, the code
@@ -18,6 +18,8 @@ from pathlib import Path
 
 from qpeft.training import __main__ as one_run
 from qpeft.training.environment import quiet_libraries
+
+PLAIN = (".jsonl", ".json", ".csv", ".tsv", ".txt")  # read without libraries that start threads, which no fork survives
 
 
 def serve(replies: int) -> int:
@@ -39,7 +41,7 @@ def serve(replies: int) -> int:
     for line in sys.stdin:
         arguments = json.loads(line)
         with contextlib.suppress(Exception):  # the run says what is wrong
-            _keep_base_model(Path(arguments[0]))
+            _keep_model_and_rows(Path(arguments[0]))
         if threading.active_count() > 1:
             _answer(replies, "cold")
             return 0
@@ -60,13 +62,17 @@ def _answer(replies: int, line: str) -> None:
     os.write(replies, f"{line}\n".encode())
 
 
-def _keep_base_model(recipe: Path) -> None:
+def _keep_model_and_rows(recipe: Path) -> None:
+    from qpeft.training.data import run_data
     from qpeft.training.model import loading
     from qpeft.training.recipe.config import load_recipe
 
-    section = load_recipe(recipe).model
-    if section.quantization is None:
-        loading.keep(section)
+    config = load_recipe(recipe)
+    if config.model.quantization is not None:
+        return
+    loading.keep(config.model)
+    if Path(config.data.train).suffix in PLAIN and Path(config.data.train).is_file():
+        run_data.keep(config.data, loading.load_tokenizer(config.model))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ NEEDS = {
     "trl": "import trl",
     "reporters": "import wandb, trackio",
     "report": "from qpeft.report import page; import matplotlib, jinja2, scipy",
-    "smollm2": "from qpeft.training.model.loading import resolve; import gguf",
     "qasm": "from qpeft import Circuit; Circuit.from_qasm('OPENQASM 3.0; qubit[2] q; h q[0];')",
     "qiskit": "from qpeft import Circuit, Op; Circuit(1, (Op('h', (0,)),)).to_qiskit()",
     "pennylane": "from qpeft import Circuit, Op; Circuit(1, (Op('h', (0,)),)).to_pennylane()",
@@ -35,6 +34,7 @@ NEEDS = {
 }
 # extras that are checked elsewhere, or need what this script does not install
 ELSEWHERE = {
+    "smollm2": "compiles llama.cpp for minutes; make demo takes the weights without their dependencies",
     "dev": "make test",
     "docs": "make docs",
     "bench": "python -m benchmarks.circuits",

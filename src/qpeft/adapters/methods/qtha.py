@@ -362,7 +362,13 @@ class QTHA(Delta):
                 part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
             ):
                 return True
-        return bool(module_hooks._has_any_global_hook())  # type: ignore[no-untyped-call]
+        hooks = module_hooks
+        return bool(
+            hooks._global_forward_hooks
+            or hooks._global_forward_pre_hooks
+            or hooks._global_backward_hooks
+            or hooks._global_backward_pre_hooks
+        )
 
     def _unhooked(self) -> bool:
         """Whether calls of this module and its parts do no more than `forward`. Torch numbers its hooks one by one."""

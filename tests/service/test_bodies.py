@@ -71,5 +71,5 @@ def test_large_bodies_of_one_user_keep_nobody_waiting(fresh_server: Callable[...
     stop.set()
     for thread in threads:
         thread.join()
-    assert statuses <= {404, 422, 429}
+    assert statuses <= {413, 422, 429}  # 413: pyqpanda3 programs of 4 million bytes
     assert seconds < 1.0

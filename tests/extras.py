@@ -19,7 +19,7 @@ NEEDS = {
     "trl": "import trl",
     "reporters": "import wandb, trackio",
     "report": "from qpeft.report import page; import matplotlib, jinja2, scipy",
-    "qasm": "from qpeft import Circuit; Circuit.from_qasm('OPENQASM 3.0; qubit[2] q; h q[0];')",
+    "qasm": "from qpeft import Circuit; Circuit.from_qasm('OPENQASM 3.0; include \"stdgates.inc\"; qubit[2] q; h q[0];')",
     "qiskit": "from qpeft import Circuit, Op; Circuit(1, (Op('h', (0,)),)).to_qiskit()",
     "pennylane": "from qpeft import Circuit, Op; Circuit(1, (Op('h', (0,)),)).to_pennylane()",
     "aer": "from qpeft.backends.registry import get_backend; get_backend('qiskit:aer')",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 
+import httpx
 import sqlalchemy as sa
 
 from qpeft.circuits.ir import Angle, Circuit, Op
@@ -33,3 +35,13 @@ def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
+
+
+def health_s(url: str, n: int = 10) -> float:
+    """Median seconds of `GET /healthz` on a new connection each."""
+    seconds = []
+    for _ in range(n):
+        start = time.monotonic()
+        assert httpx.get(f"{url}/healthz", timeout=20).status_code == 200
+        seconds.append(time.monotonic() - start)
+    return statistics.median(seconds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import pytest
 
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.service.client import Client
-from tests.service.checks import RY, until
+from tests.service.checks import RY, health_s, until
 from tests.service.processes import Server
 
 
@@ -32,22 +31,12 @@ def silent(port: int, n: int) -> Iterator[list[socket.socket]]:
             one.close()
 
 
-def health_s(server: Server, n: int = 10) -> float:
-    """Median seconds of `GET /healthz` on a new connection each."""
-    seconds = []
-    for _ in range(n):
-        start = time.monotonic()
-        assert httpx.get(f"{server.url}/healthz", timeout=20).status_code == 200
-        seconds.append(time.monotonic() - start)
-    return statistics.median(seconds)
-
-
 def test_silent_connections_keep_nobody_out(fresh_server: Callable[..., Server]) -> None:
     """Six hundred of one address: the oldest are closed, new ones are served, by key and without."""
     server = fresh_server("--executors", "0", environment={"QPEFT_SERVICE_MAX_CONNECTIONS_PER_ADDRESS": "100"})
     client = server.client()
     with silent(server.port, 600) as connections:
-        assert health_s(server) < 2.0
+        assert health_s(server.url) < 2.0
         assert client.devices()
         assert connections[0].recv(1) == b""
 
@@ -71,7 +60,7 @@ def test_bodies_that_never_come_keep_nobody_out(fresh_server: Callable[..., Serv
             attacker.connect(("127.0.0.1", server.port))
             with contextlib.suppress(OSError):
                 attacker.sendall(head.encode())
-        assert health_s(server) < 2.0
+        assert health_s(server.url) < 2.0
         assert client.devices()
 
 
@@ -92,7 +81,7 @@ def test_forms_are_small_and_guessing_is_slowed_down(fresh_server: Callable[...,
     for thread in threads:
         thread.start()
     time.sleep(1.0)
-    seconds = health_s(server)
+    seconds = health_s(server.url)
     stop.set()
     for thread in threads:
         thread.join()

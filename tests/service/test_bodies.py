@@ -12,9 +12,8 @@ import pytest
 
 from qpeft.errors import ServiceError
 from qpeft.service.api.bodies import MAX_LISTS, MAX_OBJECTS, Pace, check_values
-from tests.service.checks import RY
+from tests.service.checks import RY, health_s
 from tests.service.processes import Server
-from tests.service.test_attacks import health_s
 
 
 def test_values_are_counted_outside_of_strings() -> None:
@@ -67,7 +66,7 @@ def test_large_bodies_of_one_user_keep_nobody_waiting(fresh_server: Callable[...
     for thread in threads:
         thread.start()
     time.sleep(2.0)
-    seconds = health_s(server)
+    seconds = health_s(server.url)
     stop.set()
     for thread in threads:
         thread.join()

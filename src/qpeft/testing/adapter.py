@@ -20,7 +20,7 @@ THIRD_PARTY_WARNINGS = (
     "Already found a `peft_config` attribute",
     "Adapter .* was active which is now deleted",
     "fan_in_fan_out is set to False but the target module is `Conv1D`",
-    "`torch.jit.script_method` is deprecated",
+    "`torch.jit.script(_method)?` is deprecated",
     "Merge lora module to .-bit linear may get different generations",
 )
 

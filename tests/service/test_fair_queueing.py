@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qpeft.errors import ServiceError
-from qpeft.service.scheduling.fair_queueing import BULK, INTERACTIVE, SUSPECT_JOBS, Candidate, Flow, select
+from qpeft.service.scheduling.fair_queueing import BULK, HANDLING_S, INTERACTIVE, SUSPECT_JOBS, Candidate, Flow, select
 from qpeft.service.store import leases
 from tests.service.engine import Engine
 
@@ -24,7 +24,7 @@ def peek_of(queues: dict[tuple[str, int], list[Candidate]]) -> Callable[[Flow, i
 @given(
     st.lists(st.tuples(st.floats(0.1, 10), st.lists(st.floats(0.001, 0.1), min_size=20, max_size=20)), min_size=2, max_size=4),
 )
-def test_backlogged_users_get_device_time_by_their_weights(users: list[tuple[float, list[float]]]) -> None:
+def test_backlogged_users_get_time_by_their_weights(users: list[tuple[float, list[float]]]) -> None:
     """Start-time fair queueing: after every lease, normalised service of any two flows differs by at most one job of each.
 
     The costs of a user's jobs repeat, so that no queue ever ends.
@@ -44,10 +44,23 @@ def test_backlogged_users_get_device_time_by_their_weights(users: list[tuple[flo
         assert selection.jobs
         for seq in selection.jobs:
             owner = str(seq // 10**6)
-            served[owner] += costs[owner, BULK][seq % 10**6 % 20]
-        shares = [(served[str(i)] / weight, 0.1 / weight) for i, (weight, _) in enumerate(users)]
+            served[owner] += costs[owner, BULK][seq % 10**6 % 20] + HANDLING_S
+        shares = [(served[str(i)] / weight, (0.1 + HANDLING_S) / weight) for i, (weight, _) in enumerate(users)]
         for (one, bound), (other, other_bound) in itertools.combinations(shares, 2):
             assert abs(one - other) <= bound + other_bound + 1e-9
+
+
+def test_tiny_jobs_pay_for_their_handling() -> None:
+    """A user who had a second of the device waits while another's jobs of a microsecond take a second of the service."""
+    queues = {("long", BULK): [Candidate(0, 1.0, 0)], ("tiny", BULK): [Candidate(k, 1e-6, 0) for k in range(1, 5000)]}
+    flows = [Flow("long", BULK, 1.0, 1), Flow("tiny", BULK, 0.0, 1)]
+    before = 0
+    while 0 not in (jobs := select(flows, peek_of(queues), budget_s=0.1, max_jobs=96, share=0.25).jobs):
+        before += len(jobs)
+        for flow in flows:
+            queues[flow.owner, BULK] = queues[flow.owner, BULK][flow.taken :]
+            flow.taken = 0
+    assert before * HANDLING_S == pytest.approx(1.0, rel=0.1)
 
 
 def test_a_lease_keeps_to_its_budget_and_always_moves() -> None:

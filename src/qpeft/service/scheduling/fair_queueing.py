@@ -1,7 +1,8 @@
-"""Who is served next: start-time fair queueing, charged in estimated device seconds and corrected on completion.
+"""Who is served next: start-time fair queueing, charged in estimated seconds and corrected on completion.
 
 Each flow (one user's queue on one device, in one lane) has a virtual time. The flow with the least is served and pays
-`cost / weight` virtual seconds for it; the device's virtual time is the start tag of what it served last. A flow that was idle
+`cost / weight` virtual seconds for it: device seconds, and what the service itself takes for any job, so that many tiny jobs
+do not weigh nothing. The device's virtual time is the start tag of what it served last. A flow that was idle
 starts at the device's virtual time: it has no claim to the time it did not use, and nobody waits behind its past. What a job
 really took corrects its flow's virtual time when it ends. [Goyal, Vin, Cheng 1996]
 
@@ -17,13 +18,14 @@ from typing import NamedTuple
 
 INTERACTIVE, BULK = 0, 1
 MIN_COST_S = 1e-6
+HANDLING_S = 7e-4  # of the service for one job, measured: docs/service.md
 PEEK = 32  # jobs read at once from a flow that has rivals
 SUSPECT_JOBS = 16  # jobs that lost a worker once are leased in groups of at most this; lost twice, alone
 
 
 @dataclass
 class Flow:
-    """One user's queue on one device in one lane: virtual time in device seconds per weight, jobs of this lease."""
+    """One user's queue on one device in one lane: virtual time in seconds per weight, jobs of this lease."""
 
     owner: str
     lane: int
@@ -111,7 +113,7 @@ class _Picker:
         self.start_tag = flow.vtime if self.start_tag is None else max(self.start_tag, flow.vtime)
         self.jobs.append(candidate.seq)
         self.cost_s += cost_s
-        flow.vtime += cost_s / flow.weight
+        flow.vtime += (cost_s + HANDLING_S) / flow.weight
         flow.taken += 1
         if candidate.attempt >= 2:
             self.closed = True

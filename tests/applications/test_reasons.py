@@ -93,6 +93,7 @@ def test_more_reasons_than_columns(tmp_path: Path) -> None:
         prepare(own_data(file, "ill", drop=("note",), reasons=9), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_run_gives_reasons(explained: Path, tiny_model: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(

@@ -62,6 +62,7 @@ print(abs(found - exact).max() < 1e-12)
     assert python("-c", f"{check}\n{script}").strip() == "True"  # the page's own test passes too
 
 
+@pytest.mark.slow
 def test_the_page_s_chip(tmp_path: Path, python: Command) -> None:
     files = {
         "my_chips/__init__.py": next(text for language, text in blocks("chip.md") if language == "python"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pty
@@ -42,12 +43,13 @@ def test_a_terminal_shows_the_queue_in_place(server: Server) -> None:
             ours, theirs = pty.openpty()
             environment = {**os.environ, "QPEFT_SERVICE_KEY": key, "COLUMNS": "160", "LINES": "40", "TERM": "xterm"}
             command = [*CLI, "jobs", "--watch", "--url", server.url]
-            with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+            heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite in the background ignores it
+            with subprocess.Popen(
+                command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, preexec_fn=heeds
+            ) as process:
                 os.close(theirs)
                 text, deadline, interrupted = b"", time.monotonic() + 60, False
-                while (
-                    process.poll() is None and time.monotonic() < deadline
-                ):  # a terminal that nobody reads blocks who writes to it
+                while process.poll() is None and time.monotonic() < deadline:  # who writes to an unread terminal waits
                     if select.select([ours], [], [], 0.2)[0]:
                         with contextlib.suppress(OSError):  # Linux: the other end is closed
                             text += os.read(ours, 65536)

@@ -85,6 +85,7 @@ def test_gradients(n_qubits: int, k: int) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.15, of its own check
 def test_the_operator_keeps_its_rules() -> None:
     circuit = mixed(2, 10)
     key, angles = compile_circuit(circuit).key, some_angles(circuit).requires_grad_()

@@ -63,9 +63,9 @@ def _make_config(method: Method, name: MethodName) -> type[PeftConfig]:
             "to_dict": to_dict,
             "save_pretrained": save_pretrained,
             "__doc__": settings.__doc__,
-            "__module__": HOME,
         },
     )
+    made.__module__ = HOME  # from Python 3.12 on make_dataclass sets its caller's, where pickle does not find the class
     if settings.renamed:
         made.__init__ = _taking_former_names(made.__init__, settings)  # type: ignore[misc]
     return made

@@ -150,7 +150,7 @@ def test_it_loads_without_qpeft(make_run: MakeRun, to: str, tmp_path: Path) -> N
     assert torch.tensor(logits).sub(ours).abs().max() < 1e-3
 
 
-@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT says so of every adapter with a trained head
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # PEFT warns of every adapter that trains the head
 def test_what_plain_tensors_cannot_hold_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("{peft_type: QTHA, r: 2, qnn: none, modules_to_save: [lm_head], target_modules: [q_proj]}")
     with pytest.raises(AdapterError, match="--to merged"):

@@ -35,8 +35,8 @@ def _show_bounds(user: str, url: str | None, key: str | None, quotas: tuple[str,
     from qpeft.service.client import Client
 
     with Client(url, key) as client:
-        found = [one for one in client.users() if one["user"] == user]
-        defaults = {} if as_json else client.default_bounds()
+        answer = client.users_and_defaults()
+    found, defaults = [one for one in answer["users"] if one["user"] == user], answer["defaults"]
     if not found:
         raise ServiceError("no such user", status=404, code="not_found", value=user, hint="qpeft service users lists them")
     if as_json:

@@ -233,8 +233,8 @@ def service_users(url: Url = None, key: Key = None, as_json: AsJson = False) -> 
     from qpeft.service.client import Client
 
     with Client(url, key) as client:
-        found = client.users()
-        defaults = {} if as_json else client.default_bounds()
+        answer = client.users_and_defaults()
+    found, defaults = answer["users"], answer["defaults"]
     if as_json:
         print(json.dumps(found))
         return

@@ -332,13 +332,12 @@ class Client:
 
     def users(self) -> list[Json]:
         """Users, their bounds and what they use of them (administrators)."""
-        found: list[Json] = self._get("/v1/users")["users"]
+        found: list[Json] = self.users_and_defaults()["users"]
         return found
 
-    def default_bounds(self) -> Json:
-        """The service's own bounds, of users without theirs; None is no bound (administrators)."""
-        found: Json = self._get("/v1/users")["defaults"]
-        return found
+    def users_and_defaults(self) -> Json:
+        """`users`, and in `defaults` the service's own bounds, of users without theirs; None is no bound (administrators)."""
+        return self._get("/v1/users")
 
     def set_user(self, user: str, *, disabled: bool | None = None, reset: Sequence[str] = (), **bounds: float | None) -> Json:
         """Change a user (administrators).

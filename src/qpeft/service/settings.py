@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     interactive_s: float = Field(default=0.05, ge=0)
     """A single job estimated below this goes to the interactive lane."""
     interactive_open: int = Field(default=16, ge=0)
-    """Interactive jobs that one user may have queued on a device. Further ones go to the bulk lane."""
+    """Most interactive jobs that a user may have queued on a device. More go to the bulk lane."""
     interactive_share: float = Field(default=0.25, gt=0, le=1)
     """Part of a lease that the interactive lane may take from waiting bulk work."""
     slice_rows: int = Field(default=1000, ge=1)

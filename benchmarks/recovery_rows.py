@@ -1,7 +1,7 @@
 """The text on which a compressed model's perplexity is measured and mended: `python -m benchmarks.recovery_rows`.
 
-Answers of `recipes/data/alpaca-demo` of at least 50 words, as plain text without chat template. The compression's inputs are the first
-160 training rows (benchmarks/compressed_model.py): no text of theirs is among the rows to tune on or to test on.
+Answers of `recipes/data/alpaca-demo` of at least 50 words, as plain text without chat template. The compression's inputs are the
+first 160 training rows (benchmarks/compressed_model.py): no text of theirs is among the rows to tune on or to test on.
 """
 
 from __future__ import annotations

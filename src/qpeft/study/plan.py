@@ -30,6 +30,9 @@ ADDED: dict[tuple[str, ...], Any] = {  # recipe fields younger than the first fi
     ("training", "hub_model_id"): None,
     ("training", "hub_private_repo"): None,
 }
+RENAMED: dict[tuple[str, str], dict[Any, Any]] = {  # new values that mean what an older one meant, up to rounding
+    ("training", "share_prefixes"): {"auto": False},
+}
 Part = Literal["train", "validation", "test"]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -251,6 +254,8 @@ def fingerprint(config: RunConfig) -> str:
             inside = inside[section]
         if name in inside and inside[name] == default:
             del inside[name]
+    for (section, name), older in RENAMED.items():
+        values[section][name] = older.get(values[section][name], values[section][name])
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -188,7 +188,7 @@ def estimate_cost(plan: StudyPlan, records: StudyRecords, subject: str, rounds: 
     from qpeft.training.data.examples import load_examples
     from qpeft.training.data.tokenization import collator, tokenize_all
     from qpeft.training.model import loading
-    from qpeft.training.model.prefix_sharing import narrowed
+    from qpeft.training.model.prefix_sharing import narrowed, training_obstacle
     from qpeft.training.recipe.adapter_section import build_adapter_config
 
     task, arm = plan.tasks[0], next(arm for arm in plan.arms if arm.label == subject)
@@ -203,12 +203,14 @@ def estimate_cost(plan: StudyPlan, records: StudyRecords, subject: str, rounds: 
     examples = load_examples(config.data.train, system=task.system)[: size * (rounds + 1)]
     rows = tokenize_all(examples, tokenizer, task.max_length).rows
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
+    setting = config.training.share_prefixes
+    shares = training_obstacle(config, model) is None if setting == "auto" else setting
     times = []
     for index in range(rounds + 1):
         batch = collator(tokenizer)([rows[(index * size + k) % len(rows)] for k in range(size)])
         started = time.monotonic()
         on_device = {name: value.to(model.device) for name, value in batch.items()}
-        inputs, following = narrowed(on_device, base, config.training.share_prefixes)
+        inputs, following = narrowed(on_device, base, shares)
         logits = model(**inputs).logits.flatten(0, 1).float()
         torch.autograd.backward(torch.nn.functional.cross_entropy(logits, following.flatten()))
         optimizer.step()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 from qpeft.errors import ConfigError
+from qpeft.study.plan import fingerprint
 from qpeft.training.data.tokenization import IGNORED
 from qpeft.training.loop.run import train
 from qpeft.training.model.held_out_loss import evaluate
 from qpeft.training.model.label_logits import cross_entropy
 from qpeft.training.model.loading import load_model, load_tokenizer
-from qpeft.training.model.prefix_sharing import TokenTree, demand_trees, narrowed, takes_trees
+from qpeft.training.model.prefix_sharing import (
+    TokenTree,
+    demand_trees,
+    narrowed,
+    shares_prefixes,
+    takes_trees,
+    training_obstacle,
+)
 from qpeft.training.recipe.config import load_recipe
 
 
@@ -84,7 +95,7 @@ def test_metrics_are_those_of_rows(recipe: Path) -> None:
     rows = [{"input_ids": ids, "labels": labels} for ids, labels in itertools.chain(*BATCHES.values())]
     for size in (1, 3, 20):
         together = evaluate(model, rows, tokenizer, batch_size=size, share_prefixes=True)
-        assert together == pytest.approx(evaluate(model, rows, tokenizer, batch_size=size), rel=1e-5)
+        assert together == pytest.approx(evaluate(model, rows, tokenizer, batch_size=size, share_prefixes=False), rel=1e-5)
 
 
 @pytest.mark.parametrize("more", [[], ["model.dtype=bfloat16"], ["training.gradient_checkpointing=true"]])
@@ -103,6 +114,7 @@ def test_a_run_ends_where_it_ends_without(recipe: Path, tmp_path: Path, more: li
 def test_where_it_cannot_be_had(recipe: Path) -> None:
     for more, told in (
         (["training.label_smoothing_factor=0.1"], "share_prefixes: true together with label_smoothing_factor"),
+        (["training.neftune_noise_alpha=5"], "share_prefixes: true together with neftune_noise_alpha"),
         (["compare=null", 'backend={name: "emulator:wukong-72"}'], "share_prefixes: a backend's work is planned row by row"),
     ):
         with pytest.raises(ConfigError, match=told):
@@ -110,7 +122,50 @@ def test_where_it_cannot_be_had(recipe: Path) -> None:
 
     model: Any = load_model(load_recipe(recipe).model)
     demand_trees(model)
+    prompted = get_peft_model(copy.deepcopy(model), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(ConfigError, match=r"share_prefixes: PROMPT_TUNING changes the attention mask"):
+        demand_trees(prompted)
     model.config.sliding_window = 16
     assert not takes_trees(model)
     with pytest.raises(ConfigError, match=r"share_prefixes: llama with sdpa attention takes no trees; expected .*without sliding"):
         demand_trees(model)
+
+
+LORA = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+
+
+@pytest.mark.parametrize(
+    ("more", "adapter", "obstacle"),
+    [
+        ([], LORA, None),
+        (["training.packing=true"], LORA, "packing"),
+        (["training.label_smoothing_factor=0.1"], LORA, "label_smoothing_factor"),
+        (["training.neftune_noise_alpha=5"], LORA, "neftune_noise_alpha depends on the length of a row"),
+        (["training.torch_compile=true"], LORA, "torch_compile"),
+        (["compare=null", 'backend={name: "emulator:wukong-72"}'], LORA, "a backend's work is planned row by row"),
+        ([], LoraConfig(r=2, target_modules=["q_proj"], lora_dropout=0.1), "dropout would be the same in all rows"),
+        ([], PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2), "PROMPT_TUNING changes the attention mask"),
+    ],
+)
+def test_auto_is_off_where_it_would_change_the_run(recipe: Path, more: list[str], adapter: Any, obstacle: str | None) -> None:
+    config = load_recipe(recipe, more)
+    assert config.training.share_prefixes == "auto"
+    assert config.shares_in_evaluation is (config.backend is None)
+    model = get_peft_model(load_model(config.model), copy.deepcopy(adapter))
+    assert training_obstacle(config, model) == obstacle
+    assert shares_prefixes(model) is ("attention mask" not in str(obstacle))
+
+
+@pytest.mark.parametrize(
+    "adapter", ["{peft_type: LORA, r: 2, target_modules: [q_proj]}", "{peft_type: PROMPT_TUNING, num_virtual_tokens: 2}"]
+)
+def test_auto_trains_to_the_loss_of_rows(recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, adapter: str) -> None:
+    short = ["training.max_steps=3", "training.save_strategy=no", "training.bf16=true", "training.use_cpu=true"]
+    given = ["compare=null", f"adapter={adapter}", *short]
+    caplog.set_level(logging.INFO, "qpeft")
+    found = train(load_recipe(recipe, given), tmp_path / "auto")
+    decided = "on, in batches where it is less work" if "LORA" in adapter else "off in training (PROMPT_TUNING changes"
+    assert f"share_prefixes: auto: {decided}" in caplog.text
+    want = train(load_recipe(recipe, [*given, "training.share_prefixes=false"]), tmp_path / "false")
+    assert found.metrics["loss"] == pytest.approx(want.metrics["loss"], rel=2e-3)
+    assert fingerprint(load_recipe(recipe, given)) == fingerprint(load_recipe(recipe, [*given, "training.share_prefixes=false"]))

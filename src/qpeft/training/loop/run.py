@@ -185,7 +185,7 @@ class Run:
                 data.held_out,
                 tokenizer,
                 batch_size=section.per_device_eval_batch_size,
-                share_prefixes=section.share_prefixes,
+                share_prefixes=self.config.shares_in_evaluation,
                 progress=self.progress and self.processes.first,
                 processes=self.processes,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import math
 import random
 from collections.abc import Mapping
@@ -31,12 +32,13 @@ from qpeft.training.loop.progress import ProgressLine
 from qpeft.training.model.held_out_loss import Rows, evaluate
 from qpeft.training.model.label_logits import cross_entropy, keeps_logits, plain_loss
 from qpeft.training.model.packing import packed
-from qpeft.training.model.prefix_sharing import demand_trees, narrowed
+from qpeft.training.model.prefix_sharing import demand_trees, narrowed, training_obstacle
 from qpeft.training.on_chip.session import CircuitSession
 from qpeft.training.processes import Processes
 from qpeft.training.recipe.config import RunConfig
 from qpeft.training.recipe.training_section import TrainingSection
 
+logger = logging.getLogger(__name__)
 BAD_BATCH = "diverged-batch.json"
 
 
@@ -89,6 +91,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             processing_class=tokenizer,
             compute_loss_func=cross_entropy if _spares_logits(model, section) else None,
         )
+        self.shares_prefixes = self._shares_prefixes(model)
         if self.sharded:
             sharding.shard(model)
             self.is_distributed_loading_by_transformers = True  # the model is placed, and its gradients are reduced, already
@@ -112,6 +115,17 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             *progress,
         ]
 
+    def _shares_prefixes(self, model: Any) -> bool:
+        """Whether the rows of a training batch share prefixes, as the recipe says or by rule."""
+        setting = self.section.share_prefixes
+        if setting != "auto":
+            return setting
+        obstacle = training_obstacle(self.config, model)
+        if self.processes.first:
+            decided = "on, in batches where it is less work" if obstacle is None else f"off in training ({obstacle})"
+            logger.info("share_prefixes: auto: %s", decided)
+        return obstacle is None
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """transformers' loss, with logits for the labelled columns alone where the model can do that.
 
@@ -125,7 +139,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             if self.section.packing:
                 inputs, following = packed(inputs, self.model)
             else:
-                inputs, following = narrowed(inputs, self.model, self.section.share_prefixes)
+                inputs, following = narrowed(inputs, self.model, self.shares_prefixes)
             inputs["labels"] = following
         return super().compute_loss(model, inputs, *args, **kwargs)
 
@@ -178,7 +192,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """Metrics on the held-out rows, which the processes share out among them; empty without such rows."""
         if not self.eval_rows:
             return {}
-        size, shares = self.section.per_device_eval_batch_size, self.section.share_prefixes
+        size, shares = self.section.per_device_eval_batch_size, self.config.shares_in_evaluation
         return evaluate(
             self.model,
             self.eval_rows,
@@ -296,7 +310,7 @@ def _spares_logits(model: Any, section: TrainingSection) -> bool:
     """Whether logits are computed for labelled tokens alone; ConfigError where shared prefixes need that and cannot have it."""
     spares = keeps_logits(model) and plain_loss(model) and not section.label_smoothing_factor
     for option in ("share_prefixes", "packing"):
-        if getattr(section, option):
+        if getattr(section, option) is True:
             demand_trees(model, option)
             if not spares:
                 raise ConfigError("the loss of this model takes no shared sequences", field=f"training.{option}", hint="false")

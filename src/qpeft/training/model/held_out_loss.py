@@ -9,7 +9,7 @@ from typing import Any
 from qpeft.progress import counted
 from qpeft.training.data.tokenization import IGNORED, collator
 from qpeft.training.model.label_logits import keeps_logits, labelled
-from qpeft.training.model.prefix_sharing import narrowed, takes_trees
+from qpeft.training.model.prefix_sharing import narrowed, shares_prefixes
 from qpeft.training.processes import Processes
 
 Rows = Sequence[dict[str, list[int]]]
@@ -22,7 +22,7 @@ def evaluate(
     *,
     batch_size: int = 8,
     progress: bool = False,
-    share_prefixes: bool = False,
+    share_prefixes: bool = True,
     processes: Processes | None = None,
     recorded: bool = False,
 ) -> dict[str, float]:
@@ -34,7 +34,7 @@ def evaluate(
         tokenizer: its tokenizer.
         batch_size: rows in a batch.
         progress: show a bar.
-        share_prefixes: compute once what rows of a batch begin with, where the model can do that.
+        share_prefixes: compute once what rows of a batch begin with, where the model can do that and it is less work.
         processes: that share the batches out among them; each returns the metrics of all rows.
         recorded: use `no_grad` instead of `inference_mode`, for sharded parameters, which training needs again.
 
@@ -48,7 +48,7 @@ def evaluate(
     together = processes or Processes()
     total, correct, count = 0.0, 0, 0
     training, keeps = model.training, keeps_logits(model)
-    shares = share_prefixes and keeps and takes_trees(model)
+    shares = share_prefixes and keeps and shares_prefixes(model)
     model.eval()
     try:
         with torch.no_grad() if recorded else torch.inference_mode():

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from qpeft.training.recipe.config import RunConfig
+
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _IMPLEMENTATIONS = ("eager", "sdpa")
 
@@ -78,26 +80,59 @@ def demand_trees(model: Any, option: str = "share_prefixes") -> None:
     """Check that the rows of a batch can share a sequence.
 
     Args:
-        model: the base model.
+        model: the base model, or one with an adapter.
         option: the recipe's option that asks for it, for the message.
 
     Raises:
         ConfigError: the model cannot do that.
     """
+    found = _model_obstacle(model)
+    if found is not None:
+        raise ConfigError(found[0], field=f"training.{option}", expected=found[1], hint="false")
+
+
+def shares_prefixes(model: Any) -> bool:
+    """Whether held-out rows of a batch can share prefixes in this model: one without weights in 4 or 8 bits that `demand_trees`
+    accepts."""
+    return _model_obstacle(model) is None and not getattr(model, "is_quantized", False)
+
+
+def training_obstacle(config: RunConfig, model: Any) -> str | None:
+    """Why `training.share_prefixes: auto` is off in training; None where it is on.
+
+    Args:
+        config: the recipe.
+        model: the base model with the adapter on it.
+    """
+    section, found = config.training, _model_obstacle(model)
+    dropout = any(module.p > 0 for module in model.modules() if type(module).__name__ == "Dropout")
+    reasons = {
+        "packing": section.packing,
+        "label_smoothing_factor": section.label_smoothing_factor > 0,
+        "a backend's work is planned row by row": config.backend is not None,
+        "neftune_noise_alpha depends on the length of a row": section.neftune_noise_alpha is not None,
+        "dropout would be the same in all rows": dropout or getattr(model.config, "attention_dropout", 0.0) > 0,
+        "torch_compile": section.torch_compile,
+        "quantized weights": getattr(model, "is_quantized", False),
+        found[0] if found else "": found is not None,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _model_obstacle(model: Any) -> tuple[str, str] | None:
+    """(why the rows of a batch cannot share a sequence in this model, what is expected of one)."""
+    kind = model.config.model_type
     if not (keeps_logits(model) and plain_loss(model)):
-        raise ConfigError(
-            f"{model.config.model_type} has a loss of its own, or no logits to choose from",
-            field=f"training.{option}",
-            expected="a model whose loss is the cross-entropy of its labelled tokens, and which takes logits_to_keep",
-            hint="false",
-        )
+        expected = "a model whose loss is the cross-entropy of its labelled tokens, and which takes logits_to_keep"
+        return f"{kind} has a loss of its own, or no logits to choose from", expected
     if not takes_trees(model):
-        raise ConfigError(
-            f"{model.config.model_type} with {getattr(model.config, '_attn_implementation', None)} attention takes no trees",
-            field=f"training.{option}",
-            expected=f"one of {', '.join(_FAMILIES)} without sliding windows, attention {' or '.join(_IMPLEMENTATIONS)}",
-            hint="false",
-        )
+        attention = getattr(model.config, "_attn_implementation", None)
+        expected = f"one of {', '.join(_FAMILIES)} without sliding windows, attention {' or '.join(_IMPLEMENTATIONS)}"
+        return f"{kind} with {attention} attention takes no trees", expected
+    for adapter in getattr(model, "peft_config", {}).values():
+        if adapter.is_prompt_learning or adapter.is_adaption_prompt:
+            return f"{adapter.peft_type.value} changes the attention mask", "an adapter of weights"
+    return None
 
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

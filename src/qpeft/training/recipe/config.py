@@ -219,7 +219,7 @@ class RunConfig(Section):
                 yield Problem((*path, "max_steps"), "missing", "a number of steps: a stream has no length")
             if training.packing and self.backend is not None:
                 yield Problem((*path, "packing"), "a backend's work is planned row by row", "false, or no backend section")
-            if training.share_prefixes and self.backend is not None:
+            if training.share_prefixes is True and self.backend is not None:
                 yield Problem((*path, "share_prefixes"), "a backend's work is planned row by row", "false, or no backend section")
             if not held_out:
                 for name, idle in (("eval_strategy", "no"), ("eval_on_start", False)):
@@ -251,6 +251,11 @@ class RunConfig(Section):
         return RunConfig.from_resolved(
             {**self.resolved(), "label": arm.label, "adapter": arm.adapter, "training": training, "compare": None}
         )
+
+    @property
+    def shares_in_evaluation(self) -> bool:
+        """Whether held-out rows may share prefixes: not where a backend's work is planned row by row."""
+        return self.training.share_prefixes is not False and self.backend is None
 
     def resolved(self) -> dict[str, Any]:
         """Every field with its value, fit for JSON; `from_resolved` of it is an equal RunConfig."""

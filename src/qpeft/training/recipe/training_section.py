@@ -58,7 +58,7 @@ class TrainingSection(Section):
     * `learning_rate_factors`: regular expression -> factor; parameters in whose name it is found learn at that multiple of the
       learning rate.
     * `share_prefixes`: what rows of a batch begin with, such as one instruction for all, is computed once where that is less work,
-      in training and evaluation; losses are the same to rounding.
+      in training and evaluation; losses are the same to rounding. `auto` does so wherever model, adapter and recipe allow it.
     * `packing`: short rows of a batch share sequences no longer than its longest row; losses are the same to rounding.
 
     `max_steps` counts optimizer steps and excludes `num_train_epochs`; with neither, three epochs are trained. `bf16` and `fp16`
@@ -84,7 +84,7 @@ class TrainingSection(Section):
     max_steps: Count | None = None
     per_device_train_batch_size: Count = 4
     per_device_eval_batch_size: Count = 8
-    share_prefixes: bool = False
+    share_prefixes: bool | Literal["auto"] = "auto"
     packing: bool = False
     gradient_accumulation_steps: Count = 1
     global_batch_size: Count | None = None
@@ -162,11 +162,13 @@ class TrainingSection(Section):
             yield Problem(("global_batch_size",), f"is {self.global_batch_size}", expected)
         if self.bf16 and self.fp16:
             yield Problem(("fp16",), "true together with bf16", "one of the two")
-        if self.packing and (self.share_prefixes or self.label_smoothing_factor):
-            other = "share_prefixes" if self.share_prefixes else "label_smoothing_factor"
+        shares = self.share_prefixes is True
+        if self.packing and (shares or self.label_smoothing_factor):
+            other = "share_prefixes" if shares else "label_smoothing_factor"
             yield Problem(("packing",), f"true together with {other}", "one of the two")
-        if self.share_prefixes and self.label_smoothing_factor:
-            yield Problem(("share_prefixes",), "true together with label_smoothing_factor", "one of the two")
+        for name in ("label_smoothing_factor", "neftune_noise_alpha"):
+            if shares and getattr(self, name):
+                yield Problem(("share_prefixes",), f"true together with {name}", "one of the two")
         if self.dataloader_num_workers == 0:
             for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
                 if getattr(self, name):

@@ -28,7 +28,8 @@ def test_the_recipe_fits_its_rows(tiny_model: Path, tmp_path: Path) -> None:
     assert config.training.max_steps == -(-3 * len(examples) // 8)
     assert config.training.learning_rate == 0.01
     assert config.compare is not None
-    assert [arm.label for arm in config.compare.arms] == ["QTHA", "LoRA r=8"]
+    assert [arm.label for arm in config.compare.arms] == ["Cayley blocks, o and down", "QTHA", "LoRA r=8"]
+    assert config.compare.arms[0].adapter == config.adapter
 
 
 def test_without_the_model_lengths_are_estimated_and_never_short(

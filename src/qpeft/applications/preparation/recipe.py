@@ -24,8 +24,10 @@ MEASURED = 4000  # rows at most whose tokens are counted
 LONGEST = 2048  # tokens; what is longer is cut
 CHARACTERS = 2.5  # to a token, where there is no tokenizer: few, so that rows fit
 
-# The best of six learning rates in docs/benchmarks/study-breadth.md, on SmolLM2-135M: the lower one of its two tasks with labels
-RATES = {"classification": (1e-2, 3e-3), "text": (1e-3, 1e-3)}
+# The best of six learning rates in docs/benchmarks/study-breadth.md, on SmolLM2-135M, of the blocks, QTHA and LoRA: the lowest of its
+# tasks with labels, and that of its instructions
+RATES = {"classification": (1e-2, 1e-2, 3e-3), "text": (3e-3, 1e-3, 1e-3)}
+BEST = "{peft_type: CAYLEY, block_size: 4, target_modules: [o_proj, down_proj]}"
 QTHA = "{peft_type: QTHA, r: 4, hidden_size: 16, bond_dim: 4, n_layers: 1, target_modules: [q_proj, v_proj]}"
 LORA = "{peft_type: LORA, r: 8, lora_alpha: 16, target_modules: [q_proj, v_proj]}"
 
@@ -50,10 +52,10 @@ def recipe(task: Task, folder: Path, model: str, counts: Mapping[str, int]) -> s
     steps = min(max(math.ceil(PASSES * counts["train"] / BATCH), STEPS[0]), STEPS[1])
     passes = steps * BATCH / counts["train"]
     every = max(1, steps // 5)
-    qtha, lora = RATES.get(task.kind, RATES["text"])
+    best, qtha, lora = RATES.get(task.kind, RATES["text"])
     return f"""# {task.title}
 #   qpeft train {FILE}          one adapter
-#   qpeft compare {FILE}        QTHA and LoRA on the same rows, with a report
+#   qpeft compare {FILE}        with QTHA and LoRA on the same rows, and a report
 #   qpeft eval RUN --task          the task's metrics of a run
 name: {task.name}
 model: {{model_name_or_path: {_quoted(model)}, dtype: float32}}
@@ -62,11 +64,11 @@ data:
   eval: validation.jsonl
   max_length: {max_length} # {told}
   max_eval_rows: {min(counts["validation"], 200)}
-adapter: &qtha {QTHA}
+adapter: &best {BEST} # why: docs/does-it-beat-lora.md
 training:
   max_steps: {steps} # {passes:.1f} passes over {counts["train"]:,} rows
   per_device_train_batch_size: {BATCH}
-  learning_rate: {qtha:g} # best of six in docs/benchmarks/study-breadth.md, for SmolLM2-135M
+  learning_rate: {best:g} # best of six in docs/benchmarks/study-breadth.md, for SmolLM2-135M
   warmup_steps: {max(1, steps // 20)}
   lr_scheduler_type: cosine
   logging_steps: {max(1, steps // 20)}
@@ -76,7 +78,8 @@ training:
 compare:
   seeds: [0, 1, 2, 3, 4]
   arms:
-    - {{label: QTHA, adapter: *qtha}}
+    - {{label: "Cayley blocks, o and down", adapter: *best}}
+    - {{label: QTHA, adapter: {QTHA}, training: {{learning_rate: {qtha:g}}}}}
     - {{label: LoRA r=8, adapter: {LORA}, training: {{learning_rate: {lora:g}}}}}
 """
 

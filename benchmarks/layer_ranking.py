@@ -1,7 +1,8 @@
 """Which layers an adapter could change most: `python -m benchmarks.layer_ranking data/icd10-words/train.jsonl`.
 
-For every linear layer the gradient `G = dL / dW0` of the loss over some batches of training rows, and of its squared norm what a
-rank-1 change could take, `s_1(G)^2`. Placements that rank layers by gradients start from such a table (arXiv 2605.06183, 2506.20629).
+For every linear layer the gradient `G = dL / dW0` of the loss over some batches of training rows: its squared norm, and what of it
+a change of rank 1 could take, `s_1(G)^2`. Placements that rank layers by gradients start from such a table (arXiv 2605.06183,
+2506.20629).
 """
 
 from __future__ import annotations

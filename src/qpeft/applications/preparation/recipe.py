@@ -24,8 +24,8 @@ MEASURED = 4000  # rows at most whose tokens are counted
 LONGEST = 2048  # tokens; what is longer is cut
 CHARACTERS = 2.5  # to a token, where there is no tokenizer: few, so that rows fit
 
-# The best of six learning rates in docs/benchmarks/study-breadth.md, on SmolLM2-135M, of the blocks, QTHA and LoRA: the lowest of its
-# tasks with labels, and that of its instructions
+# The best of six learning rates in docs/benchmarks/study-breadth.md, on SmolLM2-135M, of the blocks, QTHA and LoRA: the lowest
+# of its tasks with labels, and that of its instructions
 RATES = {"classification": (1e-2, 1e-2, 3e-3), "text": (3e-3, 1e-3, 1e-3)}
 BEST = "{peft_type: CAYLEY, block_size: 4, target_modules: [o_proj, down_proj]}"
 QTHA = "{peft_type: QTHA, r: 4, hidden_size: 16, bond_dim: 4, n_layers: 1, target_modules: [q_proj, v_proj]}"

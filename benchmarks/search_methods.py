@@ -1,10 +1,12 @@
-"""Methods that the second study's search tries once: a plug-in of recipes/studies/second-search.yaml, none of them a part of qpeft.
+"""Methods that the second study's search tries once, none of them a part of qpeft.
 
-    BLOCKS_SIDE   W0 U + U' V^T           Cayley blocks and a one-sided LoRA on the same layer
-    GRADIENT_LORA (alpha / r) B A         both trained; A and B start from the gradient's largest singular vectors (LoRA-One,
-                                          arXiv 2502.01235: the start is a small step of full fine-tuning, no no-op)
-    EDIT          y + R^T (W y + b - R y) LoReFT's edit (arXiv 2404.03592), of a layer's output at every position
-    TERA          a random tensor network, of which diagonals alone are trained (arXiv 2509.03234)
+recipes/studies/second-search-methods.yaml lists this file as a plug-in.
+
+* BLOCKS_SIDE, `W0 U + F V^T`: Cayley blocks and a one-sided LoRA on the same layer.
+* GRADIENT_LORA, `(alpha / r) B A`: both are trained and start from the gradient's largest singular vectors, a small step of full
+  fine-tuning and no no-op (LoRA-One, arXiv 2502.01235).
+* EDIT, `y + R^T (W y + b - R y)`: LoReFT's edit (arXiv 2404.03592), of a layer's output at every position.
+* TERA: a random tensor network, of which diagonals alone are trained (arXiv 2509.03234).
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from qpeft.adapters.layers.orthogonal import cayley, skew
 from qpeft.adapters.registry import Method, register
 
 
-
 @dataclass
 class BlocksSideConfig(RankConfig):
     """Settings of BLOCKS_SIDE."""
@@ -32,6 +33,8 @@ class BlocksSideConfig(RankConfig):
 
 class BlocksSide(Delta):
     """`W0 (U - I) x + (alpha / r) F V^T x`, V random with orthonormal columns, F trained."""
+
+    down: nn.Parameter
 
     def __init__(self, d_in: int, d_out: int, config: BlocksSideConfig, scope: dict[str, nn.Module]) -> None:
         super().__init__(d_in, d_out, config, scope)
@@ -57,7 +60,9 @@ class GradientLoraConfig(RankConfig):
     """Settings of GRADIENT_LORA."""
 
     r: int = field(default=1, metadata={"help": "Rank."})
-    gamma: float = field(default=128.0, metadata={"help": "Both factors start at (s / s_1)^(1/2) / gamma^(1/2) times singular vectors."})
+    gamma: float = field(
+        default=128.0, metadata={"help": "Both factors start at (s / s_1)^(1/2) / gamma^(1/2) times singular vectors."}
+    )
     batches: int = field(default=8, metadata={"help": "Batches whose gradient is taken."})
 
     def gradient_batches(self) -> int:
@@ -93,7 +98,7 @@ class EditConfig(RankConfig):
 
 
 class Edit(Delta):
-    """LoReFT's edit of the layer's output; R starts with orthonormal rows and W = R, so it is a no-op. R is not kept orthonormal."""
+    """LoReFT's edit of the layer's output. R starts with orthonormal rows, which it does not keep, and W = R, so it is a no-op."""
 
     position: ClassVar[Position] = "output"
 

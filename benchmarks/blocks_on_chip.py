@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import harness
+from benchmarks.compressed_model import MODEL as ORIGINAL
 from qpeft.backends.registry import get_backend
 from qpeft.circuits.ir import Angle, Circuit, Op
 from qpeft.study.plan import StudyPlan, load_plan
@@ -131,6 +132,7 @@ def work(plan: StudyPlan, records: Path, runs: Path, out: Path, seed: int) -> No
     from qpeft.training.data.run_data import load_run_data
     from qpeft.training.loop.loaded_run import load_run
     from qpeft.training.model.held_out_loss import evaluate
+    from qpeft.training.model.loading import load_model
 
     key = ("place", "shots", "reading")
     known = {tuple(line[name] for name in key) for line in harness.read(out)} if out.exists() else set()
@@ -171,9 +173,13 @@ def work(plan: StudyPlan, records: Path, runs: Path, out: Path, seed: int) -> No
         lines.add(line)
         print(place, shots, reading, line, flush=True)
 
-    for name, found in (("none", None), ("exact", blocks)):
+    for name, found in (("compressed", None), ("exact", blocks)):
         if (name, None, "") not in known:
             add(name, None, "", found)
+    if ("before compression", None, "") not in known:
+        original = load_model(config.model.model_copy(update={"model_name_or_path": ORIGINAL}))
+        loss = evaluate(original, held_out, tokenizer, batch_size=config.training.per_device_eval_batch_size)["loss"]
+        lines.add({"kind": "blocks", "place": "before compression", "shots": None, "reading": "", "loss": loss})
     for place, shots in itertools.product(PLACES, SHOTS):
         wanted = [reading for reading in READINGS if (place, shots, reading) not in known]
         if (place == "simulator" and shots is None) or not wanted:

@@ -33,7 +33,7 @@ SIZES = (16, 32, 64)  # training rows
 SEEDS = range(20)
 TUNING_SEEDS = (1000, 1001)
 STEPS, BATCH, WARMUP = 32, 8, 3
-LAST = 4  # layers that are adapted
+LAST = 2  # layers that are adapted
 GRID = TuningSection(search="hill_climb", learning_rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1))
 START = 1e-2
 CIRCUIT = {"peft_type": "QTHA", "tensor": False, "classical_path": False, "r": 4, "n_layers": 2}
@@ -41,7 +41,6 @@ ARMS: dict[str, dict[str, Any]] = {
     "LoRA": {"peft_type": "LORA", "r": 4, "lora_alpha": 8},
     "circuit": CIRCUIT,
     "MLP of equal size": {**CIRCUIT, "qnn": "mlp"},
-    "without entanglement": {**CIRCUIT, "qnn": "product"},
 }
 
 

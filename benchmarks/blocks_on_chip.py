@@ -1,4 +1,4 @@
-"""Trained Cayley blocks run as circuits: `python -m benchmarks.blocks_on_chip`, after the study recovery.yaml.
+"""Trained Cayley blocks run as circuits: `python -m benchmarks.blocks_on_chip`, after `benchmarks.recovery`.
 
 An orthogonal 4 x 4 block of determinant 1 is a circuit of two qubits with two CNOTs (Vatan and Williams, arXiv quant-ph/0308006).
 It acts on amplitudes. Outcomes are squares, so ten circuits per block tell its entries: on the four basis states, and on the six
@@ -18,16 +18,11 @@ import numpy.typing as npt
 import torch
 
 from benchmarks import harness
-from benchmarks.compressed_model import MODEL as ORIGINAL
+from benchmarks.recovery import CAYLEY, COMPRESSED, Recovery, rate_of
 from qpeft.backends.registry import get_backend
 from qpeft.circuits.ir import Angle, Circuit, Op
-from qpeft.study.plan import StudyPlan, load_plan
-from qpeft.study.records import StudyRecords
-from qpeft.study.tasks import prepare
 
 FloatArray = npt.NDArray[np.float64]
-PLAN = Path(__file__).parents[1] / "recipes" / "studies" / "recovery.yaml"
-ARM = "Cayley blocks of 4"
 PLACES = {"simulator": "no noise", "emulator:wukong-72": "Wukong-72, emulated"}
 SHOTS: tuple[int | None, ...] = (100, 1_000, 10_000, None)
 READINGS = ("as measured", "nearest orthogonal")
@@ -110,35 +105,19 @@ def nearest_orthogonal(blocks: FloatArray) -> FloatArray:
     return np.asarray(u @ v)
 
 
-def trained(plan: StudyPlan, records: Path, runs: Path, seed: int) -> Path:
-    """The folder of the arm's run with the tuned learning rate."""
-    from qpeft.training.loop.run import train
-
-    (task,), arm = plan.tasks, next(arm for arm in plan.arms if arm.label == ARM)
-    prepare(task)
-    rate = StudyRecords(records, plan.name).rate(plan, task, arm)
-    if rate is None:
-        raise ValueError(f"{records} has no learning rate of {ARM}")
-    folder = runs / f"seed-{seed}"
-    runs.mkdir(parents=True, exist_ok=True)
-    train(plan.seed_run(task, arm, rate, seed), folder, baseline=runs / "baseline.json")
-    return folder
-
-
-def work(plan: StudyPlan, records: Path, runs: Path, out: Path, seed: int) -> None:
-    """Every measurement that `out` does not hold."""
+def work(rows: Path, tuned: Path, out: Path, seed: int) -> None:
+    """Every measurement that `out` does not hold, of the blocks trained with the tuned learning rate."""
     from qpeft.adapters.methods.cayley import CayleyUnitary
     from qpeft.adapters.peft.layer import DeltaLayer
-    from qpeft.training.data.run_data import load_run_data
-    from qpeft.training.loop.loaded_run import load_run
-    from qpeft.training.model.held_out_loss import evaluate
-    from qpeft.training.model.loading import load_model
 
     key = ("place", "shots", "reading")
     known = {tuple(line[name] for name in key) for line in harness.read(out)} if out.exists() else set()
     lines = harness.Records(out, keep=True)
-    config, model, tokenizer = load_run(trained(plan, records, runs, seed))
-    held_out = load_run_data(config.data, tokenizer).held_out
+    rate = rate_of(CAYLEY, {(x["arm"], x["rate"]): x["loss"] for x in harness.read(tuned) if x["kind"] == "tuning"})
+    if rate is None:
+        raise ValueError(f"{tuned} has no learning rate of {CAYLEY}")
+    task = Recovery(rows, COMPRESSED)
+    model = task.trained(CAYLEY, rate, seed)
     layers: list[tuple[Any, CayleyUnitary]] = [
         (layer.get_base_layer(), delta)
         for layer in model.modules()
@@ -146,40 +125,38 @@ def work(plan: StudyPlan, records: Path, runs: Path, out: Path, seed: int) -> No
         for delta in layer.deltas.values()
         if isinstance(delta, CayleyUnitary)
     ]
-    exact = [(delta.matrices().detach().double() + torch.eye(4, dtype=torch.float64)).numpy() for _, delta in layers]
     weights = [base.weight.detach().clone() for base, _ in layers]
-    blocks = np.concatenate(exact)
+    blocks = np.concatenate([(d.matrices().detach().double() + torch.eye(4, dtype=torch.float64)).numpy() for _, d in layers])
 
-    def loss_with(found: FloatArray | None) -> dict[str, float]:
-        """Held-out loss with these blocks in the weights; without any where None."""
+    def loss_with(found: FloatArray) -> float:
+        """Held-out loss with these blocks in the weights."""
         at = 0
         for (base, delta), weight in zip(layers, weights, strict=True):
-            if found is not None:
-                mine = [torch.from_numpy(block).to(weight.dtype) for block in found[at : at + delta.blocks]]
-                at += delta.blocks
-                base.weight.data = weight @ torch.block_diag(*mine)  # type: ignore[no-untyped-call]
-            else:
-                base.weight.data = weight.clone()
+            mine = [torch.from_numpy(block).to(weight.dtype) for block in found[at : at + delta.blocks]]
+            at += delta.blocks
+            base.weight.data = weight @ torch.block_diag(*mine)  # type: ignore[no-untyped-call]
         with model.disable_adapter():
-            found_loss = evaluate(
-                model, held_out, tokenizer, batch_size=config.training.per_device_eval_batch_size, share_prefixes=True
-            )
-        return {"loss": found_loss["loss"], "token_accuracy": found_loss["token_accuracy"]}
+            return task.held_out(model, "test")
 
-    def add(place: str, shots: int | None, reading: str, found: FloatArray | None) -> None:
-        off = None if found is None else float(np.sqrt(((found - blocks) ** 2).mean()))
-        line = {"kind": "blocks", "seed": seed, "blocks": len(blocks), "place": place, "shots": shots, "reading": reading}
-        line |= {"error": off, "size": float(np.sqrt(((blocks - np.eye(4)) ** 2).mean())), **loss_with(found)}
+    def add(place: str, shots: int | None, reading: str, found: FloatArray) -> None:
+        line = {
+            "kind": "blocks",
+            "seed": seed,
+            "rate": rate,
+            "blocks": len(blocks),
+            "place": place,
+            "shots": shots,
+            "reading": reading,
+        }
+        line |= {"error": float(np.sqrt(((found - blocks) ** 2).mean())), "loss": loss_with(found)}
+        if place.startswith("emulator:") and shots is not None:
+            line["chip_s"] = get_backend(place).estimate(len(blocks) * (4 + len(PAIRS)), shots)
         lines.add(line)
-        print(place, shots, reading, line, flush=True)
+        print(line, flush=True)
 
-    for name, found in (("compressed", None), ("exact", blocks)):
+    for name, found in (("no blocks", np.tile(np.eye(4), (len(blocks), 1, 1))), ("exact", blocks)):
         if (name, None, "") not in known:
             add(name, None, "", found)
-    if ("before compression", None, "") not in known:
-        original = load_model(config.model.model_copy(update={"model_name_or_path": ORIGINAL}))
-        loss = evaluate(original, held_out, tokenizer, batch_size=config.training.per_device_eval_batch_size)["loss"]
-        lines.add({"kind": "blocks", "place": "before compression", "shots": None, "reading": "", "loss": loss})
     for place, shots in itertools.product(PLACES, SHOTS):
         wanted = [reading for reading in READINGS if (place, shots, reading) not in known]
         if (place == "simulator" and shots is None) or not wanted:
@@ -191,12 +168,12 @@ def work(plan: StudyPlan, records: Path, runs: Path, out: Path, seed: int) -> No
 
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, default=Path("docs/benchmarks/recovery"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/blocks-on-chip"))
+    parser.add_argument("--rows", type=Path, default=Path("data/recovery-text"))
+    parser.add_argument("--tuned", type=Path, default=Path("docs/benchmarks/recovery.jsonl"), help="records of benchmarks.recovery")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/blocks-on-chip.jsonl"))
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(given)
-    work(load_plan(PLAN), arguments.records, arguments.runs, arguments.out, arguments.seed)
+    work(arguments.rows, arguments.tuned, arguments.out, arguments.seed)
 
 
 if __name__ == "__main__":

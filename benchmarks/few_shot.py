@@ -8,7 +8,6 @@ frozen ones below are computed once for all rows and all runs. Lines go to `--ou
 from __future__ import annotations
 
 import argparse
-import copy
 import functools
 import itertools
 import json
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import harness
+from benchmarks.frozen_below import FrozenBelow, adapted, fit, last_hidden, trainable
 from benchmarks.search_rows import word_of
 from qpeft.study.plan import TuningSection
 from qpeft.study.tuning import best_rate
@@ -32,7 +32,7 @@ PER_WORD = {"train": 64, "validation": 12, "test": 32}  # rows of each chapter
 SIZES = (16, 32, 64)  # training rows
 SEEDS = range(20)
 TUNING_SEEDS = (1000, 1001)
-STEPS, BATCH, WARMUP = 32, 8, 3
+STEPS, BATCH = 32, 8
 LAST = 2  # layers that are adapted
 GRID = TuningSection(search="hill_climb", learning_rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1))
 START = 1e-2
@@ -57,59 +57,10 @@ def short_rows(file: Path, per_word: int) -> list[tuple[str, str]]:
     return rows
 
 
-class FrozenBelow:
-    """A language model whose lower layers have already run.
-
-    Args:
-        model: a causal language model of the Llama family.
-        tokenizer: its tokenizer.
-        last: layers that are left, the upper ones.
-    """
-
-    def __init__(self, model: Any, tokenizer: Any, last: int) -> None:
-        self.model, self.tokenizer, self.last = model, tokenizer, last
-        self.answers = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in WORDS]
-        if any(len(tokens) != 1 for tokens in self.answers):
-            raise ValueError(f"an answer has more than one token: {self.answers}")
-
-    @torch.no_grad()
-    def inputs(self, prompts: list[str]) -> list[Tensor]:
-        """What the upper layers are given for each prompt, `(tokens, hidden)`."""
-        below = self.model.config.num_hidden_layers - self.last
-        found = []
-        for prompt in prompts:
-            ids = torch.tensor([self.tokenizer.encode(prompt, add_special_tokens=False)])
-            found.append(
-                self.model.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[below][0].clone()
-            )
-        return found
-
-    def upper(self) -> Any:
-        """A copy of the model that has the upper layers alone; its weights are the model's own."""
-        config = copy.deepcopy(self.model.config)
-        config.num_hidden_layers = self.last
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[-self.last :]
-        with torch.device("meta"):
-            part = type(self.model)(config)
-        below = self.model.config.num_hidden_layers - self.last
-        for index, layer in enumerate(self.model.model.layers[below:]):
-            part.model.layers[index] = copy.deepcopy(layer)
-            part.model.layers[index].self_attn.layer_idx = index
-        part.model.norm, part.lm_head = copy.deepcopy(self.model.model.norm), copy.deepcopy(self.model.lm_head)
-        part.model.rotary_emb = copy.deepcopy(self.model.model.rotary_emb)
-        part.model.embed_tokens = torch.nn.Identity()  # rows come as vectors
-        return part.requires_grad_(False)
-
-
-def next_token_logits(model: Any, rows: list[Tensor]) -> Tensor:
+def answer_logits(model: Any, rows: list[Tensor]) -> Tensor:
     """Logits after the last token of each row, `(rows, vocabulary)`."""
-    lengths = torch.tensor([len(row) for row in rows])
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    mask = (torch.arange(padded.shape[1])[None] < lengths[:, None]).long()
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = core.model(inputs_embeds=padded, attention_mask=mask, use_cache=False).last_hidden_state
-    logits: Tensor = core.lm_head(hidden[torch.arange(len(rows)), lengths - 1])
+    head, hidden, lengths = last_hidden(model, rows)
+    logits: Tensor = head(hidden[torch.arange(len(rows)), lengths - 1])
     return logits
 
 
@@ -121,15 +72,18 @@ class FewShot:
         from qpeft.training.recipe.config import ModelSection
 
         section = ModelSection(model_name_or_path=MODEL, dtype="float32", attn_implementation="eager")
-        below = FrozenBelow(load_model(section).eval(), load_tokenizer(section), LAST)
-        self.tokens = torch.tensor([tokens[0] for tokens in below.answers])
+        tokenizer, below = load_tokenizer(section), FrozenBelow(load_model(section).eval(), LAST)
+        answers = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in WORDS]
+        if any(len(tokens) != 1 for tokens in answers):
+            raise ValueError(f"an answer has more than one token: {answers}")
+        self.tokens = torch.tensor([tokens[0] for tokens in answers])
         self.rows: dict[str, list[Tensor]] = {}
         self.words: dict[str, Tensor] = {}
         for part, per_word in PER_WORD.items():
             rows = short_rows(source / f"{part}.jsonl", per_word)
             if Counter(word for _, word in rows) != Counter(dict.fromkeys(WORDS, per_word)):
                 raise ValueError(f"{part} has fewer than {per_word} short rows of a chapter")
-            self.rows[part] = below.inputs([prompt for prompt, _ in rows])
+            self.rows[part] = below.inputs([tokenizer.encode(prompt, add_special_tokens=False) for prompt, _ in rows])
             self.words[part] = torch.tensor([WORDS.index(word) for _, word in rows])
         self.upper = below.upper()
 
@@ -146,52 +100,37 @@ class FewShot:
         """Loss (nats per answer) and accuracy among the four words."""
         model.eval()
         with torch.no_grad():
-            logits = torch.cat(
-                [next_token_logits(model, self.rows[part][at : at + 32]) for at in range(0, len(self.rows[part]), 32)]
-            )
+            logits = torch.cat([answer_logits(model, self.rows[part][at : at + 32]) for at in range(0, len(self.rows[part]), 32)])
         truth = self.words[part]
         loss = torch.nn.functional.cross_entropy(logits, self.tokens[truth]).item()
         return {"loss": loss, "accuracy": (logits[:, self.tokens].argmax(-1) == truth).float().mean().item()}
 
     def run(self, arm: str, size: int, rate: float, seed: int, part: str) -> dict[str, float]:
         """Train and judge one adapter."""
-        model = adapted(self.upper, ARMS[arm], seed)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        model = adapted(self.upper, config_of(arm), seed)
         rows, generator = self.drawn(size, seed), torch.Generator().manual_seed(seed)
         order = list(
             itertools.chain.from_iterable(torch.randperm(size, generator=generator).tolist() for _ in range(STEPS * BATCH))
         )
-        for step in range(STEPS):
-            model.train()
+
+        def loss_of(step: int) -> Tensor:
             batch = [rows[i] for i in order[step * BATCH : (step + 1) * BATCH]]
-            logits = next_token_logits(model, [self.rows["train"][i] for i in batch])
-            loss = torch.nn.functional.cross_entropy(logits, self.tokens[self.words["train"][batch]])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            scheduler.step()
-        return {**self.judged(model, part), "train_loss": loss.item(), "parameters": sum(p.numel() for p in trained)}
+            logits = answer_logits(model, [self.rows["train"][i] for i in batch])
+            return torch.nn.functional.cross_entropy(logits, self.tokens[self.words["train"][batch]])
+
+        train_loss = fit(model, loss_of, STEPS, rate)
+        return {**self.judged(model, part), "train_loss": train_loss, "parameters": trainable(model)}
 
 
-def schedule(step: int) -> float:
-    """Linear warm-up, then a half cosine."""
-    if step < WARMUP:
-        return (step + 1) / WARMUP
-    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
-
-
-def adapted(upper: Any, adapter: dict[str, Any], seed: int) -> Any:
-    """A copy of the upper layers with an adapter on q and v."""
+def config_of(arm: str) -> Any:
+    """The PEFT configuration of an arm, on q and v."""
     import peft
 
     import qpeft
 
-    settings = {key: value for key, value in adapter.items() if key != "peft_type"}
-    config = {"LORA": peft.LoraConfig, "QTHA": qpeft.QTHAConfig}[adapter["peft_type"]]
-    torch.manual_seed(seed)
-    return peft.get_peft_model(copy.deepcopy(upper), config(target_modules=["q_proj", "v_proj"], **settings))
+    settings = dict(ARMS[arm])
+    kind = {"LORA": peft.LoraConfig, "QTHA": qpeft.QTHAConfig}[settings.pop("peft_type")]
+    return kind(target_modules=["q_proj", "v_proj"], **settings)
 
 
 def work(source: Path, out: Path) -> None:

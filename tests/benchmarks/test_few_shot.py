@@ -1,20 +1,16 @@
-"""The few-shot benchmark: frozen layers run once give the whole model's logits, and the circuit's twin has its size."""
+"""Frozen layers that run once give the whole model's logits; the arms of a comparison have equal sizes; no row is in two parts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from benchmarks.few_shot import ARMS, CIRCUIT, FrozenBelow, adapted, next_token_logits
+from benchmarks.few_shot import CIRCUIT, answer_logits
+from benchmarks.frozen_below import FrozenBelow, adapted, fit, trainable
 from benchmarks.recovery_rows import write
 from transformers import LlamaConfig, LlamaForCausalLM
 
-
-class Letters:
-    """A tokenizer of one token a character."""
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return [ord(letter) % 50 for letter in text][:1] if text.startswith(" ") else [ord(letter) % 50 for letter in text]
+from benchmarks import few_shot, recovery
 
 
 def tiny() -> LlamaForCausalLM:
@@ -24,31 +20,52 @@ def tiny() -> LlamaForCausalLM:
 
 
 def test_rows_that_ran_through_the_frozen_layers_give_the_same_logits() -> None:
-    model, below = tiny(), None
-    below = FrozenBelow(model, Letters(), last=2)
-    prompts = ["heart =>", "a longer one =>", "x"]
+    model = tiny()
+    below = FrozenBelow(model, last=2)
+    rows = [[1, 7, 30], [4, 4, 8, 20, 11], [9]]
     upper = below.upper().eval()
     with torch.no_grad():
-        found = next_token_logits(upper, below.inputs(prompts))
-        for prompt, row in zip(prompts, found, strict=True):
-            wanted = model(input_ids=torch.tensor([Letters().encode(prompt)])).logits[0, -1]
-            assert (wanted - row).abs().max() < 1e-5
+        found = answer_logits(upper, below.inputs(rows))
+        for row, logits in zip(rows, found, strict=True):
+            wanted = model(input_ids=torch.tensor([row])).logits[0, -1]
+            assert (wanted - logits).abs().max() < 1e-5
     before = {name: value.clone() for name, value in upper.named_parameters()}
-    other = adapted(upper, ARMS["circuit"], 0)
+    other = adapted(upper, few_shot.config_of("circuit"), 0)
     with torch.no_grad():
-        assert (next_token_logits(other, below.inputs(prompts)) - found).abs().max() < 1e-5  # starts as the model
-    next_token_logits(other, below.inputs(prompts)).sum().backward()
+        assert (answer_logits(other, below.inputs(rows)) - found).abs().max() < 1e-5  # starts as the model
+    answer_logits(other, below.inputs(rows)).sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in upper.named_parameters())
 
 
+def test_training_lowers_the_loss_and_touches_the_adapter_alone() -> None:
+    upper = FrozenBelow(tiny(), last=2).upper()
+    model, rows = adapted(upper, few_shot.config_of("LoRA"), 0), [torch.randn(3, 24), torch.randn(5, 24)]
+    frozen = {name: value.clone() for name, value in model.named_parameters() if not value.requires_grad}
+
+    def loss_of(step: int) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(answer_logits(model, rows), torch.tensor([3, 8]))
+
+    before = loss_of(0).item()
+    assert fit(model, loss_of, 8, 0.03) < before
+    assert all(torch.equal(value, frozen[name]) for name, value in model.named_parameters() if name in frozen)
+
+
 def test_the_twin_has_as_many_parameters_as_the_circuit_and_lora_fewer_by_the_circuit_alone() -> None:
-    upper = FrozenBelow(tiny(), Letters(), last=2).upper()
+    upper = FrozenBelow(tiny(), last=2).upper()
 
     def size(arm: str) -> int:
-        return sum(p.numel() for p in adapted(upper, ARMS[arm], 0).parameters() if p.requires_grad)
+        return trainable(adapted(upper, few_shot.config_of(arm), 0))
 
     modules, inside = 4, 4 * 4 * CIRCUIT["n_layers"] + 16  # angles, and the map of the four values
     assert size("circuit") == size("MLP of equal size") == size("LoRA") + modules * inside
+
+
+def test_every_arm_of_the_recovery_has_about_6000_parameters_in_the_small_model() -> None:
+    sizes = {"hidden_size": 576, "intermediate_size": 8, "num_attention_heads": 9, "num_key_value_heads": 3}
+    config = LlamaConfig(vocab_size=8, num_hidden_layers=recovery.LAST, head_dim=64, **sizes)
+    upper = FrozenBelow(LlamaForCausalLM(config), last=recovery.LAST).upper()
+    counts = {arm: trainable(adapted(upper, recovery.config_of(arm), 0)) for arm in recovery.ARMS}
+    assert all(5_700 <= count <= 6_100 for count in counts.values()), counts
 
 
 def test_no_text_that_the_compression_saw_is_tuned_or_tested_on(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def work(rows: Path, tuned: Path, out: Path, seed: int) -> None:
         for (base, delta), weight in zip(layers, weights, strict=True):
             mine = [torch.from_numpy(block).to(weight.dtype) for block in found[at : at + delta.blocks]]
             at += delta.blocks
-            base.weight.data = weight @ torch.block_diag(*mine)  # type: ignore[no-untyped-call]
+            base.weight = torch.nn.Parameter(weight @ torch.block_diag(*mine), requires_grad=False)  # type: ignore[no-untyped-call]
         with model.disable_adapter():
             return task.held_out(model, "test")
 

@@ -6,8 +6,11 @@ It is the same training as in the whole model, at the cost of the last layers al
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,12 +32,28 @@ class FrozenBelow:
         self.below = model.config.num_hidden_layers - last
 
     @torch.no_grad()
-    def inputs(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """What the upper layers are given for each row of token ids, `(tokens, hidden)`."""
-        found = []
-        for row in rows:
-            states = self.model.model(input_ids=torch.tensor([row]), output_hidden_states=True, use_cache=False).hidden_states
-            found.append(states[self.below][0].clone())
+    def inputs(self, rows: Sequence[Sequence[int]], cache: Path | None = None) -> list[Tensor]:
+        """What the upper layers are given for each row of token ids, `(tokens, hidden)`.
+
+        Args:
+            rows: token ids.
+            cache: folder in which what was computed is kept.
+        """
+        told = json.dumps([self.model.name_or_path, self.below, [list(row) for row in rows]])
+        file = None if cache is None else cache / f"inputs-{hashlib.sha256(told.encode()).hexdigest()[:16]}.pt"
+        if file is not None and file.exists():
+            return list(torch.load(file))
+        found: list[Tensor] = []
+        for at in range(0, len(rows), 16):
+            batch = [torch.tensor(row) for row in rows[at : at + 16]]
+            padded = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
+            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in batch], batch_first=True)
+            states = self.model.model(
+                input_ids=padded, attention_mask=mask, output_hidden_states=True, use_cache=False
+            ).hidden_states
+            found += [row[: len(ids)].clone() for row, ids in zip(states[self.below], batch, strict=True)]
+        if file is not None:
+            torch.save(found, file)
         return found
 
     def upper(self) -> Any:
@@ -73,7 +92,7 @@ def last_hidden(model: Any, rows: Sequence[Tensor]) -> tuple[Any, Tensor, Tensor
 
 
 def adapted(upper: Any, config: Any, seed: int) -> Any:
-    """A copy of the upper layers with an adapter, initialised from a seed.
+    """The upper layers with an adapter, initialised from a seed. Their weights are shared, not copied.
 
     Args:
         upper: of `FrozenBelow.upper`.
@@ -82,8 +101,10 @@ def adapted(upper: Any, config: Any, seed: int) -> Any:
     """
     import peft
 
+    from qpeft.training.loop.loaded_run import copy_sharing_weights
+
     torch.manual_seed(seed)
-    return peft.get_peft_model(copy.deepcopy(upper), config)
+    return peft.get_peft_model(copy_sharing_weights(upper), config)
 
 
 def fit(model: Any, loss_of: Callable[[int], Tensor], steps: int, rate: float) -> float:

@@ -25,7 +25,7 @@ from qpeft.study.tuning import best_rate
 
 COMPRESSED = "models/smollm2-135m-compressed"
 LAST = 10  # layers that are adapted
-STEPS, BATCH, TOKENS = 24, 4, 32
+STEPS, BATCH, TOKENS = 20, 4, 32
 ROWS = {"train": 128, "validation": 24, "test": 48}
 SEEDS, TUNING_SEED = range(3), 1000
 GRID = TuningSection(search="hill_climb", learning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0))
@@ -49,7 +49,6 @@ ARMS: dict[str, dict[str, Any]] = {  # layers are numbered from the first of the
         "target_modules": ["o_proj"],
         "layers_to_transform": [1, 3, 5, 7, 9],
     },
-    "Cayley blocks of 8": {**BLOCKS, "block_size": 8, "layers_to_transform": [1, 5, 9]},
 }
 
 
@@ -85,7 +84,7 @@ class Recovery:
             lines = (rows / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()[: ROWS[part]]
             texts = [json.loads(line)["text"] for line in lines]
             self.ids[part] = torch.tensor([tokenizer.encode(text, add_special_tokens=False)[:TOKENS] for text in texts])
-            self.inputs[part] = below.inputs(self.ids[part].tolist())
+            self.inputs[part] = below.inputs(self.ids[part].tolist(), cache=rows)
         self.upper = below.upper()
 
     def loss(self, model: Any, part: str, rows: list[int]) -> Tensor:

@@ -12,6 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import few_shot, recovery
 
+EVERY = torch.arange(50)  # every token is an answer
+
 
 def tiny() -> LlamaForCausalLM:
     torch.manual_seed(0)
@@ -25,15 +27,15 @@ def test_rows_that_ran_through_the_frozen_layers_give_the_same_logits() -> None:
     rows = [[1, 7, 30], [4, 4, 8, 20, 11], [9]]
     upper = below.upper().eval()
     with torch.no_grad():
-        found = answer_logits(upper, below.inputs(rows))
+        found = answer_logits(upper, below.inputs(rows), EVERY)
         for row, logits in zip(rows, found, strict=True):
             wanted = model(input_ids=torch.tensor([row])).logits[0, -1]
             assert (wanted - logits).abs().max() < 1e-5
     before = {name: value.clone() for name, value in upper.named_parameters()}
     other = adapted(upper, few_shot.config_of("circuit"), 0)
     with torch.no_grad():
-        assert (answer_logits(other, below.inputs(rows)) - found).abs().max() < 1e-5  # starts as the model
-    answer_logits(other, below.inputs(rows)).sum().backward()
+        assert (answer_logits(other, below.inputs(rows), EVERY) - found).abs().max() < 1e-5  # starts as the model
+    answer_logits(other, below.inputs(rows), EVERY).sum().backward()
     assert all(torch.equal(value, before[name]) for name, value in upper.named_parameters())
 
 
@@ -43,7 +45,7 @@ def test_training_lowers_the_loss_and_touches_the_adapter_alone() -> None:
     frozen = {name: value.clone() for name, value in model.named_parameters() if not value.requires_grad}
 
     def loss_of(step: int) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(answer_logits(model, rows), torch.tensor([3, 8]))
+        return torch.nn.functional.cross_entropy(answer_logits(model, rows, EVERY), torch.tensor([3, 8]))
 
     before = loss_of(0).item()
     assert fit(model, loss_of, 8, 0.03) < before

@@ -1,8 +1,8 @@
 """Do circuits learn from fewer rows? `python -m benchmarks.few_shot`, after `qpeft data prepare icd10-chapter`.
 
 The claim of arXiv 2603.02281, on SmolLM2-135M: LoRA, a circuit between LoRA's two matrices, and in the circuit's place a perceptron
-of as many numbers. Diagnoses of four ICD-10 chapters, classified among four words. Only the last layers are adapted, so the outputs of the
-frozen ones below are computed once for all rows and all runs. Lines go to `--out`, and what is there is not done again.
+of as many numbers. Diagnoses of four ICD-10 chapters, classified among four words. Only the last layers are adapted, so the outputs
+of the frozen ones below are computed once for all rows and all runs. Lines go to `--out`, and what is there is not done again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def short_rows(file: Path, per_word: int) -> list[tuple[str, str]]:
 def answer_logits(model: Any, rows: list[Tensor], answers: Tensor) -> Tensor:
     """Logits of the answers' tokens after the last token of each row, `(rows, answers)`."""
     head, hidden, lengths = last_hidden(model, rows)
-    return hidden[torch.arange(len(rows)), lengths - 1] @ head.weight[answers].T
+    logits: Tensor = hidden[torch.arange(len(rows)), lengths - 1] @ head.weight[answers].T
+    return logits
 
 
 class FewShot:

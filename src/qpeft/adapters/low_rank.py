@@ -104,23 +104,24 @@ class Moments:
         self.x, self.y = (torch.zeros(d, dtype=torch.float64, device=device) for d in (d_in, d_out))
         self.xx = torch.zeros(d_in, d_in, dtype=torch.float64, device=device)
         self.xy = torch.zeros(d_in, d_out, dtype=torch.float64, device=device)
-        self.yy = torch.zeros(d_out, d_out, dtype=torch.float64, device=device)
+        self.square_y = 0.0  # sum of the squares of y
 
     @torch.no_grad()
-    def add(self, x: Tensor, y: Tensor) -> None:
+    def add(self, x: Tensor, y: Tensor, xx: Tensor | None = None) -> None:
         """Add a batch of rows to the sums, in float64.
 
         Args:
             x: inputs of the layer `(n, d_in)`.
             y: what the adapter adds to the outputs for them, `(n, d_out)`.
+            xx: `x.T @ x` in float64, where another layer with the same inputs has it.
         """
         x, y = x.double(), y.double()
         self.count += len(x)
         self.x += x.sum(0)
         self.y += y.sum(0)
-        self.xx += x.T @ x
+        self.xx += x.T @ x if xx is None else xx
         self.xy += x.T @ y
-        self.yy += y.T @ y
+        self.square_y += float(y.square().sum())
 
 
 @torch.no_grad()
@@ -142,12 +143,12 @@ def fitted(moments: Moments, rank: int, *, ridge: float = 1e-5, bias: bool = Fal
     if moments.count == 0:
         raise AdapterError("no calibration tokens reached the layer", hint="more or longer calibration rows")
     n = moments.count
-    xx, xy, yy = moments.xx, moments.xy, moments.yy
+    xx, xy, square_y = moments.xx, moments.xy, moments.square_y
     mean_x, mean_y = moments.x / n, moments.y / n
     if bias:
         xx = xx - n * torch.outer(mean_x, mean_x)
         xy = xy - n * torch.outer(mean_x, mean_y)
-        yy = yy - n * torch.outer(mean_y, mean_y)
+        square_y -= n * float(mean_y.square().sum())
     d_in = len(xx)
     scale = float(xx.trace()) / d_in
     gram = xx + (ridge * scale if scale > 0 else 1.0) * torch.eye(d_in, dtype=xx.dtype, device=xx.device)
@@ -155,9 +156,9 @@ def fitted(moments: Moments, rank: int, *, ridge: float = 1e-5, bias: bool = Fal
     _, vectors = torch.linalg.eigh(full.T @ xy)  # ascending; M' G M = M' X'Y
     up = vectors.flip(1)[:, : min(rank, *xy.shape)]
     down = (full @ up).T
-    residual = float(yy.trace() - 2 * (down @ xy @ up).trace() + (down @ xx @ down.T).trace())
+    residual = square_y - float(2 * (down @ xy @ up).trace() - (down @ xx @ down.T).trace())
     constant = mean_y - up @ (down @ mean_x) if bias else None
-    error = (max(residual, 0.0) / total) ** 0.5 if (total := float(moments.yy.trace())) > 0 else 0.0
+    error = (max(residual, 0.0) / total) ** 0.5 if (total := moments.square_y) > 0 else 0.0
     balance = down.norm(dim=1).clamp_min(1e-30).sqrt()  # both factors of one size, as further training likes them
     up, down = (up * balance).float().contiguous(), (down / balance[:, None]).float().contiguous()
     return LowRank(up, down, "fitted", error, None if constant is None else constant.float())

@@ -55,14 +55,17 @@ def fit_layers(
 
     found: dict[str, LowRank] = {}
     model.eval()
+    whole = model.get_base_model()
+    reader = whole.base_model if set(layers.values()) <= set(whole.base_model.modules()) else whole  # mostly without the head
     for group in _groups(layers):
-        taps = {name: _Tap(layer, adapter, model.device) for name, layer in group.items()}
+        read = _Read()
+        taps = {name: _Tap(layer, adapter, model.device, read) for name, layer in group.items()}
         try:
             with torch.no_grad():
-                for batch in padded(rows, tokenizer, batch_size, model.device):
-                    for tap in taps.values():
-                        tap.mask = batch["attention_mask"].bool()
-                    model(**batch, use_cache=False)
+                batches = list(padded(rows, tokenizer, batch_size, model.device))
+                for batch in counted(batches, "reading calibration rows, batch"):
+                    read.mask = batch["attention_mask"].bool()
+                    reader(**batch, use_cache=False)
         finally:
             for tap in taps.values():
                 tap.handle.remove()
@@ -70,19 +73,35 @@ def fit_layers(
     return found
 
 
-class _Tap:
-    """Gathers the moments of one layer while the model reads; `mask` says which tokens of the batch are no padding."""
+class _Read:
+    """The tokens of the batch that are no padding, and the inputs that several layers share, with their second moments."""
 
-    def __init__(self, layer: Any, adapter: str, device: Any) -> None:
-        d_in, d_out, _ = layer_shape(layer.get_base_layer())
-        self.adapter, self.moments = adapter, Moments(d_in, d_out, device)
+    def __init__(self) -> None:
         self.mask: Any = None
+        self._inputs: Any = None
+        self._found: tuple[Any, Any] = (None, None)
+
+    def of(self, inputs: Any) -> tuple[Any, Any]:
+        """(inputs of the tokens `(n, d)`, their `x.T @ x` in float64); computed once for the layers that read one tensor."""
+        if inputs is not self._inputs:
+            masked = inputs.shape[:-1] == self.mask.shape
+            seen = inputs[self.mask] if masked else inputs.reshape(-1, inputs.shape[-1])
+            exact = seen.double()
+            self._inputs, self._found = inputs, (seen, exact.T @ exact)
+        return self._found
+
+
+class _Tap:
+    """Gathers the moments of one layer while the model reads."""
+
+    def __init__(self, layer: Any, adapter: str, device: Any, read: _Read) -> None:
+        d_in, d_out, _ = layer_shape(layer.get_base_layer())
+        self.adapter, self.moments, self.read = adapter, Moments(d_in, d_out, device), read
         self.handle = layer.register_forward_pre_hook(self)
 
     def __call__(self, layer: Any, inputs: tuple[Any, ...]) -> None:
-        x, mask = inputs[0], self.mask
-        seen = x[mask] if mask is not None and x.shape[:-1] == mask.shape else x.reshape(-1, x.shape[-1])
-        self.moments.add(seen, added(layer, self.adapter, seen))
+        seen, second = self.read.of(inputs[0])
+        self.moments.add(seen, added(layer, self.adapter, seen), second)
 
 
 def _groups(layers: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
@@ -90,7 +109,7 @@ def _groups(layers: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     used = 0
     for name, layer in layers.items():
         d_in, d_out, _ = layer_shape(layer.get_base_layer())
-        size = 8 * (d_in * (d_in + d_out) + d_out * d_out)
+        size = 8 * d_in * (d_in + d_out)
         if group and used + size > MOMENT_BYTES:
             yield group
             group, used = {}, 0
@@ -166,7 +185,7 @@ def distance(model: Any, other: Any, rows: Rows, tokenizer: Any, *, batch_size: 
 
     largest, kl, same, count = 0.0, 0.0, 0, 0
     with torch.inference_mode():
-        for batch in padded(rows, tokenizer, batch_size, model.device):
+        for batch in counted(list(padded(rows, tokenizer, batch_size, model.device)), "comparing logits, batch"):
             mask = batch["attention_mask"].bool()
             a, b = (m(**batch, use_cache=False).logits[mask].float() for m in (model, other))
             difference = float((a - b).abs().max())

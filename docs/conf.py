@@ -16,6 +16,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 html_theme = "furo"
+html_favicon = "images/icon.svg"
 html_title = f"qpeft {release}"
 html_static_path: list[str] = []
 html_theme_options = {"navigation_with_keys": True}

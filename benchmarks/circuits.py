@@ -34,6 +34,9 @@ ROWS = (
     ("hardware_efficient", 10, 2, 512),
     ("qtha", 8, 8, 2048),
 )
+# odd numbers of qubits, and few or many samples
+SHAPES = tuple(("hardware_efficient", n, 3, tokens) for n in (3, 5, 7) for tokens in (3, 100, 5000))
+SHAPED = ("JAX by hand",)  # peers of those
 LARGE = (("hardware_efficient", 16, 4, 1), ("hardware_efficient", 18, 4, 1), ("hardware_efficient", 20, 2, 1))
 # (circuit, qubits, layers, tokens, modules): that many circuits with angles of their own, one after the other
 SWEEPS = {
@@ -162,6 +165,8 @@ def run(options: argparse.Namespace) -> None:
     jobs: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
     if "peers" in options.tables:
         jobs += [("peers", row, wanted) for row in ROWS]
+    if "shapes" in options.tables:
+        jobs += [("shapes", row, OURS | {peer: wanted[peer] for peer in SHAPED if peer in wanted}) for row in SHAPES]
     if "large" in options.tables:
         large = {"ours, torch only": peers.ours_in_torch, "lightning.qubit adjoint": peers.lightning_adjoint}
         jobs += [("large", row, large) for row in LARGE]
@@ -182,7 +187,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def by_machine(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """For each kind of processor its newest machine record, then the newest record of each of its rows; most rows first."""
+    """For each kind of processor its newest machine record, then the newest record of each of its rows, with the older ones in
+    `earlier`; most rows first."""
     machines: dict[tuple[str, bool], dict[str, Any]] = {}
     rows: dict[tuple[str, bool], dict[tuple[Any, ...], dict[str, Any]]] = {}
     kind = ("", False)
@@ -192,7 +198,9 @@ def by_machine(records: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
             machines[kind] = record
         else:
             key = tuple(record[name] for name in ("table", "circuit", "qubits", "layers", "tokens", "modules"))
-            rows.setdefault(kind, {})[key] = record
+            known = rows.setdefault(kind, {}).get(key)
+            before = [] if known is None else [*known["earlier"], known]
+            rows[kind][key] = {**record, "earlier": before}
     return sorted(([machines[kind], *found.values()] for kind, found in rows.items()), key=len, reverse=True)
 
 
@@ -206,7 +214,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     out.add_argument("--rows", type=int, nargs="+", help="positions of the rows to run, from 0, over the tables chosen")
     out.add_argument("--peers", nargs="+", help="run these peers only, and ours: " + ", ".join(peers.PEERS))
-    tables = ("peers", "large", *SWEEPS)
+    tables = ("peers", "shapes", "large", *SWEEPS)
     out.add_argument("--tables", nargs="+", choices=tables, default=list(tables), help="tables to run")
     out.add_argument("--measure", action="store_true", help="measure even though --page is given")
     return out

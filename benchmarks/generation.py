@@ -15,7 +15,9 @@ import torch
 from benchmarks import harness, models
 
 
-def generation_of(model: Any, prompt: int, tokens: int, seen_s: list[float]) -> Callable[[], None]:
+def generation_of(
+    model: Any, prompt: int, tokens: int, seen_s: list[float], clock: Callable[[], float] = time.process_time
+) -> Callable[[], None]:
     """Generate `tokens` tokens one by one; the seconds of each token after the first go to `seen_s`."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, model.config.vocab_size, (1, prompt), generator=generator)
@@ -26,10 +28,10 @@ def generation_of(model: Any, prompt: int, tokens: int, seen_s: list[float]) -> 
         out = model(input_ids=ids, use_cache=True)
         cache, last = out.past_key_values, out.logits[:, -1:].argmax(-1)
         for _ in range(tokens):
-            start = time.process_time()
+            start = clock()
             out = model(input_ids=last, past_key_values=cache, use_cache=True)
             cache, last = out.past_key_values, out.logits[:, -1:].argmax(-1)
-            seen_s.append(time.process_time() - start)
+            seen_s.append(clock() - start)
 
     return generate
 
@@ -42,7 +44,8 @@ def page(records: list[dict[str, Any]]) -> str:
         "Time per generated token with QTHA, divided by LoRA's at equal rank.",
         "",
         "* Greedy decoding, one sequence, adapters on q_proj and v_proj, not merged.",
-        "* Runs are interleaved, tokens timed one by one. Times are CPU time of the process. Ratio: of minima (of medians).",
+        "* Runs are interleaved, tokens timed one by one. Times are CPU time of the process; with `--wall`, wall-clock time.",
+        "* Ratio: of minima (of medians). Newest run first.",
         "* `qtha:R:L`: R qubits, L layers, published sizes.",
         "",
     ]
@@ -73,9 +76,10 @@ def main() -> None:
     records.add(harness.machine(arguments.threads))
     torch.set_num_threads(arguments.threads)
     base = models.base_model(arguments.model, getattr(torch, arguments.dtype))
+    clock = time.perf_counter if arguments.wall else time.process_time
     seen: dict[str, list[float]] = {name: [] for name in names}
     runs = {
-        name: generation_of(models.adapted(base, models.Arm(name).config()), arguments.prompt, arguments.tokens, seen[name])
+        name: generation_of(models.adapted(base, models.Arm(name).config()), arguments.prompt, arguments.tokens, seen[name], clock)
         for name in names
     }
     for run in runs.values():

@@ -110,6 +110,7 @@ def arguments(module: str, description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--arms", default=ARMS, help="comma-separated: lora:R, qtha:R:L, qtha:R:L:QNN")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each adapter")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--wall", action="store_true", help="wall-clock time instead of the process's, for several threads")
     parser.add_argument("--out", type=Path, default=Path(f"{module}.jsonl"))
     parser.add_argument("--append", action="store_true", help="keep the records that --out holds: a page of several models")
     parser.add_argument("--page", type=Path, help="write this Markdown page from the records")
@@ -134,14 +135,20 @@ def _said(given: list[str]) -> list[str]:
 
 
 def runs(records: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Each machine record with the rows that follow it."""
+    """Each machine record with the rows that follow it, newest first. Of runs alike on one kind of processor, the
+    newest."""
     found: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
     for record in records:
         if record["kind"] == "machine":
             found.append((record, []))
         else:
             found[-1][1].append(record)
-    return found
+    newest: dict[tuple[Any, ...], tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for machine, rows in reversed([run for run in found if run[1]]):
+        first = rows[0]
+        key = (machine["cpu"], *machine["instructions"], machine["threads"], *(first[name] for name in ("model", "dtype")))
+        newest.setdefault((*key, *(first.get(name) for name in ("batch", "length", "prompt", "tokens"))), (machine, rows))
+    return list(newest.values())
 
 
 def on(machine: dict[str, Any]) -> str:

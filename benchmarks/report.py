@@ -10,6 +10,11 @@ from typing import Any
 from qpeft.report.style import LIGHT, drawing, marks
 
 Record = dict[str, Any]
+TABLES = {
+    "peers": "### Batches of samples",
+    "shapes": "### Other shapes: odd numbers of qubits, 3 to 5,000 samples",
+    "large": "### One sample of a large circuit",
+}
 ANCHORS = ("JAX by hand", "JAX gate by gate")  # programs for these circuits alone: written for speed, and one operation per gate
 IN_TORCH = ("PennyLane backprop", "TorchQuantum", "DeepQuantum", "TensorCircuit-NG (torch)", "TensorCircuit-NG (JAX in torch)")
 
@@ -56,32 +61,29 @@ def _peer_tables(records: Sequence[Record], table: str) -> list[str]:
     lines = _table(
         ["circuit: qubits, layers, tokens", *names], [[_row(r), *(_cell(r["timings"].get(n)) for n in names)] for r in own]
     )
-    if table == "peers":
+    if table == "large":
+        header = ["circuit", "lightning.qubit adjoint / ours"]
+        ratios = [[_row(r), _times(r, "lightning.qubit adjoint", "ours, torch only")] for r in own]
+    else:
         best = [fastest_in_torch(r) for r in own]
         anchors = [name for name in ANCHORS if any(name in r["timings"] for r in own)]
         in_one = anchors if any("ours, one call" in r["timings"] for r in own) else []
+        in_torch = any(best)
         header = [
             "circuit",
-            "fastest peer in a torch loop",
-            "it / ours",
-            "it / ours, torch only",
+            *(["fastest peer in a torch loop", "it / ours", "it / ours, torch only"] if in_torch else []),
             *(f"{name} / ours" for name in anchors),
             *(f"{name} / ours, one call" for name in in_one),
         ]
         ratios = [
             [
                 _row(r),
-                b or "-",
-                _times(r, b, "ours"),
-                _times(r, b, "ours, torch only"),
+                *([b or "-", _times(r, b, "ours"), _times(r, b, "ours, torch only")] if in_torch else []),
                 *(_times(r, name, "ours") for name in anchors),
                 *(_times(r, name, "ours, one call") for name in in_one),
             ]
             for r, b in zip(own, best, strict=True)
         ]
-    else:
-        header = ["circuit", "lightning.qubit adjoint / ours"]
-        ratios = [[_row(r), _times(r, "lightning.qubit adjoint", "ours, torch only")] for r in own]
     notes = dict.fromkeys(f"* {name}: {note}" for r in own for name, note in r["notes"].items())
     worst = {n: max(r["errors"][n] for r in own if n in r["errors"]) for n in names if any(n in r["errors"] for r in own)}
     checked = ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
@@ -110,7 +112,18 @@ def _torch_limit(machine: Record, records: Sequence[Record]) -> list[str]:
         )
     header = ["circuit", "multiply-adds, millions", "at peak, ms", "torch only, ms", "share of peak"]
     header += ["fastest measured peer in a torch loop / torch only", "the same at peak"]
-    return ["### Torch alone and the core's peak", "", *_table(header, lines)]
+    spreads = []
+    for r in own:
+        found = [ratio for run in [*r.get("earlier", []), r] if (ratio := _torch_ratio(run)) is not None]
+        if r["circuit"] == "qtha" and len(found) > 1:
+            spreads.append(f"* {_row(r)}: fastest peer / torch only in {len(found)} runs: {', '.join(f'{x:.1f}' for x in found)}.")
+    return ["### Torch alone and the core's peak", "", *_table(header, lines), *spreads, *([""] if spreads else [])]
+
+
+def _torch_ratio(record: Record) -> float | None:
+    """How many times as long the fastest peer in a torch loop takes as torch alone, of minima."""
+    peer, own = fastest_in_torch(record), record["timings"].get("ours, torch only")
+    return None if peer is None or own is None else float(record["timings"][peer]["min_ms"] / own["min_ms"])
 
 
 def _sweeps(records: Sequence[Record], page: Path) -> list[str]:
@@ -232,7 +245,7 @@ def write(machines: Sequence[Sequence[Record]], page: Path) -> None:
             + (" Other programs were running: read the ratios, not the times." if load > 1.5 else ""),
             "",
         ]
-        for table, title in (("peers", "### Batches of samples"), ("large", "### One sample of a large circuit")):
+        for table, title in TABLES.items():
             if any(r["table"] == table for r in rows):
                 lines += [title, "", *_peer_tables(rows, table)]
         lines += _torch_limit(machine, rows)

@@ -59,8 +59,8 @@ def page(records: list[dict[str, Any]]) -> str:
         "Time and memory of one training step with QTHA, divided by LoRA's at equal rank.",
         "",
         "* Adapters on q_proj and v_proj. A step is forward, backward and AdamW on random tokens.",
-        "* Steps of all adapters are interleaved. Times are CPU time of the process.",
-        "* Time ratio: of minima (of medians). Memory: peak resident, each adapter in a process of its own.",
+        "* Steps of all adapters are interleaved. Times are CPU time of the process; with `--wall`, wall-clock time.",
+        "* Newest run first. Time ratio: of minima (of medians). Memory: peak resident, each adapter in a process of its own.",
         "* `qtha:R:L`: R qubits, L layers, published sizes.",
         "* What the circuits alone take of a step, at the core's peak and in the kernel: [kernel-limit](kernel-limit.md).",
         "",
@@ -119,7 +119,9 @@ def main() -> None:
     steps = {name: step_of(model, arguments.batch, arguments.length) for name, model in adapted.items()}
     for step in steps.values():
         step()
-    timings = harness.interleaved(steps, seconds=0.0, least=arguments.rounds, clock=time.process_time)
+    timings = harness.interleaved(
+        steps, seconds=0.0, least=arguments.rounds, clock=time.perf_counter if arguments.wall else time.process_time
+    )
     counts = {name: trained_parameters(model) for name, model in adapted.items()}
     del base, adapted, steps
     for name in names:

@@ -199,6 +199,7 @@ def few_table(lines: Lines) -> list[str]:
 def few_picture(lines: Lines, file: Path) -> None:
     """Accuracy and loss against training rows."""
     look = marks(few_shot.ARMS)
+    untouched = next(line for line in lines if line["kind"] == "untouched")
     with drawing(LIGHT):
         from matplotlib.figure import Figure
 
@@ -214,6 +215,7 @@ def few_picture(lines: Lines, file: Path) -> None:
                 style: dict[str, Any] = {"color": look[arm].color(LIGHT), "marker": look[arm].marker, "label": arm}
                 axes.errorbar(at, [x.mean for x in told], yerr=[x.half_width for x in told], capsize=3, **style)
             axes.set_xticks(range(len(few_shot.SIZES)), [str(size) for size in few_shot.SIZES])
+            axes.axhline(untouched[metric], color=LIGHT.muted, linestyle="--", linewidth=1, label="untouched model")
             axes.set(xlabel="training rows", ylabel=title)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncol=4)
         figure.suptitle(f"Mean over {len(few_shot.SEEDS)} seeds, 95% intervals", fontsize=10)

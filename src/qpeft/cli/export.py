@@ -31,7 +31,9 @@ def export(
         float | None, typer.Option(min=0.0, max=1.0, help="Relative Frobenius error allowed for each module; default 0.01.")
     ] = None,
     calibration: Annotated[str | None, typer.Option(help="Rows to fit on; default the recipe's training rows.")] = None,
-    calibration_rows: Annotated[int, typer.Option(min=1, help="Number of rows to fit on.")] = 256,
+    calibration_rows: Annotated[
+        int | None, typer.Option(min=1, help="Number of rows to fit on; default 64, with --steps or --surrogate regression 256.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Steps of training towards the adapter's logits, after the fit.")] = 0,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Learning rate of these steps.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of the rows' order and of simulated shots.")] = 0,
@@ -101,7 +103,7 @@ def export(
         rank=rank,
         tolerance=tolerance,
         calibration=calibration,
-        calibration_rows=calibration_rows,
+        calibration_rows=calibration_rows or 0,
         steps=steps,
         learning_rate=learning_rate,
         seed=seed,

@@ -33,6 +33,7 @@ SURROGATES = ("auto", "grid", "sparse", "regression")
 REPORT = "export.json"
 GGUF = "adapter.gguf"
 TOLERANCE = 0.01
+FIT_ROWS, TRAIN_ROWS = 64, 256
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Options:
         adapter: its name, where the run's adapter folder holds several.
         rank: of every module; default the exact one, the least one within `tolerance`, or (fitted) the adapter's own r.
         tolerance: bound on `|delta - LoRA|_F / |delta|_F` of each module, for linear adapters that are not of low rank.
-        calibration: a data file to fit on; default the recipe's training rows. `calibration_rows` of it are used.
+        calibration: a data file to fit on; default the recipe's training rows. `calibration_rows` of it are used; 0 stands for
+            FIT_ROWS to fit a LoRA, and TRAIN_ROWS to train it by `steps` or to measure on activations.
         steps, learning_rate, seed: of training the fitted LoRA towards the adapter's logits.
         lora_bias: fit a constant to each module as well. Stock PEFT loads it; other programs may not.
         via_lora: merge the LoRA instead of the adapter, for adapters that cannot be merged.
@@ -59,7 +61,7 @@ class Options:
     rank: int | None = None
     tolerance: float | None = None
     calibration: str | None = None
-    calibration_rows: int = 256
+    calibration_rows: int = 0
     steps: int = 0
     learning_rate: float = 1e-3
     seed: int = 0
@@ -78,6 +80,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.to == "lattice":  # its name in version 0.1
             object.__setattr__(self, "to", "surrogate")
+        if self.calibration_rows == 0:
+            object.__setattr__(self, "calibration_rows", FIT_ROWS if self.as_lora and not self.steps else TRAIN_ROWS)
         if self.to not in FORMATS:
             raise RunError("unknown format of export", value=self.to, bound=", ".join(FORMATS))
         if self.via_lora and self.to != "merged":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import circuits, growth, harness, jax_circuits, kernel_limit, peers, report
+from benchmarks import circuits, growth, harness, jax_circuits, kernel_limit, models, peers, report
 from qpeft.circuits import ansatz
 from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.torch_engine.compiler import compile_circuit
@@ -148,3 +148,43 @@ def test_the_parts_of_a_step_add_up_to_it() -> None:
     twice = kernel_limit.counted(compile_circuit(ansatz.qtha(3, 2)), 32)[0]
     assert twice == 2 * record["multiply_adds"]
     assert record["kernel_ms"] < record["step_ms"]
+
+
+def test_runs_are_told_newest_first_and_once() -> None:
+    machine = {"kind": "machine", "cpu": "A", "instructions": ["avx2"]}
+    one, two = {**machine, "threads": 1}, {**machine, "threads": 2}
+    old, new, other = (
+        {"kind": "training", "model": "m", "dtype": "float32", "batch": 4, "length": 8, "arm": name} for name in "abc"
+    )
+    found = models.runs([one, old, two, other, one, new, one])
+    assert [(head["threads"], [row["arm"] for row in rows]) for head, rows in found] == [(1, ["b"]), (2, ["c"])]
+
+
+def test_the_spread_of_torch_alone_and_other_shapes_are_told(tmp_path: Path) -> None:
+    machine = {"kind": "machine", "cpu": "A", "instructions": [], "cores": 1, "threads": 1, "python": "3", "versions": {}}
+    machine |= {"load_before": [0.0], "product_gmac_s": 40.0}
+
+    def record(table: str, circuit: str, **times: float) -> dict[str, object]:
+        timings = {
+            name.replace("_", " "): dict.fromkeys(("min_ms", "median_ms", "lower_ms", "upper_ms"), ms) for name, ms in times.items()
+        }
+        timings = {
+            {"torch only": "ours, torch only", "one call": "ours, one call"}.get(name, name): t for name, t in timings.items()
+        }
+        shape = {"circuit": circuit, "qubits": 3, "layers": 3, "tokens": 5, "modules": 1}
+        return {
+            "kind": "row",
+            "table": table,
+            **shape,
+            "timings": timings,
+            "errors": {},
+            "notes": {},
+            "counted": {"multiply_adds": 1e6},
+        }
+
+    rows = [record("peers", "qtha", ours=1.0, torch_only=ms, TorchQuantum=30.0) for ms in (6.0, 4.0, 5.0)]
+    rows.append(record("shapes", "hardware_efficient", ours=1.0, one_call=0.5, JAX_by_hand=4.0))
+    report.write(circuits.by_machine([machine, *rows]), tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert "fastest peer / torch only in 3 runs: 5.0, 7.5, 6.0." in text
+    assert "| hardware_efficient 3, 3, 5 | 4.0 (4.0-4.0) | 8.0 (8.0-8.0) |" in text

@@ -222,7 +222,7 @@ def _whole_model(machine: dict[str, Any], record: dict[str, Any], at_peak: float
     steps = [
         row["timing"]["min_ms"]
         for other, rows in models.runs(harness.read(TRAINING))
-        if (other["cpu"], other["instructions"]) == (machine["cpu"], machine["instructions"])
+        if all(other[key] == machine[key] for key in ("cpu", "instructions", "threads"))
         for row in rows
         if (row["model"], row["dtype"], row["arm"], row["batch"] * row["length"]) == ("smollm2-135m", "float32", "lora:8", 512)
     ]

@@ -153,10 +153,17 @@ def chip_picture(chip: Lines, lines: Lines, file: Path) -> None:
         figure.savefig(file)
 
 
+def few_seeds(lines: Lines) -> list[int]:
+    """The seeds of which every arm is finished at every size."""
+    done = {(x["arm"], x["size"], x["seed"]) for x in lines if x["kind"] == "test"}
+    pairs = list(itertools.product(few_shot.ARMS, few_shot.SIZES))
+    return [seed for seed in few_shot.SEEDS if all((*pair, seed) in done for pair in pairs)]
+
+
 def few_values(lines: Lines, arm: str, size: int, metric: str) -> list[float]:
-    """A metric of an arm's runs on test rows, in order of seeds."""
-    mine = sorted((x for x in lines if (x["kind"], x["arm"], x["size"]) == ("test", arm, size)), key=lambda x: x["seed"])
-    return [line[metric] for line in mine]
+    """A metric of an arm's runs on test rows, in order of the finished seeds."""
+    mine = {x["seed"]: x[metric] for x in lines if (x["kind"], x["arm"], x["size"]) == ("test", arm, size)}
+    return [mine[seed] for seed in few_seeds(lines)]
 
 
 def few_rows(lines: Lines, metric: str) -> dict[tuple[str, int], PairedDifference]:
@@ -170,14 +177,9 @@ def few_rows(lines: Lines, metric: str) -> dict[tuple[str, int], PairedDifferenc
     return dict(zip(keys, corrected(rows), strict=True))
 
 
-def few_done(lines: Lines) -> bool:
-    """Whether every run is there."""
-    return all(len(few_values(lines, arm, size, "loss")) == len(few_shot.SEEDS) for arm in few_shot.ARMS for size in few_shot.SIZES)
-
-
 def few_table(lines: Lines) -> list[str]:
     """Accuracy and loss of every arm at every size, and the circuit's differences."""
-    if not few_done(lines):
+    if len(few_seeds(lines)) < 2:
         return ["No run yet."]
     by = {metric: few_rows(lines, metric) for metric in ("accuracy", "loss")}
     rows = []
@@ -193,7 +195,8 @@ def few_table(lines: Lines) -> list[str]:
     head = ["rows", "adapter", "parameters", "learning rate", "accuracy", "loss"]
     head += ["circuit minus it, accuracy", "p, Holm", "circuit minus it, loss", "p, Holm"]
     untouched = next(line for line in lines if line["kind"] == "untouched")
-    return [*table(head, rows), f"Untouched model: accuracy {untouched['accuracy']:.3f}, loss {untouched['loss']:.3f}."]
+    done = f"{len(few_seeds(lines))} of {len(few_shot.SEEDS)} registered seeds are finished."
+    return [*table(head, rows), f"Untouched model: accuracy {untouched['accuracy']:.3f}, loss {untouched['loss']:.3f}. {done}"]
 
 
 def few_picture(lines: Lines, file: Path) -> None:
@@ -218,7 +221,7 @@ def few_picture(lines: Lines, file: Path) -> None:
             axes.axhline(untouched[metric], color=LIGHT.muted, linestyle="--", linewidth=1, label="untouched model")
             axes.set(xlabel="training rows", ylabel=title)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncol=4)
-        figure.suptitle(f"Mean over {len(few_shot.SEEDS)} seeds, 95% intervals", fontsize=10)
+        figure.suptitle(f"Mean over {len(few_seeds(lines))} seeds, 95% intervals", fontsize=10)
         figure.savefig(file)
 
 
@@ -239,7 +242,7 @@ def write(page: Path, images: Path) -> None:
         mend_picture(lines, images / "where-a-circuit-mend.png")
     if mend_done(lines) and chip_done(chip):
         chip_picture(chip, lines, images / "where-a-circuit-chip.png")
-    if few_done(few):
+    if len(few_seeds(few)) > 1:
         few_picture(few, images / "where-a-circuit-few.png")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import few_shot, harness, recovery
 from benchmarks.blocks_on_chip import PLACES, READINGS, SHOTS
-from qpeft.report.statistics import PairedDifference, corrected, estimate, paired_difference
+from qpeft.report.statistics import MIN_SEEDS, PairedDifference, corrected, estimate, paired_difference
 from qpeft.report.style import LIGHT, drawing, marks
 from qpeft.study.page import table
 
@@ -53,10 +53,25 @@ def frame_of(lines: Lines) -> dict[str, float]:
     return {name: next(x["loss"] for x in lines if x["kind"] == name) for name in ("before compression", "compressed")}
 
 
+def tuned_table(lines: Lines) -> list[str]:
+    """While runs are missing: the best loss on validation rows of every arm so far."""
+    rows = []
+    for arm in recovery.ARMS:
+        tried = [(x["loss"], x["rate"]) for x in lines if (x["kind"], x["arm"]) == ("tuning", arm)]
+        if tried:
+            rows.append([arm, f"{min(tried)[1]:g} of {len(tried)}", f"{min(tried)[0]:.3f}"])
+    if not rows:
+        return ["No run yet."]
+    frame = frame_of(lines)
+    head = ["adapter, tuning alone", "best learning rate so far", "validation loss, one seed"]
+    told = f"On test rows: compressed model {frame['compressed']:.3f}, before compression {frame['before compression']:.3f}."
+    return [*table(head, rows), f"No seed has been run yet, so arms do not compare. {told}"]
+
+
 def mend_table(lines: Lines) -> list[str]:
     """Loss of every arm, the share of the compression's cost that it recovers, and its difference to Cayley blocks of 4."""
     if not mend_done(lines):
-        return ["No run yet."]
+        return tuned_table(lines)
     frame, ours = frame_of(lines), mend_values(lines, recovery.CAYLEY)
     others = [arm for arm in recovery.ARMS if arm != recovery.CAYLEY]
     compared = corrected([paired_difference(recovery.CAYLEY, ours, arm, mend_values(lines, arm)) for arm in others])
@@ -179,8 +194,8 @@ def few_rows(lines: Lines, metric: str) -> dict[tuple[str, int], PairedDifferenc
 
 def few_table(lines: Lines) -> list[str]:
     """Accuracy and loss of every arm at every size, and the circuit's differences."""
-    if len(few_seeds(lines)) < 2:
-        return ["No run yet."]
+    if len(few_seeds(lines)) < MIN_SEEDS:
+        return [f"{len(few_seeds(lines))} of {len(few_shot.SEEDS)} seeds are finished. Below {MIN_SEEDS} no comparison is made."]
     by = {metric: few_rows(lines, metric) for metric in ("accuracy", "loss")}
     rows = []
     for size, arm in itertools.product(few_shot.SIZES, few_shot.ARMS):
@@ -242,7 +257,7 @@ def write(page: Path, images: Path) -> None:
         mend_picture(lines, images / "where-a-circuit-mend.png")
     if mend_done(lines) and chip_done(chip):
         chip_picture(chip, lines, images / "where-a-circuit-chip.png")
-    if len(few_seeds(few)) > 1:
+    if len(few_seeds(few)) >= MIN_SEEDS:
         few_picture(few, images / "where-a-circuit-few.png")
 
 

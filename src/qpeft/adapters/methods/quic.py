@@ -166,7 +166,8 @@ class QuIC(Delta):
         if self.structure == "tied":
             copies = v.shape[1] // n
             whole = v[:, : copies * n].reshape(self.blocks, copies, n, rows)
-            return nn.functional.pad((change.unsqueeze(1) @ whole).flatten(1, 2), (0, 0, 0, v.shape[1] - copies * n))
+            rotated = (change.unsqueeze(1) @ whole).flatten(1, 2)
+            return torch.cat([rotated, torch.zeros_like(v[:, copies * n :])], dim=1)  # torch 2.6 pads no empty batch
         sign = self.get_buffer(f"sign_{k}").to(v.dtype).unsqueeze(-1)
         tensor = (v[:, self.get_buffer(f"which_{k}")] * sign).reshape(self.blocks, *(n,) * k, rows)
         delta = torch.zeros_like(tensor)

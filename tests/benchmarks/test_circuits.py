@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import circuits, growth, harness, jax_circuits, kernel_limit, models, peers, report
+from benchmarks import circuits, growth, harness, jax_circuits, kernel_limit, models, peers, report, user_time
 from qpeft.circuits import ansatz
 from qpeft.circuits.simulator.c_engine import library
 from qpeft.circuits.simulator.torch_engine.compiler import compile_circuit
@@ -188,3 +188,12 @@ def test_the_spread_of_torch_alone_and_other_shapes_are_told(tmp_path: Path) -> 
     text = (tmp_path / "page.md").read_text()
     assert "fastest peer / torch only in 3 runs: 5.0, 7.5, 6.0." in text
     assert "| hardware_efficient 3, 3, 5 | 4.0 (4.0-4.0) | 8.0 (8.0-8.0) |" in text
+
+
+def test_the_least_of_each_part_is_told() -> None:
+    machine = {"kind": "machine", "cpu": "A", "instructions": [], "load_before": [0.5]}
+    parts = [dict.fromkeys(user_time.PARTS, s) for s in (3.0, 2.0, 1.5, 1.0)]
+    runs = [{"kind": "run", "way": way, **part} for way, part in zip([*user_time.WAYS] * 2, parts, strict=True)]
+    text = user_time.page([machine, *runs, {"kind": "arms", "apart_s": 60.0, "together_s": 40.0}])
+    assert "| a further step | 1.5 | 1 |" in text
+    assert "base model evaluated once | 40.0 |" in text

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -247,18 +247,24 @@ def fill(text: str, name: str, lines: Sequence[str]) -> str:
 
 
 def write(page: Path, images: Path) -> None:
-    """Fill the page's tables and draw the pictures of what is finished."""
+    """Fill the page's tables, draw the pictures of what is finished and link them."""
     lines, chip, few = (_read(f"{name}.jsonl") for name in ("recovery", "blocks-on-chip", "few-shot"))
+    parts = {"mend": mend_table(lines), "chip": chip_table(chip), "few": few_table(few)}
+    drawn: dict[str, tuple[str, Callable[[Path], None]]] = {}
+    if mend_done(lines):
+        drawn["mend"] = ("Held-out loss of the mended model by adapter", lambda file: mend_picture(lines, file))
+    if mend_done(lines) and chip_done(chip):
+        drawn["chip"] = ("Held-out loss against shots", lambda file: chip_picture(chip, lines, file))
+    if len(few_seeds(few)) >= MIN_SEEDS:
+        drawn["few"] = ("Accuracy and loss against training rows", lambda file: few_picture(few, file))
     text = page.read_text(encoding="utf-8")
-    for name, made in (("mend", mend_table(lines)), ("chip", chip_table(chip)), ("few", few_table(few))):
+    for name, made in parts.items():
+        if name in drawn:
+            title, draw = drawn[name]
+            draw(images / f"where-a-circuit-{name}.png")
+            made = [f"![{title}](../images/where-a-circuit-{name}.png)", "", *made]
         text = fill(text, name, made)
     page.write_text(text, encoding="utf-8")
-    if mend_done(lines):
-        mend_picture(lines, images / "where-a-circuit-mend.png")
-    if mend_done(lines) and chip_done(chip):
-        chip_picture(chip, lines, images / "where-a-circuit-chip.png")
-    if len(few_seeds(few)) >= MIN_SEEDS:
-        few_picture(few, images / "where-a-circuit-few.png")
 
 
 def main(given: list[str] | None = None) -> None:

@@ -162,7 +162,11 @@ def chip_picture(chip: Lines, lines: Lines, file: Path) -> None:
         for loss in exact.values():
             axes.axhline(loss, color=LIGHT.muted, linestyle="--", linewidth=0.8)
         told = "\n".join(f"{loss:.3f} {label}" for label, loss in sorted(exact.items(), key=lambda pair: -pair[1]))
-        axes.annotate(f"dashed lines:\n{told}", (0.99, 0.97), xycoords="axes fraction", fontsize=8, ha="right", va="top")
+        axes.set_xlim(-0.2, len(SHOTS) + 0.5)
+        box = {"facecolor": LIGHT.paper, "edgecolor": "none", "pad": 2}
+        axes.annotate(
+            f"dashed lines:\n{told}", (0.995, 0.5), xycoords="axes fraction", fontsize=7.5, ha="right", va="center", bbox=box
+        )
         axes.set(xlabel="shots per circuit", ylabel="held-out loss (nats/token)")
         figure.legend(fontsize=8, loc="outside lower center", ncol=2)
         figure.savefig(file)

@@ -233,8 +233,11 @@ class TrainingSection(Section):
             for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):
                 if name in values:
                     values[name.replace("gradient", "activation")] = values.pop(name)
-        if "warmup_ratio" in known and 0 < self.warmup_steps < 1:  # older releases hold the share in a field of its own
-            values["warmup_ratio"] = values.pop("warmup_steps")
+        elif self.gradient_checkpointing:  # older releases recompute in a way that needs inputs with gradients
+            values.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
+        if "warmup_ratio" in known:  # older releases hold the share in a field of its own
+            warmup = values.pop("warmup_steps")
+            values |= {"warmup_ratio": warmup} if 0 < warmup < 1 else {"warmup_steps": int(warmup)}
         for name in values.keys() - known:
             if values.pop(name) != type(self).model_fields[name].default:
                 raise ConfigError("the installed transformers has no such argument", field=f"training.{name}", hint="leave it out")

@@ -112,6 +112,10 @@ def mend_picture(lines: Lines, file: Path) -> None:
             axes.axvline(loss_there, color=LIGHT.muted, linestyle="--", linewidth=1)
             axes.annotate(name, (loss_there, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
         axes.set_xlabel("held-out loss (nats/token), lower is better; bars: 95% interval of the mean, small marks: seeds")
+        cost = frame["compressed"] - frame["before compression"]
+        shares = [(frame["compressed"] - estimate(mend_values(lines, arm)).mean) / cost for arm in recovery.ARMS]
+        title = f"6,000 parameters of any kind recover {min(shares):.0%} to {max(shares):.0%} of what compression cost"
+        figure.suptitle(title, fontsize=10)
         figure.savefig(file)
 
 
@@ -168,6 +172,11 @@ def chip_picture(chip: Lines, lines: Lines, file: Path) -> None:
             f"dashed lines:\n{told}", (0.995, 0.5), xycoords="axes fraction", fontsize=7.5, ha="right", va="center", bbox=box
         )
         axes.set(xlabel="shots per circuit", ylabel="held-out loss (nats/token)")
+        gain = exact["compressed, no adapter"] - exact[f"{recovery.CAYLEY}, exact"]
+        fewest = [x["loss"] for x in chip if (x["place"], x["shots"]) == (list(PLACES)[-1], SHOTS[0])]
+        kept = (exact["compressed, no adapter"] - max(fewest)) / gain
+        title = f"Blocks measured with {SHOTS[0]:,} shots per circuit on the emulated chip keep {kept:.0%} of their gain"
+        figure.suptitle(title, fontsize=10)
         figure.legend(fontsize=8, loc="outside lower center", ncol=2)
         figure.savefig(file)
 
@@ -240,7 +249,14 @@ def few_picture(lines: Lines, file: Path) -> None:
             axes.axhline(untouched[metric], color=LIGHT.muted, linestyle="--", linewidth=1, label="untouched model")
             axes.set(xlabel="training rows", ylabel=title)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncol=4)
-        figure.suptitle(f"Mean over {len(few_seeds(lines))} seeds, 95% intervals", fontsize=10)
+        ahead = [
+            row
+            for row in few_rows(lines, "accuracy").values()
+            if row.p_holm is not None and row.p_holm < 0.05 and row.difference.mean > 0
+        ]
+        told = f"ahead in {len(ahead)}" if ahead else "not ahead in any"
+        title = f"The circuit is {told} of {len(few_shot.SIZES) * (len(few_shot.ARMS) - 1)} comparisons of accuracy"
+        figure.suptitle(f"{title} (mean over {len(few_seeds(lines))} seeds, 95% intervals)", fontsize=10)
         figure.savefig(file)
 
 

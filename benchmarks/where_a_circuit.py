@@ -254,8 +254,8 @@ def few_picture(lines: Lines, file: Path) -> None:
             for row in few_rows(lines, "accuracy").values()
             if row.p_holm is not None and row.p_holm < 0.05 and row.difference.mean > 0
         ]
-        told = f"ahead in {len(ahead)}" if ahead else "not ahead in any"
-        title = f"The circuit is {told} of {len(few_shot.SIZES) * (len(few_shot.ARMS) - 1)} comparisons of accuracy"
+        verdict = f"ahead in {len(ahead)}" if ahead else "not ahead in any"
+        title = f"The circuit is {verdict} of {len(few_shot.SIZES) * (len(few_shot.ARMS) - 1)} comparisons of accuracy"
         figure.suptitle(f"{title} (mean over {len(few_seeds(lines))} seeds, 95% intervals)", fontsize=10)
         figure.savefig(file)
 

@@ -17,7 +17,7 @@ from qpeft.study.plan import StudyPlan, load_plan
 from qpeft.study.records import StudyRecords
 from qpeft.study.results import ArmResult, arm_results, paired_differences
 
-PLANS = tuple(Path(f"recipes/studies/{name}.yaml") for name in ("second", "second-large"))
+PLANS = tuple(Path(f"recipes/studies/{name}.yaml") for name in ("second", "second-controls", "second-large"))
 RECORDS = Path("docs/benchmarks/second-study")
 REFERENCE = "LoRA r=8"
 SHARE, GAIN, LEVEL = 0.24, 0.084, 0.05
@@ -90,7 +90,7 @@ def lines(plans: Sequence[tuple[StudyPlan, StudyRecords]]) -> list[str]:
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=RECORDS)
-    parser.add_argument("--plan", type=Path, action="append", help="default both registered plans")
+    parser.add_argument("--plan", type=Path, action="append", help="default the registered plans")
     arguments = parser.parse_args(given)
     plans = [load_plan(file) for file in arguments.plan or PLANS]
     print("\n".join(lines([(plan, StudyRecords(arguments.records, plan.name)) for plan in plans])))

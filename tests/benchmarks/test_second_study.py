@@ -16,7 +16,7 @@ from qpeft.study.plan import StudyPlan, load_plan
 from tests.study.records import finished_records
 
 PAGE = RECORDS / "registration.md"
-REGISTERED = ("second-qualify", "second", "second-large")
+REGISTERED = ("second-qualify", "second", "second-controls", "second-large")
 
 
 @pytest.mark.parametrize("name", REGISTERED)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qpeft.training.data.examples import load_examples
-from qpeft.training.data.tokenization import tokenize_all
+from qpeft.training.data.tokenization import collator, tokenize_all
 from qpeft.training.model.loading import load_model, load_tokenizer
 from qpeft.training.recipe.config import ModelSection
 
@@ -43,14 +43,8 @@ def main(given: list[str] | None = None) -> None:
     examples = load_examples(str(arguments.rows))
     every = max(1, len(examples) // (4 * arguments.batches))  # files may be sorted by answer
     rows = tokenize_all(examples[::every][: 4 * arguments.batches], tokenizer, arguments.max_length).rows
-    batches = []
-    for start in range(0, len(rows), 4):
-        some = rows[start : start + 4]
-        width = max(len(row["input_ids"]) for row in some)
-        fill = {"input_ids": 0, "labels": -100}
-        batch = {key: torch.tensor([row[key] + [pad] * (width - len(row[key])) for row in some]) for key, pad in fill.items()}
-        mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in some])
-        batches.append({**batch, "attention_mask": mask})
+    collate = collator(tokenizer)
+    batches = [collate(rows[start : start + 4]) for start in range(0, len(rows), 4)]
     table: dict[str, dict[int, tuple[float, float]]] = defaultdict(dict)
     for name, gradient in gradients(model, batches).items():
         index = int(name.split(".layers.")[1].split(".")[0])

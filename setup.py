@@ -21,6 +21,7 @@ X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 VARIANTS = {"baseline": []}
 if X86:
     VARIANTS |= {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mfma"]}
+SHARED = ("entry", "threads", "polynomial", "columns", "contraction", "between_maps")  # by all instruction sets
 FLAGS = [
     "-O3",
     "-g0",
@@ -41,7 +42,7 @@ class BuildKernel(build_ext):
     def build_extension(self, ext: Extension) -> None:
         objects, common = [], [*FLAGS, *(["-DQPEFT_X86"] if X86 else [])]
         for source, flags, name in (
-            *((f"{KERNEL}/{name}.c", [], name) for name in ("entry", "polynomial", "columns", "contraction", "between_maps")),
+            *((f"{KERNEL}/{name}.c", [], name) for name in SHARED),
             *((f"{KERNEL}/lanes.c", [f"-DVARIANT={name}", *flags], name) for name, flags in VARIANTS.items()),
         ):
             objects += self.compiler.compile([source], str(Path(self.build_temp) / name), extra_postargs=[*common, *flags])

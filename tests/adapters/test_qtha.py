@@ -329,6 +329,17 @@ def test_adding_to_a_layers_outputs(settings: dict[str, Any], tokens: int) -> No
         torch.testing.assert_close(delta.float().add_to(y.bfloat16(), x.bfloat16()), y.bfloat16() + delta(x.bfloat16().float()))
 
 
+@pytest.mark.skipif(not library.available(), reason="the compiled kernel is not built here")
+@torch.no_grad()
+def test_a_few_tokens_of_a_bfloat16_model_take_one_call_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    delta, x, y = build().float().eval(), torch.randn(3, 6).bfloat16(), torch.randn(3, 10).bfloat16()
+    wanted = y + delta._steps(x.float())
+    monkeypatch.setattr(QTHA, "_steps", None)
+    found = delta.add_to(y, x)
+    assert found.dtype == wanted.dtype == torch.float32
+    torch.testing.assert_close(found, wanted)
+
+
 def test_adding_to_outputs_runs_hooks() -> None:
     delta, x = build().eval(), rows()
     seen: list[Tensor] = []

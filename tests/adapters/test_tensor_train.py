@@ -184,4 +184,4 @@ def test_several_products_are_one_node() -> None:
 
 @pytest.mark.slow
 def test_sanitizers_find_nothing_in_the_kernels_contraction(tmp_path: Path) -> None:
-    assert "wrong: 0" in drive(tmp_path, "contraction_driver.c", "entry.c", "lanes.c", "contraction.c")
+    assert "wrong: 0" in drive(tmp_path, "contraction_driver.c", "entry.c", "threads.c", "lanes.c", "contraction.c")

@@ -295,13 +295,13 @@ class QTHA(Delta):
         With `fusion="multiply"`, v is the element-wise product `z * (CW u)`.
         """
         whole = self._one_call(x) if x.numel() <= FEW_TOKENS * x.shape[-1] else None
-        return self._steps(x) if whole is None else whole(x)
+        return self._steps(x) if whole is None or whole.dtype is not x.dtype else whole(x)
 
     def add_to(self, y: Tensor, x: Tensor) -> Tensor:
         """See `Delta.add_to`: the sum is part of the last product."""
         if self._unhooked():
             if x.numel() <= FEW_TOKENS * x.shape[-1] and (whole := self._one_call(x)) is not None:
-                return whole(x, y)
+                return whole(x if x.dtype is whole.dtype else x.to(whole.dtype), y)
             dtype = self.dtype
             return self._steps(x if x.dtype is dtype else x.to(dtype), y)
         return super().add_to(y, x)
@@ -345,7 +345,7 @@ class QTHA(Delta):
             return BetweenMaps(compiled, qnn.angles, down, quantum.weight, classical, up), run
 
         found, run = self.cached("one call", make)
-        if found is None or found.dtype is not x.dtype or self._modules["qnn"].__dict__.get("run") is not run:
+        if found is None or self._modules["qnn"].__dict__.get("run") is not run:
             return None
         return found
 

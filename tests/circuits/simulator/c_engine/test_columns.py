@@ -109,5 +109,5 @@ def test_angles_and_gradients_need_not_be_contiguous(variant: str) -> None:
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """The C code alone, both types, under the address and undefined-behaviour sanitizers."""
-    said = drive(tmp_path, "columns_driver.c", "entry.c", "lanes.c", "columns.c")
+    said = drive(tmp_path, "columns_driver.c", "entry.c", "threads.c", "lanes.c", "columns.c")
     assert said.endswith("columns\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,6 +118,15 @@ def test_batches_of_any_size(variant: str, batch: int, dtype: torch.dtype) -> No
         compiled = compile_circuit(circuit, None)
         given = arguments(compiled, batch, dtype, batch)
         assert_close(by_kernel(compiled, *given), by_torch(compiled, *given), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("n", [5, 6, 7])
+def test_rows_of_any_width(variant: str, n: int, dtype: torch.dtype) -> None:
+    """Rows of 3 to 8 numbers change places with lanes in registers: batch 33 has whole groups and a rest."""
+    compiled = compile_circuit(ansatz.qtha(n, 1), None)
+    given = arguments(compiled, 33, dtype, n)
+    assert_close(by_kernel(compiled, *given), by_torch(compiled, *given), dtype)
 
 
 def test_an_empty_batch(variant: str) -> None:
@@ -299,7 +309,7 @@ def drive(folder: Path, compiler: str, flags: list[str], *through: str) -> None:
     """Build the C code with its driver, and run all cases (`through` an emulator)."""
     source, driver = Path(library.__file__).parent, folder / "driver"
     files = [
-        *(source / f"{name}.c" for name in ("entry", "lanes", "polynomial")),
+        *(source / f"{name}.c" for name in ("entry", "threads", "lanes", "polynomial")),
         Path(__file__).with_name("expectations_driver.c"),
     ]
     subprocess.run([compiler, *flags, "-I", source, *files, "-pthread", "-lm", "-o", driver], check=True)
@@ -325,3 +335,23 @@ def test_arm_under_emulation(tmp_path: Path) -> None:
         pytest.skip("needs aarch64-linux-gnu-gcc and qemu-aarch64 (Debian: gcc-aarch64-linux-gnu, qemu-user)")
     flags = ["-O3", "-std=gnu11", "-w", "-DVARIANT=baseline", "-fno-tree-vectorize", "-ffp-contract=fast", "-static"]
     drive(tmp_path, compiler, flags, emulator)
+
+
+@built
+def test_a_forked_process_runs_on_several_threads_as_its_parent_did() -> None:
+    """OpenMP's threads do not survive a fork: a child that called them would wait for ever."""
+    program = """
+import os, torch
+from qpeft.circuits import ansatz
+from qpeft.circuits.simulator.simulate import expectations
+torch.set_num_threads(2)
+circuit = ansatz.qtha(6, 2)
+x, angles = torch.randn(4096, circuit.n_inputs), torch.randn(circuit.n_angles)
+torch.mm(torch.randn(512, 512), torch.randn(512, 512))
+wanted = expectations(circuit, x, angles)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(expectations(circuit, x, angles), wanted) else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

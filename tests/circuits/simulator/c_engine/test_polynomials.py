@@ -117,5 +117,5 @@ def test_autocast_does_not_touch_the_grid() -> None:
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """The C code alone, both types, under the address and undefined-behaviour sanitizers."""
-    said = drive(tmp_path, "polynomial_driver.c", "entry.c", "lanes.c", "polynomial.c")
+    said = drive(tmp_path, "polynomial_driver.c", "entry.c", "threads.c", "lanes.c", "polynomial.c")
     assert said.endswith("polynomials\n")

@@ -1,15 +1,14 @@
 /* The entry point: reads the bytecode, prepares what depends on shared angles, shares rows out over threads, and turns sums of
  * correlations into the angles' gradient. Independent of instruction set and type. */
 #include <math.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bytecode.h"
+#include "threads.h"
 
 #define VERSION 4
-#define MAX_THREADS 64
 #define CYCLES_PER_THREAD 4e5 /* a thread takes about a tenth of this to start */
 
 extern const lanes_type qpeft_lanes_baseline[2];
@@ -173,12 +172,6 @@ typedef struct {
     job job;
 } task;
 
-static void *work(void *argument) {
-    task *t = argument;
-    t->type->run(&t->job);
-    return NULL;
-}
-
 /* Tiny amplitudes are zero while the kernel runs: subnormal arithmetic is slow and means nothing here. */
 static unsigned long flush_subnormals(void) {
 #if defined(QPEFT_X86)
@@ -203,6 +196,13 @@ static void restore_subnormals(unsigned long old) {
 #else
     (void)old;
 #endif
+}
+
+static void work(void *argument) {
+    task *t = argument;
+    const unsigned long mode = flush_subnormals(); /* each thread has its own */
+    t->type->run(&t->job);
+    restore_subnormals(mode);
 }
 
 /* Where the parts of a call's memory lie: those that depend on the shared angles alone, then sums. Returns the whole size. */
@@ -274,18 +274,13 @@ int qpeft_run(int isa, int wide, int adjoint, const int32_t *code, const double 
         if (kept) *(int64_t *)kept = 1;
     }
     task tasks[MAX_THREADS];
-    pthread_t handles[MAX_THREADS];
-    int started[MAX_THREADS] = {0}, failed = 0;
-    for (int t = threads - 1; t >= 0; t--) {
+    int failed = 0;
+    for (int t = 0; t < threads; t++) {
         const int64_t first = groups * t / threads * type->lanes, last = groups * (t + 1) / threads * type->lanes;
         tasks[t] = (task){type, {&s, adjoint, inputs, grad, values, grad_inputs, totals + sums * t, rows, first, last < rows ? last : rows, 0}};
-        started[t] = t > 0 && pthread_create(handles + t, NULL, work, tasks + t) == 0; /* inherits the mode */
-        if (!started[t]) work(tasks + t);
     }
-    for (int t = 0; t < threads; t++) {
-        if (started[t]) pthread_join(handles[t], NULL);
-        failed |= tasks[t].job.failed;
-    }
+    qpeft_in_parallel(work, tasks, sizeof *tasks, threads);
+    for (int t = 0; t < threads; t++) failed |= tasks[t].job.failed;
     if (adjoint && !failed) {
         for (int t = 1; t < threads; t++)
             for (size_t i = 0; i < sums; i++) totals[i] += totals[sums * t + i];

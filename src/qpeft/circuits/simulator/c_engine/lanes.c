@@ -39,9 +39,10 @@
 #define PASTE2(a, b) a##_##b
 #define PASTE(a, b) PASTE2(a, b)
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline)) /* of long loops: within another function their registers spill */
 #define STORED_BYTES (640 << 10) /* states kept between the forward and the backward sweep of a group; deeper ones are undone */
 #define BLOCK_BITS 5             /* of a block of amplitudes that stays in the first cache: 4 KiB with 512-bit vectors */
-#define FUSE (VECTOR_BYTES == 64) /* whether registers suffice to correlate and rotate in one pass */
+#define FUSE (VECTOR_BYTES >= 32) /* whether one pass both correlates and rotates, or correlates twice: pays where a vector has 8 floats or more */
 #define SPLIT(K, with_x) ((K) < 3 && !(with_x)) /* whether 16 registers hold more sums */
 #define PAIR 2                   /* vectors that a polynomial takes at once */
 #define FLUSH 32                 /* terms added up in the lanes' type before they go to double */

@@ -34,7 +34,18 @@ def loaded() -> ctypes.CDLL | str:
     if version != VERSION:
         return f"built for bytecode version {version}, not {VERSION}: install qpeft again"
     library.qpeft_call.argtypes = [ctypes.c_char_p]
+    _share_threads(library)
     return library
+
+
+def _share_threads(library: ctypes.CDLL) -> None:
+    """Let the library run on the threads of this process's OpenMP, which is torch's, where it has one of GNU's interface."""
+    try:
+        parallel, use = ctypes.CDLL(None).GOMP_parallel, library.qpeft_use_openmp
+    except (OSError, TypeError, AttributeError):
+        return  # another OpenMP or none: the library starts threads of its own
+    use.argtypes = [ctypes.c_void_p]
+    use(ctypes.cast(parallel, ctypes.c_void_p))
 
 
 def function(name: str, *arguments: type) -> Callable[..., int] | None:

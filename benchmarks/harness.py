@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from qpeft.study.plan import TuningSection
+from qpeft.study.tuning import best_rate
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ def _best(step: Callable[[], object], seconds: float = 0.5) -> float:
     return best
 
 
-def timing_options(doc: str | None, out: Path) -> argparse.Namespace:
-    """The command line of a benchmark that times and writes a page: `out`, `page`, `measure`, `seconds`.
+def timing_parser(doc: str | None, out: Path) -> argparse.ArgumentParser:
+    """The parser of a benchmark that times and writes a page: `out`, `page`, `measure`, `seconds`.
 
     Args:
         doc: the module's description.
@@ -83,7 +87,12 @@ def timing_options(doc: str | None, out: Path) -> argparse.Namespace:
     parser.add_argument("--page", type=Path)
     parser.add_argument("--measure", action="store_true", help="measure, although --page is given")
     parser.add_argument("--seconds", type=float, default=0.3, help="of each measurement")
-    return parser.parse_args()
+    return parser
+
+
+def timing_options(doc: str | None, out: Path) -> argparse.Namespace:
+    """The options that `timing_parser` alone reads."""
+    return timing_parser(doc, out).parse_args()
 
 
 def keep_to_one_core() -> None:
@@ -148,6 +157,45 @@ class Records:
         plain = {name: asdict(value) if isinstance(value, Timing) else value for name, value in record.items()}
         with self.path.open("a") as file:
             file.write(json.dumps(plain, sort_keys=True) + "\n")
+
+
+class Runs:
+    """Runs told apart by the values of `key`, each done once: what the file holds is not done again.
+
+    Args:
+        path: of the records, one line a run.
+        key: names of the values that tell runs apart.
+    """
+
+    def __init__(self, path: Path, key: tuple[str, ...]) -> None:
+        self.key = key
+        self.known = {tuple(line[name] for name in key): line for line in read(path)} if path.exists() else {}
+        self._records = Records(path, keep=True)
+
+    def result(self, mark: tuple[Any, ...], run: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """The record of a run, done now if it is not known."""
+        if mark not in self.known:
+            self.known[mark] = dict(zip(self.key, mark, strict=True)) | dict(run())
+            self._records.add(self.known[mark])
+            print(", ".join(map(str, mark)), f"loss {self.known[mark]['loss']:.4f}", flush=True)
+        return self.known[mark]
+
+
+def climbed(grid: TuningSection, steps: int, start: float, loss_of: Callable[[float], float]) -> float:
+    """The learning rate that wins on validation rows, climbing from `start`; a loss that is not finite is a failed run.
+
+    Raises:
+        ValueError: every rate failed.
+    """
+
+    def loss_after(rate: float, step: int) -> float | None:
+        loss = loss_of(rate)
+        return loss if math.isfinite(loss) else None
+
+    best = best_rate(grid, steps, loss_after, start)
+    if best is None:
+        raise ValueError(f"every learning rate from {start:g} on failed")
+    return best
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -137,18 +137,34 @@ def _said(given: list[str]) -> list[str]:
 def runs(records: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
     """Each machine record with the rows that follow it, newest first. Of runs alike on one kind of processor, the
     newest."""
+    return [alike[0] for alike in runs_alike(records)]
+
+
+def runs_alike(records: list[dict[str, Any]]) -> list[list[tuple[dict[str, Any], list[dict[str, Any]]]]]:
+    """All runs, newest first, those alike on one kind of processor together."""
     found: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
     for record in records:
         if record["kind"] == "machine":
             found.append((record, []))
         else:
             found[-1][1].append(record)
-    newest: dict[tuple[Any, ...], tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    alike: dict[tuple[Any, ...], list[tuple[dict[str, Any], list[dict[str, Any]]]]] = {}
     for machine, rows in reversed([run for run in found if run[1]]):
         first = rows[0]
         key = (machine["cpu"], *machine["instructions"], machine["threads"], *(first[name] for name in ("model", "dtype")))
-        newest.setdefault((*key, *(first.get(name) for name in ("batch", "length", "prompt", "tokens"))), (machine, rows))
-    return list(newest.values())
+        alike.setdefault((*key, *(first.get(name) for name in ("batch", "length", "prompt", "tokens"))), []).append((machine, rows))
+    return list(alike.values())
+
+
+def spread(alike: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> list[str]:
+    """A line with the ratio of minima in every run, where there are several: how far one run can be trusted."""
+    ratios: dict[str, list[float]] = {}
+    for _, rows in alike:
+        for row in rows:
+            if (base := reference(rows, row)) is not None:
+                ratios.setdefault(row["arm"], []).append(row["timing"]["min_ms"] / base["timing"]["min_ms"])
+    told = [f"{arm} {', '.join(f'{r:.3f}' for r in found)}" for arm, found in ratios.items() if len(found) > 1]
+    return [f"Time ratios of all runs, newest first, older versions among them: {'; '.join(told)}.", ""] if told else []
 
 
 def on(machine: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ import argparse
 import functools
 import itertools
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -114,39 +113,25 @@ def rate_of(arm: str, losses: dict[tuple[str, float], float]) -> float | None:
 
 def work(rows: Path, out: Path) -> None:
     """Every run that `out` does not hold."""
-    key = ("kind", "arm", "rate", "seed")
-    known = {tuple(line[name] for name in key): line for line in harness.read(out)} if out.exists() else {}
-    records = harness.Records(out, keep=True)
+    runs = harness.Runs(out, ("kind", "arm", "rate", "seed"))
     task = functools.cache(lambda: Recovery(rows, COMPRESSED))
 
-    def result(kind: str, arm: str, rate: float, seed: int) -> float:
-        mark = (kind, arm, rate, seed)
-        if mark not in known:
-            model = task().upper if kind == "compressed" else task().trained(arm, rate, seed)
-            loss = task().held_out(model, "validation" if kind == "tuning" else "test")
-            known[mark] = dict(zip(key, mark, strict=True)) | {"loss": loss, "parameters": trainable(model)}
-            records.add(known[mark])
-            print(", ".join(map(str, mark)), f"loss {loss:.4f}", flush=True)
-        return float(known[mark]["loss"])
+    def judged(on: Recovery, model: Any, part: str) -> dict[str, Any]:
+        return {"loss": on.held_out(model, part), "parameters": trainable(model)}
 
-    result("compressed", "", 0.0, 0)
-    if ("before compression", "", 0.0, 0) not in known:
+    def loss_of(kind: str, arm: str, rate: float, seed: int) -> float:
+        part = "validation" if kind == "tuning" else "test"
+        return float(runs.result((kind, arm, rate, seed), lambda: judged(task(), task().trained(arm, rate, seed), part))["loss"])
+
+    def before() -> dict[str, Any]:
         original = Recovery(rows, compressed_model.MODEL, ("test",))
-        loss = original.held_out(original.upper, "test")
-        records.add(dict(zip(key, ("before compression", "", 0.0, 0), strict=True)) | {"loss": loss, "parameters": 0})
-    rates = {}
-    for arm in ARMS:
+        return judged(original, original.upper, "test")
 
-        def loss_after(rate: float, step: int, arm: str = arm) -> float | None:
-            loss = result("tuning", arm, rate, TUNING_SEED)
-            return loss if math.isfinite(loss) else None
-
-        best = best_rate(GRID, STEPS, loss_after, START)
-        if best is None:
-            raise ValueError(f"every learning rate of {arm} failed")
-        rates[arm] = best
+    runs.result(("compressed", "", 0.0, 0), lambda: judged(task(), task().upper, "test"))
+    runs.result(("before compression", "", 0.0, 0), before)
+    rates = {arm: harness.climbed(GRID, STEPS, START, functools.partial(loss_of, "tuning", arm, seed=TUNING_SEED)) for arm in ARMS}
     for seed, arm in itertools.product(SEEDS, ARMS):
-        result("test", arm, rates[arm], seed)
+        loss_of("test", arm, rates[arm], seed)
 
 
 def main(given: list[str] | None = None) -> None:

@@ -236,7 +236,8 @@ def plot(lines: list[dict[str, Any]], folder: Path) -> None:
         last = rows[-1]
         axes.set(xlabel="qubits", ylabel=f"circuits for an RMS error of at most {TARGET}")
         axes.set_title(
-            f"At {last['qubits']} qubits {last['circuits']:,} circuits instead of {last['grid_circuits']:.1e}", fontsize=10
+            f"At {last['qubits']} qubits {last['circuits']:,} circuits instead of {last['grid_circuits'] / 1e9:,.0f} billion",
+            fontsize=10,
         )
         axes.set_xticks(range(4, 25, 4))
         axes.yaxis.set_major_formatter(FuncFormatter(_power))

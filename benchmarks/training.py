@@ -65,7 +65,8 @@ def page(records: list[dict[str, Any]]) -> str:
         "* What the circuits alone take of a step, at the core's peak and in the kernel: [kernel-limit](kernel-limit.md).",
         "",
     ]
-    for machine, rows in models.runs(records):
+    for alike in models.runs_alike(records):
+        machine, rows = alike[0]
         first = rows[0]
         lines += [
             f"## {first['model']} in {first['dtype']}, {first['batch']} x {first['length']} tokens",
@@ -76,6 +77,7 @@ def page(records: list[dict[str, Any]]) -> str:
             "|---|---|---|---|---|---|---|",
             *(_line(row, models.reference(rows, row)) for row in rows),
             "",
+            *models.spread(alike),
         ]
     return "\n".join(lines)
 

@@ -131,6 +131,15 @@ def test_the_anchor_reads_layers_and_refuses_other_circuits() -> None:
         jax_circuits.layers(ansatz.qtha(3, 1))
 
 
+def test_circuits_are_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = circuits.parser().parse_args(["--circuits", "hardware_efficient:3:3:5000", "qtha:5:3:100"]).circuits
+    assert chosen == [("hardware_efficient", 3, 3, 5000), ("qtha", 5, 3, 100)]
+    for wrong in ("qtha:3:3", "ring:3:3:5", "qtha:3:0:5", "qtha:3:x:5"):
+        with pytest.raises(SystemExit):
+            circuits.parser().parse_args(["--circuits", wrong])
+        assert wrong in capsys.readouterr().err
+
+
 def test_exponents_have_intervals() -> None:
     sizes = [1.0, 2.0, 4.0, 8.0]
     slope, half, r2 = growth.exponent(sizes, [3 * x**1.5 for x in sizes])

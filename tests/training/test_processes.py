@@ -17,6 +17,7 @@ from tests.peers import peer_python
 
 from qpeft.errors import ConfigError, MissingDependencyError, RunError
 from qpeft.records import RunRecord
+from qpeft.training.loop import sharding
 from qpeft.training.loop.run import train
 from qpeft.training.loop.run_dir import read_record
 from qpeft.training.processes import Processes, start_processes
@@ -64,10 +65,12 @@ METHODS = {
     **{name: case for name, case in CASES.items() if name not in ("qtha-stored", "qcore-core-stored")},
     "qtha-by-layer": ("QTHA", {"r": 2, "hidden_size": 8, "bond_dim": 2, "share_circuit": "layer"}),
 }
+SHARDS = pytest.mark.skipif(not sharding.trains_what_is_sharded(), reason="this transformers trains no sharded parameters")
+FSDP2 = pytest.param("fsdp2", marks=SHARDS)
 FEW = ("lora", "qtha-shared", "qcore-side")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", FSDP2])
 @pytest.mark.parametrize("names", [FEW, pytest.param(tuple(METHODS), marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_two_processes_train_as_one(recipe: Path, tmp_path: Path, strategy: str, names: tuple[str, ...]) -> None:
     chosen = {name: [*GLOBAL, adapter(*METHODS[name]), "training.max_steps=3"] for name in names}
@@ -78,7 +81,7 @@ def test_two_processes_train_as_one(recipe: Path, tmp_path: Path, strategy: str,
         assert_same_training(tmp_path / "one" / name, tmp_path / "two" / name)
 
 
-@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.slow), FSDP2])
 def test_checkpoints_load_on_another_number_of_processes(recipe: Path, tmp_path: Path, strategy: str) -> None:
     settings = ["adapter.dropout=0.0", *GLOBAL, "training.global_batch_size=8", f"training.distributed={strategy}"]
     config = load_recipe(recipe, settings)
@@ -98,8 +101,8 @@ def test_checkpoints_load_on_another_number_of_processes(recipe: Path, tmp_path:
     ("strategy", "killed", "back"),
     [
         ("ddp", "1:7", 2),
-        pytest.param("fsdp2", "0:7", 2, marks=pytest.mark.slow),
-        pytest.param("fsdp2", "1:6", 1, marks=pytest.mark.slow),
+        pytest.param("fsdp2", "0:7", 2, marks=[pytest.mark.slow, SHARDS]),
+        pytest.param("fsdp2", "1:6", 1, marks=[pytest.mark.slow, SHARDS]),
     ],
 )
 def test_a_run_whose_rank_was_killed_ends_as_if_it_had_not(
@@ -117,7 +120,7 @@ def test_a_run_whose_rank_was_killed_ends_as_if_it_had_not(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", FSDP2])
 def test_four_processes_train_as_one(recipe: Path, tmp_path: Path, strategy: str) -> None:
     settings = ["training.gradient_accumulation_steps=1", "training.global_batch_size=8", "training.logging_steps=1"]
     settings += ["training.max_steps=4", "training.seed=23", "adapter.dropout=0.0", "adapter.share_circuit=model"]
@@ -243,6 +246,7 @@ def test_accelerate_reads_the_shipped_configurations(file: Path) -> None:
     assert str(found.distributed_type.value) == {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}.get(file.stem, "DEEPSPEED")
 
 
+@SHARDS
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", ["none", "model"])
 def test_accelerate_launch_with_fsdp2_trains_as_one_process(recipe: Path, tmp_path: Path, shared: str) -> None:

@@ -50,11 +50,11 @@ class AdaptedForCausalLM({base}):
     """The base model with adapters around its layers."""
 
     config_class = AdaptedConfig
-    _keep_in_fp32_modules_strict = ["qpeft_adapter"]
 
     def __init__(self, config):
         super().__init__(config)
         attach(self, config.qpeft)
+        self._keep_in_fp32_modules_strict = ["qpeft_adapter"]
 '''
 Part = tuple[dict[str, Any], dict[str, Tensor]]  # a spec and its tensors
 

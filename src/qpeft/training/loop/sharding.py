@@ -31,6 +31,13 @@ def is_sharded(section: TrainingSection, processes: Processes) -> bool:
     return processes.count > 1 and (section.distributed == "fsdp2" or processes.shard)
 
 
+def trains_what_is_sharded() -> bool:
+    """Whether transformers' trainer takes a model whose parameters are sharded already."""
+    from transformers import Trainer
+
+    return hasattr(Trainer, "_sync_replicated_trainable_parameters")
+
+
 def leave_to_circuits(model: nn.Module, names: Iterable[str]) -> None:
     """Keep DDP from waiting for gradients that circuits add after the backward pass.
 
@@ -45,12 +52,21 @@ def leave_to_circuits(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def shard(model: Any) -> None:
-    """Shard the parameters of a model among all processes, in place: shared modules, decoder layers, then the rest."""
+    """Shard the parameters of a model among all processes, in place: shared modules, decoder layers, then the rest.
+
+    Raises:
+        RunError: this version of transformers would copy the sharded parameters to every process (DDP).
+    """
     import torch.distributed as dist
+    import transformers
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     from qpeft.adapters.inspection import shared_modules
+
+    if not trains_what_is_sharded():
+        told = {"value": f"transformers {transformers.__version__}", "bound": "5.20 or newer"}
+        raise RunError("transformers does not train sharded parameters", **told, hint="training.distributed: ddp")
 
     device = "cpu" if not torch.accelerator.is_available() else torch.accelerator.current_accelerator().type  # type: ignore[union-attr]
     mesh = init_device_mesh(device, (dist.get_world_size(),))

@@ -20,6 +20,7 @@ from qpeft.training.data.tokenization import collator
 from qpeft.training.loop import checkpoints, sharding
 from qpeft.training.loop.callbacks import (
     CircuitSteps,
+    EvaluateLastStep,
     LogSpeed,
     MarkCheckpoints,
     PauseAfter,
@@ -109,6 +110,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             LogSpeed(self.clock, self.circuits),
             CircuitSteps(self.circuits),
             self.steps,
+            EvaluateLastStep(),
             *pause,
             MarkCheckpoints(self.clock, self.processes),
             *told,

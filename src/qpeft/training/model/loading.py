@@ -243,5 +243,6 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    tokenizer.eos_token_id = model.config.eos_token_id  # transformers 4 takes the first token of a text in its place
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

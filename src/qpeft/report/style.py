@@ -175,7 +175,7 @@ class Name:
     mark: Mark | None = None
 
 
-def name_points(axes: Any, names: Iterable[Name], taken: list[Box], theme: Theme, size: float = FONT) -> None:
+def name_points(axes: Any, names: Iterable[Name], taken: list[Box], theme: Theme, size: float = FONT, joined: bool = False) -> None:
     """Write each name near its point, where it covers least. A thin line joins a name that is far from its point.
 
     Args:
@@ -184,6 +184,7 @@ def name_points(axes: Any, names: Iterable[Name], taken: list[Box], theme: Theme
         taken: boxes `(x0, y0, x1, y1)` to keep clear, pixels. The names' boxes are added.
         theme: colours of the page.
         size: font size, points.
+        joined: a line joins every name and its point.
     """
     from matplotlib.patheffects import withStroke
 
@@ -201,7 +202,7 @@ def name_points(axes: Any, names: Iterable[Name], taken: list[Box], theme: Theme
             name.mark.tag(text)
         text.set_position(to_data((box[0], box[1])))
         near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
-        if math.dist(near, (x, y)) > _FAR:
+        if joined or math.dist(near, (x, y)) > _FAR:
             ends = zip(*(to_data(end) for end in ((x, y), near)), strict=True)
             lines = axes.plot(*ends, color=name.color, linewidth=0.7, alpha=0.8, zorder=1.5)
             if name.mark is not None:

@@ -40,26 +40,37 @@ def write_page(plan: StudyPlan, records: StudyRecords, file: Path, images: Path)
         images: folder of the plots, linked as `../images`.
     """
     done = sum(len(result.runs) for task in plan.tasks for result in arm_results(plan, records, task))
-    held_out = (
-        "test rows (learning rates were chosen on validation rows)"
-        if plan.held_out == "test"
-        else "validation rows (a search: no test row is read)"
-    )
+    every = len(plan.tasks) * len(plan.arms) * len(plan.seeds)
+    held_out = "test rows; learning rates were chosen on validation rows" if plan.held_out == "test" else "validation rows"
+    facts = {
+        "model": f"{plan.model.model_name_or_path}, {plan.max_steps} steps",
+        "seeds": ", ".join(map(str, plan.seeds)),
+        "runs": f"{done} of {every} runs done" if done or plan.held_out == "test" else "tuning alone",
+        "a number": f"mean over seeds ± half width of its 95% t interval, on {held_out}",
+        "seconds": "medians, under uneven load",
+        "bold": "methods on the Pareto front of loss and trainable parameters",
+        "kind": f"`{plots.NAMES['quantum']}`: published methods with a circuit, or derived from one; `ours`: methods of this "
+        "project, with and without a circuit; `control`: a method with its circuit replaced",
+        "p": "of a paired t-test over seeds. `p, Holm over N` is corrected over the N rows of its table. [LoRA vs. the other "
+        "adapters](lora-comparison.md) corrects over tables of its own: a comparison on both pages has one p and two corrected "
+        "values.",
+        "made by": f"`qpeft study report recipes/studies/{plan.name}.yaml` from the records in `{records.folder.name}/`; the runs "
+        "by `qpeft study run`",
+    }
     out = [
         f"# Study: {plan.name}",
         "",
-        f"Made by `qpeft study report recipes/studies/{plan.name}.yaml` from the records in `{records.folder.name}/`; the runs by "
-        f"`qpeft study run`. {plan.model.model_name_or_path}, {plan.max_steps} steps, seeds {', '.join(map(str, plan.seeds))}: "
-        f"{done} of {len(plan.tasks) * len(plan.arms) * len(plan.seeds)} runs done. A number is the mean over seeds ± the half "
-        f"width of its 95% t interval, on {held_out}; seconds are medians, under uneven load. Bold methods are on the Pareto front "
-        "of loss and trainable parameters. Circuits are simulated exactly on a classical computer. No quantum advantage is claimed "
-        "at sizes that a classical computer simulates.",
+        f"Losses and parameters of {len(plan.arms)} adapters with tuned learning rates. After this page you know each one's "
+        "figures, and can rerun it.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {text} |" for name, text in facts.items()),
+        "",
+        "Circuits are simulated exactly on a classical computer. No quantum advantage is claimed at sizes that a classical "
+        "computer simulates.",
         "",
         *([plan.note, ""] if plan.note else []),
-        "`p` is of a paired t-test over seeds. `p, Holm over N` is corrected over the N rows of its table. [LoRA vs. "
-        "the other adapters](lora-comparison.md) corrects over tables of its own: a comparison on both pages has one `p` and two "
-        "corrected values.",
-        "",
         "## Tuning",
         "",
         *_tuning(plan, records),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from qpeft.report.statistics import MIN_SEEDS, PairedDifference
-from qpeft.report.style import LIGHT, Name, drawing, name_points
+from qpeft.report.style import LIGHT, Box, Name, drawing, name_points
 from qpeft.report.tradeoff import round_ticks
 from qpeft.study.results import ArmResult, pareto_front
 
-NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum", "control": "control", "ours": "ours"}
+NAMES = {"lora": "LoRA", "classical": "classical", "quantum": "quantum(-inspired)", "control": "control", "ours": "ours"}
 COLOURS = dict(zip(NAMES, (LIGHT.palette[0], LIGHT.palette[6], LIGHT.palette[1], LIGHT.palette[4], LIGHT.palette[2]), strict=True))
 UNIT = "nats/token"
 MOST_NAMES = 25  # in one panel
@@ -79,7 +81,7 @@ def _losses(axes: Any, title: str, shown: Sequence[ArmResult]) -> None:
 
 
 def _point(title: str, shown: Sequence[ArmResult]) -> str:
-    """The title of a panel: which method has the lowest loss, and which of those with a circuit."""
+    """The title of a panel: which method has the lowest loss, and which of the published ones of kind `quantum`."""
     best = min(shown, key=lambda result: result.loss.mean, default=None)
     if best is None:
         return title
@@ -87,7 +89,7 @@ def _point(title: str, shown: Sequence[ArmResult]) -> str:
     quantum = min((r for r in shown if r.arm.kind == "quantum"), key=lambda result: result.loss.mean, default=None)
     if quantum is None or quantum is best:
         return text
-    return f"{text}; lowest quantum method: {quantum.arm.label} ({quantum.loss.mean:.3f})"
+    return f"{text}; lowest published {NAMES['quantum']} method: {quantum.arm.label} ({quantum.loss.mean:.3f})"
 
 
 def _goal(axes: Any, reference: ArmResult) -> None:
@@ -134,8 +136,23 @@ def _name(axes: Any, shown: Sequence[ArmResult]) -> None:
             beyond = f" ({result.loss.mean:.2f})" if result.loss.mean > bound else ""
             names.append(Name(result.arm.label + beyond, result.parameters, height, COLOURS[result.arm.kind]))
     corner = axes.get_legend().get_window_extent()
-    taken = [(corner.x0, corner.y0, corner.x1, corner.y1), *((x - 5, y - 5, x + 5, y + 5) for x, y in points)]
-    name_points(axes, names, taken, LIGHT, size=7)
+    taken = [(corner.x0, corner.y0, corner.x1, corner.y1), *((x - 5, y - 5, x + 5, y + 5) for x, y in points), *_lines(axes)]
+    name_points(axes, names, taken, LIGHT, size=7, joined=True)
+
+
+def _lines(axes: Any) -> list[Box]:
+    """Small boxes along the Pareto front, the line of LoRA r=8 and the intervals, pixels: names keep clear of them."""
+    lines = [line.get_xydata() for line in axes.get_lines() if line.get_linestyle() == ":"]
+    lines += [segment for bars in axes.containers for collection in bars.lines[2] for segment in collection.get_segments()]
+    paths = [axes.transData.transform(line) for line in lines if len(line)]
+    paths += [line.get_transform().transform(line.get_xydata()) for line in axes.get_lines() if line.get_linestyle() == "--"]
+    boxes = []
+    for path in paths:
+        for (x0, y0), (x1, y1) in pairwise(path):
+            for k in range(count := 1 + int(math.hypot(x1 - x0, y1 - y0) / 8)):
+                x, y = x0 + (x1 - x0) * k / count, y0 + (y1 - y0) * k / count
+                boxes.append((x - 2, y - 2, x + 2, y + 2))
+    return boxes
 
 
 def _variant(result: ArmResult) -> bool:

@@ -17,7 +17,7 @@ def doctor(as_json: AsJson = False) -> None:
     from qpeft.training import environment
 
     machine = environment.machine()
-    bfloat16 = environment.bfloat16_instructions()
+    bfloat16, words = environment.bfloat16_instructions(), {"none": "no", "slow": "slow"}
     found = {
         **environment.versions(),
         "operating system": support(),
@@ -25,7 +25,7 @@ def doctor(as_json: AsJson = False) -> None:
         "memory": f"{machine['memory_bytes'] / 2**30:.1f} GiB",
         "accelerators": ", ".join(machine["gpus"]) or "none",
         "circuits on the CPU": library.describe(),
-        "bfloat16 on the CPU": "fast" if bfloat16 == "fast" else f"{bfloat16} instructions: products in float32",
+        "bfloat16 on the CPU": "fast" if bfloat16 == "fast" else f"{words[bfloat16]} instructions: products in float32",
     }
     extras = _extras()
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -68,7 +69,17 @@ def _document(routes: tuple[Route, ...]) -> bytes:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
-    return msgspec.json.format(msgspec.json.encode(description, order="deterministic"), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(_dedented(description), order="deterministic"), indent=2) + b"\n"
+
+
+def _dedented(value: Any) -> Any:
+    """The same JSON with descriptions without the indentation of docstrings, which Python keeps before 3.13."""
+    if isinstance(value, dict):
+        return {
+            name: inspect.cleandoc(part) if name == "description" and isinstance(part, str) else _dedented(part)
+            for name, part in value.items()
+        }
+    return [_dedented(part) for part in value] if isinstance(value, list) else value
 
 
 def _operation(route: Route, by_type: dict[type[msgspec.Struct], dict[str, Any]]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def draw_chip(chip: Chip, path: str | os.PathLike[str]) -> None:
         bar = figure.colorbar(scale, ax=axes, shrink=0.8, aspect=36, pad=0.012)
         bar.set_label(label, color=INK, fontsize=8)
         bar.ax.tick_params(labelsize=7, colors=MUTED)
-        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.2g}%")
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
         bar.outline.set_visible(False)
     couplers = f"{len(alive)} live couplers" + (f", {len(dead)} dead (dashed)" if dead else "")
     label = "SYNTHETIC calibration" if chip.synthetic else "calibration"

@@ -129,6 +129,21 @@ def test_rows_of_any_width(variant: str, n: int, dtype: torch.dtype) -> None:
     assert_close(by_kernel(compiled, *given), by_torch(compiled, *given), dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("n", [2, 4, 5, 8])
+def test_a_samples_values_do_not_depend_on_the_number_of_samples(variant: str, n: int, dtype: torch.dtype) -> None:
+    """Few samples go another way through the kernel, to the same bits: also where the product of cosines leaves the type's range."""
+    circuits = [ansatz.qtha(n, 3), *(random_circuit(n, 40, 7 * n + seed) for seed in range(4))]
+    for seed, circuit in enumerate(circuits):
+        compiled = compile_circuit(circuit, random_observables(n, seed))
+        _, inputs, angles = arguments(compiled, 16, dtype, seed)
+        inputs[3] = torch.pi
+        whole = kernel.values(inputs, angles, compiled)
+        for few in (1, 2, 4):
+            parts = [kernel.values(rows, angles, compiled) for rows in inputs.split(few)]
+            assert torch.equal(torch.cat(parts), whole)
+
+
 def test_an_empty_batch(variant: str) -> None:
     compiled = compile_circuit(ansatz.qtha(3, 2), None)
     values, grad_inputs, grad_angles = by_kernel(compiled, *arguments(compiled, 0, torch.float32, 0))

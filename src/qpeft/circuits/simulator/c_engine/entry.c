@@ -57,15 +57,19 @@ void qpeft_give(char *block) {
 }
 
 void qpeft_walsh(double *x, int bits) {
-    for (int b = 0; b < bits; b++) {
-        const size_t step = (size_t)1 << b;
-        for (size_t i = 0; i < (size_t)1 << bits; i += 2 * step)
+    const size_t size = (size_t)1 << bits;
+    if (bits & 1)
+        for (size_t i = 0; i < size; i += 2) {
+            const double a = x[i], b = x[i + 1];
+            x[i] = a + b, x[i + 1] = a - b;
+        }
+    for (size_t step = bits & 1 ? 2 : 1; step < size; step *= 4) /* two bits at a time: half the loads and stores */
+        for (size_t i = 0; i < size; i += 4 * step)
             for (size_t j = i; j < i + step; j++) {
-                const double a = x[j], c = x[j + step];
-                x[j] = a + c;
-                x[j + step] = a - c;
+                const double a = x[j] + x[j + step], b = x[j] - x[j + step];
+                const double c = x[j + 2 * step] + x[j + 3 * step], d = x[j + 2 * step] - x[j + 3 * step];
+                x[j] = a + c, x[j + step] = b + d, x[j + 2 * step] = a - c, x[j + 3 * step] = b - d;
             }
-    }
 }
 
 static void read_bytecode(bytecode *p, const int32_t *code, const double *numbers) {

@@ -121,7 +121,7 @@ def page(records: list[dict[str, Any]]) -> str:
         "By which power of a size the time of a forward and backward pass grows.",
         "",
         "* Made by `python -m benchmarks.growth --measure --out docs/benchmarks/growth.jsonl --page docs/benchmarks/growth.md`.",
-        f"* {machine['cpu']} ({', '.join(machine['instructions'])}), one thread, float32. No bfloat16 instructions.",
+        f"* {machine['cpu']} ({', '.join(machine['instructions'])}), one thread, float32.",
         f"* Load average before the run: {machine['load_before'][0]:.1f}. Times: least CPU time of the process, ms.",
         "* Exponent: least squares on logarithms, with its 95% interval. Fixed costs of a call lower it at small sizes, and caches",
         "  that overflow raise it at large ones.",

@@ -129,24 +129,50 @@ def picture(records: list[dict[str, Any]], peak: float, path: Path) -> None:
         figure.savefig(path, metadata={"Software": None})
 
 
+def processors(records: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Each machine record with its rows, newest first; of runs on one kind of processor the newest."""
+    found: dict[tuple[Any, ...], tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    for record in records:
+        if record["kind"] == "machine":
+            key = (record["cpu"], *record["instructions"])
+            found.pop(key, None)
+            found[key] = (record, [])
+        else:
+            found[key][1].append(record)
+    return [*reversed(found.values())]
+
+
 def page(records: list[dict[str, Any]], image: str) -> str:
-    machine = next(record for record in records if record["kind"] == "machine")
-    rows, peak = [record for record in records if record["kind"] == "row"], machine["product_gmac_s"]
     lines = [
         "# The kernel's distance to the processor's limit",
         "",
         "What a forward and backward pass through a circuit costs, and what it would cost at the core's peak.",
         "",
-        "* Made by `python -m benchmarks.kernel_limit --measure --out docs/benchmarks/kernel-limit.jsonl`",
-        "  `--page docs/benchmarks/kernel-limit.md`.",
-        f"* {machine['cpu']} ({', '.join(machine['instructions'])}), one thread, float32. No bfloat16 instructions.",
-        f"* Peak: {peak:.1f} billion multiply-adds per second in torch's product of two 1024 x 1024 matrices;"
-        f" {machine['stream_gb_s']:.1f} GB/s in a sum of two large vectors.",
+        "* Made by `python -m benchmarks.kernel_limit --measure --append --out docs/benchmarks/kernel-limit.jsonl`",
+        "  `--page docs/benchmarks/kernel-limit.md`. One thread, float32. Newest processor first.",
+        "* Peak: multiply-adds per second in torch's product of two 1024 x 1024 matrices.",
         "* Multiply-adds: the arithmetic on states, forward once for the values and once more in the adjoint, and back. Sines,",
         "  cosines and transposes are not counted.",
         "* Kernel: its two calls with packed arguments. One call: `simulate.vjp`, which makes the forward pass once.",
         "* Autograd around a product by 2: `(2 * inputs)` and its backward pass in the same loop, below which no circuit gets.",
         "* Times: least CPU time of the process, ms. Circuits: name, qubits, layers, samples.",
+        "* Next to other programs: the JAX program returns values and gradients from one compiled function; so does one call here.",
+        "  Through autograd no lead can be larger than that of the last column: the kernel's two calls, and autograd around a",
+        "  product by 2. Times of other programs are from [circuits](circuits.md). Its ratios are of programs that ran in turn.",
+        "",
+        f"![what a step's time goes to]({image})",
+    ]
+    for machine, rows in processors(records):
+        lines += ["", *_processor(machine, rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _processor(machine: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    peak = machine["product_gmac_s"]
+    lines = [
+        f"## {machine['cpu']} ({', '.join(machine['instructions'])})",
+        "",
+        f"Peak: {peak:.1f} billion multiply-adds per second; {machine['stream_gb_s']:.1f} GB/s in a sum of two large vectors.",
         "",
         "| circuit | multiply-adds, millions | MB in and out | at peak, ms | kernel, ms | share of peak | one call, ms "
         "| through autograd, ms | autograd around a product by 2, ms |",
@@ -161,17 +187,14 @@ def page(records: list[dict[str, Any]], image: str) -> str:
         )
     intensity = [record["multiply_adds"] / record["bytes"] for record in rows]
     balance = peak / machine["stream_gb_s"]
-    lines += [
+    return [
+        *lines,
         "",
         f"A row takes {min(intensity):.0f} to {max(intensity):.0f} multiply-adds per byte that enters or leaves memory;"
         f" this core needs {balance:.1f} to be busy. States stay in cache, so that memory is no limit.",
-        "",
-        f"![what a step's time goes to]({image})",
-        "",
         *_next_to_others(machine, rows),
         *_whole_model(machine, rows, peak),
     ]
-    return "\n".join(lines)
 
 
 def _next_to_others(machine: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
@@ -207,19 +230,7 @@ def _next_to_others(machine: dict[str, Any], rows: list[dict[str, Any]]) -> list
                 "",
                 f"* Goal of {goal} through autograd: " + (f"missed by {', '.join(missed)}." if missed else "met on every row."),
             ]
-    return (
-        []
-        if not lines
-        else [
-            "## Next to other programs",
-            "",
-            "The JAX program returns values and gradients from one compiled function; so does one call here. Through autograd no",
-            "lead can be larger than that of the last column: the kernel's two calls, and autograd around a product by 2.",
-            "Times of other programs are from [circuits](circuits.md). Its ratios are of programs that ran in turn.",
-            *lines,
-            "",
-        ]
-    )
+    return lines
 
 
 def _whole_model(machine: dict[str, Any], rows: list[dict[str, Any]], peak: float) -> list[str]:
@@ -242,8 +253,8 @@ def _whole_model(machine: dict[str, Any], rows: list[dict[str, Any]], peak: floa
     second_forward = MODULES * (record["python_ms"] - record["one_call_ms"])
     kept = MODULES * tokens * 8 * 2**qubits
     lines = [
-        "## What that means for a training step",
         "",
+        "**What that means for a training step.**",
         f"A step of SmolLM2-135M in float32 on 4 x 128 tokens takes {step:,.0f} ms with LoRA of rank 8, the least of all"
         " [runs](training.md).",
         f"QTHA with r=8 and L=8 runs {name(record)} in {MODULES} modules: {MODULES * at_peak:,.0f} ms at the core's peak,"
@@ -267,18 +278,19 @@ def _whole_model(machine: dict[str, Any], rows: list[dict[str, Any]], peak: floa
 def main() -> None:
     parser = harness.timing_parser(__doc__, Path("kernel-limit.jsonl"))
     parser.add_argument("--circuits", nargs="+", type=circuits.row_of, default=ROWS, help="family:qubits:layers:samples")
+    parser.add_argument("--append", action="store_true", help="keep the records that --out holds: a page of several processors")
     options = parser.parse_args()
     if options.page is None or options.measure:
         harness.keep_to_one_core()
-        records = harness.Records(options.out)
+        records = harness.Records(options.out, keep=options.append)
         records.add(harness.machine(1))
         for row in options.circuits:
             records.add(measure(row, options.seconds))
     if options.page is not None:
         found = harness.read(options.out)
         image = options.page.with_suffix(".png")
-        machine = next(record for record in found if record["kind"] == "machine")
-        picture([record for record in found if record["kind"] == "row"], machine["product_gmac_s"], image)
+        machine, rows = processors(found)[0]
+        picture(rows, machine["product_gmac_s"], image)
         options.page.write_text(page(found, image.name), encoding="utf-8")
 
 

@@ -44,7 +44,7 @@ class ModelSection(Section):
     """Arguments of `from_pretrained`. `package:NAME` is a model that ships inside an installed Python package.
 
     `compute_dtype` is that of the base model's matrix products: the model's own ("native"), float32 for weights of 16 bits, widened
-    block by block (wide.py), or by "auto" the latter on processors where it is faster, as those with no instructions for bfloat16
+    block by block (fp32_matmul.py), or by "auto" the latter on processors where it is faster, as those with no instructions for bfloat16
     or slow ones. `quantization` loads the base weights in 4 bits (NF4) or 8 bits with bitsandbytes, on a GPU or a CPU.
     """
 

@@ -44,8 +44,8 @@ class ModelSection(Section):
     """Arguments of `from_pretrained`. `package:NAME` is a model that ships inside an installed Python package.
 
     `compute_dtype` is that of the base model's matrix products: the model's own ("native"), float32 for weights of 16 bits, widened
-    block by block (fp32_matmul.py), or by "auto" the latter on processors where it is faster, as those with no instructions for bfloat16
-    or slow ones. `quantization` loads the base weights in 4 bits (NF4) or 8 bits with bitsandbytes, on a GPU or a CPU.
+    block by block (fp32_matmul.py), or by "auto" the latter on processors where it is faster, as those with no instructions for
+    bfloat16 or slow ones. `quantization` loads the base weights in 4 bits (NF4) or 8 bits with bitsandbytes, on a GPU or a CPU.
     """
 
     model_name_or_path: Annotated[str, Field(min_length=1, description="a hub id, a folder or package:NAME")]

@@ -148,7 +148,7 @@ def count_parameters(model: Any) -> int:
 
 
 def ready(model: Any, compute_dtype: str = "auto") -> Any:
-    """The model itself, its products as `ModelSection.compute_dtype` wants them where it is, its output layer compact: fp32_matmul.py."""
+    """The model itself, its products as `ModelSection.compute_dtype` says, its output layer compact (fp32_matmul.py)."""
     from qpeft.training.model.fp32_matmul import compact, widen
 
     slow = model.device.type == "cpu" and environment.bfloat16_instructions() != "fast"

@@ -269,7 +269,7 @@ def _whole_model(machine: dict[str, Any], rows: list[dict[str, Any]], peak: floa
     return [
         *lines,
         "",
-        "These ratios assume that the rest of QTHA's step costs what LoRA's costs. The goals are 1.05 of its time, 1.01 of its memory.",
+        "These ratios assume that the rest of QTHA's step costs what LoRA's costs. Goals: 1.05 for time, 1.01 for memory.",
     ]
 
 

@@ -136,11 +136,14 @@ def page(folder: Path, records: StudyRecords) -> str:
     out = [
         "# Is the verdict right where the answer is known?",
         "",
-        f"Made by `python -m benchmarks.instrument` from the records in `{records.folder.name}/`. A model of {HIDDEN} hidden units "
-        "whose activations hold two numbers; labels are the sign of `cos(3.5 x_1 + 0.4) cos(3.5 x_2 + 0.9)`, which a circuit of "
-        f"two qubits computes. {STEPS} steps of {BATCH} rows, {ROWS - TEST - VALIDATION} training rows, {TEST} test rows, "
-        "five seeds. "
-        "The labels favour the circuit: this tests the instrument and says nothing about language.",
+        "`qpeft verdict` on a constructed task, for which a circuit of two qubits is the right model. After this page you know "
+        "what a verdict finds there, and what it misses ([what this means](../verdict.md#where-the-answer-is-known)).",
+        "",
+        f"* Task: the activations of a model with {HIDDEN} hidden units hold two numbers. The label is the sign of "
+        "`cos(3.5 x_1 + 0.4) cos(3.5 x_2 + 0.9)`, which the circuit computes. This says nothing about language.",
+        f"* Training: {STEPS} steps of {BATCH} rows, {ROWS - TEST - VALIDATION} training rows, {TEST} test rows, five seeds.",
+        "* `rotations alone`: the circuit without its CNOT. `shuffled circuit`: its outputs are given to other rows.",
+        f"* Made by `python -m benchmarks.instrument` from the records in `{records.folder.name}/`.",
         "",
     ]
     for subject, plan in plans(folder).items():
@@ -152,11 +155,12 @@ def page(folder: Path, records: StudyRecords) -> str:
                 [r.arm.label, f"{r.parameters:,}", f"{r.loss.mean:.3f} ± {r.loss.half_width or 0:.3f}", f"{_accuracy(r):.2f}"]
                 for r in everyone
             ]
-            out += table(["adapter", "trainable", "test loss, nats/token", "test accuracy"], rows)
+            out += table(["adapter", "trainable parameters", "test loss, nats/token", "test accuracy"], rows)
             out += difference_table(sorted(finding.rows.values(), key=lambda row: row.difference.mean), "loss")
             least, most = min(finding.visible.values()), max(finding.visible.values())
-            seen = f"{least:.3f} to {most:.3f} nats/token"
-            out += [f"Smallest true difference that five seeds find in four studies of five, at {LEVEL} over the page: {seen}.", ""]
+            size = f"{least:.3f} to {most:.3f} nats/token"
+            told = f"Smallest true difference that five seeds show with probability 0.8, at level {LEVEL} over all comparisons"
+            out += [f"{told}: {size}.", ""]
     return "\n".join(out).rstrip() + "\n"
 
 

@@ -108,7 +108,7 @@ def test_every_arm_is_tuned_in_the_same_way_and_scored(plan: Path, finished: Stu
     page = page_of(plan)
     assert "4 of 4 runs done" in page
     assert "Steps of 3 rows" in page
-    assert "The choice falls after 3 of 4 steps." in page
+    assert "The rate is chosen after 3 of the 4 training steps." in page
     for record in runs:
         assert f"{record.trainable_parameters:,} |" in page
     losses = {label: fmean(r.metrics["loss"] for r in runs if r.label == label) for label in ("LoRA", "QTHA")}

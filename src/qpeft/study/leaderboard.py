@@ -135,10 +135,13 @@ def leaderboard(entries: Sequence[Entry]) -> str:
     out = [
         "# Leaderboard",
         "",
-        "Made by `qpeft study leaderboard` from records alone. Held-out loss in nats/token, mean over seeds ± half its 95% "
-        "interval; lower is better. The difference is to LoRA r=8 of the same study, paired by seed. Bold methods are on the "
-        "Pareto front of loss and trainable parameters of their table. Arms of kind control show what a circuit contributes. "
-        "Rows of different tables do not compare. p values stand on the pages of the studies.",
+        "All methods by held-out loss, the best first. `qpeft study leaderboard` makes this page from the studies' records. "
+        "Compare only rows of the same table.",
+        "",
+        "* Loss: mean over seeds ± half of its 95% interval; lower is better.",
+        "* Difference: to LoRA r=8 of the same study, paired by seed. p values are on the pages of the studies.",
+        "* Bold: methods on the table's Pareto front of loss and trainable parameters.",
+        "* Kind `control`: an adapter with its circuit replaced, which shows what the circuit contributes.",
         "",
         "No quantum advantage is claimed at sizes that a classical computer simulates. "
         "[Add a row](extending/leaderboard.md) with your own method or circuit.",
@@ -146,8 +149,10 @@ def leaderboard(entries: Sequence[Entry]) -> str:
     ]
     for (task_name, model, steps, rows), found in tables.items():
         best = {id(result) for result in pareto_front([result for _, result, _ in found])}
-        out += [f"## {task_name}, {steps}", "", f"{model}, test rows `{rows}`.", ""]
-        out += ["| method | kind | trainable | seeds | loss | vs. LoRA r=8 | records |", "|---|---|--:|--:|--:|--:|---|"]
+        out += [f"## {task_name}, {steps}", "", f"Model: {model}. SHA-256 of the test rows: `{rows}`.", ""]
+        columns = ["method", "kind", "trainable parameters", "seeds", "loss, nats/token"]
+        columns += [f"difference to {REFERENCE} (95% interval)", "records"]
+        out += [f"| {' | '.join(columns)} |", "|---|---|--:|--:|--:|--:|---|"]
         for entry, result, base in sorted(found, key=lambda row: row[1].loss.mean):
             name = f"**{result.arm.label}**" if id(result) in best else result.arm.label
             half = result.loss.half_width

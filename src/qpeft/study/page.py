@@ -46,8 +46,10 @@ def write_page(plan: StudyPlan, records: StudyRecords, file: Path, images: Path)
         "model": f"{plan.model.model_name_or_path}, {plan.max_steps} steps",
         "seeds": ", ".join(map(str, plan.seeds)),
         "runs": f"{done} of {every} runs done" if done or plan.held_out == "test" else "tuning alone",
-        "a number": f"mean over seeds ± half width of its 95% t interval, on {held_out}",
-        "seconds": "medians, under uneven load",
+        "metrics": f"mean over seeds ± half width of its 95% t interval, on {held_out}",
+        "units": "loss, forgetting: nats/token; accuracies, F1, AUROC, ECE: 0 to 1; trainable, stored, at inference: numbers of "
+        "parameters (0 at inference: the adapter merges into the base model)",
+        "s/run, peak GiB": "median wall-clock time under uneven load of the machine; largest resident memory",
         "bold": "methods on the Pareto front of loss and trainable parameters",
         "kind": f"`{plots.NAMES['quantum']}`: published methods with a circuit, or derived from one; `ours`: methods of this "
         "project, with and without a circuit; `control`: a method with its circuit replaced",
@@ -60,8 +62,8 @@ def write_page(plan: StudyPlan, records: StudyRecords, file: Path, images: Path)
     out = [
         f"# Study: {plan.name}",
         "",
-        f"Losses and parameters of {len(plan.arms)} adapters with tuned learning rates. After this page you know each one's "
-        "figures, and can rerun it.",
+        f"Losses and parameters of {len(plan.arms)} adapters with tuned learning rates. After this page you know the loss and "
+        "the size of each adapter, and can rerun the study.",
         "",
         "| | |",
         "|---|---|",
@@ -87,7 +89,7 @@ def write_page(plan: StudyPlan, records: StudyRecords, file: Path, images: Path)
             f"## {task.name[0].upper()}{task.name[1:]}",
             "",
             f"Steps of {first.config['training']['per_device_train_batch_size']} rows of up to {task.max_length} tokens. "
-            f"Held-out loss before training {first.metrics_before['loss']:.3f}; data "
+            f"Held-out loss before training: {first.metrics_before['loss']:.3f} nats/token. SHA-256 of the rows: "
             + ", ".join(f"{name} `{value[:12]}`" for name, value in first.hashes.items() if name != "model")
             + ".",
             "",
@@ -132,7 +134,8 @@ def difference_table(rows: Sequence[PairedDifference], head: str) -> list[str]:
         for row in rows
     ]
     few = [] if rows[0].difference.n >= MIN_SEEDS else [f"Fewer than {MIN_SEEDS} paired seeds prove nothing.", ""]
-    return [*table([head, "mean", "95% interval", "lower in", "p", f"p, Holm over {len(rows)}"], told), *few]
+    columns = [head, "mean difference, nats/token", "95% interval", "seeds with lower loss", "p", f"p, Holm over {len(rows)}"]
+    return [*table(columns, told), *few]
 
 
 def _number(values: Sequence[float]) -> str:
@@ -188,20 +191,23 @@ def _tuning(plan: StudyPlan, records: StudyRecords) -> list[str]:
         rows.append([arm.label, *cells])
     grid = ", ".join(f"{rate:g}" for rate in tuning.learning_rates)
     if tuning.search == "hill_climb":
-        how = f"from a start of its own, until both neighbours on the grid {grid} are worse, each after all {plan.max_steps} steps"
+        how = "The search starts at a rate given for the method and ends when both neighbours of the best rate on the grid "
+        how += f"{grid} are worse. Each rate trains for all {plan.max_steps} steps."
     else:
         rungs = ", ".join(f"the best {rung.keep} after step {rung.step}" for rung in tuning.rungs)
-        rungs = rungs or f"the best after all {plan.max_steps} steps"
-        how = f"among {grid}: {rungs}; {tuning.steps(plan.max_steps)} steps per task"
-        how += f", and up to {tuning.extend} more rates beyond an edge that wins" if tuning.extend else ""
+        how = f"The rates {grid} are tried. "
+        how += f"After a few steps only the best go on: {rungs}; " if rungs else f"Each trains for all {plan.max_steps} steps: "
+        how += f"{tuning.steps(plan.max_steps)} training steps per method and task."
+        how += f" If the best is at the edge, up to {tuning.extend} more rates beyond the edge are tried." if tuning.extend else ""
     last_step = tuning.rungs[-1].step if tuning.rungs else plan.max_steps
     notes = [
-        *([f"The choice falls after {last_step} of {plan.max_steps} steps."] if last_step < plan.max_steps else []),
+        "A cell has the chosen rate, how many rates were tried, and the validation loss in nats/token.",
+        *([f"The rate is chosen after {last_step} of the {plan.max_steps} training steps."] if last_step < plan.max_steps else []),
         *(["(edge): the best rate is the smallest or largest that was tried; a better one may lie beyond."] if edge else []),
     ]
     return [
-        f"Every method's learning rate is chosen in the same way, by loss on validation rows with seed {tuning.seed}, {how}.",
-        *([" ".join(notes)] if notes else []),
+        f"Each method's learning rate is chosen in the same way, by loss on validation rows with seed {tuning.seed}. {how}",
+        " ".join(notes),
         "",
         *table(["method", *(task.name for task in plan.tasks)], rows),
     ]

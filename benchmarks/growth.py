@@ -118,17 +118,17 @@ def page(records: list[dict[str, Any]]) -> str:
     lines = [
         "# How cost grows",
         "",
-        "By which power of a size the time of a forward and backward pass grows.",
+        "How the time of a forward and backward pass grows with a size: the exponent k of time ~ size^k.",
         "",
         "* Made by `python -m benchmarks.growth --measure --out docs/benchmarks/growth.jsonl --page docs/benchmarks/growth.md`.",
         f"* {machine['cpu']} ({', '.join(machine['instructions'])}), one thread, float32.",
         f"* Load average before the run: {machine['load_before'][0]:.1f}. Times: least CPU time of the process, ms.",
-        "* Exponent: least squares on logarithms, with its 95% interval. Fixed costs of a call lower it at small sizes, and caches",
-        "  that overflow raise it at large ones.",
-        "* Adapter: QTHA's change to one square layer, published sizes. Frozen layer: the product that it is added to.",
-        "* Training step: Llamas of 128 to 640 features with a layer for each 64, adapters on q_proj and v_proj.",
+        "* Exponent: by least squares on logarithms, with its 95% interval. The fixed cost of a call lowers it at small sizes;",
+        "  caches that are too small raise it at large ones.",
+        "* Adapter: QTHA on one square layer, published sizes. Frozen layer: the product with the layer's own weight.",
+        "* Training step: Llama models 128 to 640 wide, one layer per 64 of width, adapters on q_proj and v_proj.",
         "",
-        "| what grows | fixed | from, to | times, ms | exponent | R² |",
+        "| size that grows | held fixed | range of the size | times, ms | exponent | R² |",
         "|---|---|---|---|---|---|",
     ]
     for record in records:

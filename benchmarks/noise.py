@@ -115,13 +115,14 @@ def page(out: Path, file: Path, image: Path) -> None:
     text = [
         "# Shots and noise at inference",
         "",
-        "How much held-out loss shots and an emulated chip's noise cost an adapter that was trained with exact circuits. Chips are "
-        "emulated with synthetic calibrations. Nothing ran on a real one.",
+        "An adapter is trained with exact circuits, then evaluated with a limited number of shots or on an emulated noisy chip. "
+        "This page shows how much its held-out loss rises. Chips are emulated with synthetic calibrations. "
+        "Nothing ran on a real chip.",
         "",
         f"* SmolLM2-135M, ICD-10 chapters, {len(seeds)} seeds of training and of shots. Mean (range over seeds).",
         f"* Loss in nats/token; before training {lines[0]['loss_before']:.3f}.",
-        "* RMSE: root mean square error of an expectation value vs. the exact one.",
-        "* From 1,000 shots on, shots have no measurable effect. More shots do not help on an emulated chip: its noise is a bias.",
+        "* RMSE: root mean square error of an expectation value, which lies between -1 and 1.",
+        "* From 1,000 shots on, more shots have no measurable effect. On an emulated chip they cannot help: its noise is a bias.",
         "* [Training on a chip](../training-on-a-chip.md) has training with noise.",
         f"* Made by `python -m benchmarks.noise --page {file}` from `{out}`.",
         "",

@@ -71,7 +71,7 @@ def _peer_tables(records: Sequence[Record], table: str) -> list[str]:
         in_torch = any(best)
         header = [
             "circuit",
-            *(["fastest peer in a torch loop", "it / ours", "it / ours, torch only"] if in_torch else []),
+            *(["fastest peer in a torch loop", "its time / ours", "its time / ours, torch only"] if in_torch else []),
             *(f"{name} / ours" for name in anchors),
             *(f"{name} / ours, one call" for name in in_one),
         ]
@@ -88,7 +88,7 @@ def _peer_tables(records: Sequence[Record], table: str) -> list[str]:
     notes = dict.fromkeys(f"* {name}: {note}" for r in own for name, note in r["notes"].items())
     worst = {n: max(r["errors"][n] for r in own if n in r["errors"]) for n in names if any(n in r["errors"] for r in own)}
     checked = ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
-    return [*lines, *_table(header, ratios), *told, *notes, f"* largest relative error against ours in float64: {checked}", ""]
+    return [*lines, *_table(header, ratios), *told, *notes, f"* Largest relative error vs. ours in float64: {checked}", ""]
 
 
 def _missed(records: Sequence[Record], peer: str, ours: str, goal: float) -> list[str]:
@@ -98,7 +98,7 @@ def _missed(records: Sequence[Record], peer: str, ours: str, goal: float) -> lis
     ]
     short = [f"{_row(r)} ({ratio:.1f})" for r, ratio in timed if ratio < goal]
     return (
-        [f"* {peer} / {ours}: goal {goal}, " + (f"missed by {', '.join(short)}." if short else "met on every row.")]
+        [f"* Goal: {peer} / {ours} of at least {goal}. " + (f"Missed by {', '.join(short)}." if short else "Met on every row.")]
         if timed
         else []
     )
@@ -125,13 +125,14 @@ def _torch_limit(machine: Record, records: Sequence[Record]) -> list[str]:
             ]
         )
     header = ["circuit", "multiply-adds, millions", "at peak, ms", "torch only, ms", "share of peak"]
-    header += ["fastest measured peer in a torch loop / torch only", "the same at peak"]
+    header += ["fastest peer in a torch loop / torch only", "fastest peer in a torch loop / at peak"]
     spreads = []
     for r in own:
         found = [ratio for run in [*r.get("earlier", []), r] if (ratio := _torch_ratio(run)) is not None]
         if r["circuit"] == "qtha" and len(found) > 1:
             spreads.append(f"* {_row(r)}: fastest peer / torch only in {len(found)} runs: {', '.join(f'{x:.1f}' for x in found)}.")
-    return ["### Torch alone and the core's peak", "", *_table(header, lines), *spreads, *([""] if spreads else [])]
+    told = "At peak: how long the multiply-adds of the torch engine would take at the core's measured peak."
+    return ["### Torch alone and the core's peak", "", told, "", *_table(header, lines), *spreads, *([""] if spreads else [])]
 
 
 def _torch_ratio(record: Record) -> float | None:
@@ -156,7 +157,7 @@ def _sweeps(records: Sequence[Record], page: Path) -> list[str]:
             fitted = [(2.0**x if name == "qubits" else x, y) for x, y in points[-4:]]
             slopes.append(f"{label} ~ ({axis})^{slope(fitted):.2f}")
         lines += [f"![cost against {name}]({image.name})", ""]
-        lines += [f"Against {name} ({own[0]['circuit']}; {fixed}), fitted over the last four points: {', '.join(slopes)}.", ""]
+        lines += [f"Time against {name} ({own[0]['circuit']}; {fixed}), fitted over the last four points: {', '.join(slopes)}.", ""]
     return lines
 
 
@@ -209,7 +210,7 @@ def _sides(machines: Sequence[Sequence[Record]]) -> list[str]:
             notes.append(f"* {_short(machine)}: of the peers in a torch loop {', '.join(missing)} were not timed.")
         if ANCHORS[0] not in timed:
             notes.append(f"* {_short(machine)}: {ANCHORS[0]} was not timed.")
-    return [*_table(["time ratio", *columns], [[name, *rows[name]] for name in order]), *notes, ""]
+    return [*_table(["circuit: qubits, layers, tokens", *columns], [[name, *rows[name]] for name in order]), *notes, ""]
 
 
 def _short(machine: Record) -> str:
@@ -231,21 +232,22 @@ def write(machines: Sequence[Sequence[Record]], page: Path) -> None:
     lines = [
         "# Circuits: cost of one forward and backward pass",
         "",
-        "How long one training pass through a circuit takes, here and in other libraries.",
+        "How long a forward and backward pass through a circuit takes in qpeft (*ours*) and in other libraries (*peers*).",
         "",
         "* Made by `python -m benchmarks.circuits --measure --out docs/benchmarks/circuits.jsonl",
         "  --page docs/benchmarks/circuits.md`. Circuits of your choice:",
         "  `python -m benchmarks.circuits --circuits hardware_efficient:3:3:5000 qtha:5:3:100 --out circuits.jsonl`.",
         "* Gradients for inputs and angles, float32, one core. All programs of a row ran in turn in one process.",
-        "* Cells: minimum (median) of the process's CPU time in ms. Ratios: of minima (between quartiles).",
-        "* RZ gates of a last layer change no expectation value. Ours leaves them out at compilation.",
+        "* Times: minimum (median) of the process's CPU time, ms. Ratios: a peer's minimum divided by ours (between quartiles).",
+        "* RZ gates of a last layer change no expectation value. qpeft leaves them out when it compiles the circuit.",
         "* *ours* goes through autograd (`expectations`, `backward`). *ours, one call* is `simulate.vjp`: values and gradients in",
-        "  one function, as in the JAX programs.",
-        "* *JAX by hand* (`benchmarks/jax_circuits.py`) is written for these circuits alone: gates on a qubit fused, first layer a",
-        "  product state, later layers two Kronecker halves, the ring of CNOTs one gather, batch last.",
-        "* *JAX gate by gate* is the earlier anchor, one operation per gate. It is up to 20 times slower than *JAX by hand*.",
+        "  one function, as in the JAX programs. *ours, torch only* is without the compiled engine.",
+        "* *In a torch loop*: the peer takes torch tensors and gives gradients to torch's autograd.",
+        "* *JAX by hand* (`benchmarks/jax_circuits.py`) is written for these circuits only: gates on one qubit are fused,",
+        "  the first layer is a product state, later layers are two Kronecker factors, the ring of CNOTs is one gather.",
+        "* *JAX gate by gate* is a simple JAX program with one operation per gate.",
         "",
-        "## Ratios by processor",
+        "## Time ratios by processor",
         "",
         *_sides(machines),
     ]
@@ -268,7 +270,7 @@ def write(machines: Sequence[Sequence[Record]], page: Path) -> None:
     lines += [
         "## Growth",
         "",
-        "Each plot has the processor on which most programs were measured.",
+        "Each plot is from the processor on which most programs were measured.",
         "",
         *_sweeps(_swept(machines), page),
     ]

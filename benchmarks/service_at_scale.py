@@ -24,6 +24,12 @@ import numpy as np
 
 MEASURED = {"commit_s": 0.0018, "submit_s": 7.8e-5, "lease_s": 6.0e-5, "complete_s": 5.0e-5}
 """Seconds of the writer for one transaction, and for each submission, lease, completion in it (`--measure`, AMD EPYC, SQLite)."""
+WRITES = {
+    "commit_s": "one transaction",
+    "submit_s": "each job submitted in it",
+    "lease_s": "each job given to a worker in it",
+    "complete_s": "each result stored in it",
+}
 PAGE = Path(__file__).parents[1] / "docs" / "service-at-scale.md"
 
 
@@ -148,27 +154,27 @@ def page() -> str:
     lines = [
         "# 23 million users and a thousand chips",
         "",
-        "What the task service needs at the size of a national quantum cloud: a discrete-event model with measured service times.",
+        "What the task service would need at the size of a national quantum cloud, by a discrete-event model with measured times.",
         "After this page you can size a deployment. Made by `python -m benchmarks.service_at_scale --write`.",
         "",
         "| assumption | value |",
         "|---|---|",
         f"| users | {assumed.users:,} |",
-        f"| jobs of a user a day | {assumed.jobs_per_user_day:g} (one in twenty submits one job) |",
-        f"| jobs a second, mean and at the daily peak | {mean:.1f} and {mean * assumed.peak:.1f} |",
+        f"| jobs per user and day | {assumed.jobs_per_user_day:g} (one in twenty submits one job) |",
+        f"| jobs per second, mean and at the daily peak | {mean:.1f} and {mean * assumed.peak:.1f} |",
         f"| chips | {assumed.chips:,} |",
-        "| a chip's time for a job | exponential, the mean is in the tables |",
+        "| chip time per job | exponentially distributed; the mean is in the tables |",
         "",
-        "| measured (`--measure`; AMD EPYC, SQLite with `synchronous=FULL`) | seconds |",
+        "| measured time of the database writer (`--measure`; AMD EPYC, SQLite with `synchronous=FULL`) | seconds |",
         "|---|---|",
-        *(f"| `{name}` | {value:g} |" for name, value in MEASURED.items()),
+        *(f"| {WRITES[name]} | {value:g} |" for name, value in MEASURED.items()),
         "",
         "A *cell* is one database with its API processes and its share of the chips. Users are spread over cells by a hash of",
         "their name. Cells share nothing.",
         "",
         "## How many cells",
         "",
-        f"At the daily peak, {assumed.run_s:g} s of a chip for a job.",
+        f"At the daily peak, with a mean of {assumed.run_s:g} s of chip time per job.",
         "",
         *_rows(table(assumed, [1, 2, 4, 10, 20], 900.0)),
         "",
@@ -181,29 +187,29 @@ def page() -> str:
     for run_s in (10.0, 20.0, 24.0, 26.0):
         (row,) = table(Assumptions(run_s=run_s), [1], 900.0)
         busy.append({"run_s": run_s, **row})
-    lines += _rows(busy, first="run_s", head="chip's seconds for a job")
+    lines += _rows(busy, first="run_s", head="chip time per job, mean, s")
     rate = mean * assumed.peak
     full = rate * assumed.run_s
     lines += [
         "",
         "## What follows",
         "",
-        f"* At the peak {rate:.0f} jobs/s of {assumed.run_s:g} s each take {full:.0f} chips. At {assumed.chips / rate:.0f} s",
-        f"  a job all {assumed.chips:,} are busy and the queue grows: the chips are the first bottleneck.",
-        "* One cell stores the peak of all users. More cells are for faults, not for throughput: a cell that fails takes its",
-        "  share of the users with it.",
-        "* Splitting chips costs waiting: a queue of its own for each cell wastes chips that are free elsewhere.",
+        f"* At the peak {rate:.0f} jobs/s of {assumed.run_s:g} s each keep {full:.0f} chips busy. At {assumed.chips / rate:.0f} s",
+        f"  per job all {assumed.chips:,} are busy and the queue grows: the chips are the first bottleneck.",
+        "* One cell can store all jobs of the daily peak. More cells do not add throughput; they limit a failure to the users of",
+        "  one cell.",
+        "* More cells mean longer waits: a job waits in the queue of its cell while chips of other cells are free.",
         "",
-        "The model's mean wait equals Erlang's formula for M/M/c where the writer costs nothing",
-        "(`tests/service/test_at_scale.py`). It has no faults, no batches and no noise in the service times.",
+        "With a writer that takes no time, the model's mean wait equals Erlang's formula for M/M/c",
+        "(`tests/service/test_at_scale.py`). The model has no faults and no batches, and the writer's times do not vary.",
         "",
     ]
     return "\n".join(lines)
 
 
 def _rows(rows: list[dict[str, float]], first: str = "cells", head: str = "cells") -> list[str]:
-    heads = [head, "jobs/s of a cell", "its chips", "submit p50, p99 (ms)", "wait for a chip p50, p99 (s)"]
-    heads += ["writer busy", "chips busy", "left in the queue"]
+    heads = [head, "jobs/s per cell", "chips per cell", "time to submit, p50, p99 (ms)", "wait for a chip, p50, p99 (s)"]
+    heads += ["writer busy", "chips busy", "jobs left in the queue"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in rows:
         submit = f"{row['submit_p50_ms']:.1f}, {row['submit_p99_ms']:.1f}"

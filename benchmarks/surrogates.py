@@ -170,18 +170,27 @@ def cases(tables: list[str]) -> list[tuple[dict[str, Any], Callable[[], dict[str
 
 
 TITLES = {
-    "width": ("One layer: circuits for an evaluation at an error of at most 0.05", "qubits"),
+    "width": ("One layer: circuits for an RMS error of at most 0.05", "qubits"),
     "error": ("Error against circuits", "qubits, layers"),
     "chip": ("The emulated Wukong-180 (synthetic calibration), noise included", "qubits, layers"),
     "published": ("The published circuit, n = L = 8: a regression on inputs of limited range", "input RMS, rad"),
 }
-COLUMNS = ("surrogate", "circuits", "full grid", "RMS error", "largest of an observable", "estimated", "signal RMS")
+COLUMNS = ("surrogate", "circuits", "circuits of the full grid")
+COLUMNS += ("RMS error", "largest RMS error of a qubit", "estimated RMS error", "spread of the exact values, RMS")
 
 
 def page(lines: list[dict[str, Any]]) -> str:
     """All tables as Markdown."""
-    told = "Made by `python -m benchmarks.surrogates`. QTHA's circuit, random angles, 1,000 shots for each value."
-    out = ["# Surrogates: cost and error", "", told, ""]
+    out = [
+        "# Surrogates: cost and error",
+        "",
+        "How many circuits a surrogate runs, and how far its expectation values are from the exact ones. After this page you can",
+        "choose one of the surrogates of [past the grid](../past-the-grid.md).",
+        "",
+        "* QTHA's circuit with random angles, 1,000 shots per circuit. Errors are of `<Z>`, which lies between -1 and 1.",
+        "* Made by `python -m benchmarks.surrogates`.",
+        "",
+    ]
     for table, (title, first) in TITLES.items():
         rows = [line for line in lines if line.get("table") == table]
         if rows:
@@ -201,7 +210,7 @@ def page(lines: list[dict[str, Any]]) -> str:
         told = (
             f"Grid surrogate of QTHA's circuit, 4 qubits, 1 layer, on qubits {', '.join(map(str, layout))} of the emulated {chip}; "
         )
-        out += ["", f"{told}12,000 shots for each point in all, calibration aside.", ""]
+        out += ["", f"{told}12,000 shots per grid point in all; those of the calibration come on top.", ""]
     return "\n".join(out)
 
 

@@ -83,7 +83,7 @@ def page(records: list[dict[str, Any]]) -> str:
         "  --page docs/benchmarks/user-time.md`.",
         f"* {machine['cpu']} ({', '.join(machine['instructions'])}), one thread.",
         f"  Load average before the run: {machine['load_before'][0]:.1f}.",
-        f"* Runs in turn, {ROUNDS} of each; the least of each part, seconds by the clock.",
+        f"* {ROUNDS} runs of each kind, in turn. A cell is the shortest time of its part, in wall-clock seconds.",
         "",
         f"`qpeft train {RECIPE}` with {STEPS} steps and {HELD_OUT} held-out rows:",
         "",
@@ -101,7 +101,7 @@ def page(records: list[dict[str, Any]]) -> str:
         f"| `qpeft train` {ARMS} times: model, rows and base model's evaluation in each | {both['apart_s']:.1f} |",
         f"| `qpeft compare`: model loaded once, rows tokenised once, base model evaluated once | {both['together_s']:.1f} |",
         "",
-        "`make demo` trains five arms with two seeds each; its time stands in the README.",
+        "`make demo` trains five adapters with two seeds each. The README has its time.",
         "",
     ]
     return "\n".join(lines)

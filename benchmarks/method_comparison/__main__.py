@@ -124,12 +124,13 @@ def page(folder: Path) -> str:
     lines = [
         "# PEFT's comparison suite",
         "",
-        "Made by `python -m benchmarks.method_comparison` from the results in `method_comparison/`; do not edit. The suite's own",
-        "model and data are Llama-3.2-3B and MetaMathQA, 5,000 steps; here each experiment's files were read by PEFT and took",
-        f"{found[0]['train_info']['metrics'][0]['step']} steps of 4 rows of `{found[0]['run_info']['model']}` on word problems:",
-        "which shows that they load, train and answer. The losses do not rank methods: learning rates are those of the",
-        f"files, chosen for the suite's model. {machine['processor']}, {machine['threads']} thread; "
-        "measured while other programs ran.",
+        "The experiment files of qpeft's methods for PEFT's method comparison suite load, train and answer. Losses do not",
+        "rank methods: learning rates were chosen for the suite's own model and data (Llama-3.2-3B, MetaMathQA, 5,000 steps).",
+        "",
+        f"* Each experiment: {found[0]['train_info']['metrics'][0]['step']} steps of 4 rows of word problems, "
+        f"`{found[0]['run_info']['model']}`.",
+        f"* {machine['processor']}, {machine['threads']} thread, while other programs ran.",
+        "* Made by `python -m benchmarks.method_comparison` from the results in `method_comparison/`; do not edit.",
         "",
     ]
     cells = []
@@ -138,7 +139,7 @@ def page(folder: Path) -> str:
         told = trained["metrics"][0]
         losses = [f"{told[name]:.3f}" for name in ("first train loss", "train loss")]
         cells.append([info["experiment_name"], f"{trained['num_trainable_params']:,}", *losses, f"{info['total_time']:.0f}"])
-    head = ["experiment", "trainable parameters", "loss, first 20 rows", "last 20 rows", "seconds"]
+    head = ["experiment", "trainable parameters", "loss of the first 20 rows, nats/token", "of the last 20 rows", "wall time, s"]
     return "\n".join([*lines, *table(head, cells)])
 
 

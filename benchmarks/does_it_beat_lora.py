@@ -126,8 +126,8 @@ def verdict(found: Sequence[Case], label: str) -> list[str]:
                 relative(line, own),
             ]
         )
-    head = ["task, model", "seeds", "parameters of LoRA r=8", "loss; LoRA r=8's", "vs. LoRA r=8", "vs. LoRA r=1"]
-    return table([*head, "vs. the best classical method of that size", f"vs. {control}"], rows)
+    head = ["task, model", "seeds", "% of LoRA r=8's parameters", "loss; loss of LoRA r=8", "vs. LoRA r=8", "vs. LoRA r=1"]
+    return table([*head, f"vs. the best classical method of at most {SHARE:.0%}", f"vs. {control}"], rows)
 
 
 def circuits(found: Sequence[Case]) -> list[str]:

@@ -84,7 +84,8 @@ def mend_table(lines: Lines) -> list[str]:
         share = (frame["compressed"] - loss.mean) / (frame["compressed"] - frame["before compression"])
         cells = [arm, f"{run['parameters']:,}", f"{run['rate']:g} of {tried}", f"{loss.mean:.3f} ± {loss.half_width or 0:.3f}"]
         rows.append([*cells, f"{share:.1%}", "" if row is None else _interval(row), "" if row is None else _p(row)])
-    head = ["adapter", "parameters", "learning rate", "held-out loss", "recovered", f"{recovery.CAYLEY} minus it", "p, Holm"]
+    head = ["adapter", "parameters", "learning rate, of how many tried", "held-out loss, nats/token", "recovered"]
+    head += [f"{recovery.CAYLEY} minus it", "p, Holm"]
     return [
         *table(head, rows),
         f"Compressed model {frame['compressed']:.3f}, before compression {frame['before compression']:.3f}.",
@@ -142,7 +143,9 @@ def chip_table(chip: Lines) -> list[str]:
         mine = [x for x in chip if (x["place"], x["shots"], x["reading"]) == (place, shots, reading)]
         rows += [cells(PLACES[place], told, reading, line) for line in mine]
     rows.append(cells("no blocks", "-", "-", none))
-    return table(["blocks", "shots per circuit", "reading", "RMSE of an entry", "held-out loss", "gain kept", "chip time"], rows)
+    return table(
+        ["blocks", "shots per circuit", "reading", "RMSE of an entry", "held-out loss, nats/token", "gain kept", "chip time"], rows
+    )
 
 
 def chip_picture(chip: Lines, lines: Lines, file: Path) -> None:

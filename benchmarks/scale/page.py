@@ -109,7 +109,7 @@ def _times(rows: Sequence[Mapping[str, Any]], rate: float) -> str:
         measured, predicted = row["timing"]["min_ms"] / 1e3, step_operations(row) / rate
         name = f"{MODELS[row['model']]}, {row['batch']} x {row['length']}"
         cells.append((name, f"{measured:.2f}", f"{predicted:.2f}", f"{predicted / measured - 1:+.0%}"))
-    return _table("| model, rows x tokens | step, s | predicted | deviation |", cells)
+    return _table("| model, rows x tokens | step, s | predicted, s | deviation |", cells)
 
 
 def _table(head: str, rows: Sequence[Sequence[str]]) -> str:
@@ -121,11 +121,11 @@ def _table(head: str, rows: Sequence[Sequence[str]]) -> str:
 def _options(rows: Sequence[Mapping[str, Any]]) -> str:
     first = rows[0]["peak_bytes"]
     cells = [(r["name"], _speed(r), f"{r['peak_bytes'] / GIB:.2f}", f"{r['peak_bytes'] / first:.2f}") for r in rows]
-    return _table("| option | tokens/s | peak memory, GiB | ratio of memory |", cells)
+    return _table("| option | tokens/s | peak memory, GiB | memory relative to the first row |", cells)
 
 
 def _speed(row: Mapping[str, Any]) -> str:
-    return f"{row['tokens_per_s']:.0f}" if row.get("load", BUSY) < BUSY else "not measured quietly"
+    return f"{row['tokens_per_s']:.0f}" if row.get("load", BUSY) < BUSY else "other programs ran"
 
 
 def predicted_bytes(row: Mapping[str, Any], empty: int) -> float:
@@ -144,11 +144,11 @@ def _memory(rows: Sequence[Mapping[str, Any]], empty: int) -> str:
     for row in rows:
         measured, predicted = row["peak_bytes"], predicted_bytes(row, empty)
         cells.append((row["name"], f"{measured / GIB:.2f}", f"{predicted / GIB:.2f}", f"{predicted / measured - 1:+.1%}"))
-    return _table("| model, rows x tokens | peak memory, GiB | predicted | deviation |", cells)
+    return _table("| model, rows x tokens | peak memory, GiB | predicted, GiB | deviation |", cells)
 
 
 def _extrapolated(on: Accelerator) -> str:
-    head = "| model | parameters |" + "".join(f" {n} GPU{'s' * (n > 1)}, tokens/s | GB each |" for n in GPUS)
+    head = "| model | parameters |" + "".join(f" {n} GPU{'s' * (n > 1)}, tokens/s | GB per GPU |" for n in GPUS)
     rows = []
     for name, shape in SHAPES.items():
         trained = 8 * shape.layers * (2 * shape.hidden + shape.attention + shape.keys)
@@ -165,7 +165,8 @@ def _extrapolated(on: Accelerator) -> str:
 
 
 def _chip() -> str:
-    head = "| qubits r | L | points | circuits per step | seconds, one circuit | q and v of 24 layers | q and v of 80 layers |"
+    head = "| qubits r | layers L | points | circuits per step "
+    head += "| chip seconds: one circuit | q and v of 24 layers | q and v of 80 layers |"
     rows = []
     for qubits, layers in ((2, 1), (4, 1), (4, 2), (6, 1), (8, 1)):
         points, circuits = chip_circuits(qubits, layers)

@@ -19,8 +19,8 @@ MEASURES = {
     "auroc": "AUROC",
     "ece": "ECE",
     "log_loss": "log loss, nats",
-    "cost": "cost, likeliest answer",
-    "cost_best": "cost, cheapest answer",
+    "cost": "cost per row, likeliest label",
+    "cost_best": "cost per row, cheapest label",
     "exact_match": "exact match",
     "rouge1": "ROUGE-1",
     "rougeL": "ROUGE-L",
@@ -94,7 +94,7 @@ def _table(lines: Lines) -> list[str]:
     for name, many in lines.items():
         trained = [f"{many[0]['parameters']:,}", str(len(many))] if "parameters" in many[0] else ["-", "-"]
         rows.append([name, *trained, *(_cell([m[key] for m in many if key in m]) for key in keys)])
-    return _rows(["", "trainable parameters", "seeds", *keys.values()], rows)
+    return _rows(["model", "trainable parameters", "seeds", *keys.values()], rows)
 
 
 def _cell(numbers: list[float]) -> str:

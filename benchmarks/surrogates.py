@@ -175,8 +175,15 @@ TITLES = {
     "chip": ("The emulated Wukong-180 (synthetic calibration), noise included", "qubits, layers"),
     "published": ("The published circuit, n = L = 8: a regression on inputs of limited range", "input RMS, rad"),
 }
-COLUMNS = ("surrogate", "circuits", "circuits of the full grid")
-COLUMNS += ("RMS error", "largest RMS error of a qubit", "estimated RMS error", "spread of the exact values, RMS")
+COLUMNS = (
+    "surrogate",
+    "circuits",
+    "circuits of the full grid",
+    "RMS error",
+    "largest RMS error of a qubit",
+    "estimated RMS error",
+    "spread of the exact values, RMS",
+)
 
 
 def page(lines: list[dict[str, Any]]) -> str:

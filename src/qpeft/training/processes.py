@@ -7,6 +7,7 @@ one (rank 0) locks the folder, talks to chips and writes.
 from __future__ import annotations
 
 import importlib.util
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,9 +123,15 @@ def start_processes() -> Processes:
         if on_cpu:
             os.environ["ACCELERATE_USE_CPU"] = "true"  # else accelerate trains every process by itself
         state = PartialState(cpu=on_cpu)
-        if on_cpu:  # transformers before 5 load an optimizer's state to "cpu:0", which torch.load does not know
-            torch.serialization.register_package(11, lambda _: None, lambda obj, place: obj if place.startswith("cpu:") else None)
+        if on_cpu:
+            _load_to_numbered_cpus()
     return Processes(int(state.process_index), int(state.num_processes), shard, deepspeed)
+
+
+@functools.cache  # torch 2.6 cannot sort two packages of one priority
+def _load_to_numbered_cpus() -> None:
+    """transformers before 5 load an optimizer's state to "cpu:0", which `torch.load` does not know."""
+    torch.serialization.register_package(11, lambda _: None, lambda obj, place: obj if place.startswith("cpu:") else None)
 
 
 def _demand_deepspeed(count: int) -> None:

@@ -6,8 +6,8 @@ one (rank 0) locks the folder, talks to chips and writes.
 
 from __future__ import annotations
 
-import importlib.util
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -131,6 +131,8 @@ def start_processes() -> Processes:
 @functools.cache  # torch 2.6 cannot sort two packages of one priority
 def _load_to_numbered_cpus() -> None:
     """transformers before 5 load an optimizer's state to "cpu:0", which `torch.load` does not know."""
+    import torch
+
     torch.serialization.register_package(11, lambda _: None, lambda obj, place: obj if place.startswith("cpu:") else None)
 
 

@@ -29,11 +29,13 @@ UNRELATED, UNRELATED_ROWS = Path("recipes/data/alpaca-demo/test.jsonl"), 40
 # (recipes/studies/applications.yaml).
 _ON = {"target_modules": ["q_proj", "v_proj"]}
 _QTHA = {"peft_type": "QTHA", "r": 8, "hidden_size": 32, "bond_dim": 4, "n_layers": 1, **_ON}
+_BLOCKS = {"peft_type": "CAYLEY", "block_size": 4, "target_modules": ["o_proj", "down_proj"]}
 ARMS: list[dict[str, Any]] = [
     {"label": "QTHA r=8", "adapter": _QTHA, "training": {"learning_rate": 5e-4}},
     {"label": "QTHA r=8 without its circuit", "adapter": {**_QTHA, "qnn": "none"}, "training": {"learning_rate": 3e-3}},
     {"label": "LoRA r=1", "adapter": {"peft_type": "LORA", "r": 1, "lora_alpha": 2, **_ON}, "training": {"learning_rate": 1e-3}},
     {"label": "LoRA r=8", "adapter": {"peft_type": "LORA", "r": 8, "lora_alpha": 16, **_ON}, "training": {"learning_rate": 3e-3}},
+    {"label": "Cayley blocks of 4, o and down", "adapter": _BLOCKS, "training": {"learning_rate": 1e-2}},
 ]
 _TEXT = {"training": {"max_steps": 100, "per_device_train_batch_size": 4}, "data": {"max_length": 96, "max_train_rows": 640}}
 _WORDS = {**_TEXT, "data": {"max_length": 192, "max_train_rows": 640, "system": None}, "rows": 64}  # answers are written out

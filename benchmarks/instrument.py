@@ -137,7 +137,7 @@ def page(folder: Path, records: StudyRecords) -> str:
         "# Is the verdict right where the answer is known?",
         "",
         "`qpeft verdict` on a constructed task, whose labels a circuit of two qubits computes. After this page you know "
-        "what a verdict finds there, and what it misses ([what this means](../verdict.md#where-the-answer-is-known)).",
+        "what a verdict finds there, and what it misses ([what this means](../verdict.md#test-with-a-known-answer)).",
         "",
         f"* Task: the activations of a model with {HIDDEN} hidden units hold two numbers. The label is the sign of "
         "`cos(3.5 x_1 + 0.4) cos(3.5 x_2 + 0.9)`. This says nothing about language.",

@@ -12,6 +12,7 @@ import socket
 import sys
 import urllib.parse
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,19 @@ def _peak_resident_bytes() -> int:
     except ImportError:
         return int(memory.rss)  # a system that keeps no peak: what is resident now
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextlib.contextmanager
+def own_mixed_precision() -> Iterator[None]:
+    """What the launcher says of mixed precision is restored: transformers 4 leaves a run's in the environment, for the next one."""
+    name = "ACCELERATE_MIXED_PRECISION"
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def use_cache_without_network() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -134,6 +135,16 @@ def test_a_run_pauses_and_goes_on_as_if_it_had_not(recipe: Path, unkilled: Path,
     assert_equal_weights(unkilled, folder)
     assert record.metrics == read_record(unkilled).metrics
     assert held_out_losses(folder).keys() == {5, 6, 12}
+
+
+def test_a_run_in_bfloat16_leaves_the_next_one_alone(recipe: Path, tmp_path: Path) -> None:
+    """transformers 4 tells accelerate of mixed precision in an environment variable, and leaves it there."""
+    short = ["compare=null", "training.max_steps=2", "training.save_strategy=no"]
+    before = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    first = train(load_recipe(recipe, short), tmp_path / "first")
+    train(load_recipe(recipe, [*short, "training.bf16=true", "training.use_cpu=true"]), tmp_path / "bf16")
+    assert os.environ.get("ACCELERATE_MIXED_PRECISION") == before
+    assert train(load_recipe(recipe, short), tmp_path / "again").metrics == first.metrics
 
 
 def test_a_torn_checkpoint_is_thrown_away(recipe: Path, unkilled: Path, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def train(
         known = processes.on_first(lambda: _enter(held, config, folder, overwrite))
         if known is not None:
             return known
+        held.enter_context(environment.own_mixed_precision())
         repository = processes.on_first(lambda: hub.make_repository(config))
         held.enter_context(told_progress(folder, processes.first))
         run = Run(config, folder, processes, not config.training.disable_tqdm if progress is None else progress)

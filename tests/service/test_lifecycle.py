@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.ended: dict[str, str] = {}
         self.attempts: dict[str, int] = {}
         self.batches: dict[str, tuple[str, int]] = {}
-        self.not_begun = 0  # jobs that workers gave back without a reason: these leases do not count against a job
+        self.not_begun: Counter[str] = Counter()  # leases of a job given back without a reason: they do not count against it
 
     def _job_ids(self, batch: str) -> list[str]:
         with self.engine.database.reader.connect() as connection:
@@ -113,7 +114,9 @@ class StoreMachine(RuleBasedStateMachine):
         ]
         first = self.engine.complete(worker, self.owners[0], endings)
         assert all(first)
-        self.not_begun += len(seqs) if released and good else 0
+        if released and good:
+            with self.engine.database.reader.connect() as connection:
+                self.not_begun.update(connection.execute(sa.select(jobs.c.id).where(jobs.c.seq.in_(seqs))).scalars())
         if again and not released:
             assert all(self.engine.complete(worker, self.owners[0], endings))
 
@@ -172,7 +175,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert set(states) == set(self.acknowledged)
         for job, (state, attempt, owner) in states.items():
             assert owner == self.acknowledged[job]
-            assert self.attempts.get(job, 0) <= attempt <= MAX_ATTEMPTS + self.not_begun
+            assert self.attempts.get(job, 0) <= attempt <= MAX_ATTEMPTS + self.not_begun[job]
             self.attempts[job] = attempt
             if job in self.ended:
                 assert state == self.ended[job]
